@@ -1,0 +1,313 @@
+"""The artifact: one safetensors file that holds an aligned text encoder, and nothing that can run.
+
+Format version 1. Tensors:
+
+    bert.*                 the student, in Hugging Face BertModel names
+    proj.weight            (teacher width, student width), optional, with proj.bias
+    proj.bias              (window, teacher width), one bias a position, optional
+    tokenizer_json         (bytes,) uint8, the serialisation of `tokenizers`
+    structure.position0    (teacher width,), optional: the teacher's constant first vector
+    structure.empty        (window, teacher width), optional: the teacher's empty prompt
+    structure.norms        (window,), optional: the teacher's mean norm of each position
+
+The header's key `zhclip` holds the metadata below as JSON. Nothing is inferred from names or shapes: what the metadata
+does not say is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+FORMAT_VERSION = 1
+HEADER_KEY = "zhclip"
+STRUCTURE = ("position0", "empty", "norms")
+
+
+class ArtifactError(ValueError):
+    """A file that is not a usable artifact; the message names the path, what was found, what was expected, the cure."""
+
+    def __init__(self, path: str | os.PathLike[str], found: str, expected: str, cure: str) -> None:
+        self.path, self.found, self.expected, self.cure = str(path), found, expected, cure
+        super().__init__(f"{self.path}: found {found}; expected {expected}. {cure}")
+
+
+class NotAnArtifactError(ArtifactError):
+    """Another kind of file: a checkpoint, a LoRA, a pickle."""
+
+
+class DamagedArtifactError(ArtifactError):
+    """A truncated file, or one whose tensors do not match its own metadata."""
+
+
+class VersionError(ArtifactError):
+    """A format version that this code does not know."""
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """The student BERT's shape."""
+
+    layers: int
+    width: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+    types: int
+    layer_norm_eps: float
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Token ids that frame a window."""
+
+    start: int
+    end: int
+    pad: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """Which encoder the targets came from. `layer` is the hidden state used, -1 the last."""
+
+    id: str
+    sha256: str
+    layer: int
+    width: int
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """The cleaned training pairs."""
+
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Everything that a reader must know and cannot see in the tensors.
+
+    `position0` is "stored" when the teacher's first vector is the same for every prompt and replaces the student's,
+    "learnt" when the student's own output stands. `mask_padding` says whether padded positions are masked as keys.
+    `report` is the evaluation's report.json and `recipe` the resolved training settings, both plain JSON.
+    """
+
+    dimensions: Dimensions
+    special_ids: SpecialIds
+    window: int
+    mask_padding: bool
+    position0: str
+    teacher: TeacherInfo
+    strategy: str
+    corpus: CorpusInfo
+    licence: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact. `bert` is keyed by Hugging Face BertModel names without the `bert.` prefix."""
+
+    meta: Meta
+    bert: dict[str, torch.Tensor]
+    tokenizer_json: bytes
+    proj_weight: torch.Tensor | None = None  # (teacher width, student width)
+    proj_bias: torch.Tensor | None = None  # (window, teacher width)
+    position0: torch.Tensor | None = None  # (teacher width,)
+    empty: torch.Tensor | None = None  # (window, teacher width)
+    norms: torch.Tensor | None = None  # (window,)
+
+
+def bert_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a BertModel's tensors without its pooler, in transformers' naming."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (d.vocabulary, d.width),
+        "embeddings.position_embeddings.weight": (d.positions, d.width),
+        "embeddings.token_type_embeddings.weight": (d.types, d.width),
+        "embeddings.LayerNorm.weight": (d.width,),
+        "embeddings.LayerNorm.bias": (d.width,),
+    }
+    linears = {
+        "attention.self.query": (d.width, d.width),
+        "attention.self.key": (d.width, d.width),
+        "attention.self.value": (d.width, d.width),
+        "attention.output.dense": (d.width, d.width),
+        "intermediate.dense": (d.intermediate, d.width),
+        "output.dense": (d.width, d.intermediate),
+    }
+    for layer in range(d.layers):
+        at = f"encoder.layer.{layer}."
+        for name, shape in linears.items():
+            shapes[f"{at}{name}.weight"], shapes[f"{at}{name}.bias"] = shape, shape[:1]
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes[f"{at}{name}.weight"] = shapes[f"{at}{name}.bias"] = (d.width,)
+    return shapes
+
+
+def tensor_shapes(meta: Meta) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Required and optional tensors of a file with this metadata, by name, with their shapes."""
+    width, window = meta.teacher.width, meta.window
+    required = {f"bert.{name}": shape for name, shape in bert_shapes(meta.dimensions).items()}
+    optional: dict[str, tuple[int, ...]] = {
+        "proj.weight": (width, meta.dimensions.width),
+        "proj.bias": (window, width),
+        "structure.empty": (window, width),
+        "structure.norms": (window,),
+    }
+    where = required if meta.position0 == "stored" else optional
+    where["structure.position0"] = (width,)
+    if meta.position0 == "learnt":
+        del optional["structure.position0"]
+    if width != meta.dimensions.width:
+        required["proj.weight"] = optional.pop("proj.weight")
+    return required, optional
+
+
+def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
+    """Write the artifact to a temporary file beside `path`, then rename it: a reader never sees half a file.
+
+    Raises DamagedArtifactError when the tensors do not fit the metadata, before anything is written.
+    """
+    tensors = {f"bert.{name}": tensor for name, tensor in artifact.bert.items()}
+    tensors["tokenizer_json"] = torch.frombuffer(bytearray(artifact.tokenizer_json), dtype=torch.uint8)
+    parts = {"proj.weight": artifact.proj_weight, "proj.bias": artifact.proj_bias}
+    parts |= {f"structure.{name}": getattr(artifact, name) for name in STRUCTURE}
+    tensors |= {name: tensor for name, tensor in parts.items() if tensor is not None}
+    _check_tensors(path, artifact.meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=target.name + ".", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    try:
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, _header(artifact.meta))
+        os.chmod(temporary, 0o644)  # mkstemp makes files that other users of a shared ComfyUI could not read
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> Artifact:
+    """Read an artifact, all tensors on the CPU in the file's own dtypes.
+
+    Raises NotAnArtifactError, DamagedArtifactError or VersionError.
+    """
+    meta = read_meta(path)
+    with _open(path) as file:
+        names = list(file.keys())
+        _check_tensors(path, meta, {name: tuple(file.get_slice(name).get_shape()) for name in names})
+        tensors = {name: file.get_tensor(name) for name in names}
+    return Artifact(
+        meta=meta,
+        bert={name[len("bert.") :]: tensor for name, tensor in tensors.items() if name.startswith("bert.")},
+        tokenizer_json=tensors["tokenizer_json"].numpy().tobytes(),
+        proj_weight=tensors.get("proj.weight"),
+        proj_bias=tensors.get("proj.bias"),
+        **{name: tensors.get(f"structure.{name}") for name in STRUCTURE},
+    )
+
+
+def read_meta(path: str | os.PathLike[str]) -> Meta:
+    """Read the metadata alone, without any tensor. Raises as `load` does."""
+    with _open(path) as file:
+        header = file.metadata() or {}
+    if HEADER_KEY not in header:
+        raise NotAnArtifactError(
+            path,
+            "a safetensors file without ZhCLIP metadata (a checkpoint, a LoRA or another model)",
+            "a file that `python -m trainer export` wrote",
+            "Choose an aligned encoder, or train one with `python -m trainer run`.",
+        )
+    try:
+        return _parse(path, json.loads(header[HEADER_KEY]))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise DamagedArtifactError(
+            path, f"metadata that cannot be read ({error})", "format version 1", "Export the file again."
+        ) from error
+
+
+def _parse(path: str | os.PathLike[str], raw: dict[str, Any]) -> Meta:
+    version = raw.get("format_version")
+    if version != FORMAT_VERSION:
+        raise VersionError(path, f"format version {version}", f"version {FORMAT_VERSION}", "Update ZhCLIP.")
+    unknown = sorted(set(raw) - {f.name for f in fields(Meta)})
+    if unknown:
+        raise VersionError(path, f"unknown metadata {', '.join(unknown)}", "format version 1 alone", "Update ZhCLIP.")
+    parts = {"dimensions": Dimensions, "special_ids": SpecialIds, "teacher": TeacherInfo, "corpus": CorpusInfo}
+    meta = Meta(**{**raw, **{name: kind(**raw[name]) for name, kind in parts.items()}})
+    if meta.position0 not in ("stored", "learnt"):
+        raise ValueError(f"position0 is {meta.position0!r}, neither stored nor learnt")
+    if meta.window > meta.dimensions.positions:
+        raise ValueError(f"a window of {meta.window} over {meta.dimensions.positions} position embeddings")
+    return meta
+
+
+def _open(path: str | os.PathLike[str]) -> safe_open:
+    if not Path(path).is_file():
+        raise ArtifactError(path, "no file", "a safetensors file", "Check the path.")
+    try:
+        return safe_open(str(path), framework="pt", device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        with open(path, "rb") as file:
+            start = file.read(16)
+        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise NotAnArtifactError(
+                path,
+                "a pickle (.pt, .bin, .ckpt), which can run code",
+                "a safetensors file",
+                "Convert or train it again: ZhCLIP never opens pickles here.",
+            ) from error
+        raise DamagedArtifactError(
+            path,
+            f"a file that safetensors cannot read ({error})",
+            "a whole safetensors file",
+            "It may be truncated: copy or download it again.",
+        ) from error
+
+
+def _check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, tuple[int, ...]]) -> None:
+    required, optional = tensor_shapes(meta)
+    missing = sorted(({*required, "tokenizer_json"}) - set(shapes))
+    if missing:
+        raise DamagedArtifactError(
+            path, f"no tensor {missing[0]} ({len(missing)} missing)", "every tensor of its metadata", "Export it again."
+        )
+    unknown = sorted(set(shapes) - {*required, *optional, "tokenizer_json"})
+    if unknown:
+        raise VersionError(
+            path, f"unknown tensor {', '.join(unknown[:3])}", "the tensors of format version 1", "Update ZhCLIP."
+        )
+    for name, shape in {**required, **optional}.items():
+        if name in shapes and shapes[name] != shape:
+            raise DamagedArtifactError(
+                path, f"{name} of shape {shapes[name]}", f"{shape} by its metadata", "Export it again."
+            )
+
+
+def _header(meta: Meta) -> dict[str, str]:
+    """The safetensors header: our key, and the modelspec keys that model managers read.
+
+    Source of the modelspec names: Stability-AI/ModelSpec, version 1.0.1.
+    """
+    return {
+        HEADER_KEY: json.dumps(asdict(meta), sort_keys=True, ensure_ascii=True),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "zhclip-v1/text-encoder",
+        "modelspec.implementation": "https://github.com/zhclip/zhclip",
+        "modelspec.title": f"ZhCLIP {meta.strategy} encoder for {meta.teacher.id}",
+        "modelspec.license": meta.licence,
+    }
