@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 
 FORMAT_VERSION = 1
 HEADER_KEY = "zhclip"
+HEADER_LIMIT = 100_000_000  # bytes, as safetensors itself has it: more is another kind of file
 STRUCTURE = ("position0", "empty", "norms")
 
 
@@ -217,6 +218,16 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         proj_bias=tensors.get("proj.bias"),
         **{name: tensors.get(f"structure.{name}") for name in STRUCTURE},
     )
+
+
+def is_marked(path: str | os.PathLike[str]) -> bool:
+    """Whether the file's header names our key, whatever else is wrong with it: a list of files must show the truncated
+    and the newer ones too, so that choosing one explains it. Reads the header alone; never raises on a file's content.
+    """
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        # A quote inside a JSON string is escaped, so no other file's metadata can spell the key by accident.
+        return size <= HEADER_LIMIT and f'"{HEADER_KEY}":'.encode() in file.read(size)
 
 
 def read_meta(path: str | os.PathLike[str]) -> Meta:

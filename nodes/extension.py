@@ -1,0 +1,22 @@
+"""The list of nodes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .loader import ZhCLIPLoader
+
+
+class ZhCLIPExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes of this pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Node classes in the order of the menu."""
+        return [
+            ZhCLIPLoader,
+        ]
+
+
+async def comfy_entrypoint() -> ZhCLIPExtension:
+    """ComfyUI's way in, called once at its start."""
+    return ZhCLIPExtension()

@@ -1,0 +1,144 @@
+"""The node that turns a file of models/text_encoders into a CLIP."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from dataclasses import fields
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..zhclip.artifact import ArtifactError, Meta, is_marked, read_meta
+
+FOLDER = "text_encoders"
+SUFFIXES = (".safetensors", ".sft")
+NONE_FOUND = "(none found: put a ZhCLIP encoder into models/text_encoders, then press R)"
+CHOOSE = (
+    "Copy an aligned encoder (a .safetensors file that `python -m trainer run` wrote) there, press R, and choose it."
+)
+
+
+class ZhCLIPLoader(io.ComfyNode):
+    """Loads an aligned encoder as a stock CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face. ComfyUI asks again for every /object_info, and so the list of files is never stale."""
+        known = {field.name for field in fields(io.Schema)}
+        schema: dict[str, Any] = {
+            "node_id": "ZhCLIPLoader",
+            "display_name": "Load ZhCLIP Encoder",
+            "category": "loaders/ZhCLIP",
+            "description": "Loads a Chinese text encoder aligned to a Stable Diffusion 1.5 checkpoint, in place of its "
+            "CLIP. Connect it to the stock CLIP Text Encode and write the prompt in Chinese, English or both.",
+            "search_aliases": ["Chinese CLIP", "Chinese prompt", "zhclip", "Taiyi"],
+            "inputs": [
+                io.Combo.Input(
+                    "file",
+                    options=encoder_names() or [NONE_FOUND],
+                    tooltip="Files of models/text_encoders that ZhCLIP's trainer wrote, known by their metadata.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Optional: the MODEL that the conditioning will meet. An encoder of another width is then "
+                    "refused here and not in the sampler.",
+                ),
+            ],
+            "outputs": [io.Clip.Output("clip", display_name="CLIP", tooltip="For every node that takes a CLIP.")],
+        }
+        # Older versions of ComfyUI raise TypeError for a keyword that they do not know, such as search_aliases.
+        return io.Schema(**{name: value for name, value in schema.items() if name in known})
+
+    @classmethod
+    def validate_inputs(cls, file: str | None) -> bool | str:
+        """True, or the sentence that appears on the node before anything runs. `file` is None when it is a link."""
+        if file is None:
+            return True
+        path = folder_paths.get_full_path(FOLDER, file)
+        if path is None:
+            folders = ", ".join(folder_paths.get_folder_paths(FOLDER))
+            found = "no ZhCLIP encoder" if file == NONE_FOUND else f"no file {file}"
+            return f"There is {found} in {folders}. {CHOOSE}"
+        try:
+            read_meta(path)
+        except ArtifactError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str | None, **_: Any) -> str:
+        """Changes when the file does: an encoder trained again under the same name is loaded again."""
+        path = folder_paths.get_full_path(FOLDER, file) if file else None
+        return stamp(path) if path else ""
+
+    @classmethod
+    def execute(cls, file: str, model: Any = None) -> io.NodeOutput:
+        """The encoder as a CLIP. Raises ArtifactError, whose message is what the user reads."""
+        # Here and not above: it imports comfy.sd, which a start of ComfyUI should not wait for on our account.
+        from .clip import load_clip
+
+        path = folder_paths.get_full_path_or_raise(FOLDER, file)
+        meta = read_meta(path)
+        if model is not None:
+            require_width(path, meta, model)
+        doubt = alignment_doubt(meta)
+        if doubt:
+            logging.warning("ZhCLIP: %s %s: images may be black or unrelated to the prompt.", path, doubt)
+        return io.NodeOutput(load_clip(path))
+
+
+def encoder_names() -> list[str]:
+    """Names, as a combo shows them, of the files in text_encoders whose header says that they are ours."""
+    names = (name for name in folder_paths.get_filename_list(FOLDER) if name.lower().endswith(SUFFIXES))
+    return [name for name in names if _is_encoder(name)]
+
+
+def _is_encoder(name: str) -> bool:
+    path = folder_paths.get_full_path(FOLDER, name)
+    try:
+        return path is not None and _is_marked_at(path, stamp(path))
+    except OSError:  # deleted since the folder was listed, or not ours to read
+        return False
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_marked_at(path: str, _stamp: str) -> bool:
+    # Headers of large checkpoints are megabytes, and every /object_info asks for all of them.
+    return is_marked(path)
+
+
+def stamp(path: str) -> str:
+    """The file's modification time and size."""
+    status = os.stat(path)
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def require_width(path: str, meta: Meta, model: Any) -> None:
+    """Raise ArtifactError unless the encoder's output is as wide as the context that the MODEL reads."""
+    config = model.model.model_config.unet_config
+    expected = config.get("context_dim")
+    if meta.teacher.width == expected:
+        return
+    kind = type(model.model.model_config).__name__
+    wants = f"{expected} wide" if expected else "of no stated width"
+    raise ArtifactError(
+        path,
+        f"an encoder whose output is {meta.teacher.width} wide (teacher {meta.teacher.id})",
+        f"the context of the connected MODEL ({kind}), {wants}",
+        "Choose an encoder that was aligned to this kind of model, or connect a checkpoint of the encoder's own kind.",
+    )
+
+
+def alignment_doubt(meta: Meta) -> str | None:
+    """Why the encoder's own report gives no reason to trust it, or None when it beats the constant predictor."""
+    try:
+        loss, constant = meta.report["loss"]["all"], meta.report["floors"]["constant"]["all"]
+    except (KeyError, TypeError):
+        return "carries no evaluation, so nothing says that it is aligned"
+    if loss >= constant:
+        return f"is not aligned: its loss of {loss:.3f} is no better than a constant's {constant:.3f}"
+    return None

