@@ -1,0 +1,73 @@
+"""python -m trainer STAGE: the table of stages.
+
+python -m trainer run --config recipes/recommended.yaml --run DIR --student.model S --teacher.model T \
+    --corpus.train A.tsv --corpus.dev B.tsv
+python -m trainer evaluate --artifact DIR/encoder.safetensors --teacher.model T --corpus C.tsv --report R.json
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from zhclip.artifact import ArtifactError
+
+from . import cache, corpus, evaluate, export, train
+from .corpus import CorpusError
+from .export import ExportError
+from .recipe import Recipe, SettingsError, to_yaml, write_text
+from .report import to_markdown
+from .settings import parse_recipe, parser, to_recipe
+from .train import DivergedError
+from .weights import ModelError
+
+STAGES: dict[str, Callable[[Recipe], object]] = {
+    "corpus": corpus.run,
+    "cache": cache.run,
+    "train": train.run,
+    "evaluate": evaluate.run,
+    "export": export.run,
+}
+EXPECTED = (ArtifactError, CorpusError, DivergedError, ExportError, ModelError, SettingsError)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage. Returns the exit code: 0, or 1 after one line that says what is wrong."""
+    root = parser()
+    values = root.parse_args(arguments)
+    stage = values.subcommand
+    try:
+        if stage == "evaluate":
+            _evaluate(root.instantiate(values)["evaluate"])
+        else:
+            _run(stage, to_recipe(values[stage]))
+    except EXPECTED as error:
+        print(f"{stage}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(stage: str, recipe: Recipe) -> None:
+    write_text(recipe.folder / "recipe.yaml", to_yaml(recipe))
+    for name in STAGES if stage == "run" else (stage,):
+        STAGES[name](recipe)
+    if stage == "run":
+        print((recipe.folder / "report.md").read_text(encoding="utf-8"))
+
+
+def _evaluate(values) -> None:
+    settings = evaluate.EvaluateSettings(**vars(values))
+    if settings.artifact:
+        report = evaluate.of_artifact(settings)
+    elif settings.run:
+        report = evaluate.run(parse_recipe(Path(settings.run) / "recipe.yaml"))
+    else:
+        raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
+    if settings.report:
+        evaluate.write_report(Path(settings.report), report)
+    print(to_markdown(report))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""What a frozen encoder makes of each caption, computed once: teacher targets, and the student's frozen states.
+
+Two folders of shards. `targets` holds per caption the teacher's output (fp16) and length; `states` holds the
+student's ids, its hidden state after the frozen layers (fp16, where the strategy has any) and the pooled sentence
+vector of the untrained student. Each shard also carries, in float64, its own share of the normal equations that the
+closed-form floors need, so that ridge is a sum over shards. A shard appears whole by a rename; a killed stage goes on
+at the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from . import corpus
+from .corpus import Pair
+from .objective import unit
+from .recipe import Recipe, SettingsError, guard, require
+from .student import Ridge, Student, load_student, trunk_depth
+from .teacher import Teacher, load_teacher
+
+CODE_VERSION = 1
+Shard = dict[str, torch.Tensor]
+
+
+def run(recipe: Recipe, device: torch.device | str | None = None) -> None:
+    """Stage `cache`: targets and states of the training pairs, and of the dev pairs with all layers frozen."""
+    device = device or default_device()
+    student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
+    teacher = teacher_of(recipe, device)
+    depths = {"train": trunk_depth(recipe.train, student.depth), "dev": student.depth}
+    for split, depth in depths.items():
+        pairs = corpus.read_pairs(recipe.folder / "corpus" / f"{split}.tsv")
+        build(recipe.cache_folder / split, pairs, teacher, student, depth, recipe.cache.shard_rows, recipe.cache.batch)
+
+
+def teacher_of(recipe: Recipe, device: torch.device | str) -> Teacher:
+    """The recipe's teacher."""
+    model = require(recipe.teacher.model, "teacher.model", "the English encoder")
+    return load_teacher(model, recipe.window, recipe.teacher.layer, recipe.teacher.tokenizer, device)
+
+
+def default_device() -> str:
+    """The first CUDA device, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build(
+    folder: Path, pairs: list[Pair], teacher: Teacher, student: Student, depth: int | None, shard_rows: int, batch: int
+) -> None:
+    """Compute the shards of these pairs that are not there yet.
+
+    `depth`: layers of the student whose output is stored, None to store none. Raises SettingsError when the folder
+    was made with other settings.
+    """
+    common = {
+        "code": CODE_VERSION,
+        "corpus": corpus.sha256(pairs),
+        "rows": len(pairs),
+        "window": teacher.window,
+        "shard_rows": shard_rows,
+        "teacher": teacher.sha256(),
+        "layer": teacher.layer,
+    }
+    student_settings = {"student": _untrained_digest(student), "depth": depth, "strict_mask": student.mask_padding}
+    targets, states = folder / "targets", folder / f"states-{'none' if depth is None else depth}"
+    guard(targets, common)
+    guard(states, common | student_settings)
+
+    def target_shard(part: list[Pair]) -> Shard:
+        return _target_shard(part, teacher, batch)
+
+    def state_shard(part: list[Pair], index: int) -> Shard:
+        target = load_file(_shard(targets, index))["target"]
+        return _state_shard(part, student, target, depth, batch)
+
+    parts = [pairs[i : i + shard_rows] for i in range(0, len(pairs), shard_rows)]
+    _fill(targets, parts, lambda part, _: target_shard(part))
+    _fill(states, parts, state_shard)
+
+
+def _untrained_digest(student: Student) -> str:
+    from .weights import digest
+
+    return digest(student.bert)
+
+
+def _fill(folder: Path, parts: list[list[Pair]], make: Callable[[list[Pair], int], Shard]) -> None:
+    missing = [i for i in range(len(parts)) if not _shard(folder, i).is_file()]
+    for index in tqdm(missing, desc=f"cache {folder.parent.name}/{folder.name}", unit="shard", disable=not missing):
+        temporary = _shard(folder, index).with_suffix(".tmp")
+        save_file({name: tensor.cpu().contiguous() for name, tensor in make(parts[index], index).items()}, temporary)
+        temporary.replace(_shard(folder, index))
+
+
+def _shard(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.safetensors"
+
+
+def _target_shard(part: list[Pair], teacher: Teacher, batch: int) -> Shard:
+    outputs = [teacher.encode([p.en for p in some]) for some in _batches(part, batch)]
+    target = torch.cat([hidden for hidden, _ in outputs])  # (n, W, D)
+    return {
+        "target": target.half(),
+        "en_length": torch.cat([lengths for _, lengths in outputs]).int(),
+        "norm_sum": target.norm(dim=-1).double().sum(dim=0),  # (W,)
+        "unit_sum": unit(target).double().sum(dim=0),  # (W, D)
+    }
+
+
+@torch.inference_mode()
+def _state_shard(part: list[Pair], student: Student, target: torch.Tensor, depth: int | None, batch: int) -> Shard:
+    ids = torch.tensor([student.tokens.windows(p.zh)[0] for p in part])
+    device = student.bert.device
+    trunks, pooled = [], []
+    xx, xy = 0.0, 0.0
+    x_sum = 0.0
+    for some, goal in zip(ids.split(batch), target.split(batch), strict=True):
+        some = some.to(device)
+        mask = student.tokens.key_mask(some)
+        stored = student.hidden(some, depth or 0)
+        last = student.layers(stored, mask, depth or 0, student.depth)  # (B, W, S)
+        trunks.append(stored.half())
+        pooled.append(pool(last, mask))
+        x, y = last.double(), unit(goal.to(device).float()).double()
+        xx = xx + torch.einsum("bws,bwt->st", x, x)
+        xy = xy + torch.einsum("bws,bwd->sd", x, y)
+        x_sum = x_sum + x.sum(dim=0)
+    shard: Shard = {"ids": ids.int(), "pooled": torch.cat(pooled), "xx": xx, "xy": xy, "x_sum": x_sum}  # type: ignore[dict-item]
+    return shard if depth is None else shard | {"trunk": torch.cat(trunks)}
+
+
+def pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, W, S) and (B, W) bool -> (B, S): the mean of unit vectors over the positions of the text."""
+    weights = mask.float()[:, :, None]
+    return (unit(hidden.float()) * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def _batches(part: list[Pair], size: int) -> Iterator[list[Pair]]:
+    for i in range(0, len(part), size):
+        yield part[i : i + size]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Shards on disk, memory-mapped. `first` and `count` may restrict it to some of its shards."""
+
+    targets: list[Shard]
+    states: list[Shard]
+    shard_rows: int
+
+    @classmethod
+    def open(cls, folder: Path, depth: int | None) -> Cache:
+        """Open a complete cache. Raises SettingsError when it is missing or unfinished."""
+        states = folder / f"states-{'none' if depth is None else depth}"
+        if not (states / "settings.json").is_file():
+            raise SettingsError(f"{states}: no cache there; run the cache stage first (`python -m trainer cache`)")
+        settings = json.loads((states / "settings.json").read_text(encoding="utf-8"))
+        count = math.ceil(settings["rows"] / settings["shard_rows"])
+        for part in (folder / "targets", states):
+            missing = [i for i in range(count) if not _shard(part, i).is_file()]
+            if missing:
+                raise SettingsError(f"{part}: {len(missing)} of {count} shards are missing; run the cache stage again")
+        opened = [[load_file(_shard(part, i)) for i in range(count)] for part in (folder / "targets", states)]
+        return cls(opened[0], opened[1], settings["shard_rows"])
+
+    def only(self, shard: int) -> Cache:
+        """The cache of one shard."""
+        return Cache([self.targets[shard]], [self.states[shard]], self.shard_rows)
+
+    def __len__(self) -> int:
+        return sum(len(shard["en_length"]) for shard in self.targets)
+
+    def rows(self, name: str, indices: list[int]) -> torch.Tensor:
+        """Rows of a column ("target", "en_length", "ids", "trunk", "pooled") by index, stacked in that order."""
+        shards = self.targets if name in ("target", "en_length") else self.states
+        return torch.stack([shards[i // self.shard_rows][name][i % self.shard_rows] for i in indices])
+
+    def column(self, name: str) -> torch.Tensor:
+        """A whole column in memory; for small ones."""
+        shards = self.targets if name in ("target", "en_length") else self.states
+        return torch.cat([shard[name] for shard in shards])
+
+    def total(self, name: str) -> torch.Tensor:
+        """A float64 sum over all captions ("norm_sum", "unit_sum", "xx", "xy", "x_sum")."""
+        shards = self.targets if name in ("norm_sum", "unit_sum") else self.states
+        return torch.stack([shard[name] for shard in shards]).sum(dim=0)
+
+    def norms(self) -> torch.Tensor:
+        """(W,) the teacher's mean norm of each position."""
+        return (self.total("norm_sum") / len(self)).float()
+
+    def constant(self) -> torch.Tensor:
+        """(W, D) the mean unit target of each position: the best constant predictor's direction."""
+        return (self.total("unit_sum") / len(self)).float()
+
+    def ridge(self, penalty: float) -> Ridge:
+        """The closed form: one map for all positions and one bias a position, from x to unit targets.
+
+        With x and y centred at each position, weight = (Sxx + lambda I)^-1 Sxy and bias = mean y - weight mean x, where
+        lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64.
+        """
+        n = len(self)
+        x, y = self.total("x_sum") / n, self.total("unit_sum") / n  # (W, S), (W, D)
+        sxx = self.total("xx") - n * x.T @ x
+        sxy = self.total("xy") - n * x.T @ y
+        scale = penalty * sxx.diagonal().mean()
+        weight = torch.linalg.solve(sxx + scale * torch.eye(len(sxx), dtype=sxx.dtype), sxy)  # (S, D)
+        return Ridge(weight.T.contiguous().float(), (y - x @ weight).float())

@@ -1,0 +1,105 @@
+"""From a checkpoint to the artifact, read back and compared before it is called done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
+
+from . import corpus
+from .cache import Cache, default_device, teacher_of
+from .evaluate import strategy_name, structure_of
+from .recipe import Recipe, SettingsError, public
+from .student import Student, dimensions_of
+from .train import trained_student
+
+TOLERANCE = 1e-4
+SAMPLE = 64
+FILE = "encoder.safetensors"
+
+
+class ExportError(RuntimeError):
+    """An artifact that does not do what the trained model does."""
+
+
+def run(recipe: Recipe) -> None:
+    """Stage `export`: RUN/encoder.safetensors, for lora RUN/adapter, and with --install a copy in ComfyUI.
+
+    Raises ExportError when any output of the file differs by more than 1e-4 from the trained model's.
+    """
+    path = recipe.folder / FILE
+    device = default_device()
+    report_file = recipe.folder / "report.json"
+    if not report_file.is_file():
+        raise SettingsError(f"{report_file}: not there; run the evaluate stage first (`python -m trainer evaluate`)")
+    student, adapter, cache = trained_student(recipe, device)
+    teacher = teacher_of(recipe, device)
+    student.structure = structure_of(student, teacher, cache)
+    dev = Cache.open(recipe.cache_folder / "dev", student.depth)
+    ids = dev.states[0]["ids"][:SAMPLE].long()
+    empty = torch.tensor(student.tokens.windows(""))
+    before = student.encode_ids(torch.cat([ids, empty])).cpu()
+    if adapter is not None:
+        _write_folder(recipe.folder / "adapter", adapter.save_pretrained)
+        adapter.merge_and_unload()
+    pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
+    s = student.structure
+    artifact = Artifact(
+        meta=Meta(
+            dimensions=dimensions_of(student),
+            special_ids=student.tokens.special,
+            window=recipe.window,
+            mask_padding=student.mask_padding,
+            position0="stored" if teacher.causal else "learnt",
+            teacher=TeacherInfo(teacher.name, teacher.sha256(), teacher.layer, teacher.width),
+            strategy=strategy_name(recipe),
+            corpus=CorpusInfo(len(pairs), corpus.sha256(pairs)),
+            licence=recipe.export.licence,
+            recipe=public(recipe),
+            report=json.loads(report_file.read_text(encoding="utf-8")),
+        ),
+        bert={k: v for k, v in student.bert.state_dict().items() if "position_ids" not in k},
+        tokenizer_json=student.tokens.tokenizer.to_str().encode("utf-8"),
+        proj_weight=student.proj_weight,
+        proj_bias=student.proj_bias,
+        position0=s.position0,
+        empty=s.empty,
+        norms=s.norms,
+    )
+    candidate = path.with_suffix(".candidate")
+    save(artifact, candidate)
+    after = Student.from_artifact(load(candidate)).to(device).encode_ids(torch.cat([ids, empty])).cpu()
+    worst = float((after - before).abs().max())
+    if not worst <= TOLERANCE:
+        candidate.unlink()
+        raise ExportError(f"{path}: its outputs differ by {worst:.2e} from the trained model's, over {TOLERANCE:g}")
+    candidate.replace(path)
+    print(f"export: {path}, {path.stat().st_size / 1e6:.0f} MB, largest difference after reading back {worst:.1e}")
+    if recipe.install:
+        print(f"export: installed as {install(path, Path(recipe.install), recipe.folder.resolve().name)}")
+
+
+def install(artifact: Path, comfyui: Path, name: str) -> Path:
+    """Copy the artifact to COMFYUI/models/text_encoders/zhclip-NAME.safetensors, whole or not at all."""
+    if not (comfyui / "models").is_dir():
+        raise SettingsError(f"--install {comfyui}: it has no models folder; give ComfyUI's own folder")
+    target = comfyui / "models" / "text_encoders" / f"zhclip-{name}.safetensors"
+    target.parent.mkdir(exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    shutil.copyfile(artifact, temporary)
+    return temporary.replace(target)
+
+
+def _write_folder(folder: Path, write) -> None:
+    """Let `write` fill a temporary folder, then put it in place of `folder`."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".adapter-") as temporary:
+        made = Path(temporary) / folder.name
+        write(str(made))
+        if folder.exists():
+            shutil.rmtree(folder)
+        made.replace(folder)

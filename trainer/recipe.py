@@ -1,0 +1,196 @@
+"""Every setting of the trainer, declared once. jsonargparse makes the command line, the YAML and --help from here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used, or that differs from what a finished stage was made with."""
+
+
+@dataclass
+class StudentSettings:
+    """The encoder that knows Chinese."""
+
+    model: str | None = None
+    """Folder in Hugging Face layout or hub id: a BERT, a ChineseCLIPTextModel or a whole ChineseCLIPModel."""
+
+
+@dataclass
+class TeacherSettings:
+    """The encoder whose output is the target."""
+
+    model: str | None = None
+    """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or an SD1.5 checkpoint file."""
+    layer: int = -1
+    """Hidden state used as the target: -1 the last, -2 the one before it through the final norm (clip skip 2)."""
+    tokenizer: str = "openai/clip-vit-large-patch14"
+    """Folder or hub id of CLIP's tokenizer, read only when the teacher is a checkpoint file, which carries none."""
+
+
+@dataclass
+class CorpusSettings:
+    """Parallel captions with columns zh and en: .tsv, .csv, .jsonl or .parquet."""
+
+    train: str | None = None
+    """Pairs to learn from."""
+    dev: str | None = None
+    """Pairs to score on. They are taken out of the training pairs where they stand there too."""
+    limit: int | None = None
+    """Use the first so many clean training pairs only."""
+
+
+@dataclass
+class CacheSettings:
+    """Teacher targets and frozen student states, computed once."""
+
+    dir: str | None = None
+    """Folder of the cache, by default RUN/cache. Runs that differ in training alone can share one."""
+    shard_rows: int = 1024
+    """Captions a shard file. Peak memory follows it."""
+    batch: int = 64
+    """Captions a forward pass."""
+
+
+@dataclass
+class TrainSettings:
+    """What learns, and how."""
+
+    strategy: Literal["unfreeze", "lora", "ridge"] = "unfreeze"
+    """unfreeze: the last layers. lora: low-rank adapters. ridge: the closed form alone, no gradient."""
+    start: Literal["student", "ridge"] = "ridge"
+    """Where gradient descent starts: the student as it is, or with the ridge map and biases after it."""
+    layers: int = 3
+    """unfreeze: how many of the last layers learn."""
+    lora_r: int = 16
+    """lora: rank."""
+    lora_alpha: int = 64
+    """lora: scale of the update, alpha / r."""
+    lora_targets: tuple[str, ...] = ("query", "value")
+    """lora: the linear layers that get an adapter, by PEFT's rules."""
+    lr: float = 5e-4
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: decay to zero by a half cosine, or stay."""
+    warmup: int = 50
+    """Steps of linear warm-up."""
+    clip: float | None = 1.0
+    """Gradient norm limit."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay."""
+    batch: int = 128
+    """Captions an optimiser step, over all processes and accumulation steps."""
+    accumulate: int = 1
+    """Split each step's batch into so many passes."""
+    steps: int | None = None
+    """Optimiser steps. Without it, `epochs` decides."""
+    epochs: float = 6.0
+    """Passes over the training pairs, when steps is not given."""
+    ridge_lambda: float = 1e-3
+    """Ridge penalty, as a share of the mean variance of the student's features."""
+    seed: int = 0
+    """Order of the captions and the adapters' start."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """auto: bf16 on a CUDA device that has it, else fp32."""
+    report_to: str = "tensorboard"
+    """Trackers that Accelerate knows, by name."""
+
+
+@dataclass
+class ExportSettings:
+    """The file."""
+
+    licence: str = "unknown"
+    """Licence of the file, an SPDX id: it follows from the student's, the teacher's and the corpus's."""
+
+
+@dataclass
+class Recipe:
+    """All of it."""
+
+    run: str = "runs/zhclip"
+    """Folder of this run."""
+    window: int = 77
+    """Positions of a prompt window, start and end included. 77 for Stable Diffusion 1.5."""
+    student: StudentSettings = field(default_factory=StudentSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    install: str | None = None
+    """A ComfyUI folder: the encoder is copied into its models/text_encoders."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.run)
+
+    @property
+    def cache_folder(self) -> Path:
+        """The cache's folder."""
+        return Path(self.cache.dir) if self.cache.dir else self.folder / "cache"
+
+
+def require(value: str | None, flag: str, what: str) -> str:
+    """The value, or a SettingsError that names the flag."""
+    if not value:
+        raise SettingsError(f"--{flag} is not given; it names {what}")
+    return value
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, readable by --config."""
+    return yaml.safe_dump(json.loads(json.dumps(asdict(recipe))), sort_keys=False)
+
+
+def public(recipe: Recipe) -> dict[str, Any]:
+    """The recipe for the artifact's header: settings that shape the encoder, and of a local path its name only."""
+    settings = json.loads(json.dumps(asdict(recipe)))
+    for name in ("run", "install"):
+        del settings[name]
+    settings["cache"].pop("dir")
+    for group, key in (("student", "model"), ("teacher", "model"), ("corpus", "train"), ("corpus", "dev")):
+        settings[group][key] = public_name(settings[group][key])
+    return settings
+
+
+def public_name(model: str | None) -> str | None:
+    """A local path's last part, or the hub id as it is: a shared file should not carry its maker's folders."""
+    return Path(model).name if model and Path(model).exists() else model
+
+
+def guard(folder: Path, settings: dict[str, Any]) -> None:
+    """Write `settings` to folder/settings.json, or raise SettingsError when other ones stand there."""
+    path = folder / "settings.json"
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=1, sort_keys=True))
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    different = [
+        f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
+        for key in sorted({*found, *settings})
+        if found.get(key) != settings.get(key)
+    ]
+    if different:
+        raise SettingsError(
+            f"{folder} was made with other settings: {'; '.join(different)}. "
+            "Use the old settings, another --run, or delete that folder."
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,50 @@
+"""The command line: stages, and how a recipe is read from YAML and flags."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from .evaluate import EvaluateSettings
+from .recipe import Recipe
+
+STAGES = {
+    "corpus": "read, clean, deduplicate and split the pairs",
+    "cache": "compute teacher targets and frozen student states, once",
+    "train": "align the student",
+    "export": "write the encoder's file, read back and compared",
+    "run": "corpus, cache, train, evaluate and export, going on where an earlier call stopped",
+}
+
+
+def parser() -> ArgumentParser:
+    """The whole command line."""
+    root = ArgumentParser(prog="python -m trainer", description="Align a Chinese text encoder with SD1.5's.")
+    stages = root.add_subcommands(metavar="STAGE")
+    for stage, purpose in STAGES.items():
+        stages.add_subcommand(stage, recipe_parser(purpose), help=purpose)
+    evaluate = ArgumentParser(description="score a run's checkpoint, or any artifact on any pairs")
+    evaluate.add_class_arguments(EvaluateSettings)
+    stages.add_subcommand("evaluate", evaluate, help="score against floors")
+    return root
+
+
+def recipe_parser(purpose: str = "") -> ArgumentParser:
+    """Flags of a Recipe, and --config."""
+    made = ArgumentParser(description=purpose)
+    made.add_argument("--config", action="config", help="a recipe in YAML; flags after it win")
+    made.add_class_arguments(Recipe)
+    return made
+
+
+def parse_recipe(path: Path) -> Recipe:
+    """A recipe from YAML alone."""
+    return to_recipe(recipe_parser().parse_args(["--config", str(path)]))
+
+
+def to_recipe(values: Namespace) -> Recipe:
+    """The dataclasses of parsed values."""
+    made = recipe_parser().instantiate(values)
+    return Recipe(**{f.name: made[f.name] for f in fields(Recipe)})

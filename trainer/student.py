@@ -1,0 +1,211 @@
+"""The student: a Chinese BERT, its projection, what of it is frozen and what learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import peft
+import torch
+from torch import nn
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+from zhclip.artifact import Artifact, Dimensions, SpecialIds
+from zhclip.structure import Structure, project
+from zhclip.tokens import PromptTokenizer
+
+from .recipe import TrainSettings
+from .weights import ModelError, load_strict, read_config, read_tensors, resolve, under_anchor
+
+FLAG = "student.model"
+ANCHOR = "embeddings.word_embeddings.weight"
+KINDS = ("bert", "chinese_clip", "chinese_clip_text_model")
+
+
+class Student(nn.Module):
+    """A BERT without dropout, with an optional projection after it.
+
+    Dropout is off for good: targets are a deterministic function of the caption, and a frozen layer's output can then
+    be computed once.
+    """
+
+    def __init__(self, bert: BertModel, tokens: PromptTokenizer, mask_padding: bool = True) -> None:
+        super().__init__()
+        self.bert = bert
+        self.tokens = tokens
+        self.mask_padding = mask_padding
+        self.structure = Structure()
+        self.proj_weight: nn.Parameter | None = None  # (D, S)
+        self.proj_bias: nn.Parameter | None = None  # (W, D)
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Student:
+        """The encoder of an artifact, with its structure, ready to encode."""
+        meta, tensors = artifact.meta, artifact.bert
+        bert = BertModel(bert_config(meta.dimensions), add_pooling_layer=False)
+        load_strict(bert, {k: v.float() for k, v in tensors.items()}, ANCHOR, "artifact")
+        tokens = PromptTokenizer.from_json(artifact.tokenizer_json, meta.special_ids, meta.window)
+        student = cls(bert, tokens, meta.mask_padding)
+        student.structure = Structure.of(artifact)
+        return student.requires_grad_(False).eval()
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return self.bert.config.num_hidden_layers
+
+    def set_projection(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Put a trainable (D, S) map and (W, D) bias after the last layer."""
+        self.proj_weight, self.proj_bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+
+    def layers(self, hidden: torch.Tensor, key_mask: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """Run layers [first, last) on (B, W, S); key_mask (B, W) bool, True where a key may be seen."""
+        mask = key_mask[:, None, None, :] if self.mask_padding else None  # (B, 1, 1, W)
+        for layer in self.bert.encoder.layer[first:last]:
+            hidden = layer(hidden, mask)
+        return hidden
+
+    def hidden(self, ids: torch.Tensor, depth: int) -> torch.Tensor:
+        """(B, W) ids -> (B, W, S), the hidden state after `depth` layers."""
+        return self.layers(self.bert.embeddings(input_ids=ids), self.tokens.key_mask(ids), 0, depth)
+
+    def forward(self, ids: torch.Tensor, trunk: torch.Tensor | None, depth: int) -> torch.Tensor:
+        """(B, W) ids -> (B, W, D) before structure; from `trunk` (B, W, S), the state after `depth` layers, if given."""
+        hidden = self.bert.embeddings(input_ids=ids) if trunk is None else trunk
+        hidden = self.layers(hidden, self.tokens.key_mask(ids), 0 if trunk is None else depth, self.depth)
+        return project(hidden, self.proj_weight, self.proj_bias)
+
+    @torch.inference_mode()
+    def encode_ids(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, W) ids -> (B, W, D) conditioning, structure applied."""
+        ids = ids.to(self.bert.device)
+        return self.structure.apply(self(ids, None, 0), self.tokens.is_empty(ids))
+
+    def encode(self, texts: list[str], batch: int = 64) -> torch.Tensor:
+        """Prompts of one window each -> (B, W, D) conditioning. A longer prompt keeps its first window."""
+        ids = torch.tensor([self.tokens.windows(text)[0] for text in texts])
+        return torch.cat([self.encode_ids(part) for part in ids.split(batch)])
+
+    def encode_prompt(self, text: str) -> torch.Tensor:
+        """One prompt of any length -> (windows * W, D) conditioning, window after window."""
+        return self.encode_ids(torch.tensor(self.tokens.windows(text))).flatten(0, 1)
+
+
+def load_tokens(model: str, window: int) -> PromptTokenizer:
+    """The student's tokenizer. Raises ModelError when it lacks a special token or cannot be serialised."""
+    folder = resolve(model, FLAG)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        serialised = tokenizer.backend_tokenizer.to_str(pretty=False).encode("utf-8")
+    except Exception as error:
+        raise ModelError(f"--{FLAG} {folder}: its tokenizer cannot be read ({error})") from error
+    ids = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
+    if None in ids:
+        raise ModelError(f"--{FLAG} {folder}: its tokenizer lacks a start, end, padding or unknown token")
+    return PromptTokenizer.from_json(serialised, SpecialIds(*ids), window)
+
+
+def load_student(model: str, window: int, device: torch.device | str = "cpu") -> Student:
+    """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel.
+
+    Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
+    """
+    folder = resolve(model, FLAG)
+    config = read_config(folder, FLAG)
+    kind = config.get("model_type")
+    if kind not in KINDS:
+        raise ModelError(f"--{FLAG} {folder}: model_type is {kind!r}; a student is one of {', '.join(KINDS)}")
+    text = config.get("text_config") or config if kind == "chinese_clip" else config
+    if text.get("hidden_act", "gelu") != "gelu":
+        raise ModelError(f"--{FLAG} {folder}: its activation is {text['hidden_act']}; the node runs gelu")
+    tensors = under_anchor(read_tensors(folder, FLAG), ANCHOR)
+    if not tensors:
+        raise ModelError(f"--{FLAG} {folder}: its weights hold no BERT ({ANCHOR})")
+    dimensions = _dimensions(text, tensors)
+    if window > dimensions.positions:
+        raise ModelError(f"--{FLAG} {folder}: {dimensions.positions} positions, and --window asks for {window}")
+    bert = BertModel(bert_config(dimensions), add_pooling_layer=False)
+    load_strict(bert, tensors, ANCHOR, f"--{FLAG} {folder}")
+    return Student(bert, load_tokens(model, window)).requires_grad_(False).eval().to(device)
+
+
+def _dimensions(text: dict, tensors: dict[str, torch.Tensor]) -> Dimensions:
+    vocabulary, width = tensors[ANCHOR].shape
+    # Shapes tell all but these two, for which a config.json may be silent where its class's default holds.
+    default = BertConfig()
+    return Dimensions(
+        layers=sum(name.endswith("intermediate.dense.bias") for name in tensors),
+        width=width,
+        heads=text.get("num_attention_heads", default.num_attention_heads),
+        intermediate=tensors["encoder.layer.0.intermediate.dense.bias"].shape[0],
+        vocabulary=vocabulary,
+        positions=tensors["embeddings.position_embeddings.weight"].shape[0],
+        types=tensors["embeddings.token_type_embeddings.weight"].shape[0],
+        layer_norm_eps=text.get("layer_norm_eps", default.layer_norm_eps),
+    )
+
+
+def bert_config(d: Dimensions) -> BertConfig:
+    """transformers' configuration of a student: dropout off."""
+    return BertConfig(
+        vocab_size=d.vocabulary,
+        hidden_size=d.width,
+        num_hidden_layers=d.layers,
+        num_attention_heads=d.heads,
+        intermediate_size=d.intermediate,
+        max_position_embeddings=d.positions,
+        type_vocab_size=d.types,
+        layer_norm_eps=d.layer_norm_eps,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+def dimensions_of(student: Student) -> Dimensions:
+    """The shape of a loaded student."""
+    c = student.bert.config
+    return Dimensions(
+        c.num_hidden_layers,
+        c.hidden_size,
+        c.num_attention_heads,
+        c.intermediate_size,
+        c.vocab_size,
+        c.max_position_embeddings,
+        c.type_vocab_size,
+        c.layer_norm_eps,
+    )
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A closed-form map: weight (D, S) and bias (W, D), fp32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft.PeftModel | None:
+    """Freeze everything, then free what the strategy trains. Returns PEFT's view of the BERT for lora, else None."""
+    student.requires_grad_(False)
+    if ridge is not None:
+        student.set_projection(ridge.weight, ridge.bias)
+    if train.strategy == "unfreeze":
+        for layer in student.bert.encoder.layer[student.depth - train.layers :]:
+            layer.requires_grad_(True)
+    if train.strategy != "lora":
+        return None
+    torch.manual_seed(train.seed)  # the adapters' start
+    config = peft.LoraConfig(
+        r=train.lora_r, lora_alpha=train.lora_alpha, target_modules=list(train.lora_targets), lora_dropout=0.0
+    )
+    return peft.get_peft_model(student.bert, config)
+
+
+def trunk_depth(train: TrainSettings, depth: int) -> int | None:
+    """How many of the student's layers stay frozen below the first that learns; None when nothing can be stored."""
+    return depth - train.layers if train.strategy == "unfreeze" else None
+
+
+def folder_name(path: str) -> str:
+    """A model's short name."""
+    return Path(path).name

@@ -1,0 +1,124 @@
+"""Reading published encoders: which folder, which tensors, which digest.
+
+transformers' own from_pretrained fills what it does not find with random numbers and a warning; a whole
+ChineseCLIPModel read as a ChineseCLIPTextModel is such a case. An aligned encoder must not start that way, so tensors
+are read here and loaded strictly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+
+PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.model"]
+INDEX = "model.safetensors.index.json"
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; the message names it, what is missing, and what to do."""
+
+
+def resolve(model: str, flag: str) -> Path:
+    """A local folder or file as it is, else the hub's snapshot of that id (HF_ENDPOINT chooses a mirror)."""
+    path = Path(model)
+    if path.exists():
+        return path
+    if path.is_absolute() or model.startswith(".") or model.count("/") != 1:
+        raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=PATTERNS, ignore_patterns=["*/*"]))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(model, allow_patterns=["pytorch_model*.bin"]))
+    except Exception as error:
+        raise ModelError(
+            f"--{flag} {model}: neither a local folder nor to be had from the hub ({type(error).__name__}: {error}). "
+            "Download it by hand and give its folder, or set HF_ENDPOINT to a mirror."
+        ) from error
+    return folder
+
+
+def read_config(folder: Path, flag: str) -> dict[str, Any]:
+    """The folder's config.json."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"--{flag} {folder}: it has no config.json; give a folder in Hugging Face layout")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_tensors(path: Path, flag: str) -> dict[str, torch.Tensor]:
+    """All tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file.
+
+    Pickled files are read with weights_only, which runs no code.
+    """
+    files = [path] if path.is_file() else _weight_files(path)
+    if not files:
+        raise ModelError(f"--{flag} {path}: it has neither model.safetensors nor pytorch_model.bin")
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            tensors |= _read_file(file)
+        except Exception as error:
+            raise ModelError(f"--{flag} {file}: cannot be read ({error}); copy or download it again") from error
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if index.is_file():
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(names))]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+    return sorted(folder.glob("pytorch_model-*.bin"))
+
+
+def _read_file(file: Path) -> dict[str, torch.Tensor]:
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    loaded = torch.load(file, map_location="cpu", weights_only=True)
+    return loaded.get("state_dict", loaded)
+
+
+def under_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, torch.Tensor]:
+    """The tensors that stand beside `anchor`, whatever prefix they carry, named without it, in fp32.
+
+    Covers transformers 4 and 5 (`text_model.` or nothing), whole two-tower models and SD1.5 checkpoints. Empty when
+    the anchor is not there.
+    """
+    found = min((name for name in tensors if name.endswith(anchor)), key=len, default=None)
+    if found is None:
+        return {}
+    prefix = found[: -len(anchor)]
+    return {k[len(prefix) :]: v.float() for k, v in tensors.items() if k.startswith(prefix) and v.is_floating_point()}
+
+
+def load_strict(module: torch.nn.Module, tensors: dict[str, torch.Tensor], anchor: str, where: str) -> None:
+    """Load into a transformers module of either key layout; ModelError unless every parameter is given."""
+    own = next(name for name in module.state_dict() if name.endswith(anchor))
+    prefix = own[: -len(anchor)]
+    wanted = {name[len(prefix) :]: tensor.shape for name, tensor in module.state_dict().items()}
+    missing = [name for name in wanted if name not in tensors and "position_ids" not in name]
+    if missing:
+        raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}")
+    wrong = [n for n, shape in wanted.items() if n in tensors and tensors[n].shape != shape]
+    if wrong:
+        raise ModelError(
+            f"{where}: {wrong[0]} is {tuple(tensors[wrong[0]].shape)}, config.json says {wanted[wrong[0]]}"
+        )
+    module.load_state_dict({prefix + name: tensors[name] for name in wanted if name in tensors}, strict=False)
+
+
+def digest(module: torch.nn.Module) -> str:
+    """sha256 over names, shapes and fp32 values: the same for the same weights in any container."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(f"{name}{tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return total.hexdigest()
