@@ -1,1 +1,1 @@
-"""A small world in which a Chinese prompt visibly paints: demonstration and measurement, never shipped with the nodes."""
+"""A small world in which a Chinese prompt visibly paints: for demonstration and measurement, not shipped."""

@@ -5,6 +5,7 @@ a normalisation table, not needed here; a directory of tensors; their bytes. A 4
 blocks: an fp16 scale, then 32 values of 4 bits, low halves first.
 """
 
+import itertools
 import json
 from pathlib import Path
 from struct import Struct
@@ -65,7 +66,7 @@ class Entry(NamedTuple):
     """Where a tensor lies in the file."""
 
     kind: int
-    count: int
+    values: int
     offset: int
     size: int
 
@@ -86,7 +87,7 @@ def read_vocabulary(data: bytes, shape: Shape) -> tuple[list[tuple[str, float]],
     scores = np.frombuffer(data, "<f4", shape.pieces, place)
     place += scores.nbytes
     text = data[place : place + shape.text_bytes]
-    pieces = [text[a:b].decode("utf-8", "replace") for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    pieces = [text[a:b].decode("utf-8", "replace") for a, b in itertools.pairwise(bounds)]
     return list(zip(pieces, scores.tolist(), strict=True)), place + shape.text_bytes
 
 
@@ -108,9 +109,9 @@ def read_directory(data: bytes, place: int) -> dict[str, Entry]:
 
 def expand(data: bytes, entry: Entry) -> NDArray[np.float32]:
     """A tensor's values, flat. Its bytes say whether they are floats or 4-bit blocks."""
-    if entry.size == entry.count * 4:
-        return np.frombuffer(data, "<f4", entry.count, entry.offset)
-    blocks = np.frombuffer(data, BLOCK, entry.count // BLOCK_VALUES, entry.offset)
+    if entry.size == entry.values * 4:
+        return np.frombuffer(data, "<f4", entry.values, entry.offset)
+    blocks = np.frombuffer(data, BLOCK, entry.values // BLOCK_VALUES, entry.offset)
     values = np.stack([blocks["halves"] & 15, blocks["halves"] >> 4], axis=1).astype(np.float32) - 8
     return (values * blocks["scale"].astype(np.float32)[:, None, None]).reshape(-1)
 
@@ -164,7 +165,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def unpack(data: bytes, folder: Path) -> None:
-    """Write config, weights and tokenizer into an existing folder. ValueError or KeyError when `data` is another format."""
+    """Write config, weights and tokenizer into an existing folder. ValueError when `data` is of another format."""
     try:
         shape = read_shape(data)
         vocabulary, place = read_vocabulary(data, shape)

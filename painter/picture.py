@@ -41,7 +41,7 @@ def mask(shape: str) -> NDArray[np.bool_]:
 def canvas(background: str) -> Pixels:
     """An empty picture (16, 16, 3), values 0..1."""
     picture = np.empty((SIZE, SIZE, 3), np.float32)
-    picture[:] = np.float32(BACKGROUNDS[background]) / 255
+    picture[:] = np.array(BACKGROUNDS[background], np.float32) / 255
     return picture
 
 
@@ -49,7 +49,7 @@ def put(picture: Pixels, thing: Thing, corner: tuple[int, int]) -> None:
     """Draw an object into a picture; `corner` is its top row and left column."""
     row, column = corner
     area = picture[row : row + SHAPE_SIZE, column : column + SHAPE_SIZE]
-    area[mask(thing.shape)] = np.float32(COLOURS[thing.colour]) / 255
+    area[mask(thing.shape)] = np.array(COLOURS[thing.colour], np.float32) / 255
 
 
 def corners(relation: str, place: int) -> list[tuple[int, int]]:

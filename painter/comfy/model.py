@@ -1,0 +1,94 @@
+"""The painter as a stock MODEL, with pixels for latents; the one file here that knows ComfyUI's internals."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models_base
+import torch
+from torch import Tensor
+
+PIXELS_PER_CELL = 8
+"""ComfyUI's latents have one cell for 8 x 8 pixels; the painter's picture is its latent."""
+
+
+def painter_network() -> ModuleType:
+    """painter/unet.py, found from the real file: custom_nodes holds a link, and the repository is on no path."""
+    path = Path(__file__).resolve().parent.parent / "unet.py"
+    spec = importlib.util.spec_from_file_location("zhclip_painter_unet", path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(
+            f"The painter's network is missing: {path}. Link the folder painter/comfy, do not copy it."
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class PixelFormat(comfy.latent_formats.LatentFormat):
+    """RGB in -1..1 in place of a latent; ComfyUI's empty latent gets three channels by it."""
+
+    latent_channels = 3
+
+
+class PainterConfig(comfy.supported_models_base.BASE):
+    """What ComfyUI reads of a model; its default schedule is SD1.5's, which is the painter's."""
+
+    unet_config: ClassVar = {"disable_unet_model_creation": True, "in_channels": 3, "context_dim": 384}
+    latent_format = PixelFormat
+
+
+class Painter(torch.nn.Module):
+    """The network under the call that ComfyUI makes."""
+
+    def __init__(self, network: torch.nn.Module, side: int, width: int) -> None:
+        super().__init__()
+        self.network = network
+        self.side = side
+        self.width = width
+        self.dtype = torch.float32
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **_: Any) -> Tensor:
+        """Pixels (B, 3, 16, 16), steps (B,), conditioning (B, L, 384) to velocity. ValueError for other sizes."""
+        if x.shape[-2:] != (self.side, self.side):
+            size = self.side * PIXELS_PER_CELL
+            found = f"{x.shape[-1] * PIXELS_PER_CELL} x {x.shape[-2] * PIXELS_PER_CELL}"
+            raise ValueError(
+                f"The painter paints {size} x {size}, the latent is {found}. Set Empty Latent Image to {size} x {size}."
+            )
+        if context.shape[-1] != self.width:
+            raise ValueError(
+                f"The painter takes conditioning of width {self.width}, this one is {context.shape[-1]} wide. "
+                "Load a text encoder that was aligned to the painter's teacher (make demo writes some)."
+            )
+        return self.network(x, timesteps, context).sample
+
+
+class PixelDecoder:
+    """Stands where a VAE stands: the painter's latent is a picture already."""
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """(B, 3, 16, 16) in -1..1 to ComfyUI's image (B, 128, 128, 3) in 0..1, each cell one flat square."""
+        image = (samples / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+        return image.repeat_interleave(PIXELS_PER_CELL, 1).repeat_interleave(PIXELS_PER_CELL, 2)
+
+
+def load() -> tuple[comfy.model_patcher.ModelPatcher, PixelDecoder]:
+    """The trained painter. FileNotFoundError says how to make missing weights."""
+    source = painter_network()
+    model = comfy.model_base.BaseModel(
+        PainterConfig({**PainterConfig.unet_config}), comfy.model_base.ModelType.V_PREDICTION
+    )
+    network = source.load()
+    model.diffusion_model = Painter(network, network.config.sample_size, source.WIDTH)
+    patcher = comfy.model_patcher.ModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    return patcher, PixelDecoder()
