@@ -1,0 +1,3 @@
+"""Fixtures shared by the tests: one ComfyUI and one checkpoint for the whole session."""
+
+from tests.host import checkpoint, host  # noqa: F401

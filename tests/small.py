@@ -1,0 +1,99 @@
+"""Small artifacts with random weights, made directly in the format: the tests of the nodes need no trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from zhclip import artifact as fmt
+
+DATA = Path(__file__).resolve().parent / "data"
+
+
+@cache
+def captions() -> list[tuple[str, str]]:
+    """Pairs (Chinese, English) that a person could have written, from tests/data/captions.tsv."""
+    lines = (DATA / "captions.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    return [(zh, en) for zh, en in (line.split("\t") for line in lines)]
+
+
+@cache
+def prompts() -> list[str]:
+    """200 prompts: Chinese, English, mixed, emoji, 1 to 300 characters, and the empty one. No weight brackets."""
+    return json.loads((DATA / "prompts.json").read_text(encoding="utf-8"))
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """A BERT WordPiece over the characters of the captions and prompts, and a few whole words."""
+    characters = sorted(
+        {c for text in (*(t for pair in captions() for t in pair), *prompts()[::2]) for c in text.lower()}
+    )
+    pieces = [c for c in characters if not c.isspace()]
+    words = ["red", "blue", "cat", "dog", "##s", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys([*pieces, *words])]
+    made = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    return made
+
+
+def artifact(
+    width: int = 64,
+    teacher_width: int = 768,
+    layers: int = 2,
+    window: int = 77,
+    structured: bool = True,
+    seed: int = 0,
+    aligned: bool = True,
+    **changes: Any,
+) -> fmt.Artifact:
+    """A random encoder. `structured` gives it all that is optional; `changes` are fields of its metadata."""
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = tokenizer().get_vocab_size()
+    dimensions = fmt.Dimensions(layers, width, 4, 2 * width, vocabulary, window + 3, 2, 1e-12)
+    loss = 0.3 if aligned else 0.9
+    meta = fmt.Meta(
+        dimensions=dimensions,
+        special_ids=fmt.SpecialIds(start=2, end=3, pad=0, unknown=1),
+        window=window,
+        mask_padding=True,
+        position0="stored" if structured else "learnt",
+        teacher=fmt.TeacherInfo("tests/teacher", "0" * 64, -1, teacher_width),
+        strategy="unfreeze",
+        corpus=fmt.CorpusInfo(10, "0" * 64),
+        licence="Apache-2.0",
+        report={"loss": {"all": loss}, "floors": {"constant": {"all": 0.5}}},
+    )
+
+    def random(*shape: int, scale: float) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * scale
+
+    bert = {name: random(*shape, scale=shape[-1] ** -0.5) for name, shape in fmt.bert_shapes(dimensions).items()}
+    bert |= {name: torch.ones_like(value) for name, value in bert.items() if name.endswith("LayerNorm.weight")}
+    optional = {
+        "proj_bias": random(window, teacher_width, scale=0.1),
+        "position0": random(teacher_width, scale=1.0),
+        "empty": random(window, teacher_width, scale=1.0),
+        "norms": 27 + 2 * torch.rand(window, generator=generator),
+    }
+    return fmt.Artifact(
+        meta=dataclasses.replace(meta, **changes),
+        bert=bert,
+        tokenizer_json=tokenizer().to_str().encode(),
+        proj_weight=random(teacher_width, width, scale=width**-0.5) if width != teacher_width or structured else None,
+        **(optional if structured else {}),
+    )
+
+
+def saved(path: Path, **options: Any) -> Path:
+    """`artifact(**options)`, written to `path`."""
+    fmt.save(artifact(**options), path)
+    return path
