@@ -63,7 +63,7 @@ def test_python_is_ascii() -> None:
 
 
 def imports(name: str) -> Iterator[tuple[str, bool]]:
-    """The first part of each module that a file imports, and whether relatively; then the part is as seen from the root."""
+    """The first part of each module that a file imports, as seen from the root where it is imported relatively."""
     package = PurePosixPath(name).parent.parts
     for node in ast.walk(ast.parse((ROOT / name).read_text("ascii"))):
         if isinstance(node, ast.Import):
