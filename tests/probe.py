@@ -19,7 +19,7 @@ class ConditioningProbe:
     CATEGORY = "tests"
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"conditioning": ("CONDITIONING",), "name": ("STRING", {"default": "conditioning"})}}
 
     def save(self, conditioning: list[Any], name: str) -> dict[str, Any]:

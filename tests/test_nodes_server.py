@@ -1,0 +1,241 @@
+"""The loader in a real ComfyUI: its face, the files it finds, what it says of wrong ones, the workflow template."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import graphs, small
+from tests.host import QUIET, Host
+from zhclip import artifact as fmt
+
+DATA = Path(__file__).resolve().parent / "data"
+
+
+def folder(host: Host) -> Path:
+    """Where ComfyUI looks for encoders."""
+    return host.base / "models" / "text_encoders"
+
+
+def options(host: Host) -> list[str]:
+    """The loader's list of files."""
+    return host.get("/object_info/ZhCLIPLoader")["ZhCLIPLoader"]["input"]["required"]["file"][1]["options"]
+
+
+def encoded(host: Host, text: str, name: str, file: str = graphs.ENCODER) -> torch.Tensor:
+    """What CLIPTextEncode makes of a prompt: (1, windows * W, D)."""
+    host.succeed(graphs.probe(text, name, file))
+    return load_file(host.base / "output" / f"{name}.safetensors")["cond.0"]
+
+
+def test_the_face_of_the_node_is_the_one_that_saved_workflows_know(host: Host) -> None:
+    info = host.get("/object_info/ZhCLIPLoader")
+    info["ZhCLIPLoader"]["input"]["required"]["file"][1]["options"] = []
+    assert info == json.loads((DATA / "object_info.json").read_text(encoding="utf-8"))
+
+
+def test_a_new_file_appears_without_a_restart_and_others_never(host: Host) -> None:
+    before = options(host)
+    assert graphs.ENCODER in before
+    small.saved(folder(host) / "sub" / "new.safetensors", seed=5)
+    save_file({"weight": torch.zeros(2)}, folder(host) / "foreign.safetensors")
+    assert sorted(set(options(host)) - set(before)) == [os.path.join("sub", "new.safetensors")]
+    (folder(host) / "sub" / "new.safetensors").unlink()
+    assert options(host) == before
+
+
+def test_a_file_trained_again_under_its_name_is_loaded_again(host: Host) -> None:
+    path = small.saved(folder(host) / "again.safetensors", seed=1)
+    first = encoded(host, "cat", "again", "again.safetensors")
+    assert torch.equal(first, encoded(host, "cat", "again", "again.safetensors"))
+    fmt.save(small.artifact(seed=2), path)
+    second = encoded(host, "cat", "again", "again.safetensors")
+    assert (first - second).abs().max() > 1
+    path.unlink()
+
+
+def truncated(path: Path) -> None:
+    """A whole header, half of the tensors: a download that stopped."""
+    small.saved(path)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def truncated_in_its_header(path: Path) -> None:
+    """A download that stopped at once."""
+    small.saved(path)
+    os.truncate(path, 500)
+
+
+def pickle(path: Path) -> None:
+    """What torch.save writes."""
+    torch.save({"bert": torch.zeros(2)}, path)
+
+
+def lora(path: Path) -> None:
+    """A LoRA in the wrong folder."""
+    save_file({"lora_unet_mid_block.lora_up.weight": torch.zeros(4, 2)}, path)
+
+
+def later(path: Path) -> None:
+    """An encoder of a format that does not exist yet."""
+    fmt.save(small.artifact(format_version=2), path)
+
+
+def lacking(path: Path) -> None:
+    """An encoder without one of its tensors, which only a look beyond the header shows."""
+    whole = small.artifact()
+    fmt.save(whole, path)
+    header = json.dumps({"zhclip": fmt._header(whole.meta)["zhclip"]})
+    tensors = load_file(path)
+    del tensors["bert.encoder.layer.1.output.dense.bias"]
+    save_file(tensors, path, json.loads(header))
+
+
+WRONG_FILES = {
+    truncated: ("t.safetensors", r"found a file that safetensors cannot read .*It may be truncated: copy or download"),
+    truncated_in_its_header: ("h.safetensors", r"found a file that safetensors cannot read .*It may be truncated"),
+    pickle: ("p.pt", r"found a pickle \(.*\), which can run code; expected a safetensors file"),
+    lora: (
+        "l.safetensors",
+        r"found a safetensors file without ZhCLIP metadata \(a checkpoint, a LoRA or another model\)",
+    ),
+    later: ("v.safetensors", r"found format version 2; expected version 1\. Update ZhCLIP"),
+    lacking: ("m.safetensors", r"found no tensor bert\.encoder\.layer\.1\.output\.dense\.bias \(1 missing\)"),
+}
+
+
+@pytest.mark.parametrize("make", WRONG_FILES, ids=lambda make: make.__name__)
+def test_a_wrong_file_is_refused_in_one_sentence_that_names_it(host: Host, make) -> None:
+    name, expected = WRONG_FILES[make]
+    path = folder(host) / name
+    make(path)
+    message = host.refuse(graphs.probe("cat", "wrong", name))
+    path.unlink()
+    assert re.search(expected, message) and str(path) in message and "\n" not in message, message
+
+
+def test_a_truncated_and_a_later_file_are_listed_so_that_choosing_them_explains_them(host: Host) -> None:
+    truncated(folder(host) / "listed1.safetensors")
+    later(folder(host) / "listed2.safetensors")
+    assert {"listed1.safetensors", "listed2.safetensors"} <= set(options(host))
+    for name in ("listed1.safetensors", "listed2.safetensors"):
+        (folder(host) / name).unlink()
+
+
+def test_a_checkpoint_among_the_encoders_is_refused(host: Host, checkpoint: Path) -> None:
+    link = folder(host) / "checkpoint.safetensors"
+    link.symlink_to(checkpoint)
+    assert "checkpoint.safetensors" not in options(host)
+    assert "without ZhCLIP metadata" in host.refuse(graphs.probe("cat", "wrong", link.name))
+    link.unlink()
+
+
+def test_an_encoder_of_another_width_than_the_model_is_refused_with_both_widths(host: Host) -> None:
+    path = small.saved(folder(host) / "narrow.safetensors", teacher_width=384)
+    message = host.refuse(graphs.paint("cat", "wrong", path.name))
+    path.unlink()
+    assert "384 wide (teacher tests/teacher)" in message and "the connected MODEL (SD15), 768 wide" in message, message
+
+
+def test_a_name_without_a_file_is_refused_with_the_folder(host: Host) -> None:
+    message = host.refuse(graphs.probe("cat", "wrong", "gone.safetensors"))
+    assert f"There is no file gone.safetensors in {folder(host)}" in message, message
+
+
+def test_without_any_encoder_the_list_and_the_error_say_what_to_do(host: Host) -> None:
+    aside = {path: path.rename(host.base / path.name) for path in list(folder(host).glob("*.safetensors"))}
+    (entry,) = options(host)
+    message = host.refuse(graphs.probe("cat", "wrong", entry))
+    for path, kept in aside.items():
+        kept.rename(path)
+    assert "put a ZhCLIP encoder into models/text_encoders" in entry
+    assert f"There is no ZhCLIP encoder in {folder(host)}" in message and "`python -m trainer run`" in message, message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"aligned": False}, "is not aligned: its loss of 0.900 is no better than a constant's 0.500"),
+        ({"report": {}}, "carries no evaluation, so nothing says that it is aligned"),
+    ],
+)
+def test_the_log_warns_of_an_encoder_that_nothing_shows_to_be_aligned(host: Host, changes: dict, expected: str) -> None:
+    assert expected not in host.tail(10**7)
+    path = small.saved(folder(host) / "unaligned.safetensors", **changes)
+    encoded(host, "cat", "unaligned", path.name)
+    path.unlink()
+    assert expected in host.tail(10**7)
+
+
+def test_weights_and_inversions_are_read_as_text_and_the_log_says_so_once(host: Host) -> None:
+    bare = encoded(host, "red cat dog", "bare")
+    fullwidth = "\uff08red\uff1a1.3\uff09 cat [[dog]]"
+    assert torch.equal(bare, encoded(host, "(red:1.3) ((cat)) dog", "weighted"))
+    assert torch.equal(encoded(host, "red cat [[dog]]", "square"), encoded(host, fullwidth, "fullwidth"))
+    assert not torch.equal(encoded(host, r"\(red:1.3\) cat dog", "escaped"), bare)
+    encoded(host, "cat embedding:bad", "inversion")
+    encoded(host, "dog embedding:bad", "inversion")
+    log = host.tail(10**7)
+    assert log.count("prompt weights such as (word:1.3) are read as 1") == 1
+    assert log.count("`embedding:` names a textual inversion") == 1
+
+
+def test_docs_and_translations_are_served(host: Host) -> None:
+    for page, words in (("ZhCLIPLoader.md", "Load ZhCLIP Encoder"), ("ZhCLIPLoader/zh.md", "models/text_encoders")):
+        with urllib.request.urlopen(host.url(f"/extensions/zhclip/docs/{page}")) as answer:
+            assert words in answer.read().decode("utf-8")
+    face = host.get("/object_info/ZhCLIPLoader")["ZhCLIPLoader"]
+    translations = host.get("/api/i18n")
+    english = translations["en"]["nodeDefs"]["ZhCLIPLoader"]
+    assert (english["display_name"], english["description"]) == (face["display_name"], face["description"])
+    for language in ("en", "zh", "zh-TW"):
+        node = translations[language]["nodeDefs"]["ZhCLIPLoader"]
+        assert list(node["inputs"]) == ["file", "model"] and list(node["outputs"]) == ["0"]
+        assert (language == "en") == node["description"].isascii()
+
+
+def test_the_example_workflow_comes_from_the_template_browser_and_paints_by_comfy_cli(
+    host: Host, tmp_path: Path
+) -> None:
+    (name,) = host.get("/api/workflow_templates")["zhclip"]
+    workflow = host.get(f"/api/workflow_templates/zhclip/{urllib.parse.quote(name)}.json")
+    nodes = {node["type"]: node for node in workflow["nodes"]}
+    # Its own size and steps take a GPU's seconds, and minutes here.
+    nodes["EmptyLatentImage"]["widgets_values"] = [64, 64, 1]
+    nodes["KSampler"]["widgets_values"][2] = 2
+    files = {"checkpoints": nodes["CheckpointLoaderSimple"], "text_encoders": nodes["ZhCLIPLoader"]}
+    stored = {"checkpoints": graphs.CHECKPOINT, "text_encoders": graphs.ENCODER}
+    links = [host.base / "models" / at / node["widgets_values"][0] for at, node in files.items()]
+    for link, (at, file) in zip(links, stored.items()):
+        link.symlink_to(host.base / "models" / at / file)
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(workflow), encoding="utf-8")
+    comfy = Path(sys.executable).parent / "comfy"
+    command = [
+        comfy,
+        "--skip-prompt",
+        "run",
+        "--workflow",
+        path,
+        "--wait",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(host.port),
+    ]
+    done = subprocess.run(command, env={**os.environ, **QUIET}, capture_output=True, encoding="utf-8", timeout=240)
+    for link in links:
+        link.unlink()
+    assert done.returncode == 0, done.stdout + done.stderr
+    (picture,) = (host.base / "output").glob("zhclip_*.png")
+    assert picture.stat().st_size > 1000
