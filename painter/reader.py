@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from painter.drawable import Scene, Thing, grammar, things
+from painter.drawable import Scene, Thing, english, grammar, things
 from painter.picture import SIZE, Pixels, canvas, corners, put
 
 
@@ -83,3 +83,8 @@ def score(pictures: NDArray[np.float32], wanted: list[Scene]) -> dict[str, float
     right = np.array([compare(read(picture), scene) for picture, scene in zip(pictures, wanted, strict=True)])
     shares = dict(zip(Attributes._fields, right.mean(0).tolist(), strict=True))
     return {**shares, "attributes": float(right.mean()), "scenes": float(right.all(1).mean())}
+
+
+def describe(scene: Scene) -> str:
+    """A scene in plain English."""
+    return english(scene, 0)

@@ -1,5 +1,6 @@
 """What the painter is conditioned on: the last hidden states of the English encoder, at all 24 positions."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from painter.unet import WINDOW
+from zhclip.artifact import Artifact, CorpusInfo, Dimensions, Meta, SpecialIds, TeacherInfo, save
 
 CHUNK = 256
 
@@ -31,3 +33,35 @@ def english_states(folder: Path, captions: list[str]) -> Tensor:
             raise ValueError(f"Caption over {WINDOW} tokens: {longest!r}. Shorten it.")
         states.append(model(**batch).last_hidden_state.half())
     return torch.cat(states)
+
+
+def write_artifact(folder: Path, path: Path) -> None:
+    """Write the English encoder itself as an artifact, so that the same nodes can paint English."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+    width = config["hidden_size"]
+    meta = Meta(
+        dimensions=Dimensions(
+            layers=config["num_hidden_layers"],
+            width=width,
+            heads=config["num_attention_heads"],
+            intermediate=config["intermediate_size"],
+            vocabulary=config["vocab_size"],
+            positions=config["max_position_embeddings"],
+            types=config["type_vocab_size"],
+            layer_norm_eps=config["layer_norm_eps"],
+        ),
+        special_ids=SpecialIds(
+            tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id
+        ),
+        window=WINDOW,
+        mask_padding=True,
+        position0="learnt",
+        teacher=TeacherInfo(id=folder.name, sha256="", layer=-1, width=width),
+        strategy="teacher",
+        corpus=CorpusInfo(rows=0, sha256=""),
+        licence="Apache-2.0",
+    )
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "position_ids" not in name}
+    save(Artifact(meta, weights, tokenizer.backend_tokenizer.to_str().encode("utf-8")), path)

@@ -1,0 +1,50 @@
+"""Align encoders to the painter's teacher by the project's own trainer, each in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from painter.unet import WINDOW
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH = 64
+STEPS = 900
+
+
+class Material(NamedTuple):
+    """What every alignment of a demonstration shares."""
+
+    student: Path
+    teacher: Path
+    train: Path
+    dev: Path
+    cache: Path
+
+
+def align(material: Material, run: Path, recipe: str, *options: str) -> Path:
+    """Run the trainer's five stages by recipes/<recipe>.yaml, with more options; returns the artifact.
+
+    What a run has finished is not done again. RuntimeError when the trainer fails; it has printed why.
+    """
+    command = [sys.executable, "-m", "trainer", "run"]
+    command += ["--config", str(ROOT / "recipes" / f"{recipe}.yaml"), "--run", str(run), "--window", str(WINDOW)]
+    command += ["--student.model", str(material.student), "--teacher.model", str(material.teacher)]
+    command += ["--corpus.train", str(material.train), "--corpus.dev", str(material.dev)]
+    command += ["--cache.dir", str(material.cache), *options]
+    if subprocess.run(command, cwd=ROOT).returncode != 0:
+        raise RuntimeError(f"The trainer stopped (see above). The command was:\n{' '.join(command)}")
+    return run / "encoder.safetensors"
+
+
+def chosen(material: Material, run: Path, recipe: str) -> Path:
+    """The encoder of a recipe, at the demonstration's batch and steps; everything else is the recipe's own."""
+    descent = () if recipe == "ridge" else ("--train.batch", str(BATCH), "--train.steps", str(STEPS))
+    return align(material, run, recipe, *descent)
+
+
+def untouched(material: Material, run: Path, start: str) -> Path:
+    """No step of descent: the student as it is (`student`) or with the closed-form map after it (`ridge`)."""
+    # By the recipe that stores three layers' input, so that the cache of the recommended recipe serves again.
+    options = ("--train.strategy", "unfreeze", "--train.start", start, "--train.steps", "0")
+    return align(material, run, "recommended", *options)
