@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from jsonargparse import Namespace
+
 from zhclip.artifact import ArtifactError
 
 from . import cache, corpus, evaluate, export, train
 from .corpus import CorpusError
 from .export import ExportError
-from .recipe import Recipe, SettingsError, to_yaml, write_text
+from .recipe import EvaluateSettings, Recipe, SettingsError, to_yaml, write_text
 from .report import to_markdown
 from .settings import parse_recipe, parser, to_recipe
 from .train import DivergedError
@@ -49,15 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(stage: str, recipe: Recipe) -> None:
-    write_text(recipe.folder / "recipe.yaml", to_yaml(recipe))
+    resolved = recipe.folder / "recipe.yaml"
+    if not resolved.is_file():
+        write_text(resolved, to_yaml(recipe))
     for name in STAGES if stage == "run" else (stage,):
         STAGES[name](recipe)
+    # Written again only now: settings that a stage refused must not stand beside what the old ones made.
+    write_text(resolved, to_yaml(recipe))
     if stage == "run":
         print((recipe.folder / "report.md").read_text(encoding="utf-8"))
 
 
-def _evaluate(values) -> None:
-    settings = evaluate.EvaluateSettings(**vars(values))
+def _evaluate(values: Namespace) -> None:
+    settings = EvaluateSettings(**vars(values))
     if settings.artifact:
         report = evaluate.of_artifact(settings)
     elif settings.run:

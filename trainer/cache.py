@@ -25,6 +25,7 @@ from .objective import unit
 from .recipe import Recipe, SettingsError, guard, require
 from .student import Ridge, Student, load_student, trunk_depth
 from .teacher import Teacher, load_teacher
+from .weights import digest
 
 CODE_VERSION = 1
 Shard = dict[str, torch.Tensor]
@@ -69,12 +70,12 @@ def build(
         "teacher": teacher.sha256(),
         "layer": teacher.layer,
     }
-    student_settings = {"student": _untrained_digest(student), "depth": depth, "strict_mask": student.mask_padding}
+    student_settings = {"student": digest(student.bert), "depth": depth, "strict_mask": student.mask_padding}
     targets, states = folder / "targets", folder / f"states-{'none' if depth is None else depth}"
     guard(targets, common)
     guard(states, common | student_settings)
 
-    def target_shard(part: list[Pair]) -> Shard:
+    def target_shard(part: list[Pair], _: int) -> Shard:
         return _target_shard(part, teacher, batch)
 
     def state_shard(part: list[Pair], index: int) -> Shard:
@@ -82,14 +83,8 @@ def build(
         return _state_shard(part, student, target, depth, batch)
 
     parts = [pairs[i : i + shard_rows] for i in range(0, len(pairs), shard_rows)]
-    _fill(targets, parts, lambda part, _: target_shard(part))
+    _fill(targets, parts, target_shard)
     _fill(states, parts, state_shard)
-
-
-def _untrained_digest(student: Student) -> str:
-    from .weights import digest
-
-    return digest(student.bert)
 
 
 def _fill(folder: Path, parts: list[list[Pair]], make: Callable[[list[Pair], int], Shard]) -> None:
@@ -120,8 +115,10 @@ def _state_shard(part: list[Pair], student: Student, target: torch.Tensor, depth
     ids = torch.tensor([student.tokens.windows(p.zh)[0] for p in part])
     device = student.bert.device
     trunks, pooled = [], []
-    xx, xy = 0.0, 0.0
-    x_sum = 0.0
+    width, goal_width = student.bert.config.hidden_size, target.shape[-1]
+    xx = torch.zeros(width, width, dtype=torch.float64, device=device)
+    xy = torch.zeros(width, goal_width, dtype=torch.float64, device=device)
+    x_sum = torch.zeros(ids.shape[1], width, dtype=torch.float64, device=device)
     for some, goal in zip(ids.split(batch), target.split(batch), strict=True):
         some = some.to(device)
         mask = student.tokens.key_mask(some)
@@ -130,10 +127,10 @@ def _state_shard(part: list[Pair], student: Student, target: torch.Tensor, depth
         trunks.append(stored.half())
         pooled.append(pool(last, mask))
         x, y = last.double(), unit(goal.to(device).float()).double()
-        xx = xx + torch.einsum("bws,bwt->st", x, x)
-        xy = xy + torch.einsum("bws,bwd->sd", x, y)
-        x_sum = x_sum + x.sum(dim=0)
-    shard: Shard = {"ids": ids.int(), "pooled": torch.cat(pooled), "xx": xx, "xy": xy, "x_sum": x_sum}  # type: ignore[dict-item]
+        xx += x.flatten(0, 1).T @ x.flatten(0, 1)
+        xy += x.flatten(0, 1).T @ y.flatten(0, 1)
+        x_sum += x.sum(dim=0)
+    shard = {"ids": ids.int(), "pooled": torch.cat(pooled), "xx": xx, "xy": xy, "x_sum": x_sum}
     return shard if depth is None else shard | {"trunk": torch.cat(trunks)}
 
 

@@ -18,7 +18,6 @@ from zhclip.prompt import normalise
 from .recipe import Recipe, SettingsError, guard, require, write_text
 from .student import load_tokens
 from .teacher import load_tokenizer
-from .weights import ModelError
 
 HEADER = "zh\ten\n"
 
@@ -279,6 +278,3 @@ def _settings(recipe: Recipe, sources: dict[str, str]) -> dict:
         "teacher": recipe.teacher.model,
         **{f"{name} sha256": digest for name, digest in digests.items()},
     }
-
-
-__all__ = ["Cleaned", "CorpusError", "ModelError", "Pair", "Row", "clean", "read", "read_pairs", "run", "sha256"]

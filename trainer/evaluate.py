@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,10 +14,11 @@ from zhclip.structure import Structure, project
 
 from . import corpus
 from .cache import Cache, build, default_device, teacher_of
-from .corpus import CorpusError, Pair
+from .corpus import CorpusError
 from .objective import ZONES, cosine_loss, unit, zone_masks
-from .recipe import Recipe, SettingsError, StudentSettings, TeacherSettings, require, write_text
+from .recipe import EvaluateSettings, Recipe, SettingsError, require, write_text
 from .report import to_markdown
+from .settings import parse_recipe
 from .student import Ridge, Student, load_student, trunk_depth
 from .teacher import Teacher, load_teacher
 from .train import trained_student
@@ -25,24 +26,6 @@ from .train import trained_student
 BATCH = 64
 RANKS = (1, 5, 10)
 ORDINARY = ("constant", "nearest", "untrained", "ridge")
-
-
-@dataclass
-class EvaluateSettings:
-    """Score a run's checkpoint on its dev pairs, or any artifact on any pairs."""
-
-    run: str | None = None
-    """Folder of a run: scores its last checkpoint, writes RUN/report.json and report.md."""
-    artifact: str | None = None
-    """An encoder.safetensors to score instead; needs --teacher.model and --corpus."""
-    teacher: TeacherSettings = field(default_factory=TeacherSettings)
-    """The artifact's teacher."""
-    corpus: str | None = None
-    """Pairs to score the artifact on."""
-    report: str | None = None
-    """Where to write the artifact's report; a .md beside it."""
-    student: StudentSettings = field(default_factory=StudentSettings)
-    """The untrained student, for the floors, when the artifact does not lie in its run's folder."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +164,7 @@ def run(recipe: Recipe) -> dict:
         "corpus": {"name": Path(recipe.corpus.dev or "").name, "rejected": summary["dev"]["rejected"]},
         "strategy": strategy_name(recipe),
     }
-    _write(recipe.folder / "report.json", report)
+    write_report(recipe.folder / "report.json", report)
     return report
 
 
@@ -236,8 +219,6 @@ def recipe_beside(artifact: Path) -> Recipe | None:
     path = artifact.parent / "recipe.yaml"
     if not path.is_file():
         return None
-    from .settings import parse_recipe
-
     return parse_recipe(path)
 
 
@@ -249,14 +230,7 @@ def _floors(beside: Recipe | None, untrained: Student, cache: Cache, penalty: fl
     return halves, "the other half of the scored pairs"
 
 
-def _write(path: Path, report: dict) -> None:
-    write_text(path, json.dumps(report, indent=1))
-    write_text(path.with_suffix(".md"), to_markdown(report))
-
-
 def write_report(path: Path, report: dict) -> None:
     """report.json, and the same as Markdown beside it."""
-    _write(path, report)
-
-
-__all__ = ["EvaluateSettings", "Floors", "Pair", "of_artifact", "retrieval", "run", "score", "write_report"]
+    write_text(path, json.dumps(report, indent=1))
+    write_text(path.with_suffix(".md"), to_markdown(report))

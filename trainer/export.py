@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
 from . import corpus
 from .cache import Cache, default_device, teacher_of
 from .evaluate import strategy_name, structure_of
-from .recipe import Recipe, SettingsError, public
+from .recipe import Recipe, SettingsError, public, public_name
 from .student import Student, dimensions_of
 from .train import trained_student
 
@@ -45,7 +46,8 @@ def run(recipe: Recipe) -> None:
     empty = torch.tensor(student.tokens.windows(""))
     before = student.encode_ids(torch.cat([ids, empty])).cpu()
     if adapter is not None:
-        _write_folder(recipe.folder / "adapter", adapter.save_pretrained)
+        adapter.peft_config["default"].base_model_name_or_path = public_name(recipe.student.model)
+        _write_folder(recipe.folder / "adapter", lambda to: adapter.save_pretrained(to, save_embedding_layers=False))
         adapter.merge_and_unload()
     pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
     s = student.structure
@@ -95,7 +97,7 @@ def install(artifact: Path, comfyui: Path, name: str) -> Path:
     return temporary.replace(target)
 
 
-def _write_folder(folder: Path, write) -> None:
+def _write_folder(folder: Path, write: Callable[[str], object]) -> None:
     """Let `write` fill a temporary folder, then put it in place of `folder`."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".adapter-") as temporary:
         made = Path(temporary) / folder.name

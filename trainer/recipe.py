@@ -99,7 +99,7 @@ class TrainSettings:
     save_every: int = 100
     """Steps between checkpoints."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """auto: bf16 on a CUDA device that has it, else fp32."""
+    """auto: bf16 where the device computes in it (CUDA, or a CPU with AVX512-BF16), else fp32."""
     report_to: str = "tensorboard"
     """Trackers that Accelerate knows, by name."""
 
@@ -138,6 +138,24 @@ class Recipe:
     def cache_folder(self) -> Path:
         """The cache's folder."""
         return Path(self.cache.dir) if self.cache.dir else self.folder / "cache"
+
+
+@dataclass
+class EvaluateSettings:
+    """Score a run's checkpoint on its dev pairs, or any artifact on any pairs."""
+
+    run: str | None = None
+    """Folder of a run: scores its last checkpoint, writes RUN/report.json and report.md."""
+    artifact: str | None = None
+    """An encoder.safetensors to score instead; needs --teacher.model and --corpus."""
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    """The artifact's teacher."""
+    corpus: str | None = None
+    """Pairs to score the artifact on."""
+    report: str | None = None
+    """Where to write the artifact's report; a .md beside it."""
+    student: StudentSettings = field(default_factory=StudentSettings)
+    """The untrained student, for the floors, when the artifact does not lie in its run's folder."""
 
 
 def require(value: str | None, flag: str, what: str) -> str:

@@ -21,7 +21,8 @@ def to_markdown(report: dict) -> str:
     lines = [
         f"# {report.get('strategy', 'encoder')} on {report['corpus']['name']}",
         "",
-        f"{report['rows']} pairs, {report['window']} positions. Rejected rows: {report['corpus']['rejected'] or 'none'}.",
+        f"{report['rows']} pairs, {report['window']} positions. "
+        f"Rejected rows: {report['corpus']['rejected'] or 'none'}.",
         f"Floors from {report['floors_from']}. Skill (1 - loss / constant): {report['skill']:.3f}. "
         f"Norm ratio: {report['norm_ratio']:.3f}.",
         "",

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .evaluate import EvaluateSettings
-from .recipe import Recipe
+from .recipe import EvaluateSettings, Recipe
 
 STAGES = {
     "corpus": "read, clean, deduplicate and split the pairs",

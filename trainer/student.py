@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import peft
 import torch
@@ -47,7 +46,7 @@ class Student(nn.Module):
         tokens = PromptTokenizer.from_json(artifact.tokenizer_json, meta.special_ids, meta.window)
         student = cls(bert, tokens, meta.mask_padding)
         student.structure = Structure.of(artifact)
-        return student.requires_grad_(False).eval()
+        return student.requires_grad_(False).train(False)
 
     @property
     def depth(self) -> int:
@@ -70,7 +69,7 @@ class Student(nn.Module):
         return self.layers(self.bert.embeddings(input_ids=ids), self.tokens.key_mask(ids), 0, depth)
 
     def forward(self, ids: torch.Tensor, trunk: torch.Tensor | None, depth: int) -> torch.Tensor:
-        """(B, W) ids -> (B, W, D) before structure; from `trunk` (B, W, S), the state after `depth` layers, if given."""
+        """(B, W) ids -> (B, W, D) before structure; from `trunk` (B, W, S), the state after `depth` layers, if any."""
         hidden = self.bert.embeddings(input_ids=ids) if trunk is None else trunk
         hidden = self.layers(hidden, self.tokens.key_mask(ids), 0 if trunk is None else depth, self.depth)
         return project(hidden, self.proj_weight, self.proj_bias)
@@ -126,7 +125,7 @@ def load_student(model: str, window: int, device: torch.device | str = "cpu") ->
         raise ModelError(f"--{FLAG} {folder}: {dimensions.positions} positions, and --window asks for {window}")
     bert = BertModel(bert_config(dimensions), add_pooling_layer=False)
     load_strict(bert, tensors, ANCHOR, f"--{FLAG} {folder}")
-    return Student(bert, load_tokens(model, window)).requires_grad_(False).eval().to(device)
+    return Student(bert, load_tokens(model, window)).requires_grad_(False).train(False).to(device)
 
 
 def _dimensions(text: dict, tensors: dict[str, torch.Tensor]) -> Dimensions:
@@ -204,8 +203,3 @@ def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft
 def trunk_depth(train: TrainSettings, depth: int) -> int | None:
     """How many of the student's layers stay frozen below the first that learns; None when nothing can be stored."""
     return depth - train.layers if train.strategy == "unfreeze" else None
-
-
-def folder_name(path: str) -> str:
-    """A model's short name."""
-    return Path(path).name

@@ -102,7 +102,7 @@ def load_teacher(
     positions = encoder.config.max_position_embeddings
     if window > positions:
         raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
-    encoder.requires_grad_(False).eval().to(device)
+    encoder.requires_grad_(False).train(False).to(device)
     return Teacher(encoder, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from . import checkpoint
-from .cache import Cache, default_device
+from .cache import Cache
 from .objective import cosine_loss
 from .recipe import Recipe, SettingsError, TrainSettings, guard, require
 from .student import Student, load_student, prepare, trunk_depth
@@ -117,7 +116,7 @@ def trained_student(recipe: Recipe, device: torch.device | str = "cpu") -> tuple
         raise SettingsError(f"{path}: not there; run the train stage first (`python -m trainer train`)")
     if steps:
         checkpoint.restore(checkpoint.read(path), student)
-    return student.requires_grad_(False).eval(), peft_model, cache
+    return student.requires_grad_(False).train(False), peft_model, cache
 
 
 def run(recipe: Recipe) -> None:
@@ -146,10 +145,9 @@ def fit(recipe: Recipe) -> None:
         return
     depth = trunk_depth(train, student.depth)
     columns = ("ids", "target") if depth is None else ("ids", "target", "trunk")
-    optimiser = torch.optim.AdamW(
-        checkpoint.trainable(student).values(), lr=train.lr, weight_decay=train.weight_decay
-    )
-    first, losses = 0, {"start": [], "recent": []}
+    optimiser = torch.optim.AdamW(checkpoint.trainable(student).values(), lr=train.lr, weight_decay=train.weight_decay)
+    first = 0
+    losses: dict[str, list[float]] = {"start": [], "recent": []}
     newest = checkpoint.newest(folder)
     if newest is not None:
         found = checkpoint.read(newest)
@@ -202,26 +200,35 @@ def check(losses: dict[str, list[float]], value: float, step: int, train: TrainS
 
     `losses` is carried through checkpoints and changed here: its first three values, and the last ten.
     """
+    advice = (
+        f"lower --train.lr (now {train.lr:g}), lengthen --train.warmup (now {train.warmup}) "
+        f"or set --train.clip (now {train.clip})"
+    )
     if not math.isfinite(value):
-        raise DivergedError(
-            f"the loss is {value} at step {step}: lower --train.lr (now {train.lr:g}), lengthen --train.warmup "
-            f"(now {train.warmup}) or set --train.clip (now {train.clip}); checkpoints before it are kept"
-        )
+        raise DivergedError(f"the loss is {value} at step {step}: {advice}; checkpoints before it are kept")
     if len(losses["start"]) < 3:
         losses["start"].append(value)
     losses["recent"] = [*losses["recent"], value][-10:]
     start, recent = fmean(losses["start"]), fmean(losses["recent"])
     if step > train.warmup + SETTLE and recent > start:
         raise DivergedError(
-            f"at step {step} the loss's running mean is {recent:.4f}, above its {start:.4f} at the start: lower --train.lr "
-            f"(now {train.lr:g}), lengthen --train.warmup (now {train.warmup}) or set --train.clip (now {train.clip})"
+            f"at step {step} the loss's running mean is {recent:.4f}, above its {start:.4f} at the start: {advice}"
         )
 
 
 def _precision(train: TrainSettings) -> str:
     if train.precision != "auto":
         return train.precision
-    return "bf16" if default_device() == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    cuda = torch.cuda.is_available()
+    # On a CPU without the bf16 instructions bf16 is emulated, and slower than fp32.
+    has_bf16 = torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()
+    return "bf16" if has_bf16 else "no"
+
+
+def _cpu_has_bf16() -> bool:
+    # get_capabilities came after torch 2.4
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16"))
 
 
 def _as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -239,8 +246,3 @@ def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
         "student": recipe.student.model,
         "teacher": recipe.teacher.model,
     }
-
-
-def log_folder(recipe: Recipe) -> Path:
-    """Where TensorBoard looks."""
-    return recipe.folder / "logs"

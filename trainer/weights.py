@@ -54,7 +54,7 @@ def read_config(folder: Path, flag: str) -> dict[str, Any]:
 def read_tensors(path: Path, flag: str) -> dict[str, torch.Tensor]:
     """All tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file.
 
-    Pickled files are read with weights_only, which runs no code.
+    Files of Python objects are read with weights_only, which runs no code.
     """
     files = [path] if path.is_file() else _weight_files(path)
     if not files:

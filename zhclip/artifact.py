@@ -42,7 +42,7 @@ class ArtifactError(ValueError):
 
 
 class NotAnArtifactError(ArtifactError):
-    """Another kind of file: a checkpoint, a LoRA, a pickle."""
+    """Another kind of file: a checkpoint, a LoRA, a file of Python objects."""
 
 
 class DamagedArtifactError(ArtifactError):
@@ -194,6 +194,7 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
     os.close(handle)
     try:
         save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, _header(artifact.meta))
+        _sort_header(Path(temporary))
         os.chmod(temporary, 0o644)  # mkstemp makes files that other users of a shared ComfyUI could not read
         os.replace(temporary, target)
     finally:
@@ -278,9 +279,9 @@ def _open(path: str | os.PathLike[str]) -> safe_open:
         if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise NotAnArtifactError(
                 path,
-                "a pickle (.pt, .bin, .ckpt), which can run code",
+                "a file of Python objects (.pt, .bin, .ckpt), which can run code",
                 "a safetensors file",
-                "Convert or train it again: ZhCLIP never opens pickles here.",
+                "Export the encoder again, or look for its safetensors file.",
             ) from error
         raise DamagedArtifactError(
             path,
@@ -307,6 +308,20 @@ def _check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, t
             raise DamagedArtifactError(
                 path, f"{name} of shape {shapes[name]}", f"{shape} by its metadata", "Export it again."
             )
+
+
+def _sort_header(path: Path) -> None:
+    """Put the header's keys in order, in place: safetensors writes them in an order that differs from run to run, and
+    the same encoder should be the same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        if len(text) > size:  # never seen; the unsorted header is as good a file
+            return
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def _header(meta: Meta) -> dict[str, str]:

@@ -1,0 +1,226 @@
+"""The trainer as a user runs it: real subprocesses, small encoders, every stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import ChineseCLIPModel
+
+from tests import encoders
+from trainer.__main__ import main
+from trainer.recipe import Recipe
+from trainer.settings import parse_recipe
+from zhclip.artifact import load, read_meta
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = str(ROOT / "recipes" / "tiny.yaml")
+ZONES = {"all", "position0", "content", "end", "pad"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags that name a small ChineseCLIP, a small CLIP and a corpus."""
+    folder = tmp_path_factory.mktemp("inputs")
+    student = encoders.student(folder / "student")
+    teacher = encoders.clip_teacher(folder / "teacher")
+    train, dev = encoders.corpora(folder)
+    flags = {"student.model": student, "teacher.model": teacher, "corpus.train": train, "corpus.dev": dev}
+    return ["--window", "32", *(text for flag, value in flags.items() for text in (f"--{flag}", str(value)))]
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an unbroken run."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = trainer("run", "--config", TINY, "--run", str(folder), *inputs)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "trainer", *arguments]
+
+
+def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_run_leaves_what_it_promises(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    assert report["rows"] >= 15
+    assert report["window"] == 32
+    assert set(report["loss"]) == ZONES
+    assert {name: set(zones) for name, zones in report["floors"].items()} == dict.fromkeys(
+        ("constant", "nearest", "untrained", "ridge"), ZONES
+    )
+    assert report["skill"] == pytest.approx(1 - report["loss"]["all"] / report["floors"]["constant"]["all"])
+    assert report["loss"]["position0"] == pytest.approx(0, abs=1e-5)  # CLIP's is stored
+    assert report["norm_ratio"] == pytest.approx(1, abs=0.1)
+    for found in (report["retrieval"], report["floors_retrieval"]["ridge"], report["floors_retrieval"]["untrained"]):
+        assert set(found) == {"zh_to_en", "en_to_zh"}
+        assert set(found["zh_to_en"]) == {"R@1", "R@5", "R@10"}
+    assert "| constant per position |" in (finished / "report.md").read_text(encoding="utf-8")
+    assert parse_recipe(finished / "recipe.yaml").train.steps == 12
+    assert list((finished / "logs").rglob("events.out.tfevents.*"))
+    assert "train\t" in (finished / "corpus" / "rejects.tsv").read_text(encoding="utf-8") or report["rows"] == 20
+
+
+def test_artifact_says_what_it_is_and_not_where_it_was_made(finished: Path) -> None:
+    meta = read_meta(finished / "encoder.safetensors")
+    assert (meta.window, meta.position0, meta.strategy, meta.teacher.id) == (32, "stored", "ridge+unfreeze", "teacher")
+    assert meta.report == json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    assert str(finished.parent) not in json.dumps(meta.recipe)
+    assert meta.corpus.rows == len((finished / "corpus" / "train.tsv").read_text(encoding="utf-8").splitlines()) - 1
+
+
+def test_only_the_last_layer_and_the_projection_changed(finished: Path, inputs: list[str]) -> None:
+    trained = load(finished / "encoder.safetensors")
+    before = ChineseCLIPModel.from_pretrained(inputs[3]).text_model.state_dict()
+    for name, tensor in trained.bert.items():
+        assert torch.equal(tensor, before[name]) != name.startswith("encoder.layer.2."), name
+    assert trained.proj_weight is not None
+    assert trained.proj_bias is not None
+
+
+def test_evaluating_the_artifact_repeats_its_report(finished: Path, inputs: list[str], tmp_path: Path) -> None:
+    flags = ["--teacher.model", inputs[5], "--corpus", inputs[9]]
+    first = tmp_path / "first.json"
+    done = trainer("evaluate", "--artifact", str(finished / "encoder.safetensors"), *flags, "--report", str(first))
+    assert done.returncode == 0, done.stderr
+    assert "constant per position" in done.stdout
+    report, own = (json.loads(p.read_text(encoding="utf-8")) for p in (first, finished / "report.json"))
+    assert report["floors_from"] == "training pairs"
+    for name in ("loss", "retrieval", "norm_ratio", "skill"):
+        assert report[name] == pytest.approx(own[name], abs=1e-6) if isinstance(own[name], float) else True
+    assert report["loss"] == pytest.approx(own["loss"], abs=1e-6)
+    assert report["floors"]["ridge"] == pytest.approx(own["floors"]["ridge"], abs=1e-4)
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes((finished / "encoder.safetensors").read_bytes())
+    assert main(["evaluate", "--artifact", str(moved), *flags]) == 1  # the untrained student is not known
+    student = ["--student.model", inputs[3]]
+    assert main(["evaluate", "--artifact", str(moved), *flags, *student, "--report", str(first)]) == 0
+    report = json.loads(first.read_text(encoding="utf-8"))
+    assert report["floors_from"] == "the other half of the scored pairs"
+    assert report["loss"] == pytest.approx(own["loss"], abs=1e-6)
+    assert set(report["floors"]) == set(own["floors"])
+
+
+def test_lora_leaves_an_adapter_that_peft_merges_to_the_same_weights(inputs: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "lora"
+    code = main(
+        ["run", "--config", TINY, "--run", str(run), *inputs, "--train.strategy", "lora", "--train.lora_r", "4"]
+    )
+    assert code == 0
+    artifact = load(run / "encoder.safetensors")
+    base = ChineseCLIPModel.from_pretrained(inputs[3]).text_model
+    merged = PeftModel.from_pretrained(base, str(run / "adapter")).merge_and_unload().state_dict()
+    changed = [n for n, t in artifact.bert.items() if not torch.equal(t, load_student_tensor(inputs[3], n))]
+    assert changed
+    assert all("query.weight" in name or "value.weight" in name for name in changed)
+    for name in changed:
+        assert torch.allclose(artifact.bert[name], merged[name], atol=1e-6)
+    assert not any("lora" in name for name in artifact.bert)
+
+
+def load_student_tensor(folder: str, name: str) -> torch.Tensor:
+    return load_file(Path(folder) / "model.safetensors")[f"text_model.{name}"]
+
+
+def test_a_run_killed_in_every_stage_ends_in_the_same_bytes(finished: Path, inputs: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    signs = {
+        "corpus": "corpus/settings.json",
+        "cache": "cache/train/targets/00001.safetensors",
+        "train": "checkpoints/step-000004.safetensors",
+        "evaluate": "checkpoints/step-000012.safetensors",
+        "export": "report.md",
+    }
+    killed = {}
+    for stage, sign in signs.items():
+        process = subprocess.Popen(
+            command("run", "--config", TINY, "--run", str(run), *inputs),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not (run / sign).exists():
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        killed[stage] = process.wait()
+    assert killed == dict.fromkeys(signs, -signal.SIGKILL)
+    done = trainer("run", "--config", TINY, "--run", str(run), *inputs)
+    assert done.returncode == 0, done.stderr
+    for name in ("encoder.safetensors", "report.json", "corpus/rejects.tsv"):
+        assert (run / name).read_bytes() == (finished / name).read_bytes(), name
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_install_puts_the_file_where_comfyui_looks(finished: Path, tmp_path: Path) -> None:
+    comfyui = tmp_path / "ComfyUI"
+    config = ["--config", str(finished / "recipe.yaml"), "--install", str(comfyui)]
+    assert main(["export", *config]) == 1
+    (comfyui / "models").mkdir(parents=True)
+    assert main(["export", *config]) == 0
+    copy = comfyui / "models" / "text_encoders" / "zhclip-run.safetensors"
+    assert copy.read_bytes() == (finished / "encoder.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--train.layers", "2"], "no cache there; run the cache stage first"),
+        (["--train.lr", "2e-3"], "lr was 0.001 and is now 0.002"),
+        (["--window", "30"], "window was 32 and is now 30"),
+        (["--corpus.dev", "nowhere.tsv"], "nowhere.tsv: there is no such corpus file"),
+        (["--student.model", "./nowhere"], "and is now './nowhere'"),
+    ],
+)
+def test_other_settings_are_refused_in_one_line(
+    finished: Path, flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "recipe.yaml").read_bytes()
+    stage = "train" if flags[0].startswith("--train") else "corpus"
+    assert main([stage, "--config", str(finished / "recipe.yaml"), *flags]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert says in error, error
+    assert (finished / "recipe.yaml").read_bytes() == before
+
+
+def test_stages_say_what_must_run_before(inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage, before in (("cache", "corpus"), ("train", "cache"), ("export", "evaluate")):
+        assert main([stage, "--config", TINY, "--run", str(tmp_path), *inputs]) == 1
+        assert f"run the {before} stage first" in capsys.readouterr().err
+    assert main(["corpus", "--run", str(tmp_path)]) == 1
+    assert "--corpus.train is not given" in capsys.readouterr().err
+
+
+def test_a_learning_rate_that_explodes_stops_with_advice(
+    finished: Path, inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = ["--cache.dir", str(finished / "cache")]
+    base = ["--config", TINY, "--run", str(tmp_path / "hot"), *inputs, *cache]
+    assert main(["run", *base, "--train.lr", "1e30", "--train.clip", "null"]) == 1
+    assert "lower --train.lr (now 1e+30)" in capsys.readouterr().err
+
+
+def test_paper_presets_are_the_papers() -> None:
+    recipes = {name: parse_recipe(ROOT / "recipes" / f"paper-{name}.yaml").train for name in ("unfreeze", "lora")}
+    for train in recipes.values():
+        assert (train.lr, train.batch, train.steps) == (5e-3, 1024, 20_000)
+        assert (train.start, train.schedule, train.warmup, train.clip) == ("student", "constant", 0, None)
+    assert (recipes["unfreeze"].strategy, recipes["unfreeze"].layers) == ("unfreeze", 3)
+    assert (recipes["lora"].strategy, recipes["lora"].lora_r, recipes["lora"].lora_alpha) == ("lora", 16, 64)
+
+
+def test_recommended_is_the_default() -> None:
+    assert parse_recipe(ROOT / "recipes" / "recommended.yaml").train == Recipe().train
