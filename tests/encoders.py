@@ -23,18 +23,19 @@ WINDOW = 16
 WIDTH = 32
 
 
-def student(folder: Path, width: int = WIDTH, seed: int = 1) -> Path:
-    """A whole ChineseCLIPModel with a BERT vocabulary over the characters of the captions."""
+def student(folder: Path, width: int = WIDTH, seed: int = 1, layers: int = 3, heads: int = 4, size: int = 0) -> Path:
+    """A whole ChineseCLIPModel with a BERT vocabulary over the characters of the captions, filled up to `size`."""
     torch.manual_seed(seed)
     characters = sorted({c for zh, en in captions() for c in (zh + en).lower() if not c.isspace()})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *characters, *(f"##{c}" for c in characters if c.isascii())]
+    vocabulary += [f"[unused{i}]" for i in range(size - len(vocabulary))]
     text = dict(
         vocab_size=len(vocabulary),
         hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=80,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=512 if size else 80,
     )
     vision = dict(
         hidden_size=16,
@@ -67,8 +68,11 @@ def bert_teacher(folder: Path, width: int = WIDTH, seed: int = 2) -> Path:
     return folder
 
 
-def clip_teacher(folder: Path, width: int = WIDTH, seed: int = 3, prefix: str = "") -> Path:
-    """A CLIPTextModel with a byte-level BPE that knows the captions' words. `prefix` is the key layout's."""
+def clip_teacher(
+    folder: Path, width: int = WIDTH, seed: int = 3, prefix: str = "", layers: int = 2, size: int = 0
+) -> Path:
+    """A CLIPTextModel with a byte-level BPE that knows the captions' words, filled up to `size`. `prefix` is the key
+    layout's."""
     torch.manual_seed(seed)
     letters = [chr(c) for c in range(33, 127)]
     words = sorted({w.strip(".,!?'\"").lower() for _, en in captions() for w in en.split() if w.isascii()} - {""})
@@ -77,13 +81,14 @@ def clip_teacher(folder: Path, width: int = WIDTH, seed: int = 3, prefix: str = 
         pieces = [*word[:-1], word[-1] + "</w>"]
         merges |= dict.fromkeys(("".join(pieces[:i]), pieces[i]) for i in range(1, len(pieces)))
     tokens = [*letters, *(c + "</w>" for c in letters), *("".join(pair) for pair in merges)]
-    vocabulary = {t: i for i, t in enumerate(dict.fromkeys([*tokens, "<|startoftext|>", "<|endoftext|>"]))}
+    fill = [f"<fill{i}>" for i in range(size - len(set(tokens)) - 2)]
+    vocabulary = {t: i for i, t in enumerate(dict.fromkeys([*tokens, *fill, "<|startoftext|>", "<|endoftext|>"]))}
     end = vocabulary["<|endoftext|>"]
     config = CLIPTextConfig(
         vocab_size=len(vocabulary),
         hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
         num_attention_heads=max(1, width // 64) if width >= 64 else 4,
         max_position_embeddings=77,
         bos_token_id=vocabulary["<|startoftext|>"],

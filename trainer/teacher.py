@@ -10,12 +10,11 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
 from .recipe import public_name
-from .weights import ModelError, digest, load_strict, read_config, read_tensors, resolve, under_anchor
+from .weights import CHECKPOINTS, ModelError, digest, load_strict, read_config, read_tensors, resolve, under_anchor
 
 FLAG = "teacher.model"
 CLIP_ANCHOR = "embeddings.token_embedding.weight"
 BERT_ANCHOR = "embeddings.word_embeddings.weight"
-CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
 
 
 @dataclass

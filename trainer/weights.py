@@ -16,7 +16,17 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 
-PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.model"]
+# Exact names: a pipeline's repository also holds checkpoints of many gigabytes that are not asked for.
+TOKENIZER_FILES = [
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt"),
+]
+PATTERNS = [
+    *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", *TOKENIZER_FILES),
+    *("model_index.json", "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/*"),
+]
+OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
+CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
 INDEX = "model.safetensors.index.json"
 
 
@@ -29,15 +39,16 @@ def resolve(model: str, flag: str) -> Path:
     path = Path(model)
     if path.exists():
         return path
-    if path.is_absolute() or model.startswith(".") or model.count("/") != 1:
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix in CHECKPOINTS:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
     try:
-        folder = Path(snapshot_download(model, allow_patterns=PATTERNS, ignore_patterns=["*/*"]))
-        if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(model, allow_patterns=["pytorch_model*.bin"]))
+        folder = Path(snapshot_download(model, allow_patterns=PATTERNS))
+        if not list(folder.rglob("*.safetensors")):
+            snapshot_download(model, allow_patterns=OLD_WEIGHTS)
     except Exception as error:
+        reason = " ".join(str(error).split())
         raise ModelError(
-            f"--{flag} {model}: neither a local folder nor to be had from the hub ({type(error).__name__}: {error}). "
+            f"--{flag} {model}: neither a local folder nor to be had from the hub ({reason}) "
             "Download it by hand and give its folder, or set HF_ENDPOINT to a mirror."
         ) from error
     return folder
