@@ -1,0 +1,112 @@
+"""The demonstration's corpus: enough of it, the same every time, nothing held out in it, and short enough."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from painter import drawable, scenes
+from painter.real_pair import real_pair
+from painter.unet import WINDOW
+from zhclip.prompt import normalise
+
+MODELS = Path(__file__).resolve().parent.parent / ".cache" / "models"
+PAIRS = 40_000
+
+
+@pytest.fixture(scope="module")
+def corpus() -> scenes.Corpus:
+    return scenes.generate(PAIRS, 0.3)
+
+
+def chinese_of_held_out_words() -> list[str]:
+    content = drawable.grammar()
+    nouns = [noun for group in content["things"].values() for noun in group["nouns"]]
+    words = {en: zh for zh, _, en, *_ in nouns} | {
+        en: zh for entries in content["words"].values() for zh, en in entries
+    }
+    return [words[name] for name in content["held_out_words"]]
+
+
+def objects(text: str) -> frozenset[drawable.Thing]:
+    words = drawable.grammar()["drawable"]
+    pattern = rf"({'|'.join(words['colours'])}) ({'|'.join(words['shapes'])})\b"
+    return frozenset(drawable.Thing(*found) for found in re.findall(pattern, text))
+
+
+def test_there_are_forty_thousand_different_pairs(corpus: scenes.Corpus) -> None:
+    assert len(set(corpus.train)) == PAIRS
+    assert len({pair.zh for pair in corpus.train}) == PAIRS
+
+
+def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        scenes.main([str(tmp_path / name), "--pairs", "300", "--seed", "5"])
+    scenes.main([str(tmp_path / "c"), "--pairs", "300", "--seed", "6"])
+    for file in ("train.tsv", "dev_combinations.tsv", "dev_words.tsv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        assert (tmp_path / "a" / file).read_bytes() != (tmp_path / "c" / file).read_bytes()
+
+
+def test_files_are_plain_two_column_tsv(tmp_path: Path) -> None:
+    scenes.main([str(tmp_path), "--pairs", "300"])
+    header, *rows = (tmp_path / "train.tsv").read_text(encoding="utf-8").splitlines()
+    assert header == "zh\ten" and len(rows) == 300
+    assert all(row.count("\t") == 1 and '"' not in row for row in rows)
+
+
+def test_no_training_caption_has_a_held_out_combination(corpus: scenes.Corpus) -> None:
+    held = drawable.held_out_combinations()
+    assert not [pair for pair in corpus.train if objects(pair.en) in held]
+    assert sum(objects(pair.en) in held for pair in corpus.dev_combinations) == 150
+    trained = {pair.en for pair in corpus.train}
+    assert trained.isdisjoint(pair.en for pair in corpus.dev_combinations + corpus.dev_words)
+
+
+def test_no_training_caption_has_a_held_out_word(corpus: scenes.Corpus) -> None:
+    unseen = chinese_of_held_out_words()
+    assert not [pair for pair in corpus.train if any(word in pair.zh for word in unseen)]
+    assert all(any(word in pair.zh for word in unseen) for pair in corpus.dev_words)
+
+
+def test_new_combinations_are_of_words_that_training_has(corpus: scenes.Corpus) -> None:
+    known = {word for pair in corpus.train for word in re.findall(r"\w+", pair.en)}
+    assert all(set(re.findall(r"\w+", pair.en)) <= known for pair in corpus.dev_combinations)
+
+
+def test_everything_fits_the_window(corpus: scenes.Corpus) -> None:
+    student, teacher = real_pair(MODELS)
+    chinese, english = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (student, teacher))
+    english.no_padding()
+    english.no_truncation()
+    pairs = list(itertools.chain(*corpus))
+    for tokenizer, texts in ((chinese, [normalise(pair.zh) for pair in pairs]), (english, [pair.en for pair in pairs])):
+        assert max(map(len, tokenizer.encode_batch(texts))) <= WINDOW
+
+
+def test_painting_prompts_are_held_out_and_balanced() -> None:
+    prompts = drawable.held_out_prompts()
+    held = drawable.held_out_combinations()
+    assert len(prompts) == 100 == len({prompt.scene for prompt in prompts})
+    assert all(frozenset((prompt.scene.first, prompt.scene.second)) in held for prompt in prompts)
+    assert all(objects(prompt.en) == {prompt.scene.first, prompt.scene.second} for prompt in prompts)
+    for relation in drawable.grammar()["drawable"]["relations"]:
+        assert 40 <= sum(prompt.scene.relation == relation for prompt in prompts) <= 60
+
+
+def test_the_example_is_one_of_the_grammar_and_held_out() -> None:
+    words = drawable.grammar()["drawable"]
+    scene = drawable.Scene(drawable.Thing("red", "circle"), drawable.Thing("blue", "square"), "above", "gray")
+    assert drawable.english(scene, 0) == words["prompt_en"]
+    assert frozenset(scene[:2]) in drawable.held_out_combinations()
+
+
+@pytest.mark.parametrize("arguments", [["--drawable", "1.5"], ["--pairs", "0"], ["--pairs", "9000", "--drawable", "0"]])
+def test_impossible_requests_say_what_to_change(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenes, "PATIENCE", 0)
+    with pytest.raises(SystemExit, match="--pairs"):
+        scenes.main([str(tmp_path), *arguments])
