@@ -104,7 +104,7 @@ def lacking(path: Path) -> None:
 WRONG_FILES = {
     truncated: ("t.safetensors", r"found a file that safetensors cannot read .*It may be truncated: copy or download"),
     truncated_in_its_header: ("h.safetensors", r"found a file that safetensors cannot read .*It may be truncated"),
-    pickle: ("p.pt", r"found a pickle \(.*\), which can run code; expected a safetensors file"),
+    pickle: ("p.pt", r"found a file of Python objects \(.*\), which can run code; expected a safetensors file"),
     lora: (
         "l.safetensors",
         r"found a safetensors file without ZhCLIP metadata \(a checkpoint, a LoRA or another model\)",

@@ -20,6 +20,7 @@ PUNCTUATION = str.maketrans(
     }
 )
 BREAKS = frozenset(",.;:!?\n")
+HIDDEN = ("Cc", "Cs")  # control characters, and halves of surrogate pairs, which no tokenizer takes
 
 
 def normalise(text: str) -> str:
@@ -30,7 +31,7 @@ def normalise(text: str) -> str:
     fractions, ligatures and circled digits. Idempotent.
     """
     folded = "".join(_fold(c) for c in unicodedata.normalize("NFC", text)).translate(PUNCTUATION)
-    visible = "".join(c for c in folded if c.isspace() or unicodedata.category(c) != "Cc")
+    visible = "".join(c for c in folded if c.isspace() or unicodedata.category(c) not in HIDDEN)
     return " ".join(unicodedata.normalize("NFC", visible).split())
 
 

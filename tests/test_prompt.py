@@ -1,0 +1,92 @@
+"""From text to windows: normalisation, cutting and framing, for any text."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import small
+from zhclip.artifact import SpecialIds
+from zhclip.prompt import cut, normalise
+from zhclip.tokens import PromptTokenizer
+
+SPECIAL = SpecialIds(start=2, end=3, pad=0, unknown=1)
+# Any text, with the characters that carry meaning here more often than chance would have it.
+TYPICAL = st.sampled_from("a1 ,.\uff0c\u3002\u3000\u732b\u72d7[SEP]\n\uff08\uff09")
+TEXT = st.text(st.one_of(TYPICAL, st.characters()), max_size=300)
+PIECES = st.lists(st.sampled_from(["a", "bc", " d", "\u732b", ",", ".", " ", "", "\u3002", "1"]), max_size=60)
+
+
+def tokens(window: int = 12) -> PromptTokenizer:
+    """The tests' tokenizer over windows of some length."""
+    return PromptTokenizer.from_json(small.tokenizer().to_str().encode(), SPECIAL, window)
+
+
+@given(TEXT)
+@settings(deadline=None)
+def test_normalising_twice_is_normalising_once(text: str) -> None:
+    once = normalise(text)
+    assert normalise(once) == once
+    assert once == once.strip() and "  " not in once and "\n" not in once
+
+
+def test_full_width_forms_and_chinese_punctuation_become_ascii() -> None:
+    typed = "\uff08\u7ea2\uff1a1.3\uff09\uff0c\u3010\u732b\u3011\u3001\u201c\u72d7\u201d\u3002"
+    assert normalise(typed) == '(\u7ea2:1.3),[\u732b],"\u72d7".'
+    assert normalise("\uff21\uff22\u3000\uff11\t2\r\n3\x00") == "AB 1 2 3"
+
+
+def test_what_is_not_punctuation_or_a_width_variant_stays() -> None:
+    kept = "\u00bd \ufb01 \u2460 \u338f \U0001f431 \u9f8d"
+    assert normalise(kept) == kept
+
+
+@given(TEXT, st.integers(3, 20))
+@settings(deadline=None)
+def test_windows_are_exactly_as_long_as_the_window_and_lose_no_token(text: str, window: int) -> None:
+    made = tokens(window)
+    windows = made.windows(text)
+    assert windows and all(len(ids) == window for ids in windows)
+    inside: list[int] = []
+    for ids in windows:
+        end = ids.index(SPECIAL.end)
+        assert ids[0] == SPECIAL.start and set(ids[end + 1 :]) <= {SPECIAL.pad}
+        inside += ids[1:end]
+    assert inside == made.ids(text)
+    assert len(windows) == 1 or all(ids[1] != SPECIAL.end for ids in windows)
+
+
+@given(PIECES, st.integers(1, 12))
+def test_cuts_rise_to_the_end_and_leave_room(pieces: list[str], room: int) -> None:
+    ends = cut(pieces, room)
+    assert ends[-1] == len(pieces)
+    sizes = [end - begin for begin, end in zip([0, *ends], ends)]
+    assert all(0 < size <= room for size in sizes) or (sizes == [0] and not pieces)
+
+
+def test_a_cut_falls_after_punctuation_else_between_words_else_at_the_end_of_the_room() -> None:
+    assert cut(list("abcde,ghij"), 8) == [6, 10]
+    assert cut(["ab", " cd", " ef", "gh", " ij"], 4) == [4, 5]
+    assert cut(["ab", " cd", " ef", " gh", "ij"], 4) == [3, 5]
+    assert cut(list("\u732b" * 5), 4) == [4, 5]
+    assert cut(list("abcdef"), 4) == [4, 6]
+    assert cut([], 4) == [0]
+
+
+def test_special_tokens_typed_in_a_prompt_are_text() -> None:
+    made = tokens()
+    for typed in ("[SEP]", "[CLS]", "[PAD]"):
+        ids = made.ids(f"cat {typed} dog")
+        assert not {SPECIAL.start, SPECIAL.end, SPECIAL.pad} & set(ids) and len(ids) > 2
+
+
+def test_masks_reach_to_the_first_end_even_where_padding_is_the_end() -> None:
+    made = PromptTokenizer(small.tokenizer(), SpecialIds(2, 3, 3, 1), 6)
+    ids = torch.tensor([made.frame([9, 8]), made.frame([])])
+    assert made.key_mask(ids).tolist() == [[True] * 4 + [False] * 2, [True] * 2 + [False] * 4]
+    assert made.is_empty(ids).tolist() == [False, True]
+
+
+def test_length_counts_start_and_end() -> None:
+    assert (tokens().length(""), tokens().length("cat dog")) == (2, 4)
