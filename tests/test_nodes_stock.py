@@ -183,3 +183,12 @@ def test_the_checkpoints_own_clip_and_ours_are_joined_by_concat(host: Host, text
     graph["second"]["inputs"]["clip"] = ["ckpt", 1]
     found = conditioning(host, graph, "both")["cond.0"]
     assert found.shape == (1, 2 * WINDOW, 768) and torch.equal(found[:, :WINDOW], texts[0])
+
+
+def test_an_encoder_that_was_unloaded_encodes_as_before(host: Host, texts: list[torch.Tensor]) -> None:
+    host.post("/free", {"unload_models": True})
+    painted = graphs.paint("blue dog", "between", steps=1)
+    assert picture(host, painted, "save").size == (64, 64)
+    host.post("/free", {"unload_models": True, "free_memory": True})
+    again = conditioning(host, graphs.probe("red cat", "unloaded"), "unloaded")["cond.0"]
+    assert torch.equal(again, texts[0])

@@ -1,0 +1,46 @@
+"""A ChineseCLIP that the trainer aligned to a CLIP of SD1.5's width paints by an SD1.5 checkpoint with stock nodes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests import graphs
+from tests.host import Host
+from zhclip.artifact import load
+from zhclip.structure import Structure
+
+
+@pytest.fixture(scope="module")
+def trained(host: Host, clip_pair: Path) -> str:
+    """The trainer's artifact among ComfyUI's encoders; its name there."""
+    return shutil.copyfile(clip_pair, host.base / "models" / "text_encoders" / "zhclip-trained.safetensors").name
+
+
+def test_a_trained_encoder_paints_by_an_sd15_checkpoint(host: Host, clip_pair: Path, trained: str) -> None:
+    graph = graphs.paint("\u4e00\u53ea\u6a58\u732b\u5728\u6d77\u8fb9", "trained", trained)
+    graph["probe"] = graphs.node("ConditioningProbe", conditioning=["text", 0], name="trained")
+    graph["probe2"] = graphs.node("ConditioningProbe", conditioning=["none", 0], name="untexted")
+    outputs = host.succeed(graph)
+    with Image.open(host.base / "output" / outputs["save"]["images"][0]["filename"]) as picture:
+        assert picture.size == (64, 64) and len(set(picture.convert("RGB").tobytes())) > 10
+    structure = Structure.of(load(clip_pair))
+    cond = load_file(host.base / "output" / "trained.safetensors")["cond.0"]
+    empty = load_file(host.base / "output" / "untexted.safetensors")["cond.0"]
+    # What the trainer stored of its teacher arrives in the sampler: SD1.5's constant first position and empty prompt.
+    assert cond.shape == empty.shape == (1, 77, 768)
+    assert structure.position0 is not None and torch.equal(cond[0, 0], structure.position0)
+    assert structure.empty is not None and torch.equal(empty[0], structure.empty)
+
+
+def test_the_loaders_doubt_is_what_the_trainers_report_says(host: Host, trained: str) -> None:
+    report = load(host.base / "models" / "text_encoders" / trained).meta.report
+    host.succeed(graphs.probe("cat", "doubt", trained))
+    said = any(trained in line and "is not aligned" in line for line in host.tail(10**7).splitlines())
+    # The tests' recipe takes twelve steps, which may or may not beat a constant: the warning must follow the figures.
+    assert said == (report["loss"]["all"] >= report["floors"]["constant"]["all"])
