@@ -70,7 +70,7 @@ def test_a_killed_cache_goes_on_and_ends_in_the_same_bytes(pair: tuple[Teacher, 
     teacher, student = pair
     for name in ("whole", "broken"):
         build(tmp_path / name, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
-    for lost in ("targets/00002", "states-2/00001", "states-2/00003"):
+    for lost in ("targets/00002", "states/00001", "trunk-2/00003"):
         (tmp_path / "broken" / f"{lost}.safetensors").unlink()
     with pytest.raises(SettingsError, match=r"1 of 4 shards are missing; run the cache stage again"):
         Cache.open(tmp_path / "broken", 2)
@@ -88,5 +88,15 @@ def test_a_cache_with_other_settings_is_refused_and_both_values_shown(
         build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=8, batch=8)
     with pytest.raises(SettingsError, match="rows was 50 and is now 49"):
         build(tmp_path, PAIRS[1:], teacher, student, depth=2, shard_rows=16, batch=8)
-    with pytest.raises(SettingsError, match="run the cache stage first"):
+    with pytest.raises(SettingsError, match=r"trunk-1: no cache there; run the cache stage first"):
         Cache.open(tmp_path, 1)
+
+
+def test_another_depth_keeps_what_does_not_depend_on_it(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
+    teacher, student = pair
+    build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "targets").iterdir()}
+    build(tmp_path, PAIRS, teacher, student, depth=1, shard_rows=16, batch=8)
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert torch.equal(Cache.open(tmp_path, 1).column("ids"), Cache.open(tmp_path, None).column("ids"))
+    assert not torch.equal(Cache.open(tmp_path, 1).column("trunk"), Cache.open(tmp_path, 2).column("trunk"))

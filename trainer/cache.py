@@ -1,10 +1,10 @@
 """What a frozen encoder makes of each caption, computed once: teacher targets, and the student's frozen states.
 
-Two folders of shards. `targets` holds per caption the teacher's output (fp16) and length; `states` holds the
-student's ids, its hidden state after the frozen layers (fp16, where the strategy has any) and the pooled sentence
-vector of the untrained student. Each shard also carries, in float64, its own share of the normal equations that the
-closed-form floors need, so that ridge is a sum over shards. A shard appears whole by a rename; a killed stage goes on
-at the next one.
+Folders of shards: `targets` holds per caption the teacher's output (fp16) and length, `states` the student's ids and
+the pooled sentence vector of the untrained student, `trunk-K` its hidden state after the K frozen layers (fp16), where
+the strategy has any. Each shard also carries, in float64, its own share of the normal equations that the closed-form
+floors need, so that ridge is a sum over shards. A shard appears whole by a rename; a killed stage goes on at the next
+one.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def build(
 ) -> None:
     """Compute the shards of these pairs that are not there yet.
 
-    `depth`: layers of the student whose output is stored, None to store none. Raises SettingsError when the folder
-    was made with other settings.
+    `depth`: layers of the student whose output is stored, None to store none. Raises SettingsError when a part was made
+    with other settings.
     """
     common = {
         "code": CODE_VERSION,
@@ -70,29 +70,37 @@ def build(
         "teacher": teacher.sha256(),
         "layer": teacher.layer,
     }
-    student_settings = {"student": digest(student.bert), "depth": depth, "strict_mask": student.mask_padding}
-    targets, states = folder / "targets", folder / f"states-{'none' if depth is None else depth}"
-    guard(targets, common)
-    guard(states, common | student_settings)
+    settings = [common, common | {"student": digest(student.bert)}]
+    settings += [settings[1] | {"depth": depth}] * (depth is not None)
+    folders = [folder / part for part in parts_of(depth)]
+    for part, made_with in zip(folders, settings):
+        guard(part, made_with)
 
-    def target_shard(part: list[Pair], _: int) -> Shard:
-        return _target_shard(part, teacher, batch)
+    def target_shard(some: list[Pair], _: int) -> list[Shard]:
+        return [_target_shard(some, teacher, batch)]
 
-    def state_shard(part: list[Pair], index: int) -> Shard:
-        target = load_file(_shard(targets, index))["target"]
-        return _state_shard(part, student, target, depth, batch)
+    def state_shards(some: list[Pair], index: int) -> list[Shard]:
+        target = load_file(_shard(folders[0], index))["target"]
+        return _state_shards(some, student, target, depth, batch)
 
-    parts = [pairs[i : i + shard_rows] for i in range(0, len(pairs), shard_rows)]
-    _fill(targets, parts, target_shard)
-    _fill(states, parts, state_shard)
+    groups = [pairs[i : i + shard_rows] for i in range(0, len(pairs), shard_rows)]
+    _fill(folders[:1], groups, target_shard)
+    _fill(folders[1:], groups, state_shards)
 
 
-def _fill(folder: Path, parts: list[list[Pair]], make: Callable[[list[Pair], int], Shard]) -> None:
-    missing = [i for i in range(len(parts)) if not _shard(folder, i).is_file()]
-    for index in tqdm(missing, desc=f"cache {folder.parent.name}/{folder.name}", unit="shard", disable=not missing):
-        temporary = _shard(folder, index).with_suffix(".tmp")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in make(parts[index], index).items()}, temporary)
-        temporary.replace(_shard(folder, index))
+def parts_of(depth: int | None) -> list[str]:
+    """Names of a cache's folders: what depends on the teacher, on the student, and on the depth of its trunk."""
+    return ["targets", "states"] + [f"trunk-{depth}"] * (depth is not None)
+
+
+def _fill(folders: list[Path], groups: list[list[Pair]], make: Callable[[list[Pair], int], list[Shard]]) -> None:
+    missing = [i for i in range(len(groups)) if not all(_shard(folder, i).is_file() for folder in folders)]
+    name = " and ".join(folder.name for folder in folders)
+    for index in tqdm(missing, desc=f"cache {folders[0].parent.name} {name}", unit="shard", disable=not missing):
+        for folder, shard in zip(folders, make(groups[index], index)):
+            temporary = _shard(folder, index).with_suffix(".tmp")
+            save_file({name: tensor.cpu().contiguous() for name, tensor in shard.items()}, temporary)
+            temporary.replace(_shard(folder, index))
 
 
 def _shard(folder: Path, index: int) -> Path:
@@ -111,7 +119,9 @@ def _target_shard(part: list[Pair], teacher: Teacher, batch: int) -> Shard:
 
 
 @torch.inference_mode()
-def _state_shard(part: list[Pair], student: Student, target: torch.Tensor, depth: int | None, batch: int) -> Shard:
+def _state_shards(
+    part: list[Pair], student: Student, target: torch.Tensor, depth: int | None, batch: int
+) -> list[Shard]:
     ids = torch.tensor([student.tokens.windows(p.zh)[0] for p in part])
     device = student.bert.device
     trunks, pooled = [], []
@@ -130,8 +140,8 @@ def _state_shard(part: list[Pair], student: Student, target: torch.Tensor, depth
         xx += x.flatten(0, 1).T @ x.flatten(0, 1)
         xy += x.flatten(0, 1).T @ y.flatten(0, 1)
         x_sum += x.sum(dim=0)
-    shard = {"ids": ids.int(), "pooled": torch.cat(pooled), "xx": xx, "xy": xy, "x_sum": x_sum}
-    return shard if depth is None else shard | {"trunk": torch.cat(trunks)}
+    states = {"ids": ids.int(), "pooled": torch.cat(pooled), "xx": xx, "xy": xy, "x_sum": x_sum}
+    return [states, {"trunk": torch.cat(trunks)}][: 1 if depth is None else 2]
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -147,48 +157,48 @@ def _batches(part: list[Pair], size: int) -> Iterator[list[Pair]]:
 
 @dataclass(frozen=True)
 class Cache:
-    """Shards on disk, memory-mapped. `first` and `count` may restrict it to some of its shards."""
+    """Shards on disk, memory-mapped: all columns and sums of a shard by name."""
 
-    targets: list[Shard]
-    states: list[Shard]
+    shards: list[Shard]
     shard_rows: int
 
     @classmethod
     def open(cls, folder: Path, depth: int | None) -> Cache:
-        """Open a complete cache. Raises SettingsError when it is missing or unfinished."""
-        states = folder / f"states-{'none' if depth is None else depth}"
-        if not (states / "settings.json").is_file():
-            raise SettingsError(f"{states}: no cache there; run the cache stage first (`python -m trainer cache`)")
-        settings = json.loads((states / "settings.json").read_text(encoding="utf-8"))
-        count = math.ceil(settings["rows"] / settings["shard_rows"])
-        for part in (folder / "targets", states):
+        """Open a complete cache, with the states after `depth` layers unless None.
+
+        Raises SettingsError when a part is missing or unfinished.
+        """
+        shards: list[Shard] = []
+        for part in (folder / name for name in parts_of(depth)):
+            if not (part / "settings.json").is_file():
+                raise SettingsError(f"{part}: no cache there; run the cache stage first (`python -m trainer cache`)")
+            settings = json.loads((part / "settings.json").read_text(encoding="utf-8"))
+            count = math.ceil(settings["rows"] / settings["shard_rows"])
             missing = [i for i in range(count) if not _shard(part, i).is_file()]
             if missing:
                 raise SettingsError(f"{part}: {len(missing)} of {count} shards are missing; run the cache stage again")
-        opened = [[load_file(_shard(part, i)) for i in range(count)] for part in (folder / "targets", states)]
-        return cls(opened[0], opened[1], settings["shard_rows"])
+            opened = [load_file(_shard(part, i)) for i in range(count)]
+            shards = [a | b for a, b in zip(shards, opened)] if shards else opened
+        return cls(shards, settings["shard_rows"])
 
     def only(self, shard: int) -> Cache:
         """The cache of one shard."""
-        return Cache([self.targets[shard]], [self.states[shard]], self.shard_rows)
+        return Cache([self.shards[shard]], self.shard_rows)
 
     def __len__(self) -> int:
-        return sum(len(shard["en_length"]) for shard in self.targets)
+        return sum(len(shard["en_length"]) for shard in self.shards)
 
     def rows(self, name: str, indices: list[int]) -> torch.Tensor:
         """Rows of a column ("target", "en_length", "ids", "trunk", "pooled") by index, stacked in that order."""
-        shards = self.targets if name in ("target", "en_length") else self.states
-        return torch.stack([shards[i // self.shard_rows][name][i % self.shard_rows] for i in indices])
+        return torch.stack([self.shards[i // self.shard_rows][name][i % self.shard_rows] for i in indices])
 
     def column(self, name: str) -> torch.Tensor:
         """A whole column in memory; for small ones."""
-        shards = self.targets if name in ("target", "en_length") else self.states
-        return torch.cat([shard[name] for shard in shards])
+        return torch.cat([shard[name] for shard in self.shards])
 
     def total(self, name: str) -> torch.Tensor:
         """A float64 sum over all captions ("norm_sum", "unit_sum", "xx", "xy", "x_sum")."""
-        shards = self.targets if name in ("norm_sum", "unit_sum") else self.states
-        return torch.stack([shard[name] for shard in shards]).sum(dim=0)
+        return torch.stack([shard[name] for shard in self.shards]).sum(dim=0)
 
     def norms(self) -> torch.Tensor:
         """(W,) the teacher's mean norm of each position."""

@@ -35,20 +35,22 @@ class Floors:
     cache: Cache
     constant: torch.Tensor  # (W, D)
     ridge: Ridge
+    centre: torch.Tensor  # (S,)
+    bank: torch.Tensor  # (N, S), centred unit sentence vectors
 
     @classmethod
     def of(cls, cache: Cache, penalty: float) -> Floors:
         """Solve them from the cache's sums."""
-        return cls(cache, cache.constant(), cache.ridge(penalty))
+        pooled = cache.column("pooled")
+        centre = pooled.mean(dim=0)
+        return cls(cache, cache.constant(), cache.ridge(penalty), centre, unit(pooled - centre))
 
     def predict(self, untrained: torch.Tensor, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, W, S) untrained output and (B, S) pooled -> (B, W, D) by predictor.
 
         `nearest` is the target of the training caption whose Chinese lies nearest by the untrained student.
         """
-        bank = self.cache.column("pooled")
-        centre = bank.mean(dim=0)
-        nearest = (unit(pooled - centre) @ unit(bank - centre).T).argmax(dim=1).tolist()
+        nearest = (unit(pooled - self.centre) @ self.bank.T).argmax(dim=1).tolist()
         predictions = {
             "constant": self.constant.expand(len(untrained), -1, -1),
             "nearest": self.cache.rows("target", nearest).float(),
@@ -107,7 +109,7 @@ def score(student: Student, structure: Structure, cache: Cache, floors: list[Flo
     device = student.bert.device
     sums: dict[str, Sums] = {}
     en_vectors, norm_ratio, rows = [], 0.0, 0
-    for index in range(len(cache.targets)):
+    for index in range(len(cache.shards)):
         part, floor = cache.only(index), floors[index if len(floors) > 1 else 0]
         for some in torch.arange(len(part)).split(BATCH):
             chosen = some.tolist()
@@ -120,7 +122,7 @@ def score(student: Student, structure: Structure, cache: Cache, floors: list[Flo
             norm_ratio += float((aligned.norm(dim=-1) / target.norm(dim=-1)).double().sum())
             en_vectors.append(sentence(target, torch.arange(target.shape[1])[None] < lengths[:, None]))
             rows += len(chosen)
-    window = cache.targets[0]["target"].shape[1]
+    window = cache.shards[0]["target"].shape[1]
     en = torch.cat(en_vectors)
     found = {name: retrieval(torch.cat(s.vectors), en) for name, s in sums.items()}
     losses = {name: s.means() for name, s in sums.items()}

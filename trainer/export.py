@@ -42,7 +42,7 @@ def run(recipe: Recipe) -> None:
     teacher = teacher_of(recipe, device)
     student.structure = structure_of(student, teacher, cache)
     dev = Cache.open(recipe.cache_folder / "dev", student.depth)
-    ids = dev.states[0]["ids"][:SAMPLE].long()
+    ids = dev.shards[0]["ids"][:SAMPLE].long()
     empty = torch.tensor(student.tokens.windows(""))
     before = student.encode_ids(torch.cat([ids, empty])).cpu()
     if adapter is not None:

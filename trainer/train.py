@@ -96,7 +96,7 @@ def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, 
     student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
     cache = Cache.open(recipe.cache_folder / "train", trunk_depth(recipe.train, student.depth))
     ridge_start = recipe.train.start == "ridge" or recipe.train.strategy == "ridge"
-    width = cache.targets[0]["target"].shape[-1]
+    width = cache.shards[0]["target"].shape[-1]
     if not ridge_start and width != student.bert.config.hidden_size:
         raise SettingsError(
             f"the student is {student.bert.config.hidden_size} wide and the teacher {width}: "
