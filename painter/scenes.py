@@ -1,10 +1,10 @@
 """Write the demonstration's corpus: captions of scenes in Chinese and English, and two held-out sets.
 
-python -m painter.scenes OUT_DIR [--pairs 45000] [--drawable 0.3] [--seed 0]
+python -m painter.scenes OUT_DIR [--pairs 45000] [--drawable 0.15] [--seed 0]
 
 writes train.tsv, dev_combinations.tsv (its combinations of words never occur together in train.tsv, whatever the
 phrasing) and dev_words.tsv (each pair has a word that never occurs in train.tsv). UTF-8, header zh<TAB>en, no quoting.
-The same arguments give the same bytes.
+No caption occurs twice, in either language, and the same arguments give the same bytes.
 """
 
 import argparse
@@ -63,16 +63,23 @@ def is_new_combination(phrase: captions.Phrase) -> bool:
 
 
 def different(pairs: Iterator[Pair], count: int) -> list[Pair]:
-    """The first `count` pairs whose Chinese is new. ValueError when the grammar has not so many."""
-    kept: dict[str, Pair] = {}
+    """The first `count` pairs of which both sides are new. ValueError when the grammar has not so many."""
+    kept: list[Pair] = []
+    seen: set[str] = set()
     misses = 0
     while len(kept) < count:
         pair = next(pairs)
-        misses = misses + 1 if pair.zh in kept else 0
+        if seen.isdisjoint(pair):
+            kept.append(pair)
+            seen.update(pair)
+            misses = 0
+            continue
+        misses += 1
         if misses > PATIENCE:
-            raise ValueError(f"The grammar gave only {len(kept)} different pairs of {count}. Ask for fewer (--pairs).")
-        kept.setdefault(pair.zh, pair)
-    return list(kept.values())
+            raise ValueError(
+                f"The grammar gave only {len(kept)} different pairs of {count}. Ask for fewer (--pairs, --drawable)."
+            )
+    return kept
 
 
 def mixed(drawn: Iterator[Pair], told: Iterator[Pair], count: int, share: float, rng: random.Random) -> list[Pair]:
@@ -110,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m painter.scenes", description=__doc__.partition("\n")[0])
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--pairs", type=int, default=45_000, help="training pairs")
-    parser.add_argument("--drawable", type=float, default=0.3, help="share of pairs that the painter can draw")
+    parser.add_argument("--drawable", type=float, default=0.15, help="share of pairs that the painter can draw")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
