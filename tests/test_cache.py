@@ -49,7 +49,7 @@ def test_sums_are_those_of_the_whole_corpus(pair: tuple[Teacher, Student], tmp_p
     cache = Cache.open(tmp_path, None)
     target = cache.column("target").float()
     with torch.no_grad():
-        x = student(cache.column("ids").long(), None, 0).double()  # (N, W, S)
+        x = student(cache.column("ids").long()).double()  # (N, W, S)
     y = unit(target).double()
     assert torch.allclose(cache.norms(), target.norm(dim=-1).mean(dim=0), atol=1e-3)
     assert torch.allclose(cache.constant().double(), y.mean(dim=0), atol=1e-3)

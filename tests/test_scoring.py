@@ -10,7 +10,7 @@ import torch
 from trainer.evaluate import Sums, retrieval
 from trainer.objective import cosine_loss, zone_masks
 from trainer.recipe import TrainSettings
-from trainer.train import DivergedError, Order, check, rate, total_steps
+from trainer.train import DivergedError, check, rate, total_steps
 
 
 def test_cosine_loss_is_one_minus_the_cosine() -> None:
@@ -44,15 +44,6 @@ def test_retrieval_counts_ranks_in_both_directions_and_ties_against() -> None:
     assert found["zh_to_en"]["R@1"] == pytest.approx(10 / 12)
     assert found["en_to_zh"]["R@1"] == pytest.approx(10 / 12)
     assert retrieval(torch.ones(12, 12), en)["zh_to_en"] == {"R@1": 0.0, "R@5": 0.0, "R@10": 0.0}
-
-
-def test_order_is_a_function_of_seed_and_step() -> None:
-    whole = list(Order(rows=10, batch_size=4, seed=3, first=0, last=9))
-    assert list(Order(rows=10, batch_size=4, seed=3, first=5, last=9)) == whole[5:]
-    flat = [i for batch in whole for i in batch]
-    assert sorted(flat[:10]) == sorted(flat[10:20]) == list(range(10))
-    assert flat[:10] != flat[10:20]
-    assert list(Order(rows=10, batch_size=4, seed=4, first=0, last=9)) != whole
 
 
 def test_rate_warms_up_and_decays() -> None:

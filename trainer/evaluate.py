@@ -115,7 +115,7 @@ def score(student: Student, structure: Structure, cache: Cache, floors: list[Flo
             chosen = some.tolist()
             ids, target = part.rows("ids", chosen).long(), part.rows("target", chosen).float()
             lengths, mask = part.rows("en_length", chosen), student.tokens.key_mask(ids)
-            aligned = structure.apply(student(ids.to(device), None, 0), student.tokens.is_empty(ids)).cpu()
+            aligned = structure.apply(student(ids.to(device)), student.tokens.is_empty(ids)).cpu()
             predictions = floor.predict(part.rows("trunk", chosen).float(), part.rows("pooled", chosen))
             for name, z in {"aligned": aligned, **predictions}.items():
                 sums.setdefault(name, Sums()).add(z, target, lengths, mask)

@@ -92,6 +92,9 @@ class TrainSettings:
     """Optimiser steps. Without it, `epochs` decides."""
     epochs: float = 6.0
     """Passes over the training pairs, when steps is not given."""
+    pad_positions: int | None = 6
+    """Padded positions behind a batch's longest text that a step computes, drawn anew each time and weighted so that
+    the loss stays unbiased; null: all of them."""
     ridge_lambda: float = 1e-3
     """Ridge penalty, as a share of the mean variance of the student's features."""
     seed: int = 0

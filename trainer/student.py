@@ -68,17 +68,29 @@ class Student(nn.Module):
         """(B, W) ids -> (B, W, S), the hidden state after `depth` layers."""
         return self.layers(self.bert.embeddings(input_ids=ids), self.tokens.key_mask(ids), 0, depth)
 
-    def forward(self, ids: torch.Tensor, trunk: torch.Tensor | None, depth: int) -> torch.Tensor:
-        """(B, W) ids -> (B, W, D) before structure; from `trunk` (B, W, S), the state after `depth` layers, if any."""
-        hidden = self.bert.embeddings(input_ids=ids) if trunk is None else trunk
-        hidden = self.layers(hidden, self.tokens.key_mask(ids), 0 if trunk is None else depth, self.depth)
-        return project(hidden, self.proj_weight, self.proj_bias)
+    def forward(
+        self,
+        ids: torch.Tensor,
+        trunk: torch.Tensor | None = None,
+        depth: int = 0,
+        positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(B, W) ids -> (B, P, D) before structure, at `positions` (P,), by default all W.
+
+        Positions may be left out where they are padding for every row. `trunk` (B, P, S) is the state after `depth`
+        layers, when it is known already.
+        """
+        at = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
+        hidden = self.bert.embeddings(input_ids=ids[:, at], position_ids=at[None]) if trunk is None else trunk
+        mask = self.tokens.key_mask(ids)[:, at]
+        hidden = self.layers(hidden, mask, 0 if trunk is None else depth, self.depth)
+        return project(hidden, self.proj_weight, None if self.proj_bias is None else self.proj_bias[at])
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, W) ids -> (B, W, D) conditioning, structure applied."""
         ids = ids.to(self.bert.device)
-        return self.structure.apply(self(ids, None, 0), self.tokens.is_empty(ids))
+        return self.structure.apply(self(ids), self.tokens.is_empty(ids))
 
     def encode(self, texts: list[str], batch: int = 64) -> torch.Tensor:
         """Prompts of one window each -> (B, W, D) conditioning. A longer prompt keeps its first window."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoint
+from .batches import Captions, Order, text_lengths
 from .cache import Cache
 from .objective import cosine_loss
 from .recipe import Recipe, SettingsError, TrainSettings, guard, require
@@ -26,50 +26,6 @@ SETTLE = 200  # steps after the warm-up before a loss above its start counts as 
 
 class DivergedError(RuntimeError):
     """Training that went wrong: NaN, or a loss that stays above its start."""
-
-
-class Captions(Dataset):
-    """Cache rows by index; asked for a whole batch at once."""
-
-    def __init__(self, cache: Cache, columns: tuple[str, ...]) -> None:
-        self.cache, self.columns = cache, columns
-
-    def __len__(self) -> int:
-        return len(self.cache)
-
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """Columns stacked over the indices, (B, ...) each."""
-        return {name: self.cache.rows(name, indices) for name in self.columns}
-
-
-@dataclass
-class Order:
-    """The batches from one step on, a pure function of seed and step, so that a resumed run sees what an unbroken saw.
-
-    Each pass over the captions is a new permutation; a batch may reach into the next pass.
-    """
-
-    rows: int
-    batch_size: int
-    seed: int
-    first: int
-    last: int
-    drop_last: bool = True  # what Accelerate asks of a batch sampler
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, torch.empty(0)
-        for batch in range(self.first, self.last):
-            indices = []
-            for i in range(batch * self.batch_size, (batch + 1) * self.batch_size):
-                if i // self.rows != epoch:
-                    epoch = i // self.rows
-                    generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                    order = torch.randperm(self.rows, generator=generator)
-                indices.append(int(order[i % self.rows]))
-            yield indices
 
 
 def total_steps(train: TrainSettings, rows: int) -> int:
@@ -144,7 +100,8 @@ def fit(recipe: Recipe) -> None:
     if steps == 0:
         return
     depth = trunk_depth(train, student.depth)
-    columns = ("ids", "target") if depth is None else ("ids", "target", "trunk")
+    lengths = text_lengths(cache, student.tokens)
+    captions = Captions(cache, lengths, train.pad_positions, depth is not None, train.seed)
     optimiser = torch.optim.AdamW(checkpoint.trainable(student).values(), lr=train.lr, weight_decay=train.weight_decay)
     first = 0
     losses: dict[str, list[float]] = {"start": [], "recent": []}
@@ -153,10 +110,9 @@ def fit(recipe: Recipe) -> None:
         found = checkpoint.read(newest)
         checkpoint.restore(found, student, optimiser)
         first, losses = found.step, found.losses
-    order = Order(
-        len(cache), train.batch // train.accumulate, train.seed, first * train.accumulate, steps * train.accumulate
-    )
-    loader = DataLoader(Captions(cache, columns), batch_sampler=order, collate_fn=_as_is)  # type: ignore[arg-type]
+    like_lengths = lengths if train.pad_positions is not None else None
+    order = Order(len(cache), train.batch, train.seed, first, steps, train.accumulate, like_lengths)
+    loader = DataLoader(captions, batch_sampler=order, collate_fn=_as_is)  # type: ignore[arg-type]
     model, prepared, loader = accelerator.prepare(student, optimiser, loader)
     floor = float(1 - cache.constant().norm(dim=-1).mean())  # mean over rows of cos(u, m) is |m|: the constant's loss
     accelerator.init_trackers("zhclip")
@@ -168,8 +124,8 @@ def fit(recipe: Recipe) -> None:
         with accelerator.accumulate(model):
             for group in optimiser.param_groups:
                 group["lr"] = rate(train, step, steps)
-            z = model(batch["ids"].long(), batch["trunk"].float() if depth is not None else None, depth or 0)
-            loss = cosine_loss(z, batch["target"]).mean()
+            z = model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"])  # (B, P, D)
+            loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
             accelerator.backward(loss)
             if accelerator.sync_gradients and train.clip is not None:
                 accelerator.clip_grad_norm_(checkpoint.trainable(student).values(), train.clip)

@@ -1,0 +1,84 @@
+"""Which captions and positions a step sees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests import encoders
+from tests.small import captions
+from trainer.batches import Order, draw_positions
+from trainer.objective import cosine_loss
+from trainer.recipe import TrainSettings
+from trainer.student import Ridge, Student, load_student, prepare
+
+WINDOW = 40
+LENGTHS = torch.tensor([3, 9, 5, 7, 4, 8, 6, 9, 3, 5])
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_order_is_a_function_of_seed_and_step(lengths: torch.Tensor | None) -> None:
+    whole = list(Order(rows=10, batch=4, seed=3, first=0, last=9, lengths=lengths))
+    assert len(whole) == 9
+    assert list(Order(rows=10, batch=4, seed=3, first=5, last=9, lengths=lengths)) == whole[5:]
+    passes = [{i for batch in whole[start : start + 3] for i in batch} for start in (0, 3, 6)]
+    assert passes == [set(range(10))] * 3
+    assert whole[:3] != whole[3:6]
+    assert list(Order(rows=10, batch=4, seed=4, first=0, last=9, lengths=lengths)) != whole
+    halves = list(Order(rows=10, batch=4, seed=3, first=0, last=9, parts=2, lengths=lengths))
+    assert [a + b for a, b in zip(halves[::2], halves[1::2])] == whole
+
+
+def test_like_lengths_share_a_batch() -> None:
+    for batch in Order(rows=10, batch=5, seed=0, first=0, last=2, lengths=LENGTHS):
+        assert LENGTHS[batch].max() <= 6 or LENGTHS[batch].min() >= 5
+
+
+def test_a_corpus_smaller_than_a_batch_fills_it() -> None:
+    assert [sorted(batch) for batch in Order(rows=3, batch=6, seed=0, first=0, last=1)] == [[0, 0, 1, 1, 2, 2]]
+
+
+def test_drawn_positions_weigh_as_much_as_all() -> None:
+    every, even = draw_positions(WINDOW, 12, None, 0)
+    assert every.tolist() == list(range(WINDOW))
+    assert even.sum() == pytest.approx(1)
+    losses = torch.rand(WINDOW, generator=torch.Generator().manual_seed(0))
+    means = []
+    for seed in range(2000):
+        positions, weights = draw_positions(WINDOW, 12, 4, seed)
+        assert positions[:12].tolist() == list(range(12))
+        assert len(set(positions.tolist())) == 16
+        assert weights.sum() == pytest.approx(1)
+        means.append((losses[positions] * weights).sum())
+    assert torch.stack(means).mean() == pytest.approx(float(losses.mean()), rel=5e-3)
+    assert torch.equal(draw_positions(WINDOW, 39, 4, 0)[0], every)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
+    return load_student(str(encoders.student(tmp_path_factory.mktemp("student"))), WINDOW)
+
+
+def test_leaving_padding_out_changes_nothing_of_the_rest(student: Student) -> None:
+    width = student.bert.config.hidden_size
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.randn(WINDOW, width, generator=generator)
+    prepare(student, TrainSettings(layers=2), Ridge(torch.eye(width), bias))
+    ids = torch.tensor([student.tokens.windows(zh)[0] for zh, _ in captions()[:8]])
+    longest = int(student.tokens.key_mask(ids).sum(dim=1).max())
+    positions, _ = draw_positions(WINDOW, longest, 5, 1)
+    goal = torch.randn(8, WINDOW, width, generator=generator)
+
+    def gradients(trunk: torch.Tensor | None, at: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        student.zero_grad()
+        z = student(ids, trunk, 1, at)
+        z = z if at is not None else z[:, positions]
+        cosine_loss(z, goal[:, positions]).mean().backward()
+        return z.detach(), [p.grad.clone() for p in student.parameters() if p.grad is not None]
+
+    whole, expected = gradients(None, None)
+    stored = student.hidden(ids, 1).detach()
+    for z, found in (gradients(None, positions), gradients(stored[:, positions], positions)):
+        assert torch.allclose(z, whole, atol=1e-5)
+        assert len(found) == len(expected)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected))
