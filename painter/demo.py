@@ -91,8 +91,8 @@ def read_picture(path: Path) -> NDArray[np.float32]:
 def paint_in_comfyui(encoders: Encoders, run: Path, prompt: str, english: str | None) -> list[poster.Painting]:
     """The prompts through a real ComfyUI; without an English prompt there is no English painting."""
     base = run / "comfyui"
-    files = {"recommended": encoders.chosen, "english": encoders.english, "untrained": encoders.untrained}
-    sent = [("recommended", prompt), ("english", english), ("untrained", prompt)]
+    files = {"aligned": encoders.chosen, "english": encoders.english, "untrained": encoders.untrained}
+    sent = [("aligned", prompt), ("english", english), ("untrained", prompt)]
     paintings = []
     host.prepare(base.resolve(), files)
     with host.running(base.resolve()) as comfyui:

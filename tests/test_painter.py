@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from painter import drawable, host, paint, picture, reader, real_pair, train, unet
+from painter.demo import read_picture
 from painter.teacher import english_states, write_artifact
 from trainer.student import Student
 from zhclip.artifact import load
@@ -104,7 +104,7 @@ def test_the_teacher_as_an_artifact_encodes_alike(teacher: Path, english: Path) 
 def test_stock_nodes_paint_as_the_direct_sampler_does(english: Path, tmp_path: Path) -> None:
     host.prepare(tmp_path, {"english": english})
     with host.running(tmp_path) as comfyui:
-        painted = np.asarray(Image.open(host.paint(comfyui, EXAMPLE, "english", seed=3)), np.float32) / 255
+        painted = read_picture(host.paint(comfyui, EXAMPLE, "english", seed=3))
         with pytest.raises(RuntimeError, match=r"nowhere\.safetensors"):
             host.paint(comfyui, EXAMPLE, "nowhere")
     encode = Student.from_artifact(load(english)).encode
