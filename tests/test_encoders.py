@@ -100,13 +100,17 @@ def test_bert_teacher_runs_with_its_own_mask(folder: Path) -> None:
     assert lengths.tolist() == batch.attention_mask.sum(dim=1).tolist()
 
 
-def test_student_is_the_text_tower_of_the_whole_model(chinese_clip: Path) -> None:
+def test_student_is_the_text_tower_alone_or_in_the_whole_model(chinese_clip: Path, tmp_path: Path) -> None:
     student = load_student(str(chinese_clip), WINDOW)
     ids = torch.tensor([student.tokens.windows(zh)[0] for zh in ZH])
     tower = ChineseCLIPModel.from_pretrained(chinese_clip).text_model.eval()
     with torch.no_grad():
         expected = tower(input_ids=ids, attention_mask=ids.ne(0).long()).last_hidden_state
         assert torch.allclose(student(ids), expected, atol=1e-5)
+        tower.save_pretrained(tmp_path / "tower")
+        for file in ("vocab.txt", "tokenizer_config.json"):
+            (tmp_path / "tower" / file).write_bytes((chinese_clip / file).read_bytes())
+        assert torch.equal(load_student(str(tmp_path / "tower"), WINDOW)(ids), student(ids))
         for depth in range(student.depth + 1):
             assert torch.allclose(student(ids, student.hidden(ids, depth), depth), expected, atol=1e-5)
 

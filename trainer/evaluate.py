@@ -202,7 +202,7 @@ def of_artifact(settings: EvaluateSettings) -> dict:
     if len(cleaned.pairs) < 4:
         raise CorpusError(f"{source}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
     penalty = float(meta.recipe["train"]["ridge_lambda"])
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         half = (len(cleaned.pairs) + 1) // 2
         build(Path(temporary), cleaned.pairs, teacher, untrained, untrained.depth, half, BATCH)
         cache = Cache.open(Path(temporary), untrained.depth)
