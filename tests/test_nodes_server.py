@@ -220,13 +220,13 @@ def test_the_example_workflow_comes_from_the_template_browser_and_paints_by_comf
         link.symlink_to(host.base / "models" / at / file)
     path = tmp_path / "workflow.json"
     path.write_text(json.dumps(workflow), encoding="utf-8")
-    comfy = Path(sys.executable).parent / "comfy"
+    comfy = str(Path(sys.executable).parent / "comfy")
     command = [
         comfy,
         "--skip-prompt",
         "run",
         "--workflow",
-        path,
+        str(path),
         "--wait",
         "--host",
         "127.0.0.1",

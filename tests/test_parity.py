@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def by_arithmetic(artifact: fmt.Artifact, prompts: list[str]) -> list[torch.Tens
 def by_node(folder: Path, *jobs: tuple[Path, str], prompts: list[str]) -> list[list[torch.Tensor]]:
     """The node's CLIP, for (artifact, way) pairs, all in one process: [[(windows * W, D)]]."""
     folder.mkdir(exist_ok=True)
-    todo = [
+    todo: list[dict[str, Any]] = [
         {"artifact": str(artifact), "way": way, "prompts": prompts, "out": str(folder / f"{i}.safetensors")}
         for i, (artifact, way) in enumerate(jobs)
     ]
