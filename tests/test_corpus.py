@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from trainer.corpus import Cleaned, CorpusError, Pair, clean, read, read_pairs, rejects_table, write_pairs
+from trainer.corpus import Cleaned, Pair, clean, read_pairs, rejects_table, write_pairs
 from trainer.recipe import SettingsError
+from trainer.rows import CorpusError, read
 
 CAT, DOG = "\u4e00\u53ea\u732b", "\u4e00\u53ea\u72d7"  # a cat, a dog
 ROWS = [(CAT, "a cat"), (DOG, "a dog")]

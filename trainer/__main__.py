@@ -16,10 +16,10 @@ from jsonargparse import Namespace
 from zhclip.artifact import ArtifactError
 
 from . import cache, corpus, evaluate, export, train
-from .corpus import CorpusError
 from .export import ExportError
 from .recipe import EvaluateSettings, Recipe, SettingsError, to_yaml, write_text
 from .report import to_markdown
+from .rows import CorpusError
 from .settings import parse_recipe, parser, to_recipe
 from .train import DivergedError
 from .weights import ModelError

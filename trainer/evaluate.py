@@ -14,10 +14,10 @@ from zhclip.structure import Structure, project
 
 from . import corpus
 from .cache import Cache, build, default_device, teacher_of
-from .corpus import CorpusError
 from .objective import ZONES, cosine_loss, unit, zone_masks
 from .recipe import EvaluateSettings, Recipe, SettingsError, require, write_text
 from .report import to_markdown
+from .rows import CorpusError, read
 from .settings import parse_recipe
 from .student import Ridge, Student, load_student, trunk_depth
 from .teacher import Teacher, load_teacher
@@ -198,7 +198,7 @@ def of_artifact(settings: EvaluateSettings) -> dict:
     beside = recipe_beside(Path(path))
     untrained_model = settings.student.model or (beside.student.model if beside else None)
     untrained = load_student(require(untrained_model, "student.model", "the untrained student"), meta.window, device)
-    cleaned = corpus.clean(corpus.read(source), student.tokens.length, teacher.length, meta.window)
+    cleaned = corpus.clean(read(source), student.tokens.length, teacher.length, meta.window)
     if len(cleaned.pairs) < 4:
         raise CorpusError(f"{source}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
     penalty = float(meta.recipe["train"]["ridge_lambda"])
