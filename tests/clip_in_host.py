@@ -1,0 +1,69 @@
+"""What other node packs do to a CLIP, in a process that can import ComfyUI: prints what they find, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from encode_in_host import pack_module  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
+
+
+def main(path: str) -> None:
+    """Facts about the CLIP of an artifact."""
+    sys.argv = [*sys.argv[:1], "--cpu", "--fp32-text-enc"]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    clip = pack_module("nodes.clip").load_clip(path)
+    with torch.inference_mode():
+        print(json.dumps(facts(clip)))
+
+
+def facts(clip: Any) -> dict[str, Any]:
+    """Plain values only."""
+    text = "\u4e00\u53ea(\u732b:1.5), red dog"
+    tokens = clip.tokenize(text)
+    words = clip.tokenize(text, return_word_ids=True)
+    weighted = {"l": [[(token, 1.7) for token, _ in window] for window in tokens["l"]]}
+    short = {"l": [window[:40] for window in tokens["l"]]}
+    model, tokenizer = clip.cond_stage_model, clip.tokenizer.clip_l
+    factory, arguments = clip.patcher.cached_patcher_init
+    rebuilt = factory(*arguments, disable_dynamic=True)
+    model.set_clip_options({"execution_device": torch.device("cpu"), "layer": -2})
+    layer = model.clip_l.layer
+    model.reset_clip_options()
+    pooled = clip.encode_from_tokens(tokens, return_pooled=True)[1]
+    cond = clip.encode_from_tokens(tokens)
+    return {
+        "keys": list(tokens),
+        "windows": [len(window) for window in tokens["l"]],
+        "weights": sorted({weight for window in tokens["l"] for _, weight in window}),
+        "ids": [token for token, _ in tokens["l"][0][:9]],
+        "words": [word for _, _, word in words["l"][0][:12]],
+        "untokenized": [name for _, name in clip.tokenizer.untokenize(tokens["l"][0])[:9]],
+        "framed": tokenizer.tokenizer("cat")["input_ids"],
+        "special": [tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token, tokenizer.max_length],
+        "literal": [token for token, _ in clip.tokenize(text, disable_weights=True)["l"][0]].index(3),
+        "embeddings": tokenizer.embedding_directory,
+        "weighted is plain": bool(torch.equal(clip.encode_from_tokens(weighted), cond)),
+        "pooled is the end's": bool(torch.equal(pooled[0], cond[0, [t for t, _ in tokens["l"][0]].index(3)])),
+        "nothing is empty": bool(torch.equal(model.clip_l.encode_token_weights([])[0], clip.encode(""))),
+        "short": error_of(lambda: clip.encode_from_tokens(short)),
+        "rebuilt": sorted(rebuilt.model.state_dict()) == sorted(model.state_dict()),
+        "layer": layer,
+    }
+
+
+def error_of(call: Any) -> str:
+    """The message of the ValueError that a call raises."""
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
