@@ -33,6 +33,9 @@ def test_means_by_zone() -> None:
     target = torch.tensor([1.0, 0.0]).expand(1, 4, 2)
     z = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1.0, 0.0]]])
     sums.add(z, target, torch.tensor([3]), torch.tensor([[True, True, True, False]]))
+    assert sums.norm_ratios()["all"] == pytest.approx(1.0)
+    sums.add(3 * z, target, torch.tensor([3]), torch.tensor([[True, True, True, False]]))
+    assert sums.norm_ratios() == pytest.approx({"all": 2.0, "position0": 2.0, "content": 2.0, "end": 2.0, "pad": 2.0})
     assert sums.means() == pytest.approx({"all": 0.75, "position0": 0.0, "content": 1.0, "end": 2.0, "pad": 0.0})
 
 

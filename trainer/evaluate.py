@@ -62,10 +62,12 @@ class Floors:
 
 
 class Sums:
-    """Running means of a loss by zone, and sentence vectors for retrieval, of one predictor."""
+    """Sums of losses and norms by zone, and sentence vectors for retrieval, of one predictor."""
 
     def __init__(self) -> None:
         self.loss = dict.fromkeys(ZONES, 0.0)
+        self.norm = dict.fromkeys(ZONES, 0.0)
+        self.target_norm = dict.fromkeys(ZONES, 0.0)
         self.count = dict.fromkeys(ZONES, 0)
         self.vectors: list[torch.Tensor] = []
 
@@ -74,12 +76,18 @@ class Sums:
         loss = cosine_loss(z, target)
         for zone, where in zone_masks(lengths, z.shape[1]).items():
             self.loss[zone] += float(loss[where].double().sum())
+            self.norm[zone] += float(z.norm(dim=-1)[where].double().sum())
+            self.target_norm[zone] += float(target.norm(dim=-1)[where].double().sum())
             self.count[zone] += int(where.sum())
         self.vectors.append(sentence(z, mask))
 
     def means(self) -> dict[str, float]:
         """Mean loss of each zone that occurs."""
         return {zone: self.loss[zone] / self.count[zone] for zone in ZONES if self.count[zone]}
+
+    def norm_ratios(self) -> dict[str, float]:
+        """Mean norm over the teacher's mean norm, in each zone that occurs."""
+        return {zone: self.norm[zone] / self.target_norm[zone] for zone in ZONES if self.count[zone]}
 
 
 def sentence(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -108,7 +116,7 @@ def score(student: Student, structure: Structure, cache: Cache, floors: list[Flo
     """
     device = student.bert.device
     sums: dict[str, Sums] = {}
-    en_vectors, norm_ratio, rows = [], 0.0, 0
+    en_vectors, rows = [], 0
     for index in range(len(cache.shards)):
         part, floor = cache.only(index), floors[index if len(floors) > 1 else 0]
         for some in torch.arange(len(part)).split(BATCH):
@@ -119,13 +127,13 @@ def score(student: Student, structure: Structure, cache: Cache, floors: list[Flo
             predictions = floor.predict(part.rows("trunk", chosen).float(), part.rows("pooled", chosen))
             for name, z in {"aligned": aligned, **predictions}.items():
                 sums.setdefault(name, Sums()).add(z, target, lengths, mask)
-            norm_ratio += float((aligned.norm(dim=-1) / target.norm(dim=-1)).double().sum())
             en_vectors.append(sentence(target, torch.arange(target.shape[1])[None] < lengths[:, None]))
             rows += len(chosen)
     window = cache.shards[0]["target"].shape[1]
     en = torch.cat(en_vectors)
     found = {name: retrieval(torch.cat(s.vectors), en) for name, s in sums.items()}
     losses = {name: s.means() for name, s in sums.items()}
+    ratios = sums["aligned"].norm_ratios()
     skills = {z: 1 - losses["aligned"][z] / c for z, c in losses["constant"].items() if c > 1e-6}
     return {
         "rows": rows,
@@ -136,7 +144,8 @@ def score(student: Student, structure: Structure, cache: Cache, floors: list[Flo
         "skill_zones": skills,
         "retrieval": found["aligned"],
         "floors_retrieval": {name: found.get(name) for name in ORDINARY},
-        "norm_ratio": norm_ratio / (rows * window),
+        "norm_ratio": ratios["all"],
+        "norm_ratio_zones": ratios,
     }
 
 
