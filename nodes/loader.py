@@ -60,9 +60,10 @@ class ZhCLIPLoader(io.ComfyNode):
             return True
         path = folder_paths.get_full_path(FOLDER, file)
         if path is None:
-            folders = ", ".join(folder_paths.get_folder_paths(FOLDER))
+            # The first is where new files go; the others are old names, and where ComfyUI's own training leaves files.
+            folder = folder_paths.get_folder_paths(FOLDER)[0]
             found = "no ZhCLIP encoder" if file == NONE_FOUND else f"no file {file}"
-            return f"There is {found} in {folders}. {CHOOSE}"
+            return f"There is {found} in {folder}. {CHOOSE}"
         try:
             read_meta(path)
         except ArtifactError as error:

@@ -149,7 +149,7 @@ def test_an_encoder_of_another_width_than_the_model_is_refused_with_both_widths(
 
 def test_a_name_without_a_file_is_refused_with_the_folder(host: Host) -> None:
     message = host.refuse(graphs.probe("cat", "wrong", "gone.safetensors"))
-    assert f"There is no file gone.safetensors in {folder(host)}" in message, message
+    assert f"There is no file gone.safetensors in {folder(host)}. Copy" in message, message
 
 
 def test_without_any_encoder_the_list_and_the_error_say_what_to_do(host: Host) -> None:
@@ -159,7 +159,9 @@ def test_without_any_encoder_the_list_and_the_error_say_what_to_do(host: Host) -
     for path, kept in aside.items():
         kept.rename(path)
     assert "put a ZhCLIP encoder into models/text_encoders" in entry
-    assert f"There is no ZhCLIP encoder in {folder(host)}" in message and "`python -m trainer run`" in message, message
+    assert f"There is no ZhCLIP encoder in {folder(host)}. Copy" in message and "`python -m trainer run`" in message, (
+        message
+    )
 
 
 @pytest.mark.parametrize(
