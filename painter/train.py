@@ -37,12 +37,13 @@ def pictures(scenes: list[drawable.Scene], rng: random.Random) -> Tensor:
 
 
 def fit(
-    teacher: Path, steps: int, seed: int = 0, scene_count: int | None = None
+    teacher: Path, steps: int, seed: int = 0, batch: int = BATCH, scene_count: int | None = None
 ) -> tuple[torch.nn.Module, list[float]]:
-    """Train a new painter; returns it with the loss of every step. `scene_count` takes fewer scenes, for tests."""
+    """Train a new painter on all scenes or `scene_count` of them; returns it with the loss of every step."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    scenes = rng.sample(everything := drawable.scenes(held_out=False), scene_count or len(everything))
+    everything = drawable.scenes(held_out=False)
+    scenes = rng.sample(everything, scene_count or len(everything))
     captions = [drawable.english_captions(scene) for scene in scenes]
     # The empty prompt is the last row: guidance needs the painter to know it.
     states = english_states(teacher, [caption for group in captions for caption in group] + [""])
@@ -53,12 +54,12 @@ def fit(
     losses = []
     progress = trange(steps, desc="painter", mininterval=10)
     for step in progress:
-        chosen = [rng.randrange(len(scenes)) for _ in range(BATCH)]
+        chosen = [rng.randrange(len(scenes)) for _ in range(batch)]
         rows = [int(starts[i]) + rng.randrange(len(captions[i])) for i in chosen]
         rows = [len(states) - 1 if rng.random() < EMPTY_SHARE else row for row in rows]
         clean = pictures([scenes[i] for i in chosen], rng)
         noise = torch.randn_like(clean)
-        times = torch.randint(0, schedule.config.num_train_timesteps, (BATCH,))
+        times = torch.randint(0, schedule.config.num_train_timesteps, (batch,))
         noisy = schedule.add_noise(clean, noise, times)
         velocity = network(noisy, times, states[rows].float()).sample
         loss = mse_loss(velocity, schedule.get_velocity(clean, noise, times))
