@@ -38,8 +38,11 @@ def align(material: Material, run: Path, recipe: str, *options: str) -> Path:
 
 
 def chosen(material: Material, run: Path, recipe: str) -> Path:
-    """The encoder of a recipe, at the demonstration's batch and steps; everything else is the recipe's own."""
-    descent = () if recipe == "ridge" else ("--train.batch", str(BATCH), "--train.steps", str(STEPS))
+    """The encoder of a recipe, at the demonstration's batch, steps and positions; everything else is the recipe's own."""
+    # Captions of one template have one length: batches of like lengths would show one template each, and 24 positions
+    # hold too little padding for leaving some out to pay.
+    fixed = ("--train.batch", str(BATCH), "--train.steps", str(STEPS), "--train.pad_positions", "null")
+    descent = () if recipe == "ridge" else fixed
     return align(material, run, recipe, *descent)
 
 
