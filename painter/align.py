@@ -38,7 +38,7 @@ def align(material: Material, run: Path, recipe: str, *options: str) -> Path:
 
 
 def chosen(material: Material, run: Path, recipe: str) -> Path:
-    """The encoder of a recipe, at the demonstration's batch, steps and positions; everything else is the recipe's own."""
+    """The encoder of a recipe, but for the demonstration's batch, steps and positions."""
     # Captions of one template have one length: batches of like lengths would show one template each, and 24 positions
     # hold too little padding for leaving some out to pay.
     fixed = ("--train.batch", str(BATCH), "--train.steps", str(STEPS), "--train.pad_positions", "null")

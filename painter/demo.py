@@ -19,7 +19,7 @@ from PIL import Image
 
 from painter import align, host, poster, scenes, unet
 from painter.drawable import grammar, held_out_prompts
-from painter.figures import Row, english_row, heat, row, table
+from painter.figures import Row, english_row, floors, heat, row, table
 from painter.reader import describe, read
 from painter.real_pair import real_pair
 from painter.teacher import write_artifact
@@ -121,7 +121,7 @@ def demonstrate(recipe: str, prompt: str, english: str | None, run: Path, models
     picture = run / "demo.png"
     poster.compose(paintings, heat(encoders.chosen, encoders.english, material.dev), picture)
     heading("done", start)
-    report = table(rows)
+    report = table(rows) + "\n" + floors(encoders.chosen)
     (run / "paintings.md").write_text(report, encoding="utf-8")
     print(report)
     print(f"Picture: {picture}")

@@ -57,6 +57,13 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def floors(artifact: Path) -> str:
+    """What the loss of an artifact that lies beside its report.json must be read against."""
+    report = json.loads((artifact.parent / "report.json").read_text(encoding="utf-8"))
+    values = [f"{name} {zones['all']:.3f}" for name, zones in report["floors"].items() if zones]
+    return f"Floors of the loss {report['loss']['all']:.3f}: {', '.join(values)}.\n"
+
+
 def vectors(student: Student, texts: list[str]) -> Tensor:
     """Centred unit sentence vectors (N, D) of captions."""
     ids = torch.tensor([student.tokens.windows(text)[0] for text in texts])
