@@ -19,6 +19,7 @@ class Material(NamedTuple):
     teacher: Path
     train: Path
     dev: Path
+    words: Path
     cache: Path
 
 
@@ -27,14 +28,25 @@ def align(material: Material, run: Path, recipe: str, *options: str) -> Path:
 
     What a run has finished is not done again. RuntimeError when the trainer fails; it has printed why.
     """
-    command = [sys.executable, "-m", "trainer", "run"]
-    command += ["--config", str(ROOT / "recipes" / f"{recipe}.yaml"), "--run", str(run), "--window", str(WINDOW)]
+    command = ["run", "--config", str(ROOT / "recipes" / f"{recipe}.yaml"), "--run", str(run), "--window", str(WINDOW)]
     command += ["--student.model", str(material.student), "--teacher.model", str(material.teacher)]
     command += ["--corpus.train", str(material.train), "--corpus.dev", str(material.dev)]
-    command += ["--cache.dir", str(material.cache), *options]
+    trainer(*command, "--cache.dir", str(material.cache), *options)
+    return run / "encoder.safetensors"
+
+
+def score_words(material: Material, artifact: Path) -> None:
+    """Score an artifact on the captions with held-out words; the report is printed and lies beside it as words.json."""
+    report = str(artifact.with_name("words.json"))
+    given = ["--teacher.model", str(material.teacher), "--corpus", str(material.words), "--report", report]
+    trainer("evaluate", "--artifact", str(artifact), *given)
+
+
+def trainer(*arguments: str) -> None:
+    """Run the trainer in a process of its own. RuntimeError when it fails; it has printed why."""
+    command = [sys.executable, "-m", "trainer", *arguments]
     if subprocess.run(command, cwd=ROOT).returncode != 0:
         raise RuntimeError(f"The trainer stopped (see above). The command was:\n{' '.join(command)}")
-    return run / "encoder.safetensors"
 
 
 def chosen(material: Material, run: Path, recipe: str) -> Path:

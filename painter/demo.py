@@ -55,6 +55,7 @@ def make_material(models: Path, run: Path) -> align.Material:
         teacher.resolve(),
         (corpus / "train.tsv").resolve(),
         (corpus / "dev_combinations.tsv").resolve(),
+        (corpus / "dev_words.tsv").resolve(),
         (run / "cache").resolve(),
     )
 
@@ -114,6 +115,8 @@ def demonstrate(recipe: str, prompt: str, english: str | None, run: Path, models
     material = make_material(models, run)
     heading(f"align by {recipe}, then two floors without training", start)
     encoders = make_encoders(material, run, recipe)
+    heading("captions with held-out words", start)
+    align.score_words(material, encoders.chosen)
     heading("paint 100 held-out combinations", start)
     rows = measure(encoders, recipe)
     heading("the prompts in a real ComfyUI", start)
