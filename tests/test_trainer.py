@@ -72,7 +72,11 @@ def test_run_leaves_what_it_promises(finished: Path) -> None:
     assert "| constant per position |" in (finished / "report.md").read_text(encoding="utf-8")
     assert parse_recipe(finished / "recipe.yaml").train.steps == 12
     assert list((finished / "logs").rglob("events.out.tfevents.*"))
-    assert "train\t" in (finished / "corpus" / "rejects.tsv").read_text(encoding="utf-8") or report["rows"] == 20
+    summary = json.loads((finished / "corpus" / "summary.json").read_text(encoding="utf-8"))
+    rejected = sum(sum(split["rejected"].values()) for split in summary.values())
+    rejects = (finished / "corpus" / "rejects.tsv").read_text(encoding="utf-8").splitlines()
+    assert rejects[0] == "split\trow\treason\tzh\ten" and len(rejects) == 1 + rejected
+    assert summary["dev"]["rows"] == report["rows"]
 
 
 def test_artifact_says_what_it_is_and_not_where_it_was_made(finished: Path) -> None:
@@ -100,8 +104,10 @@ def test_evaluating_the_artifact_repeats_its_report(finished: Path, inputs: list
     assert "constant per position" in done.stdout
     report, own = (json.loads(p.read_text(encoding="utf-8")) for p in (first, finished / "report.json"))
     assert report["floors_from"] == "training pairs"
-    for name in ("loss", "retrieval", "norm_ratio", "skill"):
-        assert report[name] == pytest.approx(own[name], abs=1e-6) if isinstance(own[name], float) else True
+    for name in ("norm_ratio", "skill"):
+        assert report[name] == pytest.approx(own[name], abs=1e-6)
+    for side in ("zh_to_en", "en_to_zh"):
+        assert report["retrieval"][side] == pytest.approx(own["retrieval"][side])
     assert report["loss"] == pytest.approx(own["loss"], abs=1e-6)
     assert report["floors"]["ridge"] == pytest.approx(own["floors"]["ridge"], abs=1e-4)
     moved = tmp_path / "moved.safetensors"

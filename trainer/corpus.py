@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from zhclip.prompt import normalise
@@ -15,7 +16,7 @@ from zhclip.prompt import normalise
 from .recipe import Recipe, SettingsError, guard, require, write_text
 from .rows import CorpusError, Row, read
 from .student import load_tokens
-from .teacher import load_tokenizer
+from .teacher import caption_length, load_tokenizer
 
 HEADER = "zh\ten\n"
 
@@ -135,10 +136,7 @@ def run(recipe: Recipe) -> None:
         return
     tokens = load_tokens(student, recipe.window)
     tokenizer = load_tokenizer(teacher, recipe.teacher.tokenizer)
-
-    def en_length(text: str) -> int:
-        return len(tokenizer(text, truncation=False, verbose=False).input_ids)
-
+    en_length = partial(caption_length, tokenizer)
     dev = clean(read(sources["dev"]), tokens.length, en_length, recipe.window)
     train = clean(read(sources["train"]), tokens.length, en_length, recipe.window, dev.pairs, recipe.corpus.limit)
     for name, cleaned in (("train", train), ("dev", dev)):

@@ -43,7 +43,7 @@ class Teacher:
 
     def length(self, text: str) -> int:
         """Positions that the caption takes, start and end included."""
-        return len(self.tokenizer(text, truncation=False, verbose=False).input_ids)
+        return caption_length(self.tokenizer, text)
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,6 +66,11 @@ class Teacher:
     def _final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
         # transformers 5 flattened CLIPTextModel; 4 keeps the tower under .text_model
         return getattr(self.model, "text_model", self.model).final_layer_norm(hidden)
+
+
+def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Positions that a caption takes by the teacher's tokenizer, start and end included."""
+    return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
 def load_tokenizer(model: str, fallback: str) -> PreTrainedTokenizerBase:
