@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from dataclasses import fields
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..zhclip.artifact import ArtifactError, Meta, is_marked, read_meta
+from .schema import schema
 
 FOLDER = "text_encoders"
 SUFFIXES = (".safetensors", ".sft")
@@ -27,15 +27,14 @@ class ZhCLIPLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node's face. ComfyUI asks again for every /object_info, and so the list of files is never stale."""
-        known = {field.name for field in fields(io.Schema)}
-        schema: dict[str, Any] = {
-            "node_id": "ZhCLIPLoader",
-            "display_name": "Load ZhCLIP Encoder",
-            "category": "loaders/ZhCLIP",
-            "description": "Loads a Chinese text encoder aligned to a Stable Diffusion 1.5 checkpoint, in place of its "
+        return schema(
+            node_id="ZhCLIPLoader",
+            display_name="Load ZhCLIP Encoder",
+            category="loaders/ZhCLIP",
+            description="Loads a Chinese text encoder aligned to a Stable Diffusion 1.5 checkpoint, in place of its "
             "CLIP. Connect it to the stock CLIP Text Encode and write the prompt in Chinese, English or both.",
-            "search_aliases": ["Chinese CLIP", "Chinese prompt", "zhclip", "Taiyi"],
-            "inputs": [
+            search_aliases=["Chinese CLIP", "Chinese prompt", "zhclip", "Taiyi"],
+            inputs=[
                 io.Combo.Input(
                     "file",
                     options=encoder_names() or [NONE_FOUND],
@@ -48,10 +47,8 @@ class ZhCLIPLoader(io.ComfyNode):
                     "refused here and not in the sampler.",
                 ),
             ],
-            "outputs": [io.Clip.Output("clip", display_name="CLIP", tooltip="For every node that takes a CLIP.")],
-        }
-        # Older versions of ComfyUI raise TypeError for a keyword that they do not know, such as search_aliases.
-        return io.Schema(**{name: value for name, value in schema.items() if name in known})
+            outputs=[io.Clip.Output("clip", display_name="CLIP", tooltip="For every node that takes a CLIP.")],
+        )
 
     @classmethod
     def validate_inputs(cls, file: str | None) -> bool | str:

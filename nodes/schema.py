@@ -1,0 +1,16 @@
+"""One way to write a node's schema for every ComfyUI from 0.3.64 on."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from comfy_api.latest import io
+
+
+def schema(**values: Any) -> io.Schema:
+    """The io.Schema of those keywords that this ComfyUI knows: an older one raises TypeError for a keyword that came
+    later, such as search_aliases.
+    """
+    known = {field.name for field in fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in values.items() if name in known})
