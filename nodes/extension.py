@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .compare import ZhCLIPCompareGrid
+from .grid import ZhCLIPGrid
 from .loader import ZhCLIPLoader
 
 
@@ -14,6 +16,8 @@ class ZhCLIPExtension(ComfyExtension):
         """Node classes in the order of the menu."""
         return [
             ZhCLIPLoader,
+            ZhCLIPCompareGrid,
+            ZhCLIPGrid,
         ]
 
 

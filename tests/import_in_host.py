@@ -16,7 +16,8 @@ def main() -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    import comfy_api.latest  # noqa: F401 - what every V3 pack finds there already
+    import comfy.samplers
+    import comfy_api.latest  # noqa: F401 - both are what every V3 pack finds there already
 
     root = Path(__file__).resolve().parent.parent
     before = set(sys.modules)
