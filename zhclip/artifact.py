@@ -9,6 +9,8 @@ Format version 1. Tensors:
     structure.position0    (teacher width,), optional: the teacher's constant first vector
     structure.empty        (window, teacher width), optional: the teacher's empty prompt
     structure.norms        (window,), optional: the teacher's mean norm of each position
+    skip.*                 optional: proj_weight, proj_bias, position0, empty and norms once more, for the teacher's
+                           hidden state before the last (clip skip), behind the student's layer before the last
 
 The header's key `zhclip` holds the metadata below as JSON. Nothing is inferred from names or shapes: what the metadata
 does not say is refused.
@@ -31,6 +33,7 @@ FORMAT_VERSION = 1
 HEADER_KEY = "zhclip"
 HEADER_LIMIT = 100_000_000  # bytes, as safetensors itself has it: more is another kind of file
 STRUCTURE = ("position0", "empty", "norms")
+SKIP = ("proj_weight", "proj_bias", *STRUCTURE)
 
 
 class ArtifactError(ValueError):
@@ -101,7 +104,8 @@ class Meta:
 
     `position0` is "stored" when the teacher's first vector is the same for every prompt and replaces the student's,
     "learnt" when the student's own output stands. `mask_padding` says whether padded positions are masked as keys.
-    `report` is the evaluation's report.json and `recipe` the resolved training settings, both plain JSON.
+    `report` is the evaluation's report.json and `recipe` the resolved training settings, both plain JSON. `folding`
+    maps single characters that the vocabulary lacks to variants that it has.
     """
 
     dimensions: Dimensions
@@ -115,6 +119,7 @@ class Meta:
     licence: str
     recipe: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    folding: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 
@@ -130,6 +135,7 @@ class Artifact:
     position0: torch.Tensor | None = None  # (teacher width,)
     empty: torch.Tensor | None = None  # (window, teacher width)
     norms: torch.Tensor | None = None  # (window,)
+    skip: dict[str, torch.Tensor] = field(default_factory=dict)  # some of SKIP, each shaped as its namesake above
 
 
 def bert_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
@@ -167,6 +173,11 @@ def tensor_shapes(meta: Meta) -> tuple[dict[str, tuple[int, ...]], dict[str, tup
         "proj.bias": (window, width),
         "structure.empty": (window, width),
         "structure.norms": (window,),
+        "skip.proj_weight": (width, meta.dimensions.width),
+        "skip.proj_bias": (window, width),
+        "skip.position0": (width,),
+        "skip.empty": (window, width),
+        "skip.norms": (window,),
     }
     where = required if meta.position0 == "stored" else optional
     where["structure.position0"] = (width,)
@@ -186,6 +197,7 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
     tensors["tokenizer_json"] = torch.frombuffer(bytearray(artifact.tokenizer_json), dtype=torch.uint8)
     parts = {"proj.weight": artifact.proj_weight, "proj.bias": artifact.proj_bias}
     parts |= {f"structure.{name}": getattr(artifact, name) for name in STRUCTURE}
+    parts |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
     tensors |= {name: tensor for name, tensor in parts.items() if tensor is not None}
     _check_tensors(path, artifact.meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     target = Path(path)
@@ -218,6 +230,7 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         proj_weight=tensors.get("proj.weight"),
         proj_bias=tensors.get("proj.bias"),
         **{name: tensors.get(f"structure.{name}") for name in STRUCTURE},
+        skip={name: tensors[f"skip.{name}"] for name in SKIP if f"skip.{name}" in tensors},
     )
 
 
@@ -263,6 +276,8 @@ def _parse(path: str | os.PathLike[str], raw: dict[str, Any]) -> Meta:
     meta = Meta(**{**raw, **{name: kind(**raw[name]) for name, kind in parts.items()}})
     if meta.position0 not in ("stored", "learnt"):
         raise ValueError(f"position0 is {meta.position0!r}, neither stored nor learnt")
+    if any(len(rare) != 1 or len(known) != 1 for rare, known in meta.folding.items()):
+        raise ValueError("folding maps something else than one character to one")
     if meta.window > meta.dimensions.positions:
         raise ValueError(f"a window of {meta.window} over {meta.dimensions.positions} position embeddings")
     return meta

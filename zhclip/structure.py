@@ -25,6 +25,11 @@ class Structure:
         a = artifact
         return cls(a.proj_weight, a.proj_bias, a.position0, a.empty, a.norms)
 
+    @classmethod
+    def of_skip(cls, artifact: Artifact) -> Structure | None:
+        """The structure behind the layer before the last, when the artifact has a target for it."""
+        return cls(**artifact.skip) if artifact.skip else None
+
     def apply(self, hidden: torch.Tensor, is_empty: torch.Tensor) -> torch.Tensor:
         """Student hidden states -> conditioning.
 

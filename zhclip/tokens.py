@@ -1,26 +1,48 @@
-"""The artifact's own tokenizer: from normalised text to windows of token ids."""
+"""The artifact's own tokenizer: from a prompt to windows of token ids and weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from tokenizers import Tokenizer
 
-from .artifact import SpecialIds
-from .prompt import cut, normalise
+from .artifact import Artifact, SpecialIds
+from .prompt import Span, cut, normalise, parts
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the encoder reads at once: start, tokens, end, padding, and the weight of each (1 for what frames it)."""
+
+    ids: list[int]
+    weights: list[float]
 
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """Turns prompts into windows of `window` ids: start, tokens, end, padding."""
+    """Turns prompts into windows of `window` ids.
+
+    `folding` maps code points that the vocabulary lacks, mostly rare traditional ones, to variants that it has. What it
+    knows is left as typed: it learnt many traditional characters, and a word may differ from its simplified twin.
+    """
 
     tokenizer: Tokenizer
     special: SpecialIds
     window: int
+    folding: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, tokenizer_json: bytes, special: SpecialIds, window: int) -> PromptTokenizer:
+    def of(cls, artifact: Artifact) -> PromptTokenizer:
+        """The tokenizer that a loaded artifact carries."""
+        meta = artifact.meta
+        return cls.from_json(artifact.tokenizer_json, meta.special_ids, meta.window, meta.folding)
+
+    @classmethod
+    def from_json(
+        cls, tokenizer_json: bytes, special: SpecialIds, window: int, folding: Mapping[str, str] | None = None
+    ) -> PromptTokenizer:
         """Build from the `tokenizers` serialisation that an artifact carries.
 
         Its own truncation, padding and special tokens are switched off: a window is framed here, and "[SEP]" typed in
@@ -30,27 +52,53 @@ class PromptTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
-        return cls(tokenizer, special, window)
+        return cls(tokenizer, special, window, str.maketrans(dict(folding or {})))
 
     def ids(self, text: str) -> list[int]:
         """Ids of the normalised text, without start, end or padding."""
         return self._encode(normalise(text))[0]
 
     def windows(self, text: str) -> list[list[int]]:
-        """The prompt's windows, each exactly `window` ids long. An empty prompt is one window without tokens."""
-        ids, pieces = self._encode(normalise(text))
+        """The windows of plain text, where brackets are characters, each exactly `window` ids long. An empty text is
+        one window without tokens."""
+        return [window.ids for window in self._windows([Span(normalise(text), 1.0)])]
+
+    def weighted_windows(self, text: str) -> list[Window]:
+        """The windows of a prompt, its syntax acted on: brackets and weights, and BREAK begins a new window.
+
+        The text is tokenised whole, without its brackets, so a weight never changes the tokens: `(red:1)` is `red`.
+        """
+        return [window for spans in parts(text) for window in self._windows(spans)]
+
+    def unknown(self, text: str) -> list[str]:
+        """The pieces of a prompt that the vocabulary lacks and the encoder reads as unknown, each once, in order."""
+        found: dict[str, None] = {}
+        for spans in parts(text):
+            ids, offsets, plain = self._encode("".join(span.text for span in spans))
+            found |= {plain[a:b]: None for i, (a, b) in zip(ids, offsets) if i == self.special.unknown}
+        return list(found)
+
+    def _windows(self, spans: list[Span]) -> list[Window]:
+        ids, offsets, plain = self._encode("".join(span.text for span in spans))
+        owners = [at for at, span in enumerate(spans) for _ in span.text]
+        of = [owners[_first_visible(plain, a, b)] if b > a else -1 for a, b in offsets]
+        weights = [spans[at].weight if at >= 0 else 1.0 for at in of]
+        joined = [False] + [a == b and w != 1.0 for a, b, w in zip(of, of[1:], weights[1:])]
         begin, out = 0, []
-        for end in cut(pieces, self.window - 2):
-            out.append(self.frame(ids[begin:end]))
+        for end in cut([plain[a:b] for a, b in offsets], self.window - 2, joined):
+            after = [1.0] * (self.window - 1 - (end - begin))
+            out.append(Window(self.frame(ids[begin:end]), [1.0, *weights[begin:end], *after]))
             begin = end
         return out
 
-    def _encode(self, normal: str) -> tuple[list[int], list[str]]:
-        encoding = self.tokenizer.encode(normal, add_special_tokens=False)
+    def _encode(self, plain: str) -> tuple[list[int], list[tuple[int, int]], str]:
+        """Normalised text -> ids, the characters that each covers, and the text that they count in."""
+        plain = plain.translate(self.folding)
+        encoding = self.tokenizer.encode(plain, add_special_tokens=False)
         # A unigram vocabulary finds a typed "</s>" among its pieces, whatever encode_special_tokens says.
         framing = {self.special.start, self.special.end, self.special.pad}
         ids = [self.special.unknown if i in framing else i for i in encoding.ids]
-        return ids, [normal[a:b] for a, b in encoding.offsets]
+        return ids, encoding.offsets, plain
 
     def frame(self, ids: list[int]) -> list[int]:
         """Start, ids, end, padding up to the window. `ids` may hold at most window - 2."""
@@ -72,3 +120,8 @@ class PromptTokenizer:
     def is_empty(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, window) ids -> (B,) bool, True where the window holds no token between start and end."""
         return ids[:, 1].eq(self.special.end)
+
+
+def _first_visible(text: str, begin: int, end: int) -> int:
+    """Where a token says whose it is: in some vocabularies a token begins with the space before its word."""
+    return next((at for at in range(begin, end) if not text[at].isspace()), begin)

@@ -1,0 +1,77 @@
+"""Prompt weights as arithmetic between encodings. Pure tensors.
+
+For each weighted span s of a window, with weight w_s:
+
+    z = z_full + sum over s of (w_s - 1) * (z_full - z_without_s)
+
+where z_without_s is the same window with that span hidden as keys: the difference is what the span contributes,
+wherever in the output it went. The student answers position by position for English words in English order, so the
+position of a Chinese token does not hold its meaning, and scaling it, as for CLIP, would weigh another word
+(docs/weights.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from .tokens import Window
+
+LIMIT = (
+    100.0  # a weight beyond it is read as it: a UNet in fp16 overflows at a few thousand, and paints noise long before
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring tokens of one weight other than 1: positions [begin, end) of a window."""
+
+    begin: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A window as the encoder runs it: `hidden` positions are masked as keys."""
+
+    ids: list[int]
+    hidden: range
+
+
+def runs(weights: Sequence[float]) -> list[Run]:
+    """The weighted spans of a window. Weights that are not numbers are read as 1."""
+    out: list[Run] = []
+    at = 0
+    for weight, group in groupby(map(_bounded, weights)):
+        end = at + len(list(group))
+        if weight != 1.0:
+            out.append(Run(at, end, weight))
+        at = end
+    return out
+
+
+def _bounded(weight: float) -> float:
+    return 1.0 if math.isnan(weight) else max(-LIMIT, min(LIMIT, weight))
+
+
+def rows(windows: Sequence[Window]) -> list[Row]:
+    """What to encode, in one batch: every window, then every window once more for each of its spans, without it."""
+    whole = [Row(window.ids, range(0)) for window in windows]
+    return whole + [Row(w.ids, range(run.begin, run.end)) for w in windows for run in runs(w.weights)]
+
+
+def combine(encoded: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
+    """The encodings (rows, ...) of `rows(windows)`, any float dtype -> (windows, ...), weights applied. A window
+    without a weighted span comes out as it was."""
+    out = list(encoded[: len(windows)])
+    without = iter(encoded[len(windows) :])
+    for at, window in enumerate(windows):
+        full = out[at]
+        for run in runs(window.weights):
+            out[at] = out[at] + (run.weight - 1.0) * (full - next(without))
+    return torch.stack(out)
