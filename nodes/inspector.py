@@ -1,0 +1,144 @@
+"""The node that shows what an encoder makes of a prompt."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from .loader import alignment_doubt, require_width
+from .schema import schema
+
+ANOTHER = "a stone bridge over a river in the mountains"  # the floor that an unrelated caption reaches
+
+
+class ZhCLIPInspector(io.ComfyNode):
+    """A picture and a text of how a prompt is read."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="ZhCLIPInspector",
+            display_name="ZhCLIP Inspector",
+            category="ZhCLIP",
+            description="Shows how a ZhCLIP encoder reads a prompt: tokens, unknown ones marked, weights, windows and "
+            "languages. With MODEL, the checkpoint's CLIP and the same prompt in English, also how alike the MODEL's "
+            "cross-attention answers both.",
+            search_aliases=["token count", "prompt debug", "attention", "zhclip"],
+            is_output_node=True,
+            inputs=[
+                io.Clip.Input("zhclip", tooltip="From Load ZhCLIP Encoder."),
+                io.String.Input(
+                    "text", multiline=True, dynamic_prompts=True, tooltip="The prompt, as you would paint with it."
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="Optional: the checkpoint's own CLIP, to compare with."),
+                io.String.Input(
+                    "english",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="Optional: the prompt in English, which `clip` reads.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Optional: the checkpoint's MODEL, with `clip` and `english`, for the attention agreement.",
+                ),
+                io.String.Input(
+                    "captions",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="Optional: captions, one a line; the nearest to the prompt are shown. Read by `clip` where "
+                    "it is connected, else by the encoder itself.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", tooltip="The findings, 1024 pixels wide."),
+                io.String.Output("report", tooltip="The same as text."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, zhclip: Any, text: str, clip: Any = None, english: str = "", model: Any = None, captions: str = ""
+    ) -> io.NodeOutput:
+        """Picture and report. Raises ValueError or ArtifactError, whose message is what the user reads."""
+        from . import drawing
+        from .page import to_picture, to_text
+
+        found = inspect(zhclip, text, clip, english.strip(), model, captions)
+        image = drawing.to_tensor(to_picture(found))
+        return io.NodeOutput(image, to_text(found), ui=ui.PreviewImage(image, cls=cls))
+
+
+def inspect(zhclip: Any, text: str, clip: Any, english: str, model: Any, captions: str) -> Any:
+    """The Findings of page.py."""
+    # Here and not above: they import comfy.sd, which a start of ComfyUI should not wait for on our account.
+    from ..zhclip.languages import spans
+    from . import reading
+    from .agreement import attention_agreement
+    from .clip import encoder_of
+    from .page import Findings
+
+    encoder = encoder_of(zhclip)
+    meta = encoder.meta
+    require_partners(clip, english, model)
+    agreement = None
+    if model is not None:
+        require_width(encoder.path, meta, model)
+        rows = [reading.encode(clip, english), reading.encode(zhclip, text)]
+        rows += [reading.encode(clip, other) for other in ("", ANOTHER)]
+        agreement = attention_agreement(model, [same_width(row, meta.teacher.width) for row in rows])
+    prompt = zhclip.tokenizer.clip_l.prompt
+    listed = [line.strip() for line in captions.splitlines() if line.strip()]
+    return Findings(
+        file=os.path.basename(encoder.path),
+        teacher=meta.teacher.id,
+        layer=reading.layer_in_use(zhclip, encoder),
+        warnings=warnings(encoder),
+        text=text,
+        spans=spans(text),
+        windows=reading.windows_of(zhclip, text),
+        room=prompt.window - 2,
+        unknown=prompt.unknown(text),
+        scores=reading.scores(meta),
+        english=english,
+        agreement=agreement,
+        nearest=reading.nearest(zhclip, text, clip or zhclip, listed) if listed else [],
+        captions_by="the checkpoint's CLIP" if clip else "this encoder",
+    )
+
+
+def require_partners(clip: Any, english: str, model: Any) -> None:
+    """Raise ValueError when an input that compares lacks what it is compared with."""
+    if english and clip is None:
+        raise ValueError("english is given and clip is not: connect the checkpoint's own CLIP, which reads it.")
+    if model is not None and (clip is None or not english):
+        lacking = "clip" if clip is None else "english"
+        raise ValueError(
+            f"model is connected and {lacking} is missing: the attention agreement compares the prompt with the same "
+            "in English (english), read by the checkpoint's own CLIP (clip). Give both, or disconnect model."
+        )
+
+
+def same_width(conditioning: Any, width: int) -> Any:
+    """The conditioning, if it is as wide as the encoder's. Raises ValueError."""
+    if conditioning.shape[-1] != width:
+        raise ValueError(
+            f"clip gives a conditioning {conditioning.shape[-1]} wide and the encoder one of {width}: connect the CLIP "
+            "of a checkpoint of the kind that the encoder was aligned to."
+        )
+    return conditioning
+
+
+def warnings(encoder: Any) -> list[str]:
+    """What the user should know before trusting the picture."""
+    doubt = alignment_doubt(encoder.meta)
+    found = [f"this file {doubt}."] if doubt else []
+    if encoder.changes:
+        changed = ", ".join(sorted(encoder.changes))
+        found.append(f"changed in memory since it was loaded ({changed}): the report is of the file.")
+    return found

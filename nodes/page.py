@@ -1,0 +1,174 @@
+"""The inspector's findings as a text and as a picture of 1024 pixels' width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from . import drawing
+
+if TYPE_CHECKING:
+    from ..zhclip.languages import LanguageSpan
+    from .agreement import Agreement
+    from .reading import Score, Token
+
+WIDE = 976  # and a margin of 24 on both sides
+TITLE, HEAD = 26, 19
+WARNED = "#fde8d8"
+LANGUAGES = {
+    "zh": ("read by ZhCLIP", drawing.BLUE),
+    "en": ("read by the checkpoint's own CLIP where ZhCLIP Text Encode has it, else by ZhCLIP", drawing.ORANGE),
+    "break": ("begins a new window", drawing.FAINT),
+}
+OTHERS = ("empty prompt", "another caption")
+AGREEMENT_IS = (
+    "Cosine of the layer's outputs for the same queries, averaged: 1 is what the English prompt gives. The prompt "
+    "should lie above both floors."
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the inspector found. `text` and `english` are the prompts as typed; `unknown` the pieces that the
+    vocabulary lacks; `room` the tokens that fit in a window; `nearest` captions with their cosines."""
+
+    file: str
+    teacher: str
+    layer: str
+    warnings: list[str]
+    text: str
+    spans: list[LanguageSpan]
+    windows: list[list[Token]]
+    room: int
+    unknown: list[str]
+    scores: list[Score]
+    english: str = ""
+    agreement: Agreement | None = None
+    nearest: list[tuple[str, float]] = field(default_factory=list)
+    captions_by: str = ""
+
+
+def agreement_table(agreement: Agreement) -> tuple[list[str], list[str], list[list[float]]]:
+    """Rows, columns and values: the Chinese prompt at each noise level, then each floor over all levels. The last row
+    is the mean of the layers."""
+    values = agreement.values  # (layers, levels, [English, Chinese, *OTHERS])
+    means = values.mean(dim=1)  # (layers, rows)
+    table = [[*map(float, v[:, 1]), *map(float, m[2:])] for v, m in zip(values, means)]
+    average = [sum(column) / len(column) for column in zip(*table)]
+    columns = [f"prompt, sigma {sigma:.1f}" for sigma in agreement.sigmas] + [f"floor: {other}" for other in OTHERS]
+    return [*agreement.layers, "mean"], columns, [*table, average]
+
+
+def window_title(number: int, window: list[Token], room: int) -> str:
+    """`Window 1: 12 of 75 tokens`."""
+    return f"Window {number}: {len(window)} of {room} tokens"
+
+
+def to_text(found: Findings) -> str:
+    """The report for a text box or a file."""
+    lines = [f"ZhCLIP Inspector: {found.file}", f"Teacher: {found.teacher}", f"Layer in use: {found.layer}"]
+    lines += [f"Warning: {warning}" for warning in found.warnings]
+    lines += ["", f"Prompt: {found.text}", "", "Spans (language, weight, text):"]
+    lines += [f"  {span.language}  {span.weight:g}  {span.text.strip()}" for span in found.spans] or ["  none"]
+    for number, window in enumerate(found.windows, 1):
+        shown = " ".join(token.text if token.known else f"[unknown: {token.text}]" for token in window)
+        lines += ["", window_title(number, window, found.room), f"  {shown or '(the empty prompt)'}"]
+    lines += ["", f"Not in the vocabulary: {' '.join(found.unknown) or 'nothing'}"]
+    if found.agreement:
+        rows, columns, values = agreement_table(found.agreement)
+        lines += ["", f"Attention agreement with: {found.english}", AGREEMENT_IS, "\t".join(["layer", *columns])]
+        lines += ["\t".join([row, *(f"{value:.3f}" for value in cells)]) for row, cells in zip(rows, values)]
+    if found.nearest:
+        lines += ["", f"Nearest captions (cosine), read by {found.captions_by}:"]
+        lines += [f"  {cosine:.3f}  {caption}" for caption, cosine in found.nearest]
+    if found.scores:
+        lines += ["", "The file's own report: mean cosine loss, and captions that find their own translation (R@1):"]
+        lines += [f"  {score.name}: {_figures(score)}" for score in found.scores]
+        lines += [f"  skill (1 - loss / constant): {skill:.3f}" for skill in _skill(found.scores)]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(score: Score) -> str:
+    return f"{score.loss:.3f}" + ("" if score.recall is None else f", R@1 {score.recall:.3f}")
+
+
+def _skill(scores: Iterable[Score]) -> list[float]:
+    losses = {score.name: score.loss for score in scores}
+    return [1 - losses["this encoder"] / losses["constant"]] if {"this encoder", "constant"} <= set(losses) else []
+
+
+def to_picture(found: Findings) -> Image.Image:
+    """The same, drawn."""
+    blocks = [
+        drawing.paragraph(f"ZhCLIP Inspector: {found.file}", WIDE, TITLE),
+        drawing.paragraph(f"Teacher: {found.teacher}. Layer in use: {found.layer}.", WIDE, ink=drawing.FAINT),
+        *(drawing.paragraph(f"Warning: {warning}", WIDE, paper=WARNED) for warning in found.warnings),
+        *_prompt(found),
+        *_windows(found),
+        *_agreement(found),
+        *_captions(found),
+        *_report(found),
+    ]
+    return drawing.stack(blocks)
+
+
+def _head(text: str) -> Image.Image:
+    return drawing.paragraph(text, WIDE, HEAD)
+
+
+def _note(text: str) -> Image.Image:
+    return drawing.paragraph(text, WIDE, 14, drawing.FAINT)
+
+
+def _prompt(found: Findings) -> list[Image.Image]:
+    if not found.spans:
+        return [_head("Prompt"), _note("The empty prompt.")]
+    parts = [
+        (span.text, LANGUAGES[span.language][1], "" if span.weight == 1 else f"{span.weight:.3g}")
+        for span in found.spans
+    ]
+    present = dict.fromkeys(span.language for span in found.spans)
+    legend = [(f"{name}: {LANGUAGES[name][0]}", LANGUAGES[name][1], "") for name in present]
+    return [_head("Prompt"), drawing.flow(parts, WIDE, 20), drawing.flow(legend, WIDE, 14, apart=16)]
+
+
+def _windows(found: Findings) -> list[Image.Image]:
+    blocks = []
+    for number, window in enumerate(found.windows, 1):
+        blocks.append(_head(window_title(number, window, found.room)))
+        tokens = [(t.text, drawing.LINE if t.known else drawing.RED, "" if t.known else "unknown") for t in window]
+        blocks.append(drawing.flow(tokens, WIDE, apart=6) if tokens else _note("The empty prompt."))
+    if found.unknown:
+        blocks.append(_note(f"Not in the vocabulary, so read as unknown: {'  '.join(found.unknown)}"))
+    return blocks
+
+
+def _agreement(found: Findings) -> list[Image.Image]:
+    if found.agreement is None:
+        return []
+    rows, columns, values = agreement_table(found.agreement)
+    low = min(0.0, *(value for row in values for value in row))
+    chart = drawing.heat_map(values, rows, columns, low, 1.0, WIDE, gaps=[len(found.agreement.sigmas)])
+    return [_head(f"Attention agreement with: {found.english}"), _note(AGREEMENT_IS), chart]
+
+
+def _captions(found: Findings) -> list[Image.Image]:
+    if not found.nearest:
+        return []
+    rows = [(caption, cosine, f"{cosine:.2f}", drawing.BLUE) for caption, cosine in found.nearest]
+    return [_head(f"Nearest captions, by cosine; read by {found.captions_by}"), drawing.bars(rows, 1.0, WIDE)]
+
+
+def _report(found: Findings) -> list[Image.Image]:
+    if not found.scores:
+        return []
+    rows = [
+        (s.name, s.loss, _figures(s), drawing.BLUE if s.name == "this encoder" else drawing.SKY) for s in found.scores
+    ]
+    skill = "".join(f" Skill (1 - loss / constant): {skill:.2f}." for skill in _skill(found.scores))
+    note = f"Mean cosine loss of all positions, lower is better; R@1 is retrieval, higher is better.{skill}"
+    top = max(score.loss for score in found.scores)
+    return [_head("The file's own report, beside its floors"), _note(note), drawing.bars(rows, top, WIDE)]

@@ -1,0 +1,191 @@
+"""The inspector in a real ComfyUI: what it finds, what it draws, what it refuses."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests import graphs, small
+from tests.graphs import Graph, node
+from tests.host import Host
+from trainer.evaluate import sentence
+from zhclip.tokens import PromptTokenizer
+
+CHINESE, ENGLISH = small.captions()[0]
+RARE = "\u9f98"  # in no vocabulary of the tests
+LAYERS = ["input 1", "middle", "output 0", "output 1"]  # of the tests' small UNet
+
+
+def inspect(text: str, name: str = "inspect", **inputs: Any) -> Graph:
+    """Loader, checkpoint and inspector, its picture saved and its report shown. `inputs` may replace its links."""
+    return {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=graphs.CHECKPOINT),
+        "clip": node("ZhCLIPLoader", file=graphs.ENCODER),
+        "inspect": node("ZhCLIPInspector", **{"zhclip": ["clip", 0], "text": text, **inputs}),
+        "save": node("SaveImage", images=["inspect", 0], filename_prefix=name),
+        "show": node("PreviewAny", source=["inspect", 1]),
+    }
+
+
+def report(host: Host, graph: Graph) -> str:
+    """The report of a graph that must run to its end."""
+    (text,) = host.succeed(graph)["show"]["text"]
+    return text
+
+
+def agreements(text: str) -> dict[str, list[float]]:
+    """The table of the report: layer to figures."""
+    lines = [line.split("\t") for line in text.splitlines() if "\t" in line]
+    assert lines[0][0] == "layer" and [re.sub(r"[\d.]+$", "", c) for c in lines[0][1:]] == [
+        *["prompt, sigma "] * 3,
+        "floor: empty prompt",
+        "floor: another caption",
+    ]
+    return {row: [float(value) for value in cells] for row, *cells in lines[1:]}
+
+
+def test_a_prompt_alone_gives_a_picture_and_a_report(host: Host) -> None:
+    text = f"({CHINESE}:1.3), {RARE}, best quality"
+    outputs = host.succeed(inspect(text, "alone"))
+    (found,) = outputs["show"]["text"]
+    lines = [line.strip() for line in found.splitlines()]
+    assert f"ZhCLIP Inspector: {graphs.ENCODER}" in lines and "Teacher: tests/teacher" in lines
+    assert f"zh  1.3  {CHINESE}" in lines or f"zh  1.3  {CHINESE.rstrip(chr(0x3002))}." in lines
+    assert "en  1  best quality" in lines
+    tokens = PromptTokenizer.of(small.artifact()).weighted_windows(text)[0]
+    assert f"Window 1: {tokens.ids.index(3) - 1} of 75 tokens" in lines
+    assert f"[unknown: {RARE}]" in found and f"Not in the vocabulary: {RARE}" in lines
+    assert "this encoder: 0.300" in lines and "constant: 0.500" in lines
+    assert "skill (1 - loss / constant): 0.400" in lines
+    assert "Attention agreement" not in found and "Nearest captions" not in found
+    (saved,), (preview,) = outputs["save"]["images"], outputs["inspect"]["images"]
+    picture = Image.open(host.base / "output" / saved["filename"]).convert("RGB")
+    assert picture.width == 1024 and 300 < picture.height < 1500
+    assert np.asarray(picture).std() > 10
+    assert preview["type"] == "temp" and (host.base / "temp" / preview["filename"]).stat().st_size > 1000
+
+
+def test_windows_are_counted_one_by_one(host: Host) -> None:
+    found = report(host, inspect(f"{CHINESE} BREAK " + f"{CHINESE}, " * 9))
+    counts = [int(count) for count in re.findall(r"^Window \d: (\d+) of 75 tokens$", found, re.M)]
+    windows = PromptTokenizer.of(small.artifact()).weighted_windows(f"{CHINESE} BREAK " + f"{CHINESE}, " * 9)
+    assert counts == [window.ids.index(3) - 1 for window in windows] and len(counts) > 2
+    assert "break  1  BREAK" in found
+
+
+def test_a_prompt_agrees_with_itself_in_every_layer_and_another_less(host: Host) -> None:
+    same = {"clip": ["clip", 0], "english": CHINESE, "model": ["ckpt", 0]}
+    itself = agreements(report(host, inspect(CHINESE, **same)))
+    assert list(itself) == [*LAYERS, "mean"]
+    assert all(value == 1 for row in itself.values() for value in row[:3])
+    assert all(value < 0.999 for row in itself.values() for value in row[3:])
+    other = agreements(report(host, inspect(small.captions()[5][0], **same)))
+    assert all(value < 0.999 for row in other.values() for value in row[:3])
+    # The floors are the English prompt's alone, and so are the queries.
+    assert [row[3:] for row in other.values()] == [row[3:] for row in itself.values()]
+
+
+def test_prompts_of_unlike_length_are_compared_with_the_checkpoints_clip(host: Host) -> None:
+    graph = inspect(f"{CHINESE}, " * 9, clip=["ckpt", 1], english=ENGLISH, model=["ckpt", 0])
+    found = agreements(report(host, graph))
+    assert list(found) == [*LAYERS, "mean"]
+    assert all(-1 <= value < 1 for row in found.values() for value in row)
+    for column in zip(*found.values()):
+        assert abs(sum(column[:-1]) / len(LAYERS) - column[-1]) < 2e-3
+
+
+def test_the_nearest_captions_are_those_of_the_trainers_own_measure(host: Host) -> None:
+    captions = [zh for zh, _ in small.captions()[:8]]
+    prompt = small.captions()[9][0]
+    vectors = []
+    for text in (prompt, *captions):
+        host.succeed(graphs.probe(text, "nearest"))
+        z = load_file(host.base / "output" / "nearest.safetensors")["cond.0"]
+        length = PromptTokenizer.of(small.artifact()).length(text)
+        assert length <= 77
+        vectors.append(sentence(z, torch.arange(z.shape[1])[None] < length)[0])
+    bank = torch.stack(vectors[1:])
+    cosine = torch.nn.functional.cosine_similarity(vectors[0] - bank.mean(dim=0), bank - bank.mean(dim=0))
+    expected = sorted(zip(cosine.tolist(), captions), reverse=True)[:5]
+    found = report(host, inspect(prompt, captions="\n".join(captions)))
+    shown = [(float(value), caption) for value, caption in re.findall(r"^  (-?\d\.\d{3})  (.+)$", found, re.M)]
+    assert "Nearest captions (cosine), read by this encoder:" in found
+    assert [caption for _, caption in shown] == [caption for _, caption in expected]
+    assert all(abs(a - b) < 1e-3 for (a, _), (b, _) in zip(shown, expected))
+    english = report(host, inspect(prompt, captions=f"{ENGLISH}\n\n{small.captions()[1][1]}", clip=["ckpt", 1]))
+    assert "read by the checkpoint's CLIP:" in english and ENGLISH in english
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "expected"),
+    [
+        (None, {}, "the last of 3"),
+        (None, {"skip": True}, "the last of 3; the file has a target for the layer before it too (clip skip)"),
+        (-1, {}, "the last of 3"),
+        (-2, {"skip": True}, "-2 of 3, which the file was trained for"),
+        (-2, {}, "-2 of 3, which the file has no target for: its states go through what the last was trained for"),
+        (-3, {"skip": True}, "-3 of 3, which the file has no target for: its states go through what the last was"),
+    ],
+)
+def test_the_layer_in_use_is_named(host: Host, layer: int | None, options: dict[str, Any], expected: str) -> None:
+    path = small.saved(host.base / "models" / "text_encoders" / "layers.safetensors", layers=3, **options)
+    graph = inspect(CHINESE)
+    graph["clip"]["inputs"]["file"] = path.name
+    if layer is not None:
+        graph["set"] = node("CLIPSetLastLayer", clip=["clip", 0], stop_at_clip_layer=layer)
+        graph["inspect"]["inputs"]["zhclip"] = ["set", 0]
+    found = report(host, graph)
+    path.unlink()
+    (line,) = re.findall(r"^Layer in use: (.*)$", found, re.M)
+    assert line == expected if not expected.endswith("was") else line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"aligned": False}, "is not aligned: its loss of 0.900 is no better than a constant's 0.500"),
+        ({"report": {}}, "carries no evaluation"),
+    ],
+)
+def test_a_file_below_its_floor_is_warned_of(host: Host, changes: dict[str, Any], expected: str) -> None:
+    path = small.saved(host.base / "models" / "text_encoders" / "doubtful.safetensors", **changes)
+    graph = inspect(CHINESE)
+    graph["clip"]["inputs"]["file"] = path.name
+    found = report(host, graph)
+    path.unlink()
+    assert re.search(f"^Warning: this file {re.escape(expected)}", found, re.M)
+    assert "Warning" not in report(host, inspect(CHINESE))
+
+
+WRONG = {
+    "a stock CLIP": ({"zhclip": ["ckpt", 1]}, "connect the output of Load ZhCLIP Encoder here"),
+    "english alone": ({"english": ENGLISH}, "english is given and clip is not: connect the checkpoint's own CLIP"),
+    "model without clip": ({"model": ["ckpt", 0]}, "model is connected and clip is missing"),
+    "model without english": (
+        {"model": ["ckpt", 0], "clip": ["ckpt", 1]},
+        "model is connected and english is missing",
+    ),
+    "one caption": ({"captions": ENGLISH}, "captions holds one caption: give two or more, one a line"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_compared_is_refused_in_one_sentence(host: Host, case: str) -> None:
+    inputs, expected = WRONG[case]
+    message = host.refuse(inspect(CHINESE, **inputs))
+    assert expected in message and "\n" not in message, message
+
+
+def test_an_encoder_of_another_width_is_refused(host: Host) -> None:
+    path = small.saved(host.base / "models" / "text_encoders" / "narrow.safetensors", teacher_width=384)
+    graph = inspect(CHINESE, clip=["ckpt", 1], english=ENGLISH, model=["ckpt", 0])
+    graph["clip"]["inputs"]["file"] = path.name
+    message = host.refuse(graph)
+    path.unlink()
+    assert "384 wide (teacher tests/teacher)" in message and "768 wide" in message, message
