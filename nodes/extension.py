@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .compare import ZhCLIPCompareGrid
 from .grid import ZhCLIPGrid
+from .inspector import ZhCLIPInspector
 from .loader import ZhCLIPLoader
 
 
@@ -18,6 +19,7 @@ class ZhCLIPExtension(ComfyExtension):
             ZhCLIPLoader,
             ZhCLIPCompareGrid,
             ZhCLIPGrid,
+            ZhCLIPInspector,
         ]
 
 
