@@ -41,7 +41,9 @@ def encoded(host: Host, text: str, name: str, file: str = graphs.ENCODER) -> tor
 def test_the_face_of_the_node_is_the_one_that_saved_workflows_know(host: Host) -> None:
     info = host.get("/object_info/ZhCLIPLoader")
     info["ZhCLIPLoader"]["input"]["required"]["file"][1]["options"] = []
-    assert info == json.loads((DATA / "object_info.json").read_text(encoding="utf-8"))
+    known = json.loads((DATA / "object_info.json").read_text(encoding="utf-8"))
+    # Later versions of ComfyUI say more of each node; what they say of its ids, types and order must not change.
+    assert {name: {key: info[name][key] for key in face} for name, face in known.items()} == known
 
 
 def test_a_new_file_appears_without_a_restart_and_others_never(host: Host) -> None:
