@@ -1,0 +1,85 @@
+"""A prompt's plain text as clauses of words, by what each character is. Pure Python; the rule that uses it is in
+languages.py."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from typing import NamedTuple
+
+# Each character's kind: L Latin, O other letter, D digit, U underscore, J joins the two sides of a word, M belongs to
+# the character before it, C comma, - anything else.
+WORD = re.compile("[LDU][LDUM]*(?:(?:J+|(?<=D)C(?=DDD(?!D)))[LDU][LDUM]*)*")
+OTHER = re.compile("O[OM]*")
+JOINERS = frozenset("'-_.&+/@")
+ATOM = re.compile(
+    r"""(?<![A-Za-z0-9_])embedding:[^\s,;]*[^\s,;.!?"')]
+    | <[A-Za-z][\w-]*(?::[^<>]*)?>
+    | __[^\W_](?:[^\s,;()<>]*?[^\s,;()<>_])?__""",
+    re.VERBOSE,
+)
+BORDER = re.compile(r"[,;.!?\n][,;.!?\s]*")
+TITLE = re.compile(r"(?<![A-Za-z0-9_])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Mt|Jr|Sr|vs)\.(?= ?[A-Za-z0-9])")
+
+
+class Unit(NamedTuple):
+    """What is never divided, from one offset to another: a "word" with Latin letters, a "trigger" (such a word with an
+    underscore), an "atom" (an embedding, tag or wildcard), or a stretch of "other" letters."""
+
+    begin: int
+    end: int
+    kind: str
+
+
+class Clause(NamedTuple):
+    """A stretch of text, with its punctuation and the white space after it, and the units in it."""
+
+    begin: int
+    end: int
+    units: list[Unit]
+
+
+def clauses(plain: str) -> list[Clause]:
+    """Plain text with its line breaks -> its clauses, which together are all of it."""
+    atoms = [Unit(*found.span(), "atom") for found in ATOM.finditer(plain)]
+    kinds = [_kind(c) for c in plain]
+    for atom in atoms:
+        kinds[atom.begin : atom.end] = "-" * (atom.end - atom.begin)
+    masked = "".join(kinds)
+    words = [found.span() for found in WORD.finditer(masked)]
+    named = [Unit(begin, end, _word(masked, begin, end)) for begin, end in words if "L" in masked[begin:end]]
+    others = [Unit(*found.span(), "other") for found in OTHER.finditer(masked)]
+    units = sorted(atoms + named + others)
+    closed = {at for begin, end in [*words, *(atom[:2] for atom in atoms)] for at in range(begin, end)}
+    closed |= {found.end() - 1 for found in TITLE.finditer(plain)}
+    ends = [found.end() for found in BORDER.finditer(plain) if closed.isdisjoint(range(*found.span()))]
+    out, begin, at = [], 0, 0
+    for end in dict.fromkeys([*ends, len(plain)]):
+        first = at
+        while at < len(units) and units[at].begin < end:
+            at += 1
+        out.append(Clause(begin, end, units[first:at]))
+        begin = end
+    return out
+
+
+def _word(kinds: str, begin: int, end: int) -> str:
+    torn = (kinds[begin] == "U" and kinds[begin - 1 : begin] == "O") or kinds[end - 1 : end + 1] == "UO"
+    return "trigger" if "U" in kinds[begin:end] and not torn else "word"
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind(c: str) -> str:
+    if c in "_,":
+        return "U" if c == "_" else "C"
+    if c in JOINERS:
+        return "J"
+    if "0" <= c <= "9":
+        return "D"
+    category, name = unicodedata.category(c), unicodedata.name(c, "")
+    if category[0] == "M" or category == "Cf" or name.startswith("MODIFIER LETTER"):
+        return "M"
+    if category[0] != "L":
+        return "-"
+    return "L" if name.startswith("LATIN") else "O"

@@ -1,0 +1,213 @@
+"""Which words of a prompt the aligned encoder reads, and which the checkpoint's own CLIP. Pure Python.
+
+The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's):
+
+1. The prompt is normalised and parsed (prompt.py), then divided at BREAK into parts, and a part into clauses: at
+   commas, semicolons, full stops, `!`, `?` and line breaks. None of them divides inside a number or a Latin word
+   (1,000; v1.5; U.S.A), nor does the full stop of an initial or a title (J. M. W. Turner, Dr. Strange). Brackets and
+   weights do not divide.
+2. A clause with Latin letters and no other letter is CLIP's: `masterpiece`, `8k`, `best quality`.
+3. A clause with other letters (Chinese, kana, Cyrillic...) is the aligned encoder's, without what follows:
+   - a run of two or more Latin words is CLIP's (`by Greg Rutkowski`). A word is what stands between white space or
+     other letters, with its apostrophes, hyphens, slashes and digits (AC/DC is one); digits alone are no word, and
+     punctuation, digits and symbols do not end a run. A single Latin word stays, as in T-shirt, BMW or 3D;
+   - a Latin word with an underscore is a LoRA's trigger and CLIP's even alone, unless the underscore touches another
+     letter.
+4. Never divided, CLIP's wherever they stand, and the end of a run: `embedding:name` up to white space, comma or
+   semicolon; tags such as `<lora:name:0.8>`; wildcards such as `__colour__`. Only these may take other letters along.
+5. What has no letter (digits, emoji, punctuation) stays with what it follows in its clause; at a clause's beginning,
+   and where it is an opening bracket or quotation mark, with what comes next. A clause without letters goes with the
+   clause before it, the first ones of a part with the next, a part of such with the part before, else the next; a
+   prompt without any letter is the aligned encoder's.
+6. Weights stay with each piece of text, so a weighted span of two languages is weighted in both encoders.
+
+Of each part, the aligned encoder then reads all its text together, so that a sentence keeps its context, and CLIP all
+of its own. The order of the outputs means nothing to the U-Net: cross-attention is a softmax-weighted sum over keys
+without positions, the same for any order of the keys. So nothing is cut for the sake of order, and no more windows are
+made than the two languages need.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .clauses import Clause, Unit, clauses
+from .prompt import BREAK, Span, normalise, parse, render, tidy
+
+# ComfyUI knows an embedding's name at the beginning of a weighted stretch or after white space, and nowhere else.
+GLUED_EMBEDDING = re.compile(r"(?<=[^A-Za-z0-9_\s])(?=embedding:)")
+
+
+class Segment(NamedTuple):
+    """What one encoder reads together: "zh" or "en", and the text in prompt syntax."""
+
+    language: str
+    prompt: str
+
+
+class LanguageSpan(NamedTuple):
+    """A stretch of a prompt's plain text: its language, "zh", "en" or "break" for BREAK itself, and its weight."""
+
+    text: str
+    language: str
+    weight: float
+
+
+@dataclass
+class Piece:
+    """A stretch of a part in one language, "" until the clauses around it decide; which clause, and its spans."""
+
+    language: str
+    clause: int
+    spans: list[Span]
+
+
+def route(text: str) -> list[Segment]:
+    """A prompt as typed -> what each encoder reads, part after part, the aligned encoder first. Never empty.
+
+    A prompt of one language is handed on as typed, so that its encoder reads what it would read by the stock node;
+    English with BREAK or with characters that normalisation folds is not, since CLIP knows neither.
+    """
+    parts = _parts(text)
+    languages = {piece.language for pieces, _ in parts for piece in pieces} or {"zh"}
+    if languages == {"zh"} or (languages == {"en"} and len(parts) == 1 and text.isascii()):
+        return [Segment(languages.pop(), text)]
+    both = [Segment(language, _prompt(pieces, language)) for pieces, _ in parts for language in ("zh", "en")]
+    return [segment for segment in both if segment.prompt]
+
+
+def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
+    """A prompt as typed -> its plain text without brackets and weights, in order, by language and weight.
+
+    The texts joined are the spans of `parse(normalise(text))` joined. `bilingual` says whether there is a CLIP that
+    reads the English; else all is the aligned encoder's.
+    """
+    found: list[LanguageSpan] = []
+    for pieces, ending in _parts(text):
+        for piece in pieces:
+            language = piece.language if bilingual else "zh"
+            found += [LanguageSpan(span.text.replace("\n", " "), language, span.weight) for span in piece.spans]
+        found += [LanguageSpan(span.text, "break", span.weight) for span in ending]
+    groups = itertools.groupby(found, key=lambda span: span[1:])
+    return [LanguageSpan("".join(span.text for span in group), *key) for key, group in groups]
+
+
+def _parts(text: str) -> list[tuple[list[Piece], list[Span]]]:
+    """The pieces of each part, every one with its language, and the BREAK that ends the part."""
+    # Lines are normalised one by one, and so kept apart: a line break ends a clause.
+    lines = "\n".join(filter(None, map(normalise, text.splitlines())))
+    divided: list[tuple[list[Span], list[Span]]] = [([], [])]
+    for span in parse(lines):
+        first, *others = BREAK.split(span.text)
+        divided[-1][0].append(Span(first, span.weight))
+        for other in others:
+            divided[-1][1].append(Span("BREAK", span.weight))
+            divided.append(([Span(other, span.weight)], []))
+    parts = [(_pieces(part), ending) for part, ending in divided]
+    for pieces, _ in parts:
+        _settle(pieces)
+    _settle([piece for pieces, _ in parts for piece in pieces], "zh")
+    return parts
+
+
+def _settle(pieces: list[Piece], otherwise: str = "") -> None:
+    """Give a piece without letters the language before it, the first ones the next."""
+    language = next((piece.language for piece in pieces if piece.language), otherwise)
+    for piece in pieces:
+        language = piece.language = piece.language or language
+
+
+def _pieces(part: list[Span]) -> list[Piece]:
+    plain = "".join(span.text for span in part)
+    owners = [at for at, span in enumerate(part) for _ in span.text]
+    out = []
+    for number, clause in enumerate(clauses(plain)):
+        for begin, end, language in _divided(plain, clause):
+            groups = itertools.groupby(range(begin, end), key=owners.__getitem__)
+            mine = [Span("".join(plain[at] for at in group), part[owner].weight) for owner, group in groups]
+            if mine:
+                out.append(Piece(language, number, mine))
+    return out
+
+
+def _divided(plain: str, clause: Clause) -> Iterator[tuple[int, int, str]]:
+    """A clause's stretches of one language: (begin, end, language)."""
+    begin, units = clause.begin, clause.units
+    languages = _languages(units)
+    for before, after, one, other in zip(units, units[1:], languages, languages[1:]):
+        if one != other:
+            border = _opening(plain, clause.begin, before.end, after.begin)
+            yield begin, border, one
+            begin = border
+    yield begin, clause.end, languages[-1] if languages else ""
+
+
+def _languages(units: list[Unit]) -> list[str]:
+    """The language of each unit of one clause."""
+    alone = all(unit.kind != "other" for unit in units)
+    out: list[str] = []
+    for kind, group in itertools.groupby(units, key=lambda unit: "word" if unit.kind == "trigger" else unit.kind):
+        run = list(group)
+        english = kind != "other" and (alone or kind == "atom" or len(run) > 1 or run[0].kind == "trigger")
+        out += ["en" if english else "zh"] * len(run)
+    return out
+
+
+def _opening(plain: str, begin: int, stop: int, start: int) -> int:
+    """Where in the letterless text from `stop` to `start` the brackets and quotation marks begin that open what
+    follows; a quotation mark opens when an even number stands before it since `begin`."""
+    at = start
+    while at > stop and (
+        unicodedata.category(plain[at - 1]) in ("Ps", "Pi")
+        or (plain[at - 1] == '"' and plain.count('"', begin, at - 1) % 2 == 0)
+    ):
+        at -= 1
+    return at
+
+
+def _prompt(pieces: list[Piece], language: str) -> str:
+    """One part's text of one language in prompt syntax, or "" where it has none."""
+    out: list[Span] = []
+    last = -1
+    for at, piece in enumerate(pieces):
+        if piece.language != language:
+            continue
+        if out and at > last + 1:
+            out = _trimmed(out, " \n")
+            out += _bridge(out, piece.spans, language, pieces[last].clause == piece.clause)
+        out += piece.spans
+        last = at
+    flat = tidy(_trimmed([Span(span.text.replace("\n", " "), span.weight) for span in out], " ,;"))
+    if language == "en":
+        flat = [Span(GLUED_EMBEDDING.sub(" ", span.text), span.weight) for span in flat]
+    return render(flat)
+
+
+def _bridge(before: list[Span], after: list[Span], language: str, inside: bool) -> list[Span]:
+    """What stands where the other language's text was taken out: a comma between clauses and between English runs,
+    unless punctuation is there; `inside` a Chinese clause, nothing but a space between Latin words."""
+    left, right = before[-1].text[-1:] if before else "", after[0].text[:1]
+    if language == "zh" and inside:
+        # A backslash before a weighted span's bracket would take the bracket's meaning.
+        return [Span(" ", 1.0)] if left == "\\" or (left.isascii() and right.isascii()) else []
+    if not left or left in ",;.!?:":
+        return [Span(" ", 1.0)] if language == "en" else []
+    return [Span(", ", 1.0)]
+
+
+def _trimmed(spans: list[Span], characters: str) -> list[Span]:
+    """Spans without these characters at either end."""
+    out = list(spans)
+    while out and not out[-1].text.rstrip(characters):
+        out.pop()
+    while out and not out[0].text.lstrip(characters):
+        del out[0]
+    if out:
+        out[-1] = Span(out[-1].text.rstrip(characters), out[-1].weight)
+        out[0] = Span(out[0].text.lstrip(characters), out[0].weight)
+    return out
