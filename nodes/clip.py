@@ -6,11 +6,13 @@ Core brings a BERT (comfy.text_encoders.bert), the frame that runs it (SDClipMod
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import logging
 from typing import Any
 
+import comfy.model_management
 import comfy.sd
 import comfy.sd1_clip
 import torch
@@ -18,22 +20,25 @@ from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.bert import BertModel
 
 from ..zhclip.artifact import Artifact, ArtifactError, Meta, load
-from ..zhclip.prompt import normalise
+from ..zhclip.emphasis import Row, combine, rows
 from ..zhclip.structure import Structure
-from ..zhclip.tokens import PromptTokenizer
+from ..zhclip.tokens import PromptTokenizer, Window
 
 STRUCTURE = ("proj_weight", "proj_bias", "position0", "empty", "norms")
+SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP Set Last Layer counts
 
 
-def load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """Read an artifact and build its CLIP. `disable_dynamic` is what versions of ComfyUI since 2026 ask for, and is
-    unknown to older ones. Raises ArtifactError.
+def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """Read an artifact and build its CLIP. `changes` are fields of the Artifact that replace what the file says, as a
+    calibration makes them. `disable_dynamic` is what versions of ComfyUI since 2026 ask for, and is unknown to older
+    ones. Raises ArtifactError.
     """
-    artifact = load(path)
+    artifact = dataclasses.replace(load(path), **changes or {})
     weights = {f"bert.{name}": tensor for name, tensor in artifact.bert.items()}
     weights |= {f"structure.{name}": tensor for name, tensor in _structure(artifact).items()}
+    weights |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
     names = set(weights)
-    tokenizer = PromptTokenizer.from_json(artifact.tokenizer_json, artifact.meta.special_ids, artifact.meta.window)
+    tokenizer = PromptTokenizer.of(artifact)
     target = ClipTarget(
         functools.partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=functools.partial(WindowTokenizer, tokenizer)),
         functools.partial(comfy.sd1_clip.SD1ClipModel, clip_model=functools.partial(WindowEncoder, artifact)),
@@ -48,18 +53,31 @@ def load_clip(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     else:
         clip = comfy.sd.CLIP(target, **options)
         clip.load_sd(weights)
-    expected = set(clip.cond_stage_model.clip_l.transformer.state_dict())
+    encoder = encoder_of(clip)
+    encoder.path, encoder.changes = path, changes or {}
+    expected = set(encoder.transformer.state_dict())
     if expected != names:  # core only logs this, and runs on with whatever the memory held
         odd = ", ".join(sorted(expected ^ names)[:3])
         raise ArtifactError(path, f"tensors that do not match core's BERT ({odd})", "the same names", "Update ZhCLIP.")
     # Hooks and several GPUs build the model again from this.
-    clip.patcher.cached_patcher_init = (load_patcher, (path,))
+    clip.patcher.cached_patcher_init = (load_patcher, (path, changes))
     return clip
 
 
-def load_patcher(path: str, disable_dynamic: bool = False) -> Any:
+def encoder_of(clip: Any) -> WindowEncoder:
+    """The aligned encoder inside a CLIP. Raises ValueError for another kind of CLIP."""
+    encoder = getattr(getattr(clip, "cond_stage_model", None), "clip_l", None)
+    if not isinstance(encoder, WindowEncoder):
+        raise ValueError(
+            f"This CLIP is not a ZhCLIP encoder (it is a {type(encoder or clip).__name__}): connect the output of "
+            "Load ZhCLIP Encoder here."
+        )
+    return encoder
+
+
+def load_patcher(path: str, changes: dict[str, Any] | None = None, disable_dynamic: bool = False) -> Any:
     """The model patcher of `load_clip`."""
-    return load_clip(path, disable_dynamic).patcher
+    return load_clip(path, changes, disable_dynamic).patcher
 
 
 def _structure(artifact: Artifact) -> dict[str, torch.Tensor]:
@@ -85,28 +103,56 @@ class StructureTensors(torch.nn.Module):
 
 
 class AlignedBert(BertModel):
-    """Core's BERT followed by the structure. `config_dict["structure"]` holds the shapes of the latter's tensors."""
+    """Core's BERT followed by the structure. `config_dict` holds the shapes of tensors under "structure" and "skip"."""
 
     def __init__(self, config_dict: dict[str, Any], dtype: Any, device: Any, operations: Any) -> None:
         super().__init__(config_dict, dtype, device, operations)
         self.structure = StructureTensors(config_dict["structure"], device)
+        self.skip = StructureTensors(config_dict["skip"], device) if config_dict["skip"] else None
 
     def forward(self, *args: Any, num_tokens: list[int], **kwargs: Any) -> tuple[torch.Tensor | None, ...]:
         """Returns (last (B, W, D), intermediate (B, W, D) or None, pooled (B, D)).
 
-        num_tokens: each window's tokens up to and including its end, counted by core from the ids; two are start and
-        end alone. The pooled vector is the conditioning at the end token, where CLIP takes its own.
+        num_tokens: each window's tokens up to and including its end, counted by core from the ids. A window is empty
+        when no token between start and end is seen. The pooled vector is the conditioning at the end token, where CLIP
+        takes its own.
         """
-        last, intermediate = super().forward(*args, num_tokens=num_tokens, **kwargs)[:2]
+        last, intermediate = self.states(*args, num_tokens=num_tokens, **kwargs)
         counts = torch.tensor(num_tokens, device=last.device)
-        z = self.structure(last, counts == 2)
+        at = torch.arange(last.shape[1], device=last.device)
+        seen = args[1].bool() & (at > 0) & (at < counts[:, None] - 1)  # (B, W)
+        is_empty = ~seen.any(dim=1)
+        z = self.structure(last, is_empty)
         if intermediate is not None:
-            intermediate = self.structure(intermediate, counts == 2)
+            structure = self.structure_of(kwargs["intermediate_output"])
+            intermediate = structure(intermediate, is_empty)
         return z, intermediate, z[torch.arange(len(z), device=z.device), counts - 1]
+
+    def states(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The BERT's own last and intermediate hidden states, (B, W, S) each."""
+        return super().forward(*args, **kwargs)[:2]
+
+    def structure_of(self, layer: int) -> StructureTensors:
+        """What follows an intermediate layer, and one line in the log that says which."""
+        last = layer % self.num_layers == self.num_layers - 1
+        if self.skip is not None and layer % self.num_layers == SKIP_LAYER % self.num_layers:
+            log_once(SKIP_TRAINED, logging.INFO)
+            return self.skip
+        if not last:
+            log_once(SKIP_GUESSED)
+        return self.structure
+
+
+class MaskedWindow(list[int]):
+    """A window's ids, of which some positions are hidden as keys."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(row.ids)
+        self.hidden = row.hidden
 
 
 class WindowEncoder(comfy.sd1_clip.SDClipModel):
-    """Runs windows of ids through the aligned BERT."""
+    """Runs windows of ids through the aligned BERT. `path` and `changes` are load_clip's."""
 
     def __init__(self, artifact: Artifact, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
         meta = artifact.meta
@@ -116,32 +162,66 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
             model_options=model_options or {},
             max_length=meta.window,
             textmodel_json_config=_config(meta)
-            | {"structure": {name: tuple(tensor.shape) for name, tensor in _structure(artifact).items()}},
+            | {
+                "structure": {name: tuple(tensor.shape) for name, tensor in _structure(artifact).items()},
+                "skip": {name: tuple(tensor.shape) for name, tensor in artifact.skip.items()},
+            },
             special_tokens={"start": meta.special_ids.start, "end": meta.special_ids.end, "pad": meta.special_ids.pad},
             model_class=AlignedBert,
-            enable_attention_masks=meta.mask_padding,
+            enable_attention_masks=True,
             return_attention_masks=False,
         )
+        self.meta = meta
+        self.path = ""
+        self.changes: dict[str, Any] = {}
 
     def encode_token_weights(self, token_weight_pairs: list[list[tuple[Any, ...]]]) -> Any:
         """Windows of (id, weight) pairs -> ((1, windows * W, D), pooled (1, D)).
 
         Core would move each position towards the empty prompt by its token's weight; this encoder's positions are the
-        teacher's words, not the prompt's, so that would weigh the wrong words. Raises ValueError for other windows.
+        teacher's words, not the prompt's, so that would weigh the wrong words: zhclip/emphasis.py. All windows and all
+        weighted spans run in one batch. Raises ValueError for other windows.
         """
-        for window in token_weight_pairs:
-            if len(window) != self.max_length:
+        for pairs in token_weight_pairs:
+            if len(pairs) != self.max_length:
                 raise ValueError(
-                    f"A window of {len(window)} tokens reached a ZhCLIP encoder that reads {self.max_length}: a node "
+                    f"A window of {len(pairs)} tokens reached a ZhCLIP encoder that reads {self.max_length}: a node "
                     "between the loader and the sampler cuts prompts for CLIP; use the stock CLIP Text Encode."
                 )
-        if any(pair[1] != 1.0 for window in token_weight_pairs for pair in window):
-            warn_once(WEIGHTS_READ_AS_ONE)
-        return super().encode_token_weights([[(pair[0], 1.0) for pair in window] for window in token_weight_pairs])
+        windows = [self._window(pairs) for pairs in token_weight_pairs] or [self._empty()]
+        z, pooled = self.encode([MaskedWindow(row) for row in rows(windows)])[:2]
+        device = comfy.model_management.intermediate_device()
+        return combine(z, windows).flatten(0, 1)[None].to(device), combine(pooled, windows)[:1].to(device)
 
-    def gen_empty_tokens(self, special_tokens: dict[str, int], length: int) -> list[int]:
-        """Core's way to an empty prompt, here always a whole window, whatever length the others have."""
-        return comfy.sd1_clip.gen_empty_tokens(special_tokens, self.max_length)
+    def _window(self, pairs: list[tuple[Any, ...]]) -> Window:
+        ids = [pair[0] for pair in pairs]
+        # What frames a window is not the prompt's, whatever weight another pack gives it.
+        end = ids.index(self.special_tokens["end"])
+        return Window(ids, [pair[1] if 0 < at < end else 1.0 for at, pair in enumerate(pairs)])
+
+    def _empty(self) -> Window:
+        ids = comfy.sd1_clip.gen_empty_tokens(self.special_tokens, self.max_length)
+        return Window(ids, [1.0] * len(ids))
+
+    def process_tokens(self, tokens: list[Any], device: Any) -> tuple[Any, ...]:
+        """Core's embeddings, key mask and counts; the mask also hides spans, and shows padding if the file says so."""
+        embeds, mask, *others = super().process_tokens(tokens, device)
+        if not self.meta.mask_padding:
+            mask = torch.ones_like(mask)
+        for at, window in enumerate(tokens):
+            if isinstance(window, MaskedWindow) and window.hidden:
+                mask[at, window.hidden.start : window.hidden.stop] = 0
+        return embeds, mask, *others
+
+    def states(self, windows: list[list[int]], layer: int | None = None) -> torch.Tensor:
+        """Windows of ids -> the BERT's hidden states before the structure, (B, W, S) fp32, of the last layer or the
+        one that CLIP Set Last Layer would name. The model must be loaded (`clip.load_model()`)."""
+        device = self.transformer.get_input_embeddings().weight.device
+        embeds, mask, count, _ = self.process_tokens(windows, device)
+        last, intermediate = self.transformer.states(
+            None, mask, embeds=embeds, num_tokens=count, intermediate_output=layer, dtype=torch.float32
+        )
+        return last.float() if intermediate is None else intermediate.float()
 
 
 def _config(meta: Meta) -> dict[str, Any]:
@@ -198,45 +278,40 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, disable_weights: bool = False, **_: Any
     ) -> list[list[tuple[Any, ...]]]:
-        """A prompt -> windows of (id, 1.0), or (id, 1.0, word) with word 0 for what frames a window.
-
-        Brackets and weights are taken out of the text by core's own parser, after normalisation, so that full-width
-        brackets and colons act as well.
-        """
-        text = normalise(text)
+        """A prompt -> windows of (id, weight), or (id, weight, word) with word 0 for what frames a window."""
         if self.embedding_identifier in text:
-            warn_once(EMBEDDING_READ_AS_TEXT)
-        if not disable_weights:
-            text = plain(text)
-        windows = self.prompt.windows(text)
+            log_once(EMBEDDING_READ_AS_TEXT)
+        if disable_weights:
+            windows = [Window(ids, [1.0] * len(ids)) for ids in self.prompt.windows(text)]
+        else:
+            windows = self.prompt.weighted_windows(text)
+        unknown = self.prompt.unknown(text)
+        if unknown:
+            log_once(f"ZhCLIP: not in the encoder's vocabulary, so read as unknown: {' '.join(unknown)}")
         if not return_word_ids:
-            return [[(token, 1.0) for token in window] for window in windows]
+            return [list(zip(window.ids, window.weights)) for window in windows]
         out: list[list[tuple[Any, ...]]] = []
         word = 0
         for window in windows:
-            count = window.index(self.end_token)
-            words = [0, *range(word + 1, word + count), *[0] * (len(window) - count)]
-            out.append([(token, 1.0, w) for token, w in zip(window, words)])
+            count = window.ids.index(self.end_token)
+            words = [0, *range(word + 1, word + count), *[0] * (len(window.ids) - count)]
+            out.append(list(zip(window.ids, window.weights, words)))
             word += count - 1
         return out
 
 
-WEIGHTS_READ_AS_ONE = "ZhCLIP: prompt weights such as (word:1.3) are read as 1 by this version."
+SKIP_TRAINED = "ZhCLIP: CLIP Set Last Layer: this encoder has a target of its own for the layer before the last."
+SKIP_GUESSED = (
+    "ZhCLIP: CLIP Set Last Layer: this encoder has no target for that layer, so the layer's own states go through what "
+    "was trained for the last."
+)
 EMBEDDING_READ_AS_TEXT = (
     "ZhCLIP: `embedding:` names a textual inversion made for CLIP, which this encoder cannot read, so the name is read "
     "as text; encode it with the checkpoint's own CLIP and join the two by Conditioning (Concat)."
 )
 
 
-def plain(text: str) -> str:
-    """The prompt without weight brackets; escaped ones stay as characters."""
-    spans = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
-    if any(weight != 1.0 for _, weight in spans):
-        warn_once(WEIGHTS_READ_AS_ONE)
-    return comfy.sd1_clip.unescape_important("".join(span for span, _ in spans))
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Log a warning the first time that it has a cause."""
-    logging.warning(message)
+@functools.lru_cache(maxsize=1024)
+def log_once(message: str, level: int = logging.WARNING) -> None:
+    """Log a message the first time that it has a cause."""
+    logging.log(level, message)

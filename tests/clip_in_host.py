@@ -26,6 +26,7 @@ def facts(clip: Any) -> dict[str, Any]:
     text = "\u4e00\u53ea(\u732b:1.5), red dog"
     tokens = clip.tokenize(text)
     words = clip.tokenize(text, return_word_ids=True)
+    unweighted = {"l": [[(token, 1.0) for token, _ in window] for window in tokens["l"]]}
     weighted = {"l": [[(token, 1.7) for token, _ in window] for window in tokens["l"]]}
     short = {"l": [window[:40] for window in tokens["l"]]}
     model, tokenizer = clip.cond_stage_model, clip.tokenizer.clip_l
@@ -36,10 +37,11 @@ def facts(clip: Any) -> dict[str, Any]:
     model.reset_clip_options()
     pooled = clip.encode_from_tokens(tokens, return_pooled=True)[1]
     cond = clip.encode_from_tokens(tokens)
+    plain, empty = clip.encode_from_tokens(unweighted), clip.encode("")
     return {
         "keys": list(tokens),
         "windows": [len(window) for window in tokens["l"]],
-        "weights": sorted({weight for window in tokens["l"] for _, weight in window}),
+        "weights": [weight for _, weight in tokens["l"][0][:8]],
         "ids": [token for token, _ in tokens["l"][0][:9]],
         "words": [word for _, _, word in words["l"][0][:12]],
         "untokenized": [name for _, name in clip.tokenizer.untokenize(tokens["l"][0])[:9]],
@@ -47,7 +49,8 @@ def facts(clip: Any) -> dict[str, Any]:
         "special": [tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token, tokenizer.max_length],
         "literal": [token for token, _ in clip.tokenize(text, disable_weights=True)["l"][0]].index(3),
         "embeddings": tokenizer.embedding_directory,
-        "weighted is plain": bool(torch.equal(clip.encode_from_tokens(weighted), cond)),
+        "weight 1 is plain": bool(torch.equal(plain, clip.encode("\u4e00\u53ea\u732b, red dog"))),
+        "all weighted": float((clip.encode_from_tokens(weighted) - (plain + 0.7 * (plain - empty))).abs().max()),
         "pooled is the end's": bool(torch.equal(pooled[0], cond[0, [t for t, _ in tokens["l"][0]].index(3)])),
         "nothing is empty": bool(torch.equal(model.clip_l.encode_token_weights([])[0], clip.encode(""))),
         "short": error_of(lambda: clip.encode_from_tokens(short)),

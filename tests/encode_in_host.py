@@ -61,7 +61,14 @@ def numbered(encoded: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torc
     return conds | {f"pooled.{i}": pooled[0].clone() for i, (_, pooled) in enumerate(encoded)}
 
 
-WAYS = {"loaded": loaded, "offloaded": offloaded}
+def skipped(clip: Any, prompts: list[str]) -> dict[str, torch.Tensor]:
+    """Behind CLIPSetLastLayer at -2."""
+    skip = clip.clone()
+    skip.clip_layer(-2)
+    return loaded(skip, prompts)
+
+
+WAYS = {"loaded": loaded, "offloaded": offloaded, "skipped": skipped}
 
 if __name__ == "__main__":
     main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

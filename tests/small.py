@@ -53,9 +53,11 @@ def artifact(
     structured: bool = True,
     seed: int = 0,
     aligned: bool = True,
+    skip: bool = False,
     **changes: Any,
 ) -> fmt.Artifact:
-    """A random encoder. `structured` gives it all that is optional; `changes` are fields of its metadata."""
+    """A random encoder. `structured` gives it all that is optional but a target for clip skip, which `skip` gives;
+    `changes` are fields of its metadata."""
     generator = torch.Generator().manual_seed(seed)
     vocabulary = tokenizer().get_vocab_size()
     dimensions = fmt.Dimensions(layers, width, 4, 2 * width, vocabulary, window + 3, 2, 1e-12)
@@ -84,12 +86,14 @@ def artifact(
         "empty": random(window, teacher_width, scale=1.0),
         "norms": 27 + 2 * torch.rand(window, generator=generator),
     }
+    weight = random(teacher_width, width, scale=width**-0.5)
     return fmt.Artifact(
         meta=dataclasses.replace(meta, **changes),
         bert=bert,
         tokenizer_json=tokenizer().to_str().encode(),
-        proj_weight=random(teacher_width, width, scale=width**-0.5) if width != teacher_width or structured else None,
+        proj_weight=weight if width != teacher_width or structured else None,
         **(optional if structured else {}),
+        skip={name: 1.5 * tensor for name, tensor in (optional | {"proj_weight": weight}).items()} if skip else {},
     )
 
 

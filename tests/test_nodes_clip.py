@@ -26,11 +26,12 @@ def test_tokens_are_whole_windows_under_the_key_of_sd15(facts: dict[str, Any]) -
     assert cat[0] == 2 and cat[-1] == 3 and len(cat) == 3
 
 
-def test_brackets_and_weights_are_parsed_out_and_every_weight_is_1(facts: dict[str, Any]) -> None:
-    assert facts["weights"] == [1.0]
+def test_brackets_are_parsed_out_and_weights_stay_with_their_tokens(facts: dict[str, Any]) -> None:
+    assert facts["weights"] == [1.0, 1.0, 1.0, 1.5, 1.0, 1.0, 1.0, 1.0]
     assert facts["untokenized"] == ["[CLS]", "\u4e00", "\u53ea", "\u732b", ",", "red", "dog", "[SEP]", "[PAD]"]
     assert facts["literal"] > facts["ids"].index(3)  # with weights disabled the brackets stay text
-    assert facts["weighted is plain"]  # and weights that another pack puts in never touch a position
+    assert facts["weight 1 is plain"]
+    assert facts["all weighted"] < 1e-4  # a pack that weighs every position, start and padding too, weighs the prompt
 
 
 def test_word_numbers_are_0_for_what_frames_a_window_and_unique_else(facts: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""Trainer, shared arithmetic and node encode a prompt alike: 200 prompts, within 1e-4 in fp32."""
+"""Trainer, shared arithmetic and node encode a prompt alike: 200 prompts and 100 with weights, within 1e-4 in fp32."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,26 @@ from tests.host import ROOT, in_host
 from trainer.student import Student
 from zhclip import artifact as fmt
 from zhclip.structure import Structure
-from zhclip.tokens import PromptTokenizer
+from zhclip.tokens import PromptTokenizer, Window
 
 TOLERANCE = 1e-4
 
 
-def by_arithmetic(artifact: fmt.Artifact, prompts: list[str]) -> list[torch.Tensor]:
-    """transformers' own BertModel between zhclip's tokens and zhclip's structure: [(windows * W, D)]."""
+def weighted(prompts: list[str]) -> list[str]:
+    """Half of the prompts with weights of many kinds, some nested, some over two windows, some parted by BREAK."""
+    forms = [
+        "({}:1.3)",
+        "{} (red:0.5)",
+        "\uff08{}\uff1a0\uff09, dog",
+        "((cat)) BREAK ({}:-0.5)",
+        "(a ({}:1.2) b:1.5), c",
+    ]
+    return [forms[i % len(forms)].format(text) for i, text in enumerate(prompts[::2])]
+
+
+def by_arithmetic(artifact: fmt.Artifact, prompts: list[str], layer: int = -1) -> list[torch.Tensor]:
+    """transformers' own BertModel between zhclip's tokens and zhclip's structure: [(windows * W, D)]. Weights, window
+    by window and span by span, as docs/encoding.md has the formula."""
     d, meta = artifact.meta.dimensions, artifact.meta
     config = BertConfig(
         vocab_size=d.vocabulary,
@@ -37,16 +51,30 @@ def by_arithmetic(artifact: fmt.Artifact, prompts: list[str]) -> list[torch.Tens
     bert = BertModel(config, add_pooling_layer=False).eval()
     missing, unexpected = bert.load_state_dict({k: v.float() for k, v in artifact.bert.items()}, strict=False)
     assert not unexpected and all("position_ids" in name for name in missing)
-    tokens = PromptTokenizer.from_json(artifact.tokenizer_json, meta.special_ids, meta.window)
-    structure = Structure.of(artifact)
-    out = []
-    for text in prompts:
-        ids = torch.tensor(tokens.windows(text))
-        mask = tokens.key_mask(ids) if meta.mask_padding else torch.ones_like(ids)
-        with torch.inference_mode():
-            hidden = bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-            out.append(structure.apply(hidden, tokens.is_empty(ids)).flatten(0, 1))
-    return out
+    tokens = PromptTokenizer.of(artifact)
+    skip = Structure.of_skip(artifact)
+    structure = skip if layer == -2 and skip else Structure.of(artifact)
+
+    def encode(ids: torch.Tensor, hidden: list[int]) -> torch.Tensor:
+        mask = tokens.key_mask(ids).long() if meta.mask_padding else torch.ones_like(ids)
+        mask[:, hidden] = 0
+        end = int(ids[0].eq(meta.special_ids.end).int().argmax())
+        states = bert(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[layer]
+        return structure.apply(states, mask[:, 1:end].sum(dim=1) == 0)[0]
+
+    def emphasised(window: Window) -> torch.Tensor:
+        ids = torch.tensor([window.ids])
+        full = z = encode(ids, [])
+        at = 1
+        for weight, group in itertools.groupby(window.weights[1:]):
+            span = list(range(at, at + len(list(group))))
+            at = span[-1] + 1
+            if weight != 1.0:
+                z = z + (weight - 1) * (full - encode(ids, span))
+        return z
+
+    with torch.inference_mode():
+        return [torch.cat([emphasised(window) for window in tokens.weighted_windows(text)]) for text in prompts]
 
 
 def by_node(folder: Path, *jobs: tuple[Path, str], prompts: list[str]) -> list[list[torch.Tensor]]:
@@ -74,6 +102,7 @@ def test_trainer_arithmetic_and_node_agree(
     path = request.getfixturevalue(pair)
     artifact, prompts = fmt.load(path), small.prompts()
     assert len(set(prompts)) == 200 and "" in prompts and max(map(len, prompts)) == 300
+    prompts = prompts + weighted(prompts)
     student = Student.from_artifact(artifact)
     trained = [student.encode_prompt(text) for text in prompts]
     plain = by_arithmetic(artifact, prompts)
@@ -90,10 +119,12 @@ def test_every_form_of_artifact_and_an_offloaded_model_agree_too(tmp_path: Path)
         "plain": small.artifact(width=48, teacher_width=48, structured=False, window=20),
         "unmasked": small.artifact(mask_padding=False, window=52),
         "whole": small.artifact(),
+        "skip": small.artifact(skip=True),
     }
     for name, artifact in forms.items():
         fmt.save(artifact, tmp_path / f"{name}.safetensors")
-    prompts = small.prompts()[::8]
-    jobs = [(tmp_path / f"{name}.safetensors", way) for name in forms for way in ("loaded", "offloaded")]
+    prompts = small.prompts()[::16] + weighted(small.prompts())[::8]
+    jobs = [(tmp_path / f"{name}.safetensors", way) for name in forms for way in ("loaded", "offloaded", "skipped")]
     for (path, way), node in zip(jobs, by_node(tmp_path / "out", *jobs, prompts=prompts)):
-        assert worst(node, by_arithmetic(forms[path.stem], prompts)) < TOLERANCE, (path.stem, way)
+        layer = -2 if way == "skipped" else -1
+        assert worst(node, by_arithmetic(forms[path.stem], prompts, layer)) < TOLERANCE, (path.stem, way)

@@ -64,6 +64,7 @@ def run(recipe: Recipe) -> None:
             licence=recipe.export.licence,
             recipe=public(recipe),
             report=json.loads(report_file.read_text(encoding="utf-8")),
+            folding={chr(code): known for code, known in student.tokens.folding.items()},
         ),
         bert={k: v for k, v in student.bert.state_dict().items() if "position_ids" not in k},
         tokenizer_json=student.tokens.tokenizer.to_str().encode("utf-8"),

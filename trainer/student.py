@@ -10,9 +10,11 @@ from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from zhclip.artifact import Artifact, Dimensions, SpecialIds
+from zhclip.emphasis import combine, rows
 from zhclip.structure import Structure, project
 from zhclip.tokens import PromptTokenizer
 
+from .folding import folding
 from .recipe import TrainSettings
 from .weights import ModelError, load_strict, read_config, read_tensors, resolve, under_anchor
 
@@ -43,8 +45,7 @@ class Student(nn.Module):
         meta, tensors = artifact.meta, artifact.bert
         bert = BertModel(bert_config(meta.dimensions), add_pooling_layer=False)
         load_strict(bert, {k: v.float() for k, v in tensors.items()}, ANCHOR, "artifact")
-        tokens = PromptTokenizer.from_json(artifact.tokenizer_json, meta.special_ids, meta.window)
-        student = cls(bert, tokens, meta.mask_padding)
+        student = cls(bert, PromptTokenizer.of(artifact), meta.mask_padding)
         student.structure = Structure.of(artifact)
         return student.requires_grad_(False).train(False)
 
@@ -57,16 +58,20 @@ class Student(nn.Module):
         """Put a trainable (D, S) map and (W, D) bias after the last layer."""
         self.proj_weight, self.proj_bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
 
-    def layers(self, hidden: torch.Tensor, key_mask: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        """Run layers [first, last) on (B, W, S); key_mask (B, W) bool, True where a key may be seen."""
-        mask = key_mask[:, None, None, :] if self.mask_padding else None  # (B, 1, 1, W)
+    def keys(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, W) ids -> (B, W) bool, True where a key may be seen."""
+        return self.tokens.key_mask(ids) if self.mask_padding else torch.ones_like(ids, dtype=torch.bool)
+
+    def layers(self, hidden: torch.Tensor, keys: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """Run layers [first, last) on (B, W, S); keys (B, W) bool, True where a key may be seen."""
+        mask = keys[:, None, None, :]  # (B, 1, 1, W)
         for layer in self.bert.encoder.layer[first:last]:
             hidden = layer(hidden, mask)
         return hidden
 
     def hidden(self, ids: torch.Tensor, depth: int) -> torch.Tensor:
         """(B, W) ids -> (B, W, S), the hidden state after `depth` layers."""
-        return self.layers(self.bert.embeddings(input_ids=ids), self.tokens.key_mask(ids), 0, depth)
+        return self.layers(self.bert.embeddings(input_ids=ids), self.keys(ids), 0, depth)
 
     def forward(
         self,
@@ -74,32 +79,38 @@ class Student(nn.Module):
         trunk: torch.Tensor | None = None,
         depth: int = 0,
         positions: torch.Tensor | None = None,
+        hidden_keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, W) ids -> (B, P, D) before structure, at `positions` (P,), by default all W.
 
         Positions may be left out where they are padding for every row. `trunk` (B, P, S) is the state after `depth`
-        layers, when it is known already.
+        layers, when it is known already. `hidden_keys` (B, W) bool hides some more positions as keys.
         """
         at = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
         hidden = self.bert.embeddings(input_ids=ids[:, at], position_ids=at[None]) if trunk is None else trunk
-        mask = self.tokens.key_mask(ids)[:, at]
-        hidden = self.layers(hidden, mask, 0 if trunk is None else depth, self.depth)
+        keys = self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys
+        hidden = self.layers(hidden, keys[:, at], 0 if trunk is None else depth, self.depth)
         return project(hidden, self.proj_weight, None if self.proj_bias is None else self.proj_bias[at])
 
     @torch.inference_mode()
-    def encode_ids(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, W) ids -> (B, W, D) conditioning, structure applied."""
+    def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, W) ids -> (B, W, D) conditioning, structure applied. `hidden_keys` as in `forward`."""
         ids = ids.to(self.bert.device)
-        return self.structure.apply(self(ids), self.tokens.is_empty(ids))
+        hidden_keys = None if hidden_keys is None else hidden_keys.to(ids.device)
+        return self.structure.apply(self(ids, hidden_keys=hidden_keys), self.tokens.is_empty(ids, hidden_keys))
 
     def encode(self, texts: list[str], batch: int = 64) -> torch.Tensor:
-        """Prompts of one window each -> (B, W, D) conditioning. A longer prompt keeps its first window."""
+        """Captions of one window each -> (B, W, D) conditioning. A longer one keeps its first window."""
         ids = torch.tensor([self.tokens.windows(text)[0] for text in texts])
         return torch.cat([self.encode_ids(part) for part in ids.split(batch)])
 
     def encode_prompt(self, text: str) -> torch.Tensor:
-        """One prompt of any length -> (windows * W, D) conditioning, window after window."""
-        return self.encode_ids(torch.tensor(self.tokens.windows(text))).flatten(0, 1)
+        """One prompt of any length, its syntax acted on -> (windows * W, D) conditioning, window after window."""
+        windows = self.tokens.weighted_windows(text)
+        batch = rows(windows)
+        ids = torch.tensor([row.ids for row in batch])
+        hidden_keys = torch.tensor([[at in row.hidden for at in range(len(row.ids))] for row in batch])
+        return combine(self.encode_ids(ids, hidden_keys), windows).flatten(0, 1)
 
 
 def load_tokens(model: str, window: int) -> PromptTokenizer:
@@ -113,7 +124,8 @@ def load_tokens(model: str, window: int) -> PromptTokenizer:
     ids = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
     if None in ids:
         raise ModelError(f"--{FLAG} {folder}: its tokenizer lacks a start, end, padding or unknown token")
-    return PromptTokenizer.from_json(serialised, SpecialIds(*ids), window)
+    plain = PromptTokenizer.from_json(serialised, SpecialIds(*ids), window)
+    return PromptTokenizer.from_json(serialised, plain.special, window, folding(plain))
 
 
 def load_student(model: str, window: int, device: torch.device | str = "cpu") -> Student:

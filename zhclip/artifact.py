@@ -308,6 +308,8 @@ def _open(path: str | os.PathLike[str]) -> safe_open:
 
 def _check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, tuple[int, ...]]) -> None:
     required, optional = tensor_shapes(meta)
+    if meta.teacher.width != meta.dimensions.width and any(name.startswith("skip.") for name in shapes):
+        required["skip.proj_weight"] = optional.pop("skip.proj_weight")
     missing = sorted(({*required, "tokenizer_json"}) - set(shapes))
     if missing:
         raise DamagedArtifactError(

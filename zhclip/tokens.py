@@ -78,6 +78,14 @@ class PromptTokenizer:
             found |= {plain[a:b]: None for i, (a, b) in zip(ids, offsets) if i == self.special.unknown}
         return list(found)
 
+    def pieces(self, text: str) -> list[str]:
+        """The stretch of a prompt that each token stands for, in order through all its windows."""
+        out: list[str] = []
+        for spans in parts(text):
+            _, offsets, plain = self._encode("".join(span.text for span in spans))
+            out += [plain[a:b] for a, b in offsets]
+        return out
+
     def _windows(self, spans: list[Span]) -> list[Window]:
         ids, offsets, plain = self._encode("".join(span.text for span in spans))
         owners = [at for at, span in enumerate(spans) for _ in span.text]
@@ -117,9 +125,13 @@ class PromptTokenizer:
         ends = ids.eq(self.special.end).int()
         return (ends.cumsum(dim=1) - ends).eq(0)
 
-    def is_empty(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, window) ids -> (B,) bool, True where the window holds no token between start and end."""
-        return ids[:, 1].eq(self.special.end)
+    def is_empty(self, ids: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, window) ids -> (B,) bool, True where no token between start and end is seen. `hidden` (B, window) bool
+        marks positions that are masked as keys."""
+        seen = self.key_mask(ids) & ids.ne(self.special.end)
+        if hidden is not None:
+            seen &= ~hidden
+        return ~seen[:, 1:].any(dim=1)
 
 
 def _first_visible(text: str, begin: int, end: int) -> int:
