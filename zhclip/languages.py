@@ -41,6 +41,8 @@ from .prompt import BREAK, Span, normalise, parse, render, tidy
 
 # ComfyUI knows an embedding's name at the beginning of a weighted stretch or after white space, and nowhere else.
 GLUED_EMBEDDING = re.compile(r"(?<=[^A-Za-z0-9_\s])(?=embedding:)")
+# Without a name, it ends ComfyUI's tokenizer with an IndexError.
+NAMELESS_EMBEDDING = re.compile(r"embedding:(?=\s*$|\s+embedding:)")
 
 
 class Segment(NamedTuple):
@@ -71,14 +73,19 @@ def route(text: str) -> list[Segment]:
     """A prompt as typed -> what each encoder reads, part after part, the aligned encoder first. Never empty.
 
     A prompt of one language is handed on as typed, so that its encoder reads what it would read by the stock node;
-    English with BREAK or with characters that normalisation folds is not, since CLIP knows neither.
+    English with BREAK, with characters beyond ASCII or with an `embedding:` without a name is not: CLIP knows the
+    first two otherwise or not at all, and fails at the third.
     """
     parts = _parts(text)
     languages = {piece.language for pieces, _ in parts for piece in pieces} or {"zh"}
-    if languages == {"zh"} or (languages == {"en"} and len(parts) == 1 and text.isascii()):
+    if languages == {"zh"} or (languages == {"en"} and len(parts) == 1 and _is_plain(text)):
         return [Segment(languages.pop(), text)]
     both = [Segment(language, _prompt(pieces, language)) for pieces, _ in parts for language in ("zh", "en")]
     return [segment for segment in both if segment.prompt]
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and not any(NAMELESS_EMBEDDING.search(span.text) for span in parse(text))
 
 
 def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
@@ -184,7 +191,8 @@ def _prompt(pieces: list[Piece], language: str) -> str:
         last = at
     flat = tidy(_trimmed([Span(span.text.replace("\n", " "), span.weight) for span in out], " ,;"))
     if language == "en":
-        flat = [Span(GLUED_EMBEDDING.sub(" ", span.text), span.weight) for span in flat]
+        spaced = [Span(GLUED_EMBEDDING.sub(" ", span.text), span.weight) for span in flat]
+        flat = [Span(NAMELESS_EMBEDDING.sub("embedding", span.text), span.weight) for span in spaced]
     return render(flat)
 
 
