@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import route
 from .compare import ZhCLIPCompareGrid
 from .grid import ZhCLIPGrid
 from .inspector import ZhCLIPInspector
@@ -25,4 +26,5 @@ class ZhCLIPExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> ZhCLIPExtension:
     """ComfyUI's way in, called once at its start."""
+    route.register()
     return ZhCLIPExtension()

@@ -1,0 +1,101 @@
+"""POST /zhclip/count: what a prompt costs and how it is read, answered from the encoder's tokenizer alone.
+
+web/zhclip.js shows the answer under the prompt box while the user types. Nothing of the encoder but its tokenizer is
+read, and in a thread, so that neither a queue nor the server waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from math import isfinite
+from typing import Any
+
+import folder_paths
+from safetensors import safe_open
+
+from ..zhclip.artifact import ArtifactError, read_meta
+from .loader import FOLDER, stamp
+
+TEXT_LIMIT = 20_000  # characters: some 250 windows, more than anybody waits for
+
+
+class RefusedError(ValueError):
+    """A question that cannot be answered; its message is what the client shows."""
+
+
+def register() -> None:
+    """Add the route to the running server, if there is one.
+
+    The module is looked up and not imported: in a process that is not a server (comfy-cli's, a test's) importing it
+    would take a second and serve nobody.
+    """
+    server = getattr(sys.modules.get("server"), "PromptServer", None)
+    instance = getattr(server, "instance", None)
+    if instance is None:
+        return
+    from aiohttp import web
+
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            body = await request.json()
+        except (ValueError, LookupError, RecursionError):  # no JSON, no UTF-8, an unknown charset, absurd nesting
+            return web.json_response({"error": "The body is not JSON."}, status=400)
+        try:
+            return web.json_response(await asyncio.to_thread(count, body))
+        except (RefusedError, ArtifactError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    instance.routes.post("/zhclip/count")(answer)
+
+
+def count(body: Any) -> dict[str, Any]:
+    """{file, text, bilingual} -> {windows, room, unknown, spans}.
+
+    `bilingual` says whether a second CLIP reads the English. `windows` holds the number of tokens between start and end
+    of each window that the encoder reads, and `room` how many fit in one; `unknown` the pieces of its text that its
+    vocabulary lacks; `spans` the whole prompt in order as {text, language, weight}, the language "zh", "en" or "break"
+    and the weight null where it is no finite number. Raises RefusedError or ArtifactError.
+    """
+    # Here and not above, as below: what a start of ComfyUI need not wait for.
+    from ..zhclip import languages
+
+    file, text, bilingual = _checked(body)
+    path = folder_paths.get_full_path(FOLDER, file) if file in folder_paths.get_filename_list(FOLDER) else None
+    if path is None:
+        raise RefusedError(f"There is no file {file} in models/{FOLDER}.")
+    tokenizer = _tokenizer(path, stamp(path))
+    segments = languages.route(text) if bilingual else [languages.Segment("zh", text)]
+    own = [segment.prompt for segment in segments if segment.language == "zh"]
+    windows = [window for prompt in own for window in tokenizer.weighted_windows(prompt)]
+    return {
+        "windows": [window.ids.index(tokenizer.special.end) - 1 for window in windows],
+        "room": tokenizer.window - 2,
+        "unknown": list(dict.fromkeys(piece for prompt in own for piece in tokenizer.unknown(prompt))),
+        "spans": [
+            {"text": span.text, "language": span.language, "weight": span.weight if isfinite(span.weight) else None}
+            for span in languages.spans(text, bilingual)
+        ],
+    }
+
+
+def _checked(body: Any) -> tuple[str, str, bool]:
+    if not isinstance(body, dict):
+        raise RefusedError("The body is not a JSON object with file, text and bilingual.")
+    file, text, bilingual = body.get("file"), body.get("text"), body.get("bilingual", False)
+    if not (isinstance(file, str) and isinstance(text, str) and isinstance(bilingual, bool)):
+        raise RefusedError("file and text must be strings and bilingual true or false.")
+    if len(text) > TEXT_LIMIT:
+        raise RefusedError(f"The text has {len(text)} characters; {TEXT_LIMIT} are counted at most.")
+    return file, text, bilingual
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(path: str, _stamp: str) -> Any:
+    from ..zhclip.tokens import PromptTokenizer
+
+    meta = read_meta(path)
+    with safe_open(path, framework="pt", device="cpu") as file:
+        tokenizer_json = file.get_tensor("tokenizer_json").numpy().tobytes()
+    return PromptTokenizer.from_json(tokenizer_json, meta.special_ids, meta.window, meta.folding)

@@ -1,0 +1,106 @@
+"""The route that counts a prompt's tokens while the user types, on the real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import graphs, small
+from tests.host import Host
+from zhclip.tokens import PromptTokenizer
+
+CHINESE = json.loads((Path(__file__).resolve().parent / "data" / "count.json").read_text(encoding="utf-8"))
+
+
+def asked(host: Host, body: bytes) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of the answer to a body."""
+    request = urllib.request.Request(host.url("/zhclip/count"), body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def counted(host: Host, text: str, bilingual: bool = False, file: str = graphs.ENCODER) -> dict[str, Any]:
+    """The answer to a question that must be answered."""
+    status, answer = asked(host, json.dumps({"file": file, "text": text, "bilingual": bilingual}).encode())
+    assert status == 200, answer
+    return answer
+
+
+@pytest.mark.parametrize("text", ["", *small.prompts()[:40]])
+def test_the_windows_are_those_that_the_encoder_reads(host: Host, text: str) -> None:
+    answer = counted(host, text)
+    artifact = small.artifact()
+    tokenizer = PromptTokenizer.of(artifact)
+    windows = tokenizer.weighted_windows(text)
+    assert answer["windows"] == [window.ids.index(artifact.meta.special_ids.end) - 1 for window in windows]
+    assert answer["unknown"] == tokenizer.unknown(text)
+    assert answer["room"] == 75 and max(answer["windows"]) <= 75
+
+
+def test_spans_say_weight_language_and_break(host: Host) -> None:
+    answer = counted(host, CHINESE["weighted"])
+    assert answer["spans"] == CHINESE["weighted_spans"]
+    assert len(answer["windows"]) == 2
+
+
+def test_with_a_second_clip_the_english_costs_the_encoder_nothing(host: Host) -> None:
+    both, alone = counted(host, CHINESE["mixed"], bilingual=True), counted(host, CHINESE["mixed"])
+    assert both["spans"] == CHINESE["mixed_spans"]
+    assert {span["language"] for span in alone["spans"]} == {"zh"}
+    assert both["windows"] == counted(host, CHINESE["mixed_zh"])["windows"] < alone["windows"]
+    assert counted(host, "best quality, masterpiece", bilingual=True)["windows"] == []
+
+
+def test_a_weight_that_is_no_number_of_json_is_null(host: Host) -> None:
+    assert [span["weight"] for span in counted(host, "(red:inf) cat (dog:nan)")["spans"]] == [None, 1.0, None]
+
+
+def test_a_file_trained_again_is_read_again(host: Host) -> None:
+    path = small.saved(host.base / "models" / "text_encoders" / "counted.safetensors")
+    first = counted(host, "cat", file=path.name)
+    small.saved(path, window=20, teacher_width=384)  # another size of file as well as another window
+    second = counted(host, "cat", file=path.name)
+    path.unlink()
+    assert (first["room"], second["room"]) == (75, 18)
+
+
+def bodies() -> dict[str, tuple[bytes, str]]:
+    def body(**values: Any) -> bytes:
+        return json.dumps({"file": graphs.ENCODER, "text": "cat", "bilingual": False} | values).encode()
+
+    outside = [f"../text_encoders/{graphs.ENCODER}", f"../checkpoints/{graphs.CHECKPOINT}", os.path.abspath(__file__)]
+    return {
+        "no json": (b"{", "not JSON"),
+        "no utf-8": (b'{"file": "\xff"}', "not JSON"),
+        "no object": (b"[1]", "not a JSON object"),
+        "no text": (b'{"file": "encoder.safetensors"}', "must be strings"),
+        "text of a wrong type": (body(text=["cat"]), "must be strings"),
+        "bilingual of a wrong type": (body(bilingual="yes"), "true or false"),
+        "a long text": (body(text="x" * 20_001), "20001 characters; 20000 are counted at most"),
+        "an unknown file": (body(file="gone.safetensors"), "no file gone.safetensors in models/text_encoders"),
+        **{f"a path: {path}": (body(file=path), "There is no file") for path in outside},
+    }
+
+
+@pytest.mark.parametrize("name", bodies())
+def test_a_wrong_question_gets_a_sentence(host: Host, name: str) -> None:
+    body, expected = bodies()[name]
+    status, answer = asked(host, body)
+    assert status == 400 and expected in answer["error"], (status, answer)
+
+
+def test_a_damaged_file_is_refused_by_the_sentence_that_the_loader_has(host: Host) -> None:
+    path = small.saved(host.base / "models" / "text_encoders" / "half.safetensors")
+    os.truncate(path, path.stat().st_size // 2)
+    status, answer = asked(host, json.dumps({"file": path.name, "text": "cat"}).encode())
+    path.unlink()
+    assert status == 400 and "It may be truncated: copy or download it again." in answer["error"]

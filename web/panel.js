@@ -1,0 +1,33 @@
+// Panels under a node: DOM widgets that show something and hold nothing. They are never written into a workflow or a
+// prompt, and a panel of fixed height takes its room from the text box above it, so that no node grows at a load.
+
+/** The node's panel of this name, added when `height(widget)` is given and it has none. */
+export function panel(node, name, height) {
+  const found = node.widgets?.find((widget) => widget.name === name);
+  if (found || !height) return found;
+  const element = document.createElement("div");
+  element.className = name;
+  const widget = node.addDOMWidget(name, name, element, {
+    serialize: false, // not an input of the node
+    getMinHeight: () => height(widget),
+    getMaxHeight: () => height(widget),
+    getValue: () => "",
+    setValue: () => {},
+  });
+  widget.serialize = false; // no value of the workflow
+  return widget;
+}
+
+/** Take the panel away, if the node has it. */
+export function removePanel(node, name) {
+  const widget = panel(node, name);
+  if (widget) node.removeWidget(widget);
+}
+
+/** An element with a class and a text; no markup is ever made of a prompt. */
+export function part(tag, className, text) {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.textContent = text;
+  return element;
+}

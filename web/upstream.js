@@ -1,0 +1,43 @@
+// Which Load ZhCLIP Encoder a prompt node reads from: links followed upstream, through reroutes, subgraphs, and nodes
+// that hand a CLIP on (a LoRA loader, CLIP Set Last Layer, ZhCLIP Calibrate).
+
+const SUBGRAPH_INPUT = -10; // litegraph's id of the node inside a subgraph that stands for the subgraph's inputs
+const BYPASS = 4;
+
+/** Index of the input by which a CLIP reaches a node; -1 when none does. */
+function clipInput(node) {
+  const inputs = node.inputs ?? [];
+  const named = inputs.findIndex((input) => input.name === "zhclip");
+  if (named >= 0) return named;
+  return node.type === "Reroute" ? 0 : inputs.findIndex((input) => input.type === "CLIP");
+}
+
+/** The node in which this subgraph stands, or undefined. */
+function host(subgraph) {
+  const root = subgraph.rootGraph;
+  const graphs = root ? [root, ...(root.subgraphs?.values() ?? [])] : [];
+  return graphs.flatMap((graph) => graph.nodes).find((node) => node.subgraph === subgraph);
+}
+
+/** The node that feeds an input, or undefined. */
+export function source(node, index) {
+  const id = node.inputs?.[index]?.link;
+  const link = id == null ? undefined : node.graph?.getLink(id);
+  if (!link) return undefined;
+  if (link.origin_id === SUBGRAPH_INPUT) {
+    const outer = host(node.graph);
+    return outer && source(outer, link.origin_slot);
+  }
+  const origin = node.graph.getNodeById(link.origin_id) ?? undefined;
+  return origin?.subgraph ? origin.resolveSubgraphOutputLink(link.origin_slot)?.outputNode : origin;
+}
+
+/** The loader upstream of a node's input, or undefined. */
+export function loader(node, index) {
+  const seen = new Set();
+  for (let at = source(node, index); at && !seen.has(at); at = source(at, clipInput(at))) {
+    if (at.comfyClass === "ZhCLIPLoader") return at.mode === BYPASS ? undefined : at;
+    seen.add(at);
+  }
+  return undefined;
+}
