@@ -1,0 +1,139 @@
+"""Prompt syntax as ComfyUI reads it, and weights as arithmetic between encodings."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import small
+from tests.host import ROOT, in_host
+from trainer.folding import folding
+from trainer.student import Student
+from zhclip.emphasis import LIMIT, Run, combine, rows, runs
+from zhclip.prompt import Span, cut, normalise, parse, parts, render
+from zhclip.tokens import PromptTokenizer, Window
+
+SYNTAX = st.text(st.sampled_from("()()::1.35-e \\[]ab,"), max_size=24)
+CAT, RED = "\u732b", "\u7ea2\u8272"
+
+
+def tokens(window: int = 12, folding: dict[str, str] | None = None) -> PromptTokenizer:
+    """The tests' tokenizer over windows of some length."""
+    artifact = small.artifact(window=window, folding=folding or {})
+    return PromptTokenizer.of(artifact)
+
+
+def test_brackets_act_as_in_comfyui_for_any_ascii(tmp_path: Path) -> None:
+    prompts: list[str] = []
+
+    @given(SYNTAX)
+    @settings(max_examples=2000, deadline=None, database=None)
+    def collect(text: str) -> None:
+        prompts.append(normalise(text))
+
+    collect()
+    prompts += ["(a:nan)", "(a:inf)", "(a:1e400)", "(a:1_0)", "((((a))))", "(" * 50, ")" * 50 + "(a)", "(:1.2)", "()"]
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
+    theirs = json.loads(in_host(ROOT / "tests" / "parse_in_host.py", tmp_path / "prompts.json").splitlines()[-1])
+    ours = [[[span.text, repr(span.weight)] for span in parse(text)] for text in prompts]
+    assert len(prompts) > 2000 and sum(len(spans) > 1 for spans in ours) > 200
+    assert ours == theirs
+
+
+def test_brackets_of_any_depth_are_read() -> None:
+    (span,) = parse("(" * 3000 + "a" + ")" * 3000)
+    assert span.text == "a" and span.weight > 1e100
+
+
+def test_full_width_syntax_is_syntax() -> None:
+    typed = "\u4e00\u53ea\uff08\u7ea2\u8272\uff1a\uff11\uff0e\uff13\uff09\u7684\u732b\uff0c\u8d70"
+    assert parts(typed) == [[Span("\u4e00\u53ea", 1.0), Span(RED, 1.3), Span("\u7684\u732b,\u8d70", 1.0)]]
+
+
+def test_break_parts_a_prompt_and_a_word_that_holds_it_does_not() -> None:
+    assert parts("a BREAK (b:1.2)") == [[Span("a", 1.0)], [Span("b", 1.2)]]
+    assert parts("(a BREAK b:1.2)") == [[Span("a", 1.2)], [Span("b", 1.2)]]
+    assert parts(f"{CAT}BREAK{CAT}") == [[Span(CAT, 1.0)]] * 2
+    assert parts("BREAKFAST, my_BREAK") == [[Span("BREAKFAST, my_BREAK", 1.0)]]
+    assert parts(" BREAK ") == parts("") == [[]]
+
+
+def test_square_brackets_wildcards_comments_and_choices_are_left_alone() -> None:
+    text = "[a:b:0.5], __animal__, {x|y} /* z */ <lora:n:1>"
+    assert parts(text) == [[Span(text, 1.0)]]
+    assert parts(r"a \(b\) (c\):1.2)") == [[Span("a (b) ", 1.0), Span("c)", 1.2)]]
+
+
+@given(SYNTAX)
+@settings(deadline=None)
+def test_rendered_spans_are_read_as_the_same_spans(text: str) -> None:
+    (spans, *_) = parts(text)
+    again = parse(render(spans))
+    assert [(s.text, repr(s.weight)) for s in again] == [(s.text, repr(s.weight)) for s in spans]
+
+
+def test_a_weight_of_1_changes_no_token() -> None:
+    for plain, weighted in (("red cat", "red (cat:1)"), (f"{CAT}{RED}", f"({CAT}:1.0){RED}"), ("cats", "(c:1)ats")):
+        assert tokens().weighted_windows(plain) == tokens().weighted_windows(weighted)
+        assert [w.ids for w in tokens().weighted_windows(weighted)] == tokens().windows(plain)
+
+
+@given(st.lists(st.tuples(st.sampled_from([CAT, "red", " ", ",", "dog "]), st.booleans()), max_size=40))
+@settings(deadline=None)
+def test_no_weighted_span_that_fits_a_window_is_cut(pieces: list[tuple[str, bool]]) -> None:
+    # Weights that tell every span apart, so that neighbours are not one.
+    spans = [Span(text, 1.5 + at if heavy else 1.0) for at, (text, heavy) in enumerate(pieces)]
+    windows = tokens(9).weighted_windows(render(spans))
+    seen: list[float] = []
+    for window in windows:
+        inside = {weight for weight in window.weights if weight != 1.0}
+        assert not inside & set(seen)
+        seen += inside
+    assert all(len(w.ids) == len(w.weights) == 9 and w.weights[0] == w.weights[-1] == 1.0 for w in windows)
+
+
+def test_a_weighted_span_moves_to_the_next_window_and_one_that_is_too_long_is_cut() -> None:
+    assert cut(list("abcdefgh"), 6, [False] * 4 + [True] * 3 + [False]) == [3, 8]
+    assert cut(list("\u732b" * 12), 6, [False] + [True] * 11) == [6, 12]
+
+
+def test_runs_are_neighbours_of_one_weight_and_absurd_weights_are_bounded() -> None:
+    assert runs([1, 1.2, 1.2, 1, 0, -1, 1]) == [Run(1, 3, 1.2), Run(4, 5, 0.0), Run(5, 6, -1.0)]
+    assert runs([1, math.nan, 1]) == [] and runs([1.0, math.inf, 1e9, 1.0]) == [Run(1, 3, LIMIT)]
+    assert runs([-math.inf]) == [Run(0, 1, -LIMIT)]
+
+
+def test_the_formula() -> None:
+    windows = [Window([2, 7, 8, 9, 3], [1, 1.5, 1, 0.0, 1]), Window([2, 7, 8, 9, 3], [1.0] * 5)]
+    assert [row.hidden for row in rows(windows)] == [range(0), range(0), range(1, 2), range(3, 4)]
+    z = torch.randn(4, 5, 6)
+    out = combine(z, windows)
+    torch.testing.assert_close(out[0], z[0] + 0.5 * (z[0] - z[2]) - (z[0] - z[3]))
+    assert torch.equal(out[1], z[1])
+
+
+def test_a_weight_of_0_leaves_what_the_encoder_says_without_the_span() -> None:
+    student = Student.from_artifact(small.artifact())
+    empty, all_hidden = student.encode_prompt(""), student.encode_prompt("(red cat:0)")
+    torch.testing.assert_close(all_hidden, empty, atol=1e-4, rtol=0)
+    assert not torch.equal(student.encode_prompt("(red:0) cat"), student.encode_prompt("red cat"))
+
+
+def test_rare_characters_are_folded_and_known_ones_are_not() -> None:
+    plain = tokens()
+    table = folding(plain)
+    book = "\u66f8"  # traditional, not in the tests' vocabulary; its simplified form is
+    assert plain.unknown(book) == [book] and table[book] == "\u4e66"
+    folded = tokens(folding=table)
+    assert folded.unknown(book) == [] and folded.ids(book) == folded.ids("\u4e66")
+    assert all(plain.unknown(rare) and not plain.unknown(known) for rare, known in table.items()) and len(table) > 20
+
+
+def test_what_became_unknown_is_told_once_and_in_order() -> None:
+    assert tokens().unknown("\U0001f6f8 cat (\u9f98:1.2) \U0001f6f8") == ["\U0001f6f8", "\u9f98"]
+    assert tokens().unknown("red cat") == []
