@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 from tests import small
 from tests.host import ROOT, in_host
@@ -95,6 +97,14 @@ def test_no_weighted_span_that_fits_a_window_is_cut(pieces: list[tuple[str, bool
         assert not inside & set(seen)
         seen += inside
     assert all(len(w.ids) == len(w.weights) == 9 and w.weights[0] == w.weights[-1] == 1.0 for w in windows)
+
+
+def test_a_token_over_two_spans_belongs_to_the_larger_part_else_to_the_weighted() -> None:
+    made = tokens()
+    vocabulary = [("<unk>", 0.0), ("abc", -1.0), ("de", -1.0), *((c, -9.0) for c in "abcde")]
+    unigram = replace(made, tokenizer=Tokenizer(models.Unigram(vocabulary, unk_id=0)))
+    assert unigram.weighted_windows("a(bc:1.3)(d:0.5)e")[0].weights[:4] == [1.0, 1.3, 0.5, 1.0]
+    assert unigram.weighted_windows("ab(c:1.3)")[0].weights[:3] == [1.0, 1.0, 1.0]
 
 
 def test_a_weighted_span_moves_to_the_next_window_and_one_that_is_too_long_is_cut() -> None:

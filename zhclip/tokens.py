@@ -89,7 +89,7 @@ class PromptTokenizer:
     def _windows(self, spans: list[Span]) -> list[Window]:
         ids, offsets, plain = self._encode("".join(span.text for span in spans))
         owners = [at for at, span in enumerate(spans) for _ in span.text]
-        of = [owners[_first_visible(plain, a, b)] if b > a else -1 for a, b in offsets]
+        of = [_owner(spans, [owners[at] for at in range(a, b) if not plain[at].isspace()]) for a, b in offsets]
         weights = [spans[at].weight if at >= 0 else 1.0 for at in of]
         joined = [False] + [a == b and w != 1.0 for a, b, w in zip(of, of[1:], weights[1:])]
         begin, out = 0, []
@@ -134,6 +134,7 @@ class PromptTokenizer:
         return ~seen[:, 1:].any(dim=1)
 
 
-def _first_visible(text: str, begin: int, end: int) -> int:
-    """Where a token says whose it is: in some vocabularies a token begins with the space before its word."""
-    return next((at for at in range(begin, end) if not text[at].isspace()), begin)
+def _owner(spans: list[Span], owners: list[int]) -> int:
+    """The span of a token, from the spans of its visible characters; -1 for a token without any. The vocabulary may
+    join characters of two spans: most of them decide, and where that is even, the span with a weight."""
+    return max(owners, key=lambda at: (owners.count(at), spans[at].weight != 1.0), default=-1)
