@@ -7,7 +7,7 @@ which people with the common kinds of colour blindness tell apart; no meaning is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from .lettering import height, pieces, width, wrap, write
 
-INK, FAINT, PAPER, LINE = "#1d2330", "#5b6472", "#ffffff", "#c9ced6"
+INK, FAINT, PAPER, LINE, TINT = "#1d2330", "#5b6472", "#ffffff", "#c9ced6", "#eceff4"
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
 # From dark to light with even steps of lightness, blue to yellow: read alike in grey and by colour-blind eyes.
 RAMP = ((18, 32, 74), (42, 82, 132), (74, 130, 140), (130, 175, 125), (205, 210, 110), (253, 240, 160))
@@ -44,7 +44,7 @@ def sheet(wide: float, high: float, fill: str = PAPER) -> tuple[Image.Image, Ima
     return image, ImageDraw.Draw(image)
 
 
-def stack(blocks: Sequence[Image.Image], margin: int = 24, gap: int = 14) -> Image.Image:
+def stack(blocks: Sequence[Image.Image], margin: int = 24, gap: int = 8) -> Image.Image:
     """Blocks below one another on one sheet."""
     wide = max(block.width for block in blocks) + 2 * margin
     image, _ = sheet(wide, sum(block.height + gap for block in blocks) - gap + 2 * margin)
@@ -55,13 +55,14 @@ def stack(blocks: Sequence[Image.Image], margin: int = 24, gap: int = 14) -> Ima
     return image
 
 
-def paragraph(text: str, wide: int, size: int = TEXT, ink: str = INK, paper: str = PAPER) -> Image.Image:
-    """Wrapped text; on a paper of another colour, with a margin inside."""
+def paragraph(
+    text: str, wide: int, size: int = TEXT, ink: str = INK, paper: str = PAPER, above: int = 0
+) -> Image.Image:
+    """Wrapped text with `above` pixels of space before it; on a paper of another colour, with a margin inside."""
     margin = 0 if paper == PAPER else GAP
     lines = wrap(text, size, wide - 2 * margin)
-    image, draw = sheet(wide, len(lines) * height(size) + 2 * margin, paper)
-    for i, line in enumerate(lines):
-        write(draw, margin, margin + i * height(size), line, size, ink)
+    image, draw = sheet(wide, above + len(lines) * height(size) + 2 * margin, paper)
+    _lines(draw, margin, above + margin, wide - 2 * margin, lines, size, 0, ink)
     return image
 
 
@@ -117,6 +118,11 @@ def colour(share: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 
+def on(share: float) -> str:
+    """The ink that is read best on a colour of the ramp."""
+    return PAPER if share < 0.45 else INK
+
+
 def heat_map(
     values: Sequence[Sequence[float]],
     rows: Sequence[str],
@@ -142,7 +148,7 @@ def heat_map(
         for x, value in zip(lefts, values[r]):
             share = (value - low) / (high - low)
             draw.rectangle((x, y, x + cell - 2, y + line - 2), fill=colour(share))
-            _lines(draw, x, y, cell - 2, [f"{value:.2f}"], TEXT, 0.5, PAPER if share < 0.45 else INK)
+            _lines(draw, x, y, cell - 2, [f"{value:.2f}"], TEXT, 0.5, on(share))
     _scale(draw, left, top + line * len(rows) + 10, min(320, wide - left - 120), low, high)
     return image
 
@@ -154,28 +160,36 @@ def _scale(draw: ImageDraw.ImageDraw, x: float, y: float, long: float, low: floa
     write(draw, x + long, y - 4, f" {high:.2f}", 14, FAINT)
 
 
-def flow(parts: Sequence[tuple[str, str, str]], wide: int, size: int = TEXT, apart: int = 0) -> Image.Image:
-    """Stretches of text (text, colour of its underline, a small note after it) set one after another and wrapped.
+class Part(NamedTuple):
+    """A stretch of text: the colour of its underline, a small note after it, and whether it stands on a tint."""
 
-    `apart` is the space between them: with some, each stands in a box of its own, as tokens do.
+    text: str
+    mark: str = LINE
+    note: str = ""
+    tinted: bool = False
+
+
+def flow(parts: Sequence[Part], wide: int, size: int = TEXT, apart: int = 0) -> Image.Image:
+    """Stretches of text set one after another and wrapped. `apart` is the space between them: with some, each stands in
+    a box of its own, as tokens do.
     """
-    line, inset = height(size) + 10, 4 if apart else 0
-    placed: list[tuple[float, float, float, str, int, str]] = []
+    line, inset, small = height(size) + 10, 4 if apart else 0, round(size * 0.75)
+    placed: list[tuple[float, float, float, Part, str, int]] = []
     x, y = 0.0, 0.0
-    for text, mark, note in parts:
-        units = [(unit, size) for unit in ([text] if apart else pieces(text))]
-        for unit, of_size in [*units, *([(note, round(size * 0.75))] if note else [])]:
+    for part in parts:
+        units = [(unit, size) for unit in ([part.text] if apart else pieces(part.text))]
+        for unit, of_size in [*units, *([(part.note, small)] if part.note else [])]:
             long = width(unit, of_size) + 2 * inset
             if x and x + width(unit.rstrip(), of_size) + 2 * inset > wide:
                 x, y = 0.0, y + line
-            placed.append((x, y, long, unit, of_size, mark))
+            placed.append((x, y, long, part, unit, of_size))
             x += long
         x += apart
     image, draw = sheet(wide, y + line)
-    for left, top, long, unit, of_size, mark in placed:
-        if apart:
-            draw.rectangle((left, top + 2, left + long - 1, top + line - 6), outline=mark)
-        draw.rectangle((left, top + line - 9, left + long - 1, top + line - 6), fill=mark)
+    for left, top, long, part, unit, of_size in placed:
+        box = (left, top + 2, left + long - 1, top + line - 6)
+        draw.rectangle(box, fill=TINT if part.tinted else None, outline=part.mark if apart else None)
+        draw.rectangle((left, top + line - 9, left + long - 1, top + line - 6), fill=part.mark)
         write(draw, left + inset, top + (2 if of_size == size else 0), unit, of_size, INK)
     return image
 

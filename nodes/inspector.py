@@ -91,7 +91,7 @@ def inspect(zhclip: Any, text: str, clip: Any, english: str, model: Any, caption
         require_width(encoder.path, meta, model)
         rows = [reading.encode(clip, english), reading.encode(zhclip, text)]
         rows += [reading.encode(clip, other) for other in ("", ANOTHER)]
-        agreement = attention_agreement(model, [same_width(row, meta.teacher.width) for row in rows])
+        agreement = attention_agreement(model, [reading.same_width(row, meta.teacher.width) for row in rows])
     prompt = zhclip.tokenizer.clip_l.prompt
     listed = [line.strip() for line in captions.splitlines() if line.strip()]
     return Findings(
@@ -122,16 +122,6 @@ def require_partners(clip: Any, english: str, model: Any) -> None:
             f"model is connected and {lacking} is missing: the attention agreement compares the prompt with the same "
             "in English (english), read by the checkpoint's own CLIP (clip). Give both, or disconnect model."
         )
-
-
-def same_width(conditioning: Any, width: int) -> Any:
-    """The conditioning, if it is as wide as the encoder's. Raises ValueError."""
-    if conditioning.shape[-1] != width:
-        raise ValueError(
-            f"clip gives a conditioning {conditioning.shape[-1]} wide and the encoder one of {width}: connect the CLIP "
-            "of a checkpoint of the kind that the encoder was aligned to."
-        )
-    return conditioning
 
 
 def warnings(encoder: Any) -> list[str]:

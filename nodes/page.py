@@ -23,6 +23,13 @@ LANGUAGES = {
     "en": ("read by the checkpoint's own CLIP where ZhCLIP Text Encode has it, else by ZhCLIP", drawing.ORANGE),
     "break": ("begins a new window", drawing.FAINT),
 }
+SCORED = {
+    "aligned": "this encoder",
+    "ridge": "ridge map, no gradient",
+    "nearest": "nearest training caption",
+    "constant": "constant per position",
+    "untrained": "untrained student",
+}
 OTHERS = ("empty prompt", "another caption")
 AGREEMENT_IS = (
     "Cosine of the layer's outputs for the same queries, averaged: 1 is what the English prompt gives. The prompt "
@@ -86,7 +93,7 @@ def to_text(found: Findings) -> str:
         lines += [f"  {cosine:.3f}  {caption}" for caption, cosine in found.nearest]
     if found.scores:
         lines += ["", "The file's own report: mean cosine loss, and captions that find their own translation (R@1):"]
-        lines += [f"  {score.name}: {_figures(score)}" for score in found.scores]
+        lines += [f"  {SCORED[score.name]}: {_figures(score)}" for score in found.scores]
         lines += [f"  skill (1 - loss / constant): {skill:.3f}" for skill in _skill(found.scores)]
     return "\n".join(lines) + "\n"
 
@@ -97,7 +104,7 @@ def _figures(score: Score) -> str:
 
 def _skill(scores: Iterable[Score]) -> list[float]:
     losses = {score.name: score.loss for score in scores}
-    return [1 - losses["this encoder"] / losses["constant"]] if {"this encoder", "constant"} <= set(losses) else []
+    return [1 - losses["aligned"] / losses["constant"]] if {"aligned", "constant"} <= set(losses) else []
 
 
 def to_picture(found: Findings) -> Image.Image:
@@ -116,7 +123,7 @@ def to_picture(found: Findings) -> Image.Image:
 
 
 def _head(text: str) -> Image.Image:
-    return drawing.paragraph(text, WIDE, HEAD)
+    return drawing.paragraph(text, WIDE, HEAD, above=16)
 
 
 def _note(text: str) -> Image.Image:
@@ -127,11 +134,11 @@ def _prompt(found: Findings) -> list[Image.Image]:
     if not found.spans:
         return [_head("Prompt"), _note("The empty prompt.")]
     parts = [
-        (span.text, LANGUAGES[span.language][1], "" if span.weight == 1 else f"{span.weight:.3g}")
-        for span in found.spans
+        drawing.Part(s.text, LANGUAGES[s.language][1], "" if s.weight == 1 else f"{s.weight:.3g}", s.weight != 1)
+        for s in found.spans
     ]
     present = dict.fromkeys(span.language for span in found.spans)
-    legend = [(f"{name}: {LANGUAGES[name][0]}", LANGUAGES[name][1], "") for name in present]
+    legend = [drawing.Part(f"{name}: {LANGUAGES[name][0]}", LANGUAGES[name][1]) for name in present]
     return [_head("Prompt"), drawing.flow(parts, WIDE, 20), drawing.flow(legend, WIDE, 14, apart=16)]
 
 
@@ -139,7 +146,12 @@ def _windows(found: Findings) -> list[Image.Image]:
     blocks = []
     for number, window in enumerate(found.windows, 1):
         blocks.append(_head(window_title(number, window, found.room)))
-        tokens = [(t.text, drawing.LINE if t.known else drawing.RED, "" if t.known else "unknown") for t in window]
+        tokens = [
+            drawing.Part(t.text, drawing.LINE, "", t.weight != 1)
+            if t.known
+            else drawing.Part(t.text, drawing.RED, "unknown")
+            for t in window
+        ]
         blocks.append(drawing.flow(tokens, WIDE, apart=6) if tokens else _note("The empty prompt."))
     if found.unknown:
         blocks.append(_note(f"Not in the vocabulary, so read as unknown: {'  '.join(found.unknown)}"))
@@ -166,7 +178,8 @@ def _report(found: Findings) -> list[Image.Image]:
     if not found.scores:
         return []
     rows = [
-        (s.name, s.loss, _figures(s), drawing.BLUE if s.name == "this encoder" else drawing.SKY) for s in found.scores
+        (SCORED[s.name], s.loss, _figures(s), drawing.BLUE if s.name == "aligned" else drawing.SKY)
+        for s in found.scores
     ]
     skill = "".join(f" Skill (1 - loss / constant): {skill:.2f}." for skill in _skill(found.scores))
     note = f"Mean cosine loss of all positions, lower is better; R@1 is retrieval, higher is better.{skill}"

@@ -13,7 +13,8 @@ from ..zhclip.artifact import Meta
 from .clip import SKIP_LAYER, WindowEncoder
 
 NEAREST = 5
-FLOORS = ("constant", "nearest", "ridge", "untrained")
+BATCH = 16
+FLOORS = ("ridge", "nearest", "constant", "untrained")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Score:
-    """A line of the file's report: mean cosine loss over all positions, and how often a caption finds its own."""
+    """A predictor of the file's report: mean cosine loss over all positions, and how often a caption finds its own."""
 
     name: str
     loss: float
@@ -62,11 +63,11 @@ def layer_in_use(clip: Any, encoder: WindowEncoder) -> str:
 def scores(meta: Meta) -> list[Score]:
     """The encoder and its floors, by the report in its file; empty without one."""
     report = meta.report
-    losses = {"this encoder": report.get("loss"), **(report.get("floors") or {})}
-    found = {"this encoder": report.get("retrieval"), **(report.get("floors_retrieval") or {})}
+    losses = {"aligned": report.get("loss"), **(report.get("floors") or {})}
+    found = {"aligned": report.get("retrieval"), **(report.get("floors_retrieval") or {})}
     return [
         Score(name, float(losses[name]["all"]), _recall(found.get(name)))
-        for name in ("this encoder", *FLOORS)
+        for name in ("aligned", *FLOORS)
         if losses.get(name) and "all" in losses[name]
     ]
 
@@ -83,22 +84,43 @@ def encode(clip: Any, text: str) -> torch.Tensor:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
 
 
-def content_vector(clip: Any, text: str) -> torch.Tensor:
-    """(D,) mean of the unit vectors at a text's own positions, start and end included, over all windows.
-
-    It is what the trainer's retrieval figures are of. Raises ValueError for a CLIP whose windows are not those of one
-    text encoder.
-    """
-    tokens = clip.tokenize(text)
-    tokenizer = getattr(clip.tokenizer, "clip_l", None)
-    if list(tokens) != ["l"] or tokenizer is None:
+def same_width(vectors: torch.Tensor, width: int) -> torch.Tensor:
+    """The clip's vectors, if they are as wide as the encoder's. Raises ValueError."""
+    if vectors.shape[-1] != width:
         raise ValueError(
-            f"clip has the text encoders {', '.join(tokens)}; connect a Stable Diffusion 1.5 checkpoint's CLIP."
+            f"clip gives a conditioning {vectors.shape[-1]} wide and the encoder one of {width}: connect the CLIP of a "
+            "checkpoint of the kind that the encoder was aligned to."
         )
-    z = clip.encode_from_tokens_scheduled(tokens)[0][0].float()
-    z = torch.nn.functional.normalize(z, dim=-1).reshape(len(tokens["l"]), -1, z.shape[-1])  # (windows, W, D)
-    counts = [[pair[0] for pair in window].index(tokenizer.end_token) + 1 for window in tokens["l"]]
-    return torch.cat([window[:count] for window, count in zip(z, counts)]).mean(dim=0)
+    return vectors
+
+
+def content_vectors(clip: Any, texts: list[str]) -> torch.Tensor:
+    """(N, D) sentence vectors: the mean of the unit vectors at a text's own positions, start and end included.
+
+    It is what the trainer's retrieval figures are of. Raises ValueError for a CLIP of more than one text encoder.
+    """
+    progress = comfy.utils.ProgressBar(len(texts))
+    vectors = []
+    for begin in range(0, len(texts), BATCH):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        some = [clip.tokenize(text) for text in texts[begin : begin + BATCH]]
+        if list(some[0]) != ["l"]:
+            raise ValueError(
+                f"clip has the text encoders {', '.join(some[0])}; connect a Stable Diffusion 1.5 checkpoint's CLIP."
+            )
+        vectors += _vectors(clip, [tokens["l"] for tokens in some])
+        progress.update(len(some))
+    return torch.stack(vectors)
+
+
+def _vectors(clip: Any, texts: list[list[list[tuple[Any, ...]]]]) -> list[torch.Tensor]:
+    """A sentence vector of each text's windows, all windows encoded at once."""
+    windows = [window for text in texts for window in text]
+    z = clip.encode_from_tokens({"l": windows}).float().cpu()
+    z = torch.nn.functional.normalize(z, dim=-1).reshape(len(windows), -1, z.shape[-1])  # (windows, W, D)
+    end = clip.tokenizer.clip_l.end_token
+    own = iter(one[: [pair[0] for pair in window].index(end) + 1] for one, window in zip(z, windows))
+    return [torch.cat([next(own) for _ in text]).mean(dim=0) for text in texts]
 
 
 def nearest(clip: Any, text: str, reader: Any, captions: list[str]) -> list[tuple[str, float]]:
@@ -109,15 +131,9 @@ def nearest(clip: Any, text: str, reader: Any, captions: list[str]) -> list[tupl
     """
     if len(captions) < 2:
         raise ValueError("captions holds one caption: give two or more, one a line, to compare the prompt with.")
-    progress = comfy.utils.ProgressBar(len(captions))
-    vectors = []
-    for caption in captions:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        vectors.append(content_vector(reader, caption))
-        progress.update(1)
-    bank = torch.stack(vectors).cpu()  # (N, D)
+    asked = content_vectors(clip, [text])  # (1, D)
+    bank = same_width(content_vectors(reader, captions), asked.shape[-1])  # (N, D)
     centre = bank.mean(dim=0)
-    asked = content_vector(clip, text).cpu() - centre
-    cosine = torch.nn.functional.cosine_similarity(asked[None], bank - centre, dim=1)
+    cosine = torch.nn.functional.cosine_similarity(asked - centre, bank - centre, dim=1)
     best = cosine.topk(min(NEAREST, len(captions)))
     return [(captions[i], float(value)) for value, i in zip(best.values, best.indices)]

@@ -61,7 +61,7 @@ def test_a_prompt_alone_gives_a_picture_and_a_report(host: Host) -> None:
     tokens = PromptTokenizer.of(small.artifact()).weighted_windows(text)[0]
     assert f"Window 1: {tokens.ids.index(3) - 1} of 75 tokens" in lines
     assert f"[unknown: {RARE}]" in found and f"Not in the vocabulary: {RARE}" in lines
-    assert "this encoder: 0.300" in lines and "constant: 0.500" in lines
+    assert "this encoder: 0.300" in lines and "constant per position: 0.500" in lines
     assert "skill (1 - loss / constant): 0.400" in lines
     assert "Attention agreement" not in found and "Nearest captions" not in found
     (saved,), (preview,) = outputs["save"]["images"], outputs["inspect"]["images"]
@@ -186,6 +186,9 @@ def test_an_encoder_of_another_width_is_refused(host: Host) -> None:
     path = small.saved(host.base / "models" / "text_encoders" / "narrow.safetensors", teacher_width=384)
     graph = inspect(CHINESE, clip=["ckpt", 1], english=ENGLISH, model=["ckpt", 0])
     graph["clip"]["inputs"]["file"] = path.name
-    message = host.refuse(graph)
+    captions = inspect(CHINESE, clip=["ckpt", 1], captions=f"{ENGLISH}\nA dog.")
+    captions["clip"]["inputs"]["file"] = path.name
+    message, refused = host.refuse(graph), host.refuse(captions)
     path.unlink()
+    assert "clip gives a conditioning 768 wide and the encoder one of 384: connect" in refused, refused
     assert "384 wide (teacher tests/teacher)" in message and "768 wide" in message, message
