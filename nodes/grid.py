@@ -33,7 +33,7 @@ class ZhCLIPGrid(io.ComfyNode):
     @classmethod
     def execute(cls, images: Any, rows: str, columns: str) -> io.NodeOutput:
         """images: (N, H, W, 3), 0 to 1, N = rows x columns. Raises ValueError, whose message is what the user reads."""
-        from .drawing import labelled_grid
+        from .drawing import labelled_grid, to_tensor
 
         across, down = labels(columns, "columns"), labels(rows, "rows")
         if len(images) != len(across) * len(down):
@@ -41,7 +41,7 @@ class ZhCLIPGrid(io.ComfyNode):
                 f"images is a batch of {len(images)}, and {len(down)} rows by {len(across)} columns are "
                 f"{len(down) * len(across)}: write one label a line for each row and column of the batch."
             )
-        return io.NodeOutput(labelled_grid(images, down, across))
+        return io.NodeOutput(to_tensor(labelled_grid(images, down, across)))
 
 
 def labels(text: str, of: str) -> list[str]:
