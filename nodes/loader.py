@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..zhclip.artifact import ArtifactError, Meta, is_marked, read_meta
 from .schema import schema
@@ -78,6 +78,7 @@ class ZhCLIPLoader(io.ComfyNode):
         """The encoder as a CLIP. Raises ArtifactError, whose message is what the user reads."""
         # Here and not above: it imports comfy.sd, which a start of ComfyUI should not wait for on our account.
         from .clip import load_clip
+        from .reading import scores
 
         path = folder_paths.get_full_path_or_raise(FOLDER, file)
         meta = read_meta(path)
@@ -86,7 +87,11 @@ class ZhCLIPLoader(io.ComfyNode):
         doubt = alignment_doubt(meta)
         if doubt:
             logging.warning("ZhCLIP: %s %s: images may be black or unrelated to the prompt.", path, doubt)
-        return io.NodeOutput(load_clip(path))
+        figures = [f"{score.name} {score.loss:.3f}" + recall_of(score) for score in scores(meta)]
+        lines = [f"WARNING: this file {doubt}."] if doubt else []
+        if figures:
+            lines += [f"Cosine loss to {meta.teacher.id}: {figures[0]}", f"Floors: {'; '.join(figures[1:])}"]
+        return io.NodeOutput(load_clip(path), ui=ui.PreviewText("\n".join(lines)))
 
 
 def encoder_names() -> list[str]:
@@ -113,6 +118,11 @@ def stamp(path: str) -> str:
     """The file's modification time and size."""
     status = os.stat(path)
     return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def recall_of(score: Any) -> str:
+    """The retrieval figure of a reading.Score, where it has one."""
+    return "" if score.recall is None else f" (R@1 {score.recall:.3f})"
 
 
 def require_width(path: str, meta: Meta, model: Any) -> None:

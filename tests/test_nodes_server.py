@@ -173,25 +173,50 @@ def test_without_any_encoder_the_list_and_the_error_say_what_to_do(host: Host) -
         ({"report": {}}, "carries no evaluation, so nothing says that it is aligned"),
     ],
 )
-def test_the_log_warns_of_an_encoder_that_nothing_shows_to_be_aligned(host: Host, changes: dict, expected: str) -> None:
+def test_node_and_log_warn_of_an_encoder_that_nothing_shows_to_be_aligned(
+    host: Host, changes: dict, expected: str
+) -> None:
     assert expected not in host.tail(10**7)
     path = small.saved(folder(host) / "unaligned.safetensors", **changes)
-    encoded(host, "cat", "unaligned", path.name)
+    (shown,) = host.succeed(graphs.probe("cat", "unaligned", path.name))["clip"]["text"]
     path.unlink()
+    assert shown.startswith("WARNING: this file ") and expected in shown
     assert expected in host.tail(10**7)
 
 
-def test_weights_and_inversions_are_read_as_text_and_the_log_says_so_once(host: Host) -> None:
+def test_the_node_shows_the_key_figures_of_the_report(host: Host) -> None:
+    report = {
+        "loss": {"all": 0.31},
+        "retrieval": {"zh_to_en": {"R@1": 0.95}},
+        "floors": {"ridge": {"all": 0.377}, "constant": {"all": 0.515}},
+        "floors_retrieval": {"ridge": {"zh_to_en": {"R@1": 0.906}}},
+    }
+    path = small.saved(folder(host) / "reported.safetensors", report=report)
+    (shown,) = host.succeed(graphs.probe("cat", "reported", path.name))["clip"]["text"]
+    path.unlink()
+    assert shown == (
+        "Cosine loss to tests/teacher: aligned 0.310 (R@1 0.950)\nFloors: ridge 0.377 (R@1 0.906); constant 0.515"
+    )
+
+
+def test_brackets_weigh_full_width_ones_too_and_an_inversion_is_read_as_text_with_one_warning(host: Host) -> None:
     bare = encoded(host, "red cat dog", "bare")
-    fullwidth = "\uff08red\uff1a1.3\uff09 cat [[dog]]"
-    assert torch.equal(bare, encoded(host, "(red:1.3) ((cat)) dog", "weighted"))
-    assert torch.equal(encoded(host, "red cat [[dog]]", "square"), encoded(host, fullwidth, "fullwidth"))
+    weighted = encoded(host, "(red:1.3) ((cat)) dog", "weighted")
+    assert torch.equal(bare, encoded(host, "(red:1) cat (dog:1.0)", "ones")) and not torch.equal(bare, weighted)
+    fullwidth = encoded(host, "\uff08red\uff1a1.3\uff09 \uff08\uff08cat\uff09\uff09 dog", "fullwidth")
+    assert torch.equal(weighted, fullwidth)
     assert not torch.equal(encoded(host, r"\(red:1.3\) cat dog", "escaped"), bare)
+    two = encoded(host, "red BREAK cat", "parted")
+    assert two.shape[1] == 2 * bare.shape[1]
+    assert torch.equal(two[:, : bare.shape[1]], encoded(host, "red", "part"))
     encoded(host, "cat embedding:bad", "inversion")
     encoded(host, "dog embedding:bad", "inversion")
-    log = host.tail(10**7)
-    assert log.count("prompt weights such as (word:1.3) are read as 1") == 1
-    assert log.count("`embedding:` names a textual inversion") == 1
+    assert host.tail(10**7).count("`embedding:` names a textual inversion") == 1
+
+
+def test_the_log_names_what_the_vocabulary_lacks(host: Host) -> None:
+    encoded(host, "cat \U0001f6f8 dog", "unknown")
+    assert "not in the encoder's vocabulary, so read as unknown: \U0001f6f8" in host.tail(10**7)
 
 
 def test_docs_and_translations_are_served(host: Host) -> None:
