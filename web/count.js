@@ -6,7 +6,7 @@ import { panel, part, removePanel } from "./panel.js";
 import { locale, say } from "./words.js";
 
 const PANEL = "zhclip_count";
-const HEIGHTS = { figures: 24, prompt: 62 }; // the figures alone, or with two lines of the prompt below
+const HEIGHTS = { figures: 30, prompt: 68 }; // the figures alone, or with two lines of the prompt below
 const PROMPTS = { ZhCLIPTextEncode: "zhclip", CLIPTextEncode: "clip" }; // node -> the input by which its encoder comes
 const NAMES = { zh: "ZhCLIP", en: "CLIP" };
 
@@ -75,7 +75,6 @@ function show(line, parts, spans = [], bilingual = false) {
   line.marked = bilingual || spans.some((span) => span.weight !== 1);
   if (line.marked) text.append(...spans.map((span) => mark(span, bilingual)));
   line.element.replaceChildren(top, text);
-  line.element.classList.toggle("long", text.scrollHeight > text.clientHeight);
   line.node.setDirtyCanvas(true, true);
 }
 

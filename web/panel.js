@@ -1,14 +1,20 @@
 // Panels under a node: DOM widgets that show something and hold nothing. They are never written into a workflow or a
 // prompt, and a panel of fixed height takes its room from the text box above it, so that no node grows at a load.
 
+import { app } from "../../scripts/app.js";
+
 /** The node's panel of this name, added when `height(widget)` is given and it has none. */
 export function panel(node, name, height) {
   const found = node.widgets?.find((widget) => widget.name === name);
   if (found || !height) return found;
   const element = document.createElement("div");
   element.className = name;
+  element.addEventListener("wheel", (event) => {
+    if (!scrolls(element)) app.canvas.processMouseWheel(event);
+  });
   const widget = node.addDOMWidget(name, name, element, {
     serialize: false, // not an input of the node
+    margin: 4, // above and below; zhclip.css keeps the text box's 10 at the sides
     getMinHeight: () => height(widget),
     getMaxHeight: () => height(widget),
     getValue: () => "",
@@ -16,6 +22,11 @@ export function panel(node, name, height) {
   });
   widget.serialize = false; // no value of the workflow
   return widget;
+}
+
+/** Whether the part under the pointer holds more than it shows, so that the wheel is its own and not the canvas's. */
+function scrolls(element) {
+  return [...element.children].some((part) => part.matches(":hover") && part.scrollHeight > part.clientHeight + 1);
 }
 
 /** Take the panel away, if the node has it. */

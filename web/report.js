@@ -11,7 +11,7 @@ const MOST = 12; // lines; more scroll
 export function report(node, output) {
   if (!node.comfyClass?.startsWith("ZhCLIP") || !output?.text?.length) return;
   const text = output.text.join("\n");
-  const found = panel(node, PANEL, (widget) => widget.lines * LINE + 26);
+  const found = panel(node, PANEL, (widget) => widget.lines * LINE + 12);
   found.lines = Math.min(MOST, text.split("\n").length);
   found.element.replaceChildren(part("div", "", text));
   node.setDirtyCanvas(true, true);

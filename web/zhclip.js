@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { refresh, remove } from "./count.js";
+import { translateDefinitions, translateNode } from "./names.js";
 import { report } from "./report.js";
 import { say } from "./words.js";
 
@@ -27,6 +28,9 @@ app.registerExtension({
     document.head.append(link);
     setInterval(look, PERIOD);
   },
+
+  addCustomNodeDefs: translateDefinitions,
+  nodeCreated: translateNode,
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!nodeData.name.startsWith("ZhCLIP")) return;

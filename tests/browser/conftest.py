@@ -1,0 +1,107 @@
+"""A browser for the tests of this folder, which `make test-browser` runs and `make test` does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+
+from tests import graphs
+from tests.browser.ui import Ui
+from tests.host import ROOT, Host
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge", "microsoft-edge")
+CHANNELS = ("chrome", "msedge")  # where these two install themselves on Windows and macOS, Playwright knows
+CURE = "No browser for the tests: apt-get install chromium fonts-wqy-microhei, or install Chrome or Edge."
+SHOTS = ROOT / ".cache" / "screenshots"
+SETTINGS = {
+    # No first-run dialog, no notice of releases; a canvas without its figures and its map, and nodes drawn on it.
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "1.32.9",
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.VueNodes.Enabled": False,
+}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, or a Chrome or Edge that is installed: Playwright's own browsers are never downloaded."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    # Chromium refuses its sandbox to root, which containers run as; it meets only our own server here.
+    arguments = ["--no-sandbox"] if sys.platform == "linux" and os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        for where in [{"executable_path": path}] if path else [{"channel": channel} for channel in CHANNELS]:
+            try:
+                started = playwright.chromium.launch(args=arguments, **where)
+            except Error:
+                if path:
+                    raise
+                continue
+            yield started
+            started.close()
+            return
+    pytest.exit(CURE, returncode=1)
+
+
+@pytest.fixture(scope="session")
+def named(host: Host) -> dict[str, str]:
+    """The files that the example workflows name, as links to the small ones: {loader: folder}."""
+    folders = {
+        "CheckpointLoaderSimple": ("checkpoints", graphs.CHECKPOINT),
+        "ZhCLIPLoader": ("text_encoders", graphs.ENCODER),
+    }
+    for path in sorted((ROOT / "example_workflows").glob("*.json")):
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            if node["type"] in folders:
+                folder, stored = (host.base / "models" / part for part in folders[node["type"]])
+                link = folder / node["widgets_values"][0]
+                if not link.exists():
+                    link.symlink_to(folder / stored.name)
+    return {kind: folder for kind, (folder, _) in folders.items()}
+
+
+@pytest.fixture
+def open_ui(host: Host, browser: Browser, named: dict, request: pytest.FixtureRequest) -> Iterator[Callable[..., Ui]]:
+    """Opens ComfyUI's front end as a new user's browser does, with settings beside SETTINGS; closes it afterwards.
+
+    Each page is photographed at its end, as `.cache/screenshots/<test>.png`.
+    """
+    pages: list[Page] = []
+
+    def opened(**settings: object) -> Ui:
+        host.post("/settings", SETTINGS | {"Comfy.Locale": "en"} | {k.replace("_", "."): v for k, v in settings.items()})
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        pages.append(page)
+        page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
+        page.route(lambda url: not url.startswith(host.url("")), lambda route: route.abort())
+        ui = Ui(page, host)
+        ui.load()
+        return ui
+
+    yield opened
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    for number, page in enumerate(pages, 1):
+        name = request.node.name.removeprefix("test_") + (f"-{number}" if len(pages) > 1 else "")
+        page.screenshot(path=SHOTS / f"{''.join(c if c.isalnum() else '_' for c in name)}.png")
+        page.close()
+
+
+@pytest.fixture
+def ui(open_ui: Callable[..., Ui]) -> Ui:
+    """The front end in English."""
+    return open_ui()
+
+
+@pytest.fixture(scope="session")
+def words() -> dict:
+    """Chinese texts that the tests type and expect."""
+    return json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
+

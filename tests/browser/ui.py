@@ -1,0 +1,101 @@
+"""What a user does in ComfyUI's front end, with mouse and keyboard. The page's own objects are asked only where things
+are, since nodes are drawn on a canvas, and what state they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from playwright.sync_api import Locator, Page
+
+from tests.host import Host
+
+PAINT_MS = 120_000
+FIND = """(kind) => window.app.graph.nodes.filter((node) => node.type === kind).at(-1)"""
+# A point of the newest node of a kind: of its title, or of the middle of one of its widgets.
+POINT = f"""([kind, widget]) => {{
+    const node = ({FIND})(kind), canvas = window.app.canvas, frame = canvas.canvas.getBoundingClientRect();
+    const found = node.widgets?.find((one) => one.name === widget);
+    const [x, y] = found ? [node.size[0] / 2, found.y + 10] : [50, -15];
+    return [
+        (node.pos[0] + x + canvas.ds.offset[0]) * canvas.ds.scale + frame.left,
+        (node.pos[1] + y + canvas.ds.offset[1]) * canvas.ds.scale + frame.top,
+    ];
+}}"""
+
+
+class Ui:
+    """One page of the front end."""
+
+    def __init__(self, page: Page, host: Host) -> None:
+        self.page, self.host = page, host
+        page.set_default_timeout(20_000)
+
+    def load(self) -> None:
+        """Open the address, or open it again, and wait until the graph is there."""
+        self.page.goto(self.host.url("/"))
+        self.page.wait_for_function("window.app?.graph?.nodes.length > 0")
+        self.page.get_by_test_id("queue-button").wait_for()
+
+    def open_template(self, name: str) -> None:
+        """Choose a workflow of this pack in the template browser."""
+        self.page.locator(".side-bar-panel, nav").get_by_role("button", name="Templates").first.click()
+        self.page.get_by_text("zhclip", exact=True).click()
+        self.page.get_by_text(name, exact=True).click()
+        self.page.wait_for_function("window.app.graph.nodes.some((node) => node.comfyClass.startsWith('ZhCLIP'))")
+        self.page.locator(".p-dialog-mask").wait_for(state="hidden")
+
+    def node(self, kind: str, script: str) -> Any:
+        """The value of a JavaScript expression about `node`, the newest one of a kind."""
+        return self.page.evaluate(f"(kind) => {{ const node = ({FIND})(kind); return {script}; }}", kind)
+
+    def wait(self, kind: str, script: str, timeout: float = 20_000) -> None:
+        """Wait until such an expression is true."""
+        self.page.wait_for_function(
+            f"(kind) => {{ const node = ({FIND})(kind); return node && {script}; }}", arg=kind, timeout=timeout
+        )
+
+    def click(self, kind: str) -> None:
+        """Select a node by its title."""
+        self.page.mouse.click(*self.page.evaluate(POINT, [kind, ""]))
+
+    def set_number(self, kind: str, widget: str, value: int) -> None:
+        """Type a number into a widget's dialog."""
+        self.page.mouse.dblclick(*self.page.evaluate(POINT, [kind, widget]))
+        box = self.page.locator(".graphdialog input")
+        box.fill(str(value))
+        box.press("Enter")
+
+    def box(self, number: int = 0) -> Locator:
+        """A prompt's text box, in the order of the nodes."""
+        return self.page.locator("textarea.comfy-multiline-input").nth(number)
+
+    def line(self, number: int = 0) -> Locator:
+        """What ZhCLIP shows under a prompt's text box."""
+        return self.page.locator(".zhclip_count").nth(number)
+
+    def write(self, text: str, number: int = 0) -> None:
+        """Replace a prompt by typing."""
+        self.box(number).click()
+        self.page.keyboard.press("ControlOrMeta+a")
+        self.page.keyboard.type(text)
+
+    def shrink(self) -> None:
+        """The template's own size and steps take a GPU's seconds, and minutes here."""
+        for kind, widget, value in (
+            ("EmptyLatentImage", "width", 64),
+            ("EmptyLatentImage", "height", 64),
+            ("KSampler", "steps", 2),
+        ):
+            self.set_number(kind, widget, value)
+
+    def queue(self) -> None:
+        """Press Run."""
+        self.page.get_by_test_id("queue-button").get_by_role("button").first.click()
+
+    def await_picture(self) -> None:
+        """Wait for the picture in Save Image."""
+        self.wait("SaveImage", "node.imgs?.[0]?.naturalWidth > 0", PAINT_MS)
+
+
+Opener = Callable[..., Ui]
