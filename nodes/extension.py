@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import route
 from .compare import ZhCLIPCompareGrid
+from .encode import ZhCLIPTextEncode
 from .grid import ZhCLIPGrid
 from .inspector import ZhCLIPInspector
 from .loader import ZhCLIPLoader
@@ -18,6 +19,7 @@ class ZhCLIPExtension(ComfyExtension):
         """Node classes in the order of the menu."""
         return [
             ZhCLIPLoader,
+            ZhCLIPTextEncode,
             ZhCLIPCompareGrid,
             ZhCLIPGrid,
             ZhCLIPInspector,

@@ -1,4 +1,4 @@
-"""A ComfyUI node for the tests alone: writes what passes a CONDITIONING socket to a file that a test can read."""
+"""ComfyUI nodes for the tests alone: they write what passes a socket, or reaches attention, to files for a test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
+import torch
 from safetensors.torch import save_file
 
 
@@ -23,14 +24,50 @@ class ConditioningProbe:
         return {"required": {"conditioning": ("CONDITIONING",), "name": ("STRING", {"default": "conditioning"})}}
 
     def save(self, conditioning: list[Any], name: str) -> dict[str, Any]:
-        """One tensor per entry and kind, and in the header the names of what else the entries carry."""
+        """One tensor per entry and kind, and in the header the names of what else the entries carry,
+        the numbers among it, and the count of its hooks."""
         tensors = {}
         for i, (cond, extra) in enumerate(conditioning):
             tensors[f"cond.{i}"] = cond.float().contiguous().clone()
             tensors[f"pooled.{i}"] = extra["pooled_output"].float().contiguous().clone()
-        extras = json.dumps([sorted(extra) for _, extra in conditioning])
-        save_file(tensors, Path(folder_paths.get_output_directory()) / f"{name}.safetensors", {"extras": extras})
+        facts = {
+            "extras": json.dumps([sorted(extra) for _, extra in conditioning]),
+            "numbers": json.dumps([{k: v for k, v in extra.items() if type(v) is float} for _, extra in conditioning]),
+            "hooks": json.dumps([len(extra.get("hooks") or ()) for _, extra in conditioning]),
+        }
+        save_file(tensors, Path(folder_paths.get_output_directory()) / f"{name}.safetensors", facts)
         return {"ui": {"saved": [name]}}
 
 
-NODE_CLASS_MAPPINGS = {"ConditioningProbe": ConditioningProbe}
+class AttentionProbe:
+    """Patches cross-attention as IPAdapter does: keys and values of its own are set beside the prompt's.
+
+    Saves the context that the first call finds, (B, tokens, D), as <name>.safetensors in the output folder.
+    """
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"model": ("MODEL",), "name": ("STRING", {}), "tokens": ("INT", {"default": 4})}}
+
+    def patch(self, model: Any, name: str, tokens: int) -> tuple[Any]:
+        """A clone of the MODEL with the patch."""
+        path = Path(folder_paths.get_output_directory()) / f"{name}.safetensors"
+        path.unlink(missing_ok=True)
+
+        def attend(queries: Any, keys: Any, values: Any, _options: Any) -> tuple[Any, Any, Any]:
+            if not path.exists():
+                save_file({"context": keys.float().contiguous().clone()}, path)
+            picture = torch.randn(keys.shape[-1], generator=torch.Generator().manual_seed(5)).to(keys)
+            picture = picture.expand(len(keys), tokens, -1)
+            return queries, torch.cat([keys, picture], dim=1), torch.cat([values, picture], dim=1)
+
+        patched = model.clone()
+        patched.set_model_attn2_patch(attend)
+        return (patched,)
+
+
+NODE_CLASS_MAPPINGS = {"ConditioningProbe": ConditioningProbe, "AttentionProbe": AttentionProbe}
