@@ -16,8 +16,8 @@ from tests import small
 from tests.host import ROOT, in_host
 from trainer.folding import folding
 from trainer.student import Student
-from zhclip.emphasis import LIMIT, Run, combine, rows, runs
-from zhclip.prompt import Span, cut, normalise, parse, parts, render
+from zhclip.emphasis import Run, combine, rows, runs
+from zhclip.prompt import LIMIT, Span, cut, normalise, parse, parts, render
 from zhclip.tokens import PromptTokenizer, Window
 
 SYNTAX = st.text(st.sampled_from("()()::1.35-e \\[]ab,"), max_size=24)

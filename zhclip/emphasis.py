@@ -12,18 +12,14 @@ position of a Chinese token does not hold its meaning, and scaling it, as for CL
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 
+from .prompt import bounded
 from .tokens import Window
-
-LIMIT = (
-    100.0  # a weight beyond it is read as it: a UNet in fp16 overflows at a few thousand, and paints noise long before
-)
 
 
 @dataclass(frozen=True)
@@ -44,19 +40,15 @@ class Row:
 
 
 def runs(weights: Sequence[float]) -> list[Run]:
-    """The weighted spans of a window. Weights that are not numbers are read as 1."""
+    """The weighted spans of a window. Weights are bounded as prompt.py has it."""
     out: list[Run] = []
     at = 0
-    for weight, group in groupby(map(_bounded, weights)):
+    for weight, group in groupby(map(bounded, weights)):
         end = at + len(list(group))
         if weight != 1.0:
             out.append(Run(at, end, weight))
         at = end
     return out
-
-
-def _bounded(weight: float) -> float:
-    return 1.0 if math.isnan(weight) else max(-LIMIT, min(LIMIT, weight))
 
 
 def rows(windows: Sequence[Window]) -> list[Row]:

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .clauses import Clause, Unit, clauses
-from .prompt import BREAK, Span, normalise, parse, render, tidy
+from .prompt import BREAK, Span, bounded, normalise, parse, render, tidy
 
 # ComfyUI knows an embedding's name at the beginning of a weighted stretch or after white space, and nowhere else.
 GLUED_EMBEDDING = re.compile(r"(?<=[^A-Za-z0-9_\s])(?=embedding:)")
@@ -73,8 +73,8 @@ def route(text: str) -> list[Segment]:
     """A prompt as typed -> what each encoder reads, part after part, the aligned encoder first. Never empty.
 
     A prompt of one language is handed on as typed, so that its encoder reads what it would read by the stock node;
-    English with BREAK, with characters beyond ASCII or with an `embedding:` without a name is not: CLIP knows the
-    first two otherwise or not at all, and fails at the third.
+    English with BREAK, with characters beyond ASCII, with an absurd weight or with an `embedding:` without a name is
+    not: CLIP knows the first two otherwise or not at all, answers the third with infinities, and fails at the last.
     """
     parts = _parts(text)
     languages = {piece.language for pieces, _ in parts for piece in pieces} or {"zh"}
@@ -85,7 +85,9 @@ def route(text: str) -> list[Segment]:
 
 
 def _is_plain(text: str) -> bool:
-    return text.isascii() and not any(NAMELESS_EMBEDDING.search(span.text) for span in parse(text))
+    return text.isascii() and all(
+        bounded(span.weight) == span.weight and not NAMELESS_EMBEDDING.search(span.text) for span in parse(text)
+    )
 
 
 def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
@@ -192,7 +194,7 @@ def _prompt(pieces: list[Piece], language: str) -> str:
     flat = tidy(_trimmed([Span(span.text.replace("\n", " "), span.weight) for span in out], " ,;"))
     if language == "en":
         spaced = [Span(GLUED_EMBEDDING.sub(" ", span.text), span.weight) for span in flat]
-        flat = [Span(NAMELESS_EMBEDDING.sub("embedding", span.text), span.weight) for span in spaced]
+        flat = [Span(NAMELESS_EMBEDDING.sub("embedding", span.text), bounded(span.weight)) for span in spaced]
     return render(flat)
 
 

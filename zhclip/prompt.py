@@ -6,6 +6,7 @@ The syntax is ComfyUI's: `(red)` weighs 1.1 times what stands around it, `(red:1
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ BREAKS = frozenset(",.;:!?\n")
 HIDDEN = ("Cc", "Cs")  # control characters, and halves of surrogate pairs, which no tokenizer takes
 BREAK = re.compile("(?<![A-Za-z0-9_])BREAK(?![A-Za-z0-9_])")
 BRACKET_WEIGHT = 1.1
+LIMIT = 100.0  # a UNet in fp16 overflows at weights of a few thousand, and paints noise long before
 # Escaped brackets while brackets are read: `normalise` leaves no control character that these could be mistaken for.
 ESCAPED = {"\\(": "\x01", "\\)": "\x02"}
 
@@ -113,6 +115,11 @@ def _group(text: str, weight: float) -> Span:
         except ValueError:
             pass
     return Span(text, weight * BRACKET_WEIGHT)
+
+
+def bounded(weight: float) -> float:
+    """A weight as the encoders are given it: within -LIMIT and LIMIT, and 1 for what is not a number."""
+    return 1.0 if math.isnan(weight) else max(-LIMIT, min(LIMIT, weight))
 
 
 def _restore(text: str) -> str:
