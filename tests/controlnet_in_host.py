@@ -1,0 +1,44 @@
+"""A ControlNet for the checkpoint of sd15.py, with random weights: `python controlnet_in_host.py OUT.safetensors`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from sd15 import fill  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
+
+
+def main(out: Path) -> None:
+    """Write it in fp16, under the names of the original ControlNet."""
+    sys.argv = [*sys.argv[:1], "--cpu"]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.ops
+    from comfy.cldm.cldm import ControlNet
+    from safetensors.torch import save_file
+
+    net = ControlNet(
+        image_size=32,
+        in_channels=4,
+        hint_channels=3,
+        model_channels=320,
+        num_res_blocks=[1],
+        channel_mult=[1],
+        num_heads=8,
+        use_spatial_transformer=True,
+        transformer_depth=[1],
+        transformer_depth_middle=1,
+        context_dim=768,
+        use_linear_in_transformer=False,
+        legacy=False,
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )
+    generator = torch.Generator().manual_seed(1)
+    save_file({name: fill(name, value, generator) for name, value in net.state_dict().items()}, out)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
