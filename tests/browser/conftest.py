@@ -77,7 +77,9 @@ def open_ui(host: Host, browser: Browser, named: dict, request: pytest.FixtureRe
     pages: list[Page] = []
 
     def opened(**settings: object) -> Ui:
-        host.post("/settings", SETTINGS | {"Comfy.Locale": "en"} | {k.replace("_", "."): v for k, v in settings.items()})
+        host.post(
+            "/settings", SETTINGS | {"Comfy.Locale": "en"} | {k.replace("_", "."): v for k, v in settings.items()}
+        )
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         pages.append(page)
         page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
@@ -104,4 +106,3 @@ def ui(open_ui: Callable[..., Ui]) -> Ui:
 def words() -> dict:
     """Chinese texts that the tests type and expect."""
     return json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
-

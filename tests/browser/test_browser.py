@@ -2,20 +2,236 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
 
 from tests.browser.ui import Opener, Ui
+from tests.host import ROOT
 
 FIRST = "chinese_prompt_sd15"
+WORKFLOW = json.loads((ROOT / "example_workflows" / f"{FIRST}.json").read_text(encoding="utf-8"))
+NODES = {
+    language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    for language in ("en", "zh", "zh-TW")
+}
+TEMPLATES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+
+
+def saved_texts(ui: Ui) -> list[list[str]]:
+    """The widgets' values of the prompt nodes as the workflow would be saved."""
+    nodes = ui.page.evaluate("window.app.graph.serialize().nodes")
+    return [node["widgets_values"] for node in nodes if node["type"] == "CLIPTextEncode"]
+
+
+def sizes(ui: Ui) -> list[list[float]]:
+    """Width and height of each node, in the order of their ids."""
+    return ui.page.evaluate("window.app.graph.nodes.toSorted((a, b) => a.id - b.id).map((node) => [...node.size])")
 
 
 def test_a_chinese_prompt_typed_into_a_template_is_painted(ui: Ui, words: dict) -> None:
     ui.open_template(FIRST)
     ui.shrink()
     ui.write(words["prompt"])
-    assert ui.box().input_value() == words["prompt"]
     ui.queue()
     ui.await_picture()
     assert ui.node("SaveImage", "[node.imgs[0].naturalWidth, node.imgs[0].naturalHeight]") == [64, 64]
-    picture = max((ui.host.base / "output").glob("zhclip_*.png"), key=lambda path: path.stat().st_mtime)
-    assert words["prompt"].encode("unicode_escape") in picture.read_bytes()
+    newest = max((ui.host.base / "output").glob("zhclip_*.png"), key=lambda path: path.stat().st_mtime)
+    with Image.open(newest) as picture:
+        assert words["prompt"] in [n["inputs"].get("text") for n in json.loads(picture.text["prompt"]).values()]  # type: ignore[attr-defined]
+    # What the loader says of its file when it has run.
+    report = ui.page.locator(".zhclip_report")
+    expect(report).to_have_count(1)
+    expect(report).to_contain_text("0.3")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_opens_with_all_its_nodes(ui: Ui, name: str) -> None:
+    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    ui.open_template(name)
+    expect(ui.page.get_by_role("dialog")).to_have_count(0)
+    assert ui.page.evaluate("window.app.graph.nodes.length") == len(workflow["nodes"])
+    assert not ui.page.evaluate("window.app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)")
+
+
+def test_the_line_under_a_prompt_counts_while_it_is_typed(ui: Ui, words: dict) -> None:
+    ui.open_template(FIRST)
+    ui.write("")
+    expect(ui.line()).to_have_text("0 / 75 tokens")
+    ui.write("cat")
+    expect(ui.line()).to_have_text("1 / 75 tokens")
+    ui.write(words["prompt"])
+    expect(ui.line().locator(".zhclip_figures")).to_have_text(words["figures"])
+    marked = ui.line().locator(".zhclip_weight")
+    expect(marked).to_have_text(words["weighted"])
+    assert [marked.nth(i).get_attribute("data-weight") for i in range(2)] == ["1.3", "1.1"]
+    ui.write("cat BREAK " + words["long"] * 10)
+    expect(ui.line().locator(".zhclip_figures")).to_have_text(re.compile(r"^1 \+ \d+ \+ \d+ / 75 tokens . 3 windows$"))
+
+
+def test_a_prompt_of_another_encoder_has_no_line(ui: Ui) -> None:
+    expect(ui.box(0)).to_be_visible()
+    ui.page.wait_for_timeout(1000)  # two looks of the extension
+    expect(ui.page.locator(".zhclip_count")).to_have_count(0)
+    ui.open_template(FIRST)
+    expect(ui.page.locator(".zhclip_count")).to_have_count(2)
+    ui.connect(("CheckpointLoaderSimple", "CLIP"), ("CLIPTextEncode", "clip"))
+    expect(ui.page.locator(".zhclip_count")).to_have_count(1)
+
+
+def test_two_encoders_show_which_words_each_reads(ui: Ui, words: dict) -> None:
+    ui.open_template(FIRST)
+    ui.add("ZhCLIP Text Encode", 900, 620)
+    new = ui.line(2)
+    expect(new).to_have_text("No encoder: connect Load ZhCLIP Encoder.")
+    ui.connect(("ZhCLIPLoader", "CLIP"), ("ZhCLIPTextEncode", "zhclip"))
+    ui.write(words["mixed"], 2)
+    expect(new).to_contain_text("/ 75 tokens")
+    expect(new.locator(".zhclip_en")).to_have_count(0)
+    alone = new.locator(".zhclip_figures").inner_text()
+    ui.connect(("CheckpointLoaderSimple", "CLIP"), ("ZhCLIPTextEncode", "clip"))
+    expect(new.locator(".zhclip_spans .zhclip_en")).to_have_text(words["mixed_en"])
+    expect(new.locator(".zhclip_spans .zhclip_zh")).to_have_text(words["mixed_zh"])
+    assert new.locator(".zhclip_figures").inner_text() != alone
+
+
+def test_the_encoder_is_found_through_nodes_that_hand_it_on(ui: Ui) -> None:
+    workflow = json.loads(json.dumps(WORKFLOW))
+    through(workflow, {"type": "Reroute", "inputs": [""], "outputs": [""]})
+    through(workflow, {"type": "CLIPSetLastLayer", "inputs": ["clip"], "outputs": ["CLIP"], "widgets_values": [-2]})
+    ui.open_file(workflow)
+    expect(ui.page.locator(".zhclip_count")).to_have_count(2)
+    ui.click("CLIPTextEncode")
+    ui.page.get_by_test_id("convert-to-subgraph-button").click()
+    expect(ui.page.locator(".zhclip_count:visible")).to_have_count(1)
+    ui.page.evaluate("window.app.canvas.openSubgraph(window.app.graph.nodes.find((node) => node.subgraph).subgraph)")
+    expect(ui.page.locator(".zhclip_count:visible")).to_have_text(re.compile(r"\d / 75 tokens"))
+
+
+def through(workflow: dict[str, Any], node: dict[str, Any]) -> None:
+    """Put a node between the encoder and all that it feeds."""
+    loader = next(node for node in workflow["nodes"] if node["type"] == "ZhCLIPLoader")
+    new, link = workflow["last_node_id"] + 1, workflow["last_link_id"] + 1
+    moved = loader["outputs"][0]["links"]
+    for one in workflow["links"]:
+        if one[0] in moved:
+            one[1] = new
+    loader["outputs"][0]["links"] = [link]
+    workflow["links"].append([link, loader["id"], 0, new, 0, "CLIP"])
+    inputs = [{"name": name, "type": "CLIP", "link": link} for name in node["inputs"]]
+    outputs = [{"name": name, "type": "CLIP", "links": moved} for name in node["outputs"]]
+    place = {"id": new, "pos": [60 * new, 700], "size": [200, 60], "flags": {}, "order": 0, "mode": 0}
+    workflow["nodes"].append({**node, **place, "inputs": inputs, "outputs": outputs, "properties": {}})
+    workflow["last_node_id"], workflow["last_link_id"] = new, link
+
+
+def test_a_missing_encoder_is_explained_where_the_user_looks(ui: Ui) -> None:
+    file = ui.host.base / "models" / "text_encoders" / named(WORKFLOW, "ZhCLIPLoader")
+    ui.open_template(FIRST)
+    aside = file.rename(ui.host.base / "aside")
+    ui.queue()
+    dialog = ui.page.get_by_role("dialog")
+    dialog.wait_for()
+    aside.rename(file)
+    expect(dialog).to_contain_text(f"There is no file {file.name} in {file.parent}. Copy an aligned encoder")
+    expect(dialog).to_contain_text("press R, and choose it.")
+    assert ui.page.evaluate("Object.values(window.app.lastNodeErrors).map((node) => node.class_type)") == [
+        "ZhCLIPLoader"
+    ]
+    expect(ui.line()).to_contain_text("/ 75 tokens")
+
+
+def named(workflow: dict[str, Any], kind: str) -> str:
+    """The file that a loader of a workflow names."""
+    return next(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == kind)
+
+
+def test_undo_brings_back_a_deleted_prompt(ui: Ui, words: dict) -> None:
+    ui.open_template(FIRST)
+    ui.write(words["prompt"])
+    expect(ui.line()).to_contain_text(words["weighted"][0])
+    ui.page.mouse.click(900, 650)
+    ui.click("CLIPTextEncode")
+    ui.page.keyboard.press("Delete")
+    expect(ui.page.locator(".zhclip_count")).to_have_count(1)
+    ui.page.keyboard.press("ControlOrMeta+z")
+    expect(ui.page.locator(".zhclip_count")).to_have_count(2)
+    assert [words["prompt"]] in saved_texts(ui) and len(saved_texts(ui)) == 2
+    expect(ui.page.locator(".zhclip_weight").first).to_have_text(words["weighted"][0])
+
+
+def test_copy_and_paste_keep_the_prompt_and_nothing_else(ui: Ui, words: dict) -> None:
+    ui.open_template(FIRST)
+    ui.write(words["prompt"], 1)
+    ui.page.mouse.click(900, 650)
+    ui.click("CLIPTextEncode")
+    ui.page.keyboard.press("ControlOrMeta+c")
+    ui.page.mouse.move(700, 650)
+    ui.page.keyboard.press("ControlOrMeta+Shift+v")  # with its links
+    expect(ui.page.locator(".zhclip_count")).to_have_count(3)
+    assert saved_texts(ui).count([words["prompt"]]) == 2
+    expect(ui.line(2)).to_contain_text(words["weighted"][0])
+    assert ui.node("CLIPTextEncode", "node.widgets.map((widget) => widget.name)") == ["text", "zhclip_count"]
+
+
+def test_a_reload_keeps_the_prompt_and_the_sizes_of_the_nodes(ui: Ui, words: dict) -> None:
+    ui.open_template(FIRST)
+    before = sizes(ui)
+    ui.write(words["prompt"])
+    expect(ui.line()).to_contain_text(words["weighted"][0])
+    ui.page.mouse.click(900, 650)
+    for _ in range(2):
+        ui.load()
+        expect(ui.page.locator(".zhclip_count")).to_have_count(2)
+        expect(ui.page.locator(".zhclip_weight").first).to_have_text(words["weighted"][0])
+        assert [words["prompt"]] in saved_texts(ui)
+        assert sizes(ui) == before
+    assert "zhclip_" not in json.dumps(ui.page.evaluate("window.app.graph.serialize()")).replace(FIRST, "")
+
+
+def test_the_line_can_be_switched_off(open_ui: Opener) -> None:
+    ui = open_ui(ZhCLIP_Count=False)
+    ui.open_template(FIRST)
+    ui.page.wait_for_timeout(1000)  # two looks of the extension
+    expect(ui.page.locator(".zhclip_count")).to_have_count(0)
+    ui.host.post("/settings", {"ZhCLIP.Count": True})
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-TW"])
+def test_the_nodes_have_their_chinese_names(open_ui: Opener, language: str) -> None:
+    ui = open_ui(Comfy_Locale=language)
+    ui.page.keyboard.press("n")
+    ui.page.locator(".side-bar-panel input").first.fill("ZhCLIP")
+    for node in NODES[language].values():
+        expect(
+            ui.page.locator(".node-lib-node-container").get_by_text(node["display_name"], exact=True)
+        ).to_be_visible()
+    ui.open_template(FIRST)
+    loader = NODES[language]["ZhCLIPLoader"]
+    assert ui.node("ZhCLIPLoader", "node.inputs.map((input) => input.label ?? input.localized_name)") == [
+        loader["inputs"][name]["name"] for name in ("model", "file")
+    ]
+    assert ui.node("ZhCLIPLoader", "node.widgets.map((widget) => widget.label)") == [loader["inputs"]["file"]["name"]]
+    expect(ui.line()).to_contain_text(
+        json.loads((ROOT / "web" / "words.json").read_text("utf-8"))[language]["windows"][-2:]
+    )
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_help_pane_shows_each_nodes_page(open_ui: Opener, language: str) -> None:
+    ui = open_ui(Comfy_Locale=language)
+    for path in sorted((ROOT / "web" / "docs").glob("*.md")):
+        page = path if language == "en" else path.with_suffix("") / "zh.md"
+        heading = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.M)
+        assert heading
+        ui.page.keyboard.press("n")
+        ui.page.locator(".side-bar-panel input").first.fill(NODES[language][path.stem]["display_name"])
+        leaf = ui.page.locator(".node-lib-node-container").first
+        leaf.hover()
+        leaf.locator(".help-button").click()
+        expect(ui.page.get_by_role("heading", name=heading.group(1), exact=True)).to_be_visible()
+        ui.page.keyboard.press("n")

@@ -3,6 +3,7 @@ are, since nodes are drawn on a canvas, and what state they are in."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,16 @@ POINT = f"""([kind, widget]) => {{
     ];
 }}"""
 
+SLOT = f"""([kind, slot, side]) => {{
+    const node = ({FIND})(kind), canvas = window.app.canvas, frame = canvas.canvas.getBoundingClientRect();
+    const at = node[side].findIndex((one) => one.name === slot);
+    const [x, y] = node.getConnectionPos(side === "inputs", at);
+    return [
+        (x + canvas.ds.offset[0]) * canvas.ds.scale + frame.left,
+        (y + canvas.ds.offset[1]) * canvas.ds.scale + frame.top,
+    ];
+}}"""
+
 
 class Ui:
     """One page of the front end."""
@@ -39,7 +50,7 @@ class Ui:
 
     def open_template(self, name: str) -> None:
         """Choose a workflow of this pack in the template browser."""
-        self.page.locator(".side-bar-panel, nav").get_by_role("button", name="Templates").first.click()
+        self.page.locator(".templates-tab-button").click()
         self.page.get_by_text("zhclip", exact=True).click()
         self.page.get_by_text(name, exact=True).click()
         self.page.wait_for_function("window.app.graph.nodes.some((node) => node.comfyClass.startsWith('ZhCLIP'))")
@@ -54,6 +65,30 @@ class Ui:
         self.page.wait_for_function(
             f"(kind) => {{ const node = ({FIND})(kind); return node && {script}; }}", arg=kind, timeout=timeout
         )
+
+    def open_file(self, workflow: dict[str, Any]) -> None:
+        """Open a workflow from a file."""
+        with self.page.expect_file_chooser() as chooser:
+            self.page.keyboard.press("ControlOrMeta+o")
+        content = json.dumps(workflow).encode()
+        chooser.value.set_files({"name": "test.json", "mimeType": "application/json", "buffer": content})
+        self.page.wait_for_function("window.app.graph.nodes.some((node) => node.comfyClass.startsWith('ZhCLIP'))")
+
+    def add(self, name: str, x: float, y: float) -> None:
+        """Add a node by its name in the search box that a double click on the canvas opens."""
+        self.page.mouse.dblclick(x, y)
+        search = self.page.locator(".comfy-vue-node-search-container input")
+        search.fill(name)
+        self.page.get_by_role("option").filter(has_text=name).first.wait_for()
+        search.press("Enter")
+        search.wait_for(state="hidden")
+
+    def connect(self, origin: tuple[str, str], target: tuple[str, str]) -> None:
+        """Drag a link from an output to an input, each given as (kind of node, name of slot)."""
+        self.page.mouse.move(*self.page.evaluate(SLOT, [*origin, "outputs"]))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.page.evaluate(SLOT, [*target, "inputs"]), steps=5)
+        self.page.mouse.up()
 
     def click(self, kind: str) -> None:
         """Select a node by its title."""
@@ -78,6 +113,7 @@ class Ui:
         """Replace a prompt by typing."""
         self.box(number).click()
         self.page.keyboard.press("ControlOrMeta+a")
+        self.page.keyboard.press("Delete")
         self.page.keyboard.type(text)
 
     def shrink(self) -> None:

@@ -1,0 +1,96 @@
+"""Every example workflow in the real front end: nothing missing, nothing hidden, and a picture of it.
+
+The pictures are left in `.cache/screenshots/templates/`. After a change to a workflow, copy its picture from there to
+`example_workflows/`, where the template browser takes it from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import string
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from tests import graphs, small
+from tests.browser.conftest import SHOTS
+from tests.browser.ui import Opener
+from tests.host import Host
+from tests.test_templates import FOLDER, NAMES, Workflow, workflow
+from zhclip import artifact as fmt
+
+WIDTH = 1100
+MARGIN = 20
+CORNER = 120  # where the graph's picture begins in the page, clear of the front end's bars
+# x, y, width and height of each node with its title.
+BOUNDS = "() => window.app.graph.nodes.map((node) => [...node.getBounding()])"
+PLACE = """([x, y]) => {
+    const canvas = window.app.canvas, frame = canvas.canvas.getBoundingClientRect();
+    canvas.ds.scale = 1;
+    canvas.ds.offset[0] = x - frame.left;
+    canvas.ds.offset[1] = y - frame.top;
+    canvas.setDirty(true, true);
+}"""
+KEPT = ("type", "pos", "size", "widgets_values")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def readable(host: Host, named: dict) -> Iterator[None]:
+    """An encoder whose vocabulary has every character of the prompts, as a full-size one has, for the token counts."""
+    nodes = [node for name in NAMES for node in workflow(name)["nodes"] if node["type"].endswith("TextEncode")]
+    characters = set("".join(node["widgets_values"][0] for node in nodes).lower()) | set(string.printable)
+    pieces = [*sorted(c for c in characters if not c.isspace()), *(f"##{c}" for c in string.ascii_lowercase)]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *pieces]
+    made = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(names[:4])
+    path = host.base / "models" / "text_encoders" / "zhclip-sd15.safetensors"
+    path.unlink()
+    assert len(names) <= small.tokenizer().get_vocab_size()
+    fmt.save(dataclasses.replace(small.artifact(), tokenizer_json=made.to_str().encode()), path)
+    yield
+    path.unlink()
+    path.symlink_to(path.with_name(graphs.ENCODER))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_opens_whole_and_uncovered(open_ui: Opener, name: str) -> None:
+    ui = open_ui()
+    ui.open_template(name)
+    ui.page.wait_for_timeout(1500)  # the prompts' counts arrive
+    assert kept(ui.page.evaluate("() => window.app.graph.serialize()")) == kept(workflow(name))
+    assert not ui.page.evaluate("() => window.app.graph.nodes.filter((node) => node.has_errors).length")
+    bounds = ui.page.evaluate(BOUNDS)
+    for (ax, ay, aw, ah), (bx, by, bw, bh) in itertools.combinations(bounds, 2):
+        assert ax + aw <= bx or bx + bw <= ax or ay + ah <= by or by + bh <= ay
+    left, top = (min(b[i] for b in bounds) - MARGIN for i in (0, 1))
+    right, bottom = (max(b[i] + b[i + 2] for b in bounds) + MARGIN for i in (0, 1))
+    size = {"width": int(right - left), "height": int(bottom - top)}
+    ui.page.set_viewport_size({side: pixels + 2 * CORNER for side, pixels in size.items()})
+    ui.page.evaluate(PLACE, [CORNER - left, CORNER - top])
+    ui.page.wait_for_timeout(500)
+    shot = Image.open(io.BytesIO(ui.page.screenshot(clip={"x": CORNER, "y": CORNER, **size}))).convert("RGB")
+    folder = SHOTS / "templates"
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = shot.resize((WIDTH, round(WIDTH * shot.height / shot.width)), Image.Resampling.LANCZOS)
+    shown.save(folder / f"{name}.jpg", quality=80, optimize=True)
+    # The picture in the pack is of this workflow: as large, and alike but for the fonts of the machine that took it.
+    kept_one = Image.open(FOLDER / f"{name}.jpg")
+    assert kept_one.size == shown.size
+    assert difference(kept_one, shown) < 12
+
+
+def kept(graph: Workflow) -> list[list[object]]:
+    """What a load must leave as it is, node by node."""
+    return [[node.get(key) for key in KEPT] for node in sorted(graph["nodes"], key=lambda node: node["id"])]
+
+
+def difference(a: Image.Image, b: Image.Image) -> float:
+    """Mean difference of two pictures' brightness, of 255 levels, seen from afar."""
+    small_a, small_b = (list(image.convert("L").resize((55, 30)).tobytes()) for image in (a, b))
+    return sum(abs(x - y) for x, y in zip(small_a, small_b)) / len(small_a)
