@@ -1,7 +1,8 @@
-# make demo   set up, then: align an encoder, start ComfyUI, paint a Chinese sentence
-# make test   set up, then: every test
-# make lint   set up, then: the static checks alone
-# make format set up, then: let ruff rewrite what it can
+# make demo         set up, then: align an encoder, start ComfyUI, paint a Chinese sentence
+# make test         set up, then: every test that needs no browser
+# make test-browser set up, then: the tests in a real browser, which must be installed (Debian: apt-get install chromium)
+# make lint         set up, then: the static checks alone
+# make format       set up, then: let ruff rewrite what it can
 #
 # PYTHON chooses the interpreter, VENV the environment's folder, PIP_FLAGS what pip is told besides its own configuration.
 
@@ -17,7 +18,7 @@ MODELS := .cache/models
 
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test lint format
+.PHONY: demo test test-browser lint format
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -26,6 +27,9 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test
 	$(BIN)/python -m painter.real_pair $(MODELS)
 	$(BIN)/python -m pytest
+
+test-browser: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/test_repository.py
