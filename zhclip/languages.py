@@ -14,12 +14,14 @@ The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's
    - a Latin word with an underscore is a LoRA's trigger and CLIP's even alone, unless the underscore touches another
      letter.
 4. Never divided, CLIP's wherever they stand, and the end of a run: `embedding:name` up to white space, comma or
-   semicolon; tags such as `<lora:name:0.8>`; wildcards such as `__colour__`. Only these may take other letters along.
+   semicolon and without punctuation at its end; tags such as `<lora:name:0.8>`; wildcards such as `__colour__`. Only these may take other letters along.
 5. What has no letter (digits, emoji, punctuation) stays with what it follows in its clause; at a clause's beginning,
    and where it is an opening bracket or quotation mark, with what comes next. A clause without letters goes with the
    clause before it, the first ones of a part with the next, a part of such with the part before, else the next; a
    prompt without any letter is the aligned encoder's.
 6. Weights stay with each piece of text, so a weighted span of two languages is weighted in both encoders.
+7. Where one language's text was taken out, the other's is joined by a comma, unless punctuation stands there or it is
+   one Chinese clause; commas and semicolons at either end go. A prompt of one language is left as typed.
 
 Of each part, the aligned encoder then reads all its text together, so that a sentence keeps its context, and CLIP all
 of its own. The order of the outputs means nothing to the U-Net: cross-attention is a softmax-weighted sum over keys
