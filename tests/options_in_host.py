@@ -2,7 +2,7 @@
 
 A job names the artifact, the checkpoint, the prompts and the folder to write <mode>.safetensors to. Without a graphics
 card, ComfyUI puts the modes aside: --cpu excludes --lowvram and --novram, and a CPU is always given the whole model. So
-the mode is set where those flags set it, and the CPU is declared a card with no room; the rest is ComfyUI's own loading.
+the mode is set where those flags set it, and the CPU is declared a card without room; all else is ComfyUI's own.
 (On a real card both flags keep text encoders on the CPU, in 0.3.75 at least, so this is the harder case.)
 """
 

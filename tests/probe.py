@@ -70,4 +70,33 @@ class AttentionProbe:
         return (patched,)
 
 
-NODE_CLASS_MAPPINGS = {"ConditioningProbe": ConditioningProbe, "AttentionProbe": AttentionProbe}
+class QueryProbe:
+    """A MODEL that writes to <name>.json, of each cross-attention in turn, how far the batch's queries lie apart."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "watch"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"model": ("MODEL",), "name": ("STRING", {})}}
+
+    def watch(self, model: Any, name: str) -> tuple[Any]:
+        """A clone of the MODEL with a patch that changes nothing."""
+        distances: list[float] = []
+
+        def note(queries: Any, keys: Any, values: Any, _options: Any) -> tuple[Any, Any, Any]:
+            distances.append(float((queries - queries[:1]).abs().max()))
+            (Path(folder_paths.get_output_directory()) / f"{name}.json").write_text(json.dumps(distances))
+            return queries, keys, values
+
+        watched = model.clone()
+        watched.set_model_attn2_patch(note)
+        return (watched,)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ConditioningProbe": ConditioningProbe,
+    "AttentionProbe": AttentionProbe,
+    "QueryProbe": QueryProbe,
+}

@@ -51,6 +51,12 @@ def encoded(host: Host, text: str, name: str) -> torch.Tensor:
     return load_file(host.base / "output" / f"{name}.safetensors")["cond.0"]
 
 
+@pytest.fixture(scope="module")
+def plain(host: Host) -> torch.Tensor:
+    """The latent of `base` itself."""
+    return paint(host, base())
+
+
 def joined(*names: str) -> dict[str, Graph]:
     """ConditioningCombine of two nodes, as the positive side of the sampler."""
     first, second = names
@@ -88,9 +94,11 @@ def test_gligen_is_given_the_pooled_vector_of_a_prompt(modes: dict) -> None:
 # Precision
 
 
+NAMES = {"fp16": "float16", "bf16": "bfloat16"}
 PRECISIONS = {"fp16": ("--fp16-text-enc", "--fp16-unet"), "bf16": ("--bf16-text-enc", "--bf16-unet")}
-# Largest angle in degrees, and largest difference as a share of the largest norm, from fp32; measured: see the test.
-TOLERANCE = {"fp16": (0.2, 0.002), "bf16": (1.5, 0.02)}
+# Largest angle to fp32 in degrees, and largest difference as a share of the largest norm. Measured over PROMPTS: 0.040
+# and 0.0007 in fp16, 0.26 and 0.0043 in bf16. (ComfyUI stores text encoders so, and computes in fp32.)
+TOLERANCE = {"fp16": (0.1, 0.002), "bf16": (0.6, 0.01)}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -102,7 +110,7 @@ def test_half_precision_stays_near_fp32_and_paints(
         small.saved(host.base / "models" / "text_encoders" / graphs.ENCODER)
         found = [encoded(host, text, f"half{i}")[0] for i, text in enumerate(PROMPTS)]
         paint(host, base())
-        log = host.tail(10**7)
+        assert f"current: cpu, dtype: torch.{NAMES[precision]}" in host.tail(10**7)
     angles, shares = [], []
     for i, half in enumerate(found):
         full = modes["NORMAL_VRAM"][f"cond.{i}"][0]
@@ -110,7 +118,6 @@ def test_half_precision_stays_near_fp32_and_paints(
         angles.append(float(torch.rad2deg(cosine.acos()).max()))
         shares.append(float((half - full).norm(dim=-1).max() / full.norm(dim=-1).max()))
     print(f"{precision}: degrees {angles}, shares {shares}")
-    print([line for line in log.splitlines() if "dtype" in line])
     assert max(angles) < TOLERANCE[precision][0] and max(shares) < TOLERANCE[precision][1]
     assert max(shares) > 0
 
@@ -150,8 +157,10 @@ def lora(host: Host) -> str:
     return "sd15.safetensors"
 
 
-def test_a_lora_patches_the_model_and_its_keys_for_clip_are_left_out(host: Host, lora: str) -> None:
-    plain, cond = paint(host, base()), encoded(host, LONG[0], "plain")
+def test_a_lora_patches_the_model_and_its_keys_for_clip_are_left_out(
+    host: Host, lora: str, plain: torch.Tensor
+) -> None:
+    cond = encoded(host, LONG[0], "plain")
     graph = base() | {"probe": node("ConditioningProbe", conditioning=["text", 0], name="lora")}
     loader = dict(model=["ckpt", 0], clip=["clip", 0], strength_model=1.0, strength_clip=1.0)
     graph["lora"] = node("LoraLoader", lora_name=lora, **loader)
@@ -162,8 +171,7 @@ def test_a_lora_patches_the_model_and_its_keys_for_clip_are_left_out(host: Host,
     said = [line for line in host.tail(10**7)[len(seen) :].splitlines() if "lora" in line]
     assert torch.equal(load_file(host.base / "output" / "lora.safetensors")["cond.0"], cond)
     graph["lora"]["inputs"]["lora_name"] = "unet.safetensors"
-    assert torch.equal(paint(host, graph), whole) and not torch.equal(whole, plain)
-    print("\n".join(said))
+    assert torch.equal(paint(host, graph), whole) and (whole - plain).abs().max() > 0.02
     assert len(said) == 4 and all("lora key not loaded: lora_te_" in line for line in said), said
 
 
@@ -179,19 +187,20 @@ def test_a_hook_on_the_model_acts_in_the_steps_of_its_keyframe(host: Host, lora:
     hooked = paint(host, graph)
     graph["key2"]["inputs"]["strength_mult"] = 0.0
     never = paint(host, graph)
-    print((never - plain).abs().max(), (hooked - plain).abs().max(), plain.abs().max())
-    assert torch.equal(never, plain) and not torch.equal(hooked, plain)
+    # Prompts with hooks run apart from those without, and so in other batches: latents of 400 then differ by 0.0005.
+    assert (never - plain).abs().max() < 0.002 and (hooked - plain).abs().max() > 0.02
 
 
 # Batches
 
 
-def test_a_batch_is_painted_from_one_prompt_and_its_first_picture_is_the_single_one(host: Host) -> None:
-    single = paint(host, base())
+def test_a_batch_is_painted_from_one_prompt_and_its_first_picture_is_the_single_one(
+    host: Host, plain: torch.Tensor
+) -> None:
     graph = base()
     graph["latent"]["inputs"]["batch_size"] = 3
     batch = paint(host, graph)
-    assert batch.shape[0] == 3 and torch.allclose(batch[:1], single, atol=1e-3)
+    assert batch.shape[0] == 3 and torch.allclose(batch[:1], plain, atol=1e-3)
     assert min(float((batch[i] - batch[i - 1]).abs().max()) for i in range(3)) > 0.1
     graph["latent"]["inputs"]["batch_size"] = 1
     graph["repeat"] = node("RepeatLatentBatch", samples=["latent", 0], amount=3)
@@ -217,18 +226,19 @@ def test_prompts_of_one_two_and_three_windows_are_sampled_together(host: Host) -
 
 
 def halves(kind: str, right: str) -> Graph:
-    """Two prompts, each for its half of a picture of 128 x 64, without guidance: nothing else sees both."""
+    """Two prompts, each for its half of a picture, without guidance: nothing else sees both."""
     graph = base() | {"text2": node("CLIPTextEncode", clip=["clip", 0], text=right)}
-    graph["latent"]["inputs"] |= {"width": 128, "height": 64}
+    side = 64 if kind == "area" else 32  # the least that ConditioningSetArea takes
+    graph["latent"]["inputs"] |= {"width": 2 * side, "height": side}
     graph["sample"]["inputs"]["cfg"] = 1.0
     for i, text in enumerate(("text", "text2")):
         if kind == "area":
-            area = dict(width=64, height=64, x=64 * i, y=0, strength=1.0)
+            area = dict(width=side, height=side, x=side * i, y=0, strength=1.0)
             graph[f"half{i}"] = node("ConditioningSetArea", conditioning=[text, 0], **area)
             continue
-        graph[f"all{i}"] = node("SolidMask", value=0.0, width=128, height=64)
-        graph[f"one{i}"] = node("SolidMask", value=1.0, width=64, height=64)
-        put = dict(destination=[f"all{i}", 0], source=[f"one{i}", 0], x=64 * i, y=0, operation="add")
+        graph[f"all{i}"] = node("SolidMask", value=0.0, width=2 * side, height=side)
+        graph[f"one{i}"] = node("SolidMask", value=1.0, width=side, height=side)
+        put = dict(destination=[f"all{i}", 0], source=[f"one{i}", 0], x=side * i, y=0, operation="add")
         graph[f"mask{i}"] = node("MaskComposite", **put)
         set_mask = dict(mask=[f"mask{i}", 0], strength=1.0, set_cond_area="default")
         graph[f"half{i}"] = node("ConditioningSetMask", conditioning=[text, 0], **set_mask)
@@ -240,17 +250,18 @@ def halves(kind: str, right: str) -> Graph:
 @pytest.mark.parametrize("kind", ["area", "mask"])
 def test_a_regional_prompt_changes_its_region_alone(host: Host, kind: str) -> None:
     first, second = (paint(host, halves(kind, text)) for text in (LONG[0], LONG[1]))
-    assert torch.equal(first[..., :8], second[..., :8]) and (first - second)[..., 8:].abs().max() > 0.01
+    half = first.shape[-1] // 2
+    assert torch.equal(first[..., :half], second[..., :half]) and (first - second)[..., half:].abs().max() > 0.01
 
 
 # ControlNet, and packs that patch attention
 
 
-def test_a_controlnet_takes_the_conditioning_and_reads_its_prompt(host: Host) -> None:
+def test_a_controlnet_takes_the_conditioning_and_reads_its_prompt(host: Host, plain: torch.Tensor) -> None:
     folder = host.base / "models" / "controlnet"
     folder.mkdir(exist_ok=True)
     in_host(ROOT / "tests" / "controlnet_in_host.py", folder / "net.safetensors")
-    plain, graph = paint(host, base()), base()
+    graph = base()
     graph["net"] = node("ControlNetLoader", control_net_name="net.safetensors")
     graph["hint"] = node("EmptyImage", width=32, height=32, batch_size=1, color=0x336699)
     apply = dict(image=["hint", 0], strength=0.5, start_percent=0.0, end_percent=1.0)
@@ -265,8 +276,8 @@ def test_a_controlnet_takes_the_conditioning_and_reads_its_prompt(host: Host) ->
     assert (controlled - plain).abs().max() > 0.05
 
 
-def test_a_pack_that_patches_attention_finds_the_conditioning_there(host: Host) -> None:
-    plain, graph = paint(host, base()), base()
+def test_a_pack_that_patches_attention_finds_the_conditioning_there(host: Host, plain: torch.Tensor) -> None:
+    graph = base()
     graph["patch"] = node("AttentionProbe", model=["ckpt", 0], name="attention", tokens=4)
     graph["sample"]["inputs"]["model"] = ["patch", 0]
     patched = paint(host, graph)
