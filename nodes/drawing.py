@@ -118,6 +118,11 @@ def colour(share: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 
+def figure(value: float) -> str:
+    """Two decimals, and never -0.00."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
 def on(share: float) -> str:
     """The ink that is read best on a colour of the ramp."""
     return PAPER if share < 0.45 else INK
@@ -148,16 +153,16 @@ def heat_map(
         for x, value in zip(lefts, values[r]):
             share = (value - low) / (high - low)
             draw.rectangle((x, y, x + cell - 2, y + line - 2), fill=colour(share))
-            _lines(draw, x, y, cell - 2, [f"{value:.2f}"], TEXT, 0.5, on(share))
+            _lines(draw, x, y, cell - 2, [figure(value)], TEXT, 0.5, on(share))
     _scale(draw, left, top + line * len(rows) + 10, min(320, wide - left - 120), low, high)
     return image
 
 
 def _scale(draw: ImageDraw.ImageDraw, x: float, y: float, long: float, low: float, high: float) -> None:
-    x = write(draw, x, y - 4, f"{low:.2f} ", 14, FAINT)
+    x = write(draw, x, y - 4, f"{figure(low)} ", 14, FAINT)
     for step in range(64):
         draw.rectangle((x + long * step / 64, y, x + long * (step + 1) / 64, y + 12), fill=colour(step / 63))
-    write(draw, x + long, y - 4, f" {high:.2f}", 14, FAINT)
+    write(draw, x + long, y - 4, f" {figure(high)}", 14, FAINT)
 
 
 class Part(NamedTuple):

@@ -170,7 +170,7 @@ def _agreement(found: Findings) -> list[Image.Image]:
 def _captions(found: Findings) -> list[Image.Image]:
     if not found.nearest:
         return []
-    rows = [(caption, cosine, f"{cosine:.2f}", drawing.BLUE) for caption, cosine in found.nearest]
+    rows = [(caption, cosine, drawing.figure(cosine), drawing.BLUE) for caption, cosine in found.nearest]
     return [_head(f"Nearest captions, by cosine; read by {found.captions_by}"), drawing.bars(rows, 1.0, WIDE)]
 
 
