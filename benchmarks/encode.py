@@ -10,6 +10,7 @@ is the same prompt encoded again all the same.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +29,9 @@ def encode(clip: Any, text: str) -> torch.Tensor:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
 
 
-def weighted(begin: str, spans: int, separator: str) -> str:
+def weighted(text: str, spans: int, separator: str) -> str:
     """A prompt of 60 pieces of which `spans`, each one piece long, have a weight."""
-    pieces = begin.split(separator) if separator else list(begin)
+    pieces = text.split(separator) if separator else list(text)
     step = len(pieces) // max(spans, 1)
     for at in range(spans):
         pieces[at * step] = f"({pieces[at * step]}:1.{at % 9 + 1})"
@@ -44,7 +45,7 @@ def prompts(spans: int, length: int = 60) -> tuple[Iterator[str], Iterator[str]]
     return for_clip, for_us
 
 
-def first(load: Callable[[], Any], text: str) -> Callable[[], float]:
+def first(load: Callable[[], Any], text: str) -> Callable[[], torch.Tensor]:
     """Load anew, untimed; returns the call that encodes once."""
     clip = load()
     return lambda: encode(clip, text)
@@ -70,6 +71,7 @@ def main() -> None:
     given = rounds.arguments(__doc__)
     rounds.find_comfyui(given.comfyui)
     number, repeat = (1, 1) if given.quick else (rounds.ROUNDS, 4)
+    race = functools.partial(rounds.race, repeat=repeat, number=number, warm=not given.quick)
     load_clip = rounds.pack("nodes.clip").load_clip
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         ours_file = rounds.encoder(Path(folder) / "encoder.safetensors", given.quick)
@@ -83,12 +85,10 @@ def main() -> None:
 
         def compare(name: str, spans: int, length: int = 60) -> None:
             for_clip, for_us = prompts(spans, length)
-            races[name] = rounds.race(
-                lambda: encode(own, next(for_clip)), lambda: encode(clip, next(for_us)), repeat, number
-            )
+            races[name] = race(lambda: encode(own, next(for_clip)), lambda: encode(clip, next(for_us)))
 
-        races["the same prompt again"] = rounds.race(
-            lambda: encode(own, rounds.words(60)), lambda: encode(clip, rounds.ideographs(60)), repeat, number
+        races["the same prompt again"] = race(
+            lambda: encode(own, rounds.words(60)), lambda: encode(clip, rounds.ideographs(60))
         )
         compare(GOAL, 0)
         for spans in (1, 3, 10):

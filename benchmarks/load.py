@@ -10,6 +10,7 @@ with a CLIP-L. All files are in the system's cache. Start and memory are taken i
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import json
 import statistics
@@ -78,6 +79,7 @@ def main() -> None:
         print(json.dumps(CHILDREN[given.child[0]](*given.child[1:])))
         return
     number, repeat = (1, 1) if given.quick else (rounds.ROUNDS, 3)
+    race = functools.partial(rounds.race, repeat=repeat, number=number, warm=not given.quick)
     load_clip = rounds.pack("nodes.clip").load_clip
     with tempfile.TemporaryDirectory() as folder:
         files = {
@@ -87,23 +89,16 @@ def main() -> None:
         own = rounds.clip_file(Path(folder) / "clip_l.safetensors")
         races = {}
         for name, path in files.items():
-            races[f"{name} file, to read and copy"] = rounds.race(
-                lambda p=path: copied(p), lambda p=path: load_clip(str(p)), repeat, number
-            )
-            races[f"{name} file, to map alone"] = rounds.race(
-                lambda p=path: load_file(p), lambda p=path: load_clip(str(p)), repeat, number
-            )
-        races["fp16 file, to the own CLIP-L's"] = rounds.race(
-            lambda: rounds.own_clip(own), lambda: load_clip(str(files["fp16"])), repeat, number
+            load = functools.partial(load_clip, str(path))
+            races[f"{name} file, to read and copy"] = race(functools.partial(copied, path), load)
+            races[f"{name} file, to map alone"] = race(functools.partial(load_file, path), load)
+        races["fp16 file, to the own CLIP-L's"] = race(
+            functools.partial(rounds.own_clip, own), functools.partial(load_clip, str(files["fp16"]))
         )
         starts = [child("start", given=given) for _ in range(number)]
         resident = {
-            name: statistics.median(child("memory", kind, path, given=given) for _ in range(number))
-            for name, kind, path in (
-                ("fp16", "ours", files["fp16"]),
-                ("fp32", "ours", files["fp32"]),
-                ("own CLIP-L", "plain", own),
-            )
+            name: statistics.median(child("memory", name, path, given=given) for _ in range(number))
+            for name, path in (("ours", files["fp16"]), ("own CLIP-L", own))
         }
         sizes = {"fp16": files["fp16"].stat().st_size, "fp32": files["fp32"].stat().st_size}
         sizes["own CLIP-L"] = own.stat().st_size

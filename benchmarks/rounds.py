@@ -45,14 +45,14 @@ class Race:
         }
 
 
-def race(
-    plain: Callable[[], Any], ours: Callable[[], Any], repeat: int, rounds: int = ROUNDS, warm: bool = True
-) -> Race:
-    """Time two ways in turns, `repeat` calls of each in a round, call by call."""
+def race(plain: Callable[[], Any], ours: Callable[[], Any], repeat: int, number: int, warm: bool) -> Race:
+    """Time two ways in turns, `repeat` calls of each in each of `number` rounds, call by call. `warm` calls both once
+    before."""
     if warm:
-        plain(), ours()
+        plain()
+        ours()
     out = Race()
-    for _ in range(rounds):
+    for _ in range(number):
         seconds = [0.0, 0.0]
         for at in range(2 * repeat):
             # plain, ours, ours, plain: neither always runs in the caches that the other left.
