@@ -29,7 +29,7 @@ MARKS = [
     "\uff0c",
     "\uff08",
 ]
-MARKS += ["BREAK", " embedding:", "__c__", "<lora:x:1>", "(\u732b ab cd:1.2)", "(", ")", "Mr."]
+MARKS += ["BREAK", "embedding:", " embedding:", "__c__", "<lora:x:1>", "(\u732b ab cd:1.2)", "(", ")", "Mr."]
 TEXT = st.lists(st.one_of(st.sampled_from(MARKS), st.sampled_from(MARKS), st.characters()), max_size=40).map("".join)
 
 
@@ -84,6 +84,7 @@ def letters(found: Iterable[Span | LanguageSpan]) -> list[tuple[str, float]]:
 
 @given(TEXT)
 @example("\u732b\\ ab cd (\u72d7:1.2)")
+@example("\u732bBREAK__c__ __c__BREAK\u732b")
 @settings(deadline=None, max_examples=800)
 def test_nothing_is_lost_doubled_moved_or_weighted_otherwise_on_the_way_to_an_encoder(text: str) -> None:
     segments, divided = route(text), spans(text)

@@ -14,8 +14,8 @@ The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's
    - a Latin word with an underscore is a LoRA's trigger and CLIP's even alone, unless the underscore touches another
      letter.
 4. Never divided, CLIP's wherever they stand, and the end of a run: `embedding:name` up to white space, comma or
-   semicolon and without punctuation at its end; tags such as `<lora:name:0.8>`; wildcards such as `__colour__`. Only
-   these may take other letters along.
+   semicolon and without punctuation at its end; tags such as `<lora:name:0.8>`; wildcards such as `__colour__`, which
+   joined to a Latin word are part of it (rule 3). Only these may take other letters along.
 5. What has no letter (digits, emoji, punctuation) stays with what it follows in its clause; at a clause's beginning,
    and where it is an opening bracket or quotation mark, with what comes next. A clause without letters goes with the
    clause before it, the first ones of a part with the next, a part of such with the part before, else the next; a
