@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import route
+from .calibrate import ZhCLIPCalibrate
 from .compare import ZhCLIPCompareGrid
 from .encode import ZhCLIPTextEncode
 from .grid import ZhCLIPGrid
@@ -23,6 +24,7 @@ class ZhCLIPExtension(ComfyExtension):
             ZhCLIPCompareGrid,
             ZhCLIPGrid,
             ZhCLIPInspector,
+            ZhCLIPCalibrate,
         ]
 
 

@@ -1,0 +1,197 @@
+"""Calibration's arithmetic: regression, penalty, the positions that stand for all, figures; and the pairs."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from tests.tree import ROOT
+from trainer.evaluate import retrieval
+from zhclip.calibration import PENALTIES, Calibration, Projection, Score, Sums, choose, missing, sentence, solve
+from zhclip.prompt import normalise
+from zhclip.sampling import Batch, TokenPair, batches
+
+W, S, D = 6, 5, 4
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def summed(x: torch.Tensor, r: torch.Tensor, weights: torch.Tensor) -> Sums:
+    """The sums of (N, P, S), (N, P, D) and (N, P), over two batches."""
+    sums = Sums(W, S, D)
+    for rows in (slice(0, 7), slice(7, None)):
+        sums.add(x[rows], r[rows], weights[rows])
+    return sums
+
+
+@pytest.mark.parametrize("positions", [W, 4])
+def test_solves_the_weighted_ridge_with_a_bias_for_each_position(positions: int) -> None:
+    """Against least squares over rows of [sqrt(w) x, sqrt(w) at the position] and of sqrt(lambda) below them."""
+    x, r = draw(20, positions, S, seed=1) + 3, draw(20, positions, D, seed=2)
+    weights = torch.rand((20, positions), generator=torch.Generator().manual_seed(3))
+    weight, bias = solve(summed(x, r, weights), 0.05)
+    root = weights.double().sqrt()[:, :, None]
+    position = torch.eye(positions).expand(20, -1, -1).double()
+    a = (torch.cat([x.double(), position], dim=2) * root).flatten(0, 1).numpy()
+    centre = (x * weights[:, :, None]).sum(dim=0) / weights.sum(dim=0)[:, None]
+    spread = ((x - centre).square() * weights[:, :, None]).sum(dim=(0, 1)).mean()
+    ridge = np.hstack([np.eye(S) * float((0.05 * spread).sqrt()), np.zeros((S, positions))])
+    goal = np.vstack([(r.double() * root).flatten(0, 1).numpy(), np.zeros((S, D))])
+    expected = np.linalg.lstsq(np.vstack([a, ridge]), goal, rcond=None)[0]
+    np.testing.assert_allclose(weight.T, expected[:S], atol=1e-6)
+    np.testing.assert_allclose(bias[:positions], expected[S:], atol=1e-5)
+    assert not bias[positions:].any()
+
+
+def test_sums_of_two_sets_are_the_sums_of_both() -> None:
+    x, r, weights = draw(20, W, S), draw(20, W, D, seed=2), torch.ones(20, W)
+    both = summed(x, r, weights)
+    joined = summed(x[:12], r[:12], weights[:12]).plus(summed(x[12:], r[12:], weights[12:]))
+    for name in ("weight", "x", "xx", "r", "xr"):
+        torch.testing.assert_close(getattr(joined, name), getattr(both, name))
+    assert joined.rr == pytest.approx(both.rr)
+
+
+def test_chooses_the_penalty_with_the_least_error_on_the_pairs_left_out() -> None:
+    """Against the errors of every penalty's solution, counted pair by pair; one fit is noise, the other is exact."""
+    x, left = draw(30, W, S, seed=1), draw(40, W, S, seed=2)
+    true = draw(S, D, seed=3)
+    for noise in (0.0, 30.0):
+        r, left_r = x @ true + noise * draw(30, W, D, seed=4), left @ true
+        fitted = summed(x, r, torch.ones(30, W))
+        chosen = choose(fitted, summed(left, left_r, torch.ones(40, W)))
+        errors = {}
+        for penalty in PENALTIES:
+            weight, bias = solve(fitted, penalty)
+            errors[penalty] = float((left_r - left.double() @ weight.T - bias).square().sum())
+        assert chosen == min(errors, key=lambda penalty: errors[penalty])
+        assert (chosen == PENALTIES[0]) == (noise == 0)
+
+
+def start() -> Projection:
+    return Projection(draw(D, S, seed=5), draw(W, D, seed=6))
+
+
+def test_what_is_missing_brings_each_vector_to_its_goal_at_its_own_norm() -> None:
+    x, y = draw(3, W, S), 7 * draw(3, W, D, seed=2)
+    z = start().apply(x)
+    torch.testing.assert_close(normalize(z + missing(start(), x, y), dim=-1), normalize(y, dim=-1))
+    torch.testing.assert_close((z + missing(start(), x, y)).norm(dim=-1), z.norm(dim=-1))
+    torch.testing.assert_close(missing(start(), x, 3 * z), torch.zeros_like(z), atol=1e-5, rtol=0)
+
+
+def calibrated(x: torch.Tensor, y: torch.Tensor, projection: Projection, causal: bool = False) -> Calibration:
+    """A calibration over (N, W, S) and (N, W, D), every third pair of which chooses."""
+    made = Calibration(projection, W, S, D, causal)
+    at = torch.arange(len(x)) % 3 == 0
+    made.add(x[~at], y[~at], torch.ones(int((~at).sum()), W), False)
+    made.add(x[at], y[at], torch.ones(int(at.sum()), W), True)
+    return made
+
+
+@pytest.mark.parametrize("projection", [start(), Projection(None, None)], ids=["projection", "none"])
+def test_a_clip_that_the_encoder_answers_for_already_leaves_it_alone(projection: Projection) -> None:
+    x = draw(60, W, S)
+    if projection.weight is None:
+        made = Calibration(projection, W, S, S, False)
+        for choosing in (False, True):
+            made.add(x, 5 * projection.apply(x), torch.ones(60, W), choosing)
+    else:
+        made = calibrated(x, 5 * projection.apply(x), projection)
+    torch.testing.assert_close(made.solve().apply(x), projection.apply(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_turned_clip_is_found_again() -> None:
+    """A teacher whose vectors are turned by one matrix: the encoder's error on other captions goes nearly to 0."""
+    turn = torch.linalg.qr(draw(D, D, seed=8))[0]
+    x, other = draw(400, W, S), draw(50, W, S, seed=9)
+    new = calibrated(x, start().apply(x) @ turn, start()).solve()
+    goal = normalize(start().apply(other) @ turn, dim=-1)
+
+    def loss(projection: Projection) -> float:
+        return float((1 - (normalize(projection.apply(other), dim=-1) * goal).sum(dim=-1)).mean())
+
+    assert loss(new) < 0.05 < 0.3 < loss(start())
+
+
+def test_norms_and_constant_are_means_over_all_pairs_and_position_0_of_a_causal_clip_takes_no_part() -> None:
+    x, y = draw(30, W, S), draw(30, W, D, seed=2)
+    made, changed = calibrated(x, y, start(), causal=True), x.clone()
+    torch.testing.assert_close(made.norms(), y.norm(dim=-1).mean(dim=0))
+    torch.testing.assert_close(made.constant(), normalize(y, dim=-1).mean(dim=0))
+    changed[:, 0] = 100 * draw(30, S, seed=3)
+    torch.testing.assert_close(calibrated(changed, y, start(), causal=True).solve().weight, made.solve().weight)
+
+
+def pair(zh: int, en: int) -> TokenPair:
+    return TokenPair([zh] * 77, [en] * 77, zh, en)
+
+
+PAIRS = [pair(3 + n % 19, 4 + n * 7 % 23) for n in range(150)]
+
+
+def test_every_text_is_computed_and_every_position_counts_as_often_as_there_are_pairs() -> None:
+    made = batches(PAIRS, 77, every=8, tokens=200)
+    assert sorted(p.length for b in made for p in b.pairs) == sorted(p.length for p in PAIRS)
+    counts = torch.zeros(77)
+    for batch in made:
+        assert batch.positions * len(batch.pairs) <= 200
+        counts[: batch.positions] += batch.weights.sum(dim=0)
+        for row, one in zip(batch.weights, batch.pairs):
+            assert (row[: one.length] == 1).all() and (batch.positions == 77 or not row[one.length :].any())
+        assert [len(ids) for ids in batch.ids("zh")] == [batch.positions] * len(batch.pairs)
+    torch.testing.assert_close(counts, torch.full((77,), 150.0))
+    assert sum(len(b.pairs) for b in made if b.positions == 77) == 19
+
+
+def test_whole_windows_alone_weigh_all_positions_alike() -> None:
+    for batch in batches(PAIRS, 77, every=1):
+        assert batch.positions == 77 and (batch.weights == 1).all()
+
+
+def test_texts_of_a_batch() -> None:
+    batch = Batch([pair(3, 5), pair(4, 2)], 5, torch.ones(2, 5))
+    assert batch.texts("zh").tolist() == [[True] * 3 + [False] * 2, [True] * 4 + [False]]
+    assert batch.texts("en").sum(dim=1).tolist() == [5, 2]
+
+
+def test_figures_are_the_trainers() -> None:
+    """The mean loss, weighted, and R@1, where a wrong neighbour and a tie count against."""
+    some = [pair(3, 4), pair(5, 5), pair(4, 6), pair(6, 3)]
+    batch = Batch(some, W, torch.rand((4, W), generator=torch.Generator().manual_seed(1)))
+    z, y = draw(4, W, D), draw(4, W, D, seed=1)
+    z[:2] = y[:2]
+    score = Score()
+    score.add(z, y, batch)
+    each = 1 - torch.nn.functional.cosine_similarity(z, y, dim=-1)
+    assert score.loss() == pytest.approx(float((each * batch.weights).sum() / batch.weights.sum()), rel=1e-5)
+    zh, en = sentence(z, batch.texts("zh")), sentence(y, batch.texts("en"))
+    assert score.recall() == retrieval(zh, en)["zh_to_en"]["R@1"]
+    tied = Score()
+    tied.add(torch.ones(4, W, D), y, batch)
+    assert tied.recall() == 0
+
+
+def rows() -> list[tuple[str, str]]:
+    lines = (ROOT / "nodes/pairs.tsv").read_text("utf-8").splitlines()
+    assert lines[0] == "zh\ten"
+    return [(zh, en) for zh, en in (line.split("\t") for line in lines[1:])]
+
+
+def test_the_bundled_pairs_are_2000_and_no_two_alike() -> None:
+    for side in zip(*rows()):
+        assert len({re.sub(r"\W", "", normalise(text)).lower() for text in side}) == len(side) == 2000
+
+
+def test_the_bundled_pairs_are_short_chinese_and_plain_english() -> None:
+    for zh, en in rows():
+        assert 2 <= len(zh) <= 60 and re.search(r"[\u4e00-\u9fff]", zh), zh
+        assert en.isascii() and en == en.strip() and len(en.split()) <= 40, en
+    assert sum(bool(re.search("[A-Za-z]", zh)) for zh, _ in rows()) >= 36
+    assert (ROOT / "nodes/pairs.tsv").stat().st_size < 300_000
