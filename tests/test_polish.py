@@ -1,0 +1,130 @@
+"""What a user reads beside the nodes: translations and help pages, held to what the real server says of the nodes."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomlkit
+
+from tests.host import Host
+from tests.tree import ROOT
+
+LANGUAGES = ("en", "zh", "zh-TW")
+DOCS = ROOT / "web" / "docs"
+# `simplified`: characters that traditional script writes otherwise. `mainland`: words for which Taiwan has others, as a
+# conversion of characters leaves them. `latin`: names that stay as they are.
+SCRIPT = json.loads((Path(__file__).resolve().parent / "data" / "script.json").read_text(encoding="utf-8"))
+SENTENCE = re.compile(r"[a-z]{2,}(?: [a-z]{2,}){2,}")  # three words of lower case: no name, no term
+
+
+def faces(host: Host) -> dict[str, Any]:
+    """What the server says of each node of the pack."""
+    return {
+        name: face for name, face in host.get("/object_info").items() if face["python_module"] == "custom_nodes.zhclip"
+    }
+
+
+def texts(value: Any) -> list[str]:
+    """All strings in nested dictionaries."""
+    return [text for item in value.values() for text in texts(item)] if isinstance(value, dict) else [value]
+
+
+def as_translated(face: dict[str, Any]) -> dict[str, Any]:
+    """A node's own words, in the form of the front end's nodeDefs.json."""
+    inputs: dict[str, dict[str, str]] = {}
+    for group in ("required", "optional"):
+        for name in face["input_order"].get(group, []):
+            options = face["input"][group][name][1]
+            inputs[name] = {"name": name, "tooltip": options["tooltip"]}
+            if options.get("control_after_generate"):  # a widget that the front end adds
+                inputs["control_after_generate"] = {"name": "control after generate"}
+    outputs = zip(face["output_name"], face["output_tooltips"])
+    return {
+        "display_name": face["display_name"],
+        "description": face["description"],
+        "inputs": inputs,
+        "outputs": {str(at): {"name": name, "tooltip": tooltip} for at, (name, tooltip) in enumerate(outputs)},
+    }
+
+
+def keys(value: Any) -> Any:
+    """The same without the texts."""
+    return {name: keys(item) for name, item in value.items()} if isinstance(value, dict) else None
+
+
+def test_the_english_texts_are_the_nodes_own(host: Host) -> None:
+    served = host.get("/api/i18n")["en"]["nodeDefs"]
+    assert {name: as_translated(face) for name, face in faces(host).items()} == {
+        name: entry for name, entry in served.items() if name.startswith("ZhCLIP")
+    }
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-TW"])
+def test_every_word_of_every_node_is_translated(host: Host, language: str) -> None:
+    served = {name: entry for name, entry in host.get("/api/i18n")[language]["nodeDefs"].items() if "ZhCLIP" in name}
+    assert keys(served) == keys({name: as_translated(face) for name, face in faces(host).items()})
+    for text in texts(served):
+        assert not SENTENCE.search(text) and (text in SCRIPT["latin"] or not text.isascii()), text
+
+
+def test_traditional_texts_are_written_for_taiwan() -> None:
+    paths = [ROOT / "locales" / "zh-TW" / "nodeDefs.json", *sorted(DOCS.glob("*/zh-TW.md"))]
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        assert not [word for word in (*SCRIPT["simplified"], *SCRIPT["mainland"]) if word in text], path
+
+
+def page(host: Host, name: str, language: str) -> str:
+    """A help page as the front end asks for it: the language's own, else the one without a language."""
+    for path in (f"{name}/{language}.md", f"{name}.md"):
+        try:
+            with urllib.request.urlopen(host.url(f"/extensions/zhclip/docs/{path}")) as answer:
+                return answer.read().decode("utf-8")
+        except urllib.error.HTTPError:
+            continue
+    raise AssertionError(f"no help page of {name}")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_node_has_a_help_page_that_names_all_its_parts(host: Host, language: str) -> None:
+    translated = host.get("/api/i18n")[language]["nodeDefs"]
+    for name, face in faces(host).items():
+        text = page(host, name, language)
+        assert text.splitlines()[0] == f"# {translated[name]['display_name']}"
+        for group in ("required", "optional"):
+            missing = [part for part in face["input_order"].get(group, []) if f"`{part}`" not in text]
+            assert not missing, (name, language, missing)
+        assert all(f"`{output}`" in text for output in face["output_name"]), (name, language)
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: str(path.relative_to(DOCS)))
+def test_the_messages_that_a_page_explains_are_those_of_the_nodes(path: Path) -> None:
+    """In the first column of a page's last table, between backticks; N is what the code fills in."""
+    code = "".join(file.read_text(encoding="utf-8") for at in ("nodes", "zhclip") for file in (ROOT / at).glob("*.py"))
+    said = re.sub(r'"\s+f?"', "", code)  # strings in pieces, joined
+    table = path.read_text(encoding="utf-8").rpartition("\n## ")[2]
+    rows = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("| ")][2:]
+    messages = [message for row in rows for message in re.findall("`([^`]+)`", row)]
+    assert messages
+    for message in messages:
+        parts = map(re.escape, re.split(r"\bN\b", message))
+        assert re.search(r"\{[^}]+\}".join(parts), said), message
+
+
+def test_icon_and_banner_have_the_shapes_that_the_registry_shows() -> None:
+    project = tomlkit.parse((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for key, ratio in (("Icon", 1.0), ("Banner", 21 / 9)):
+        path = ROOT / "docs" / project["tool"]["comfy"][key].rsplit("/docs/")[1]  # type: ignore[index]
+        data = path.read_bytes()
+        width, height = struct.unpack(">II", data[16:24])
+        assert data[:8] == b"\x89PNG\r\n\x1a\n" and width / height == ratio
+        drawn = re.search(r'viewBox="0 0 (\d+) (\d+)"', path.with_suffix(".svg").read_text(encoding="utf-8"))
+        assert drawn and int(drawn[1]) / int(drawn[2]) == ratio
+        assert "<text" not in path.with_suffix(".svg").read_text(encoding="utf-8")

@@ -1,0 +1,162 @@
+"""The example workflows: as the template browser serves them, as a person sees them, and run to their pictures."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfy_cli.workflow_to_api import convert_ui_to_api
+from safetensors.torch import save_file
+
+from tests import graphs
+from tests.host import QUIET, Host
+from tests.tree import ROOT
+
+FOLDER = ROOT / "example_workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+TITLE = 30  # pixels above a node's position
+# Loader -> where its files lie, and the small file of the tests that stands for what the workflow names.
+FILES = {
+    "CheckpointLoaderSimple": ("checkpoints", graphs.CHECKPOINT),
+    "ZhCLIPLoader": ("text_encoders", graphs.ENCODER),
+    "LoraLoader": ("loras", "small.safetensors"),
+}
+# Their own sizes take a GPU's seconds, and minutes here: node -> {widget: value}; LINES are cut after the second.
+SMALL = {
+    "EmptyLatentImage": {"width": 32, "height": 32},
+    "KSampler": {"steps": 1},
+    "ZhCLIPCompareGrid": {"steps": 1, "width": 32, "height": 32},
+}
+LINES = {"ZhCLIPCompareGrid": "prompts", "ZhCLIPInspector": "captions"}
+Workflow = dict[str, Any]
+
+
+def workflow(name: str) -> Workflow:
+    """A workflow as the front end stores it."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def widgets(node: dict[str, Any]) -> list[str]:
+    """The names of a node's widgets in the order of its values; the front end adds one after a seed."""
+    names = [slot["name"] for slot in node["inputs"] if "widget" in slot]
+    at = names.index("seed") + 1 if "seed" in names else 0
+    return names[:at] + ["control_after_generate"] + names[at:] if at else names
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(host: Host) -> Iterator[None]:
+    """Small files under the names that the workflows give, among them a LoRA of both halves."""
+    models, made = host.base / "models", []
+    lora = {}
+    for name, width in (
+        ("lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k", 320),
+        ("lora_te_text_model_encoder_layers_0_self_attn_q_proj", 768),
+    ):
+        lora |= {f"{name}.lora_up.weight": torch.full((width, 1), 0.1), f"{name}.alpha": torch.tensor(1.0)}
+        lora[f"{name}.lora_down.weight"] = torch.full((1, 768), 0.1)
+    save_file(lora, models / "loras" / FILES["LoraLoader"][1])
+    for node in (node for name in NAMES for node in workflow(name)["nodes"] if node["type"] in FILES):
+        folder, stored = FILES[node["type"]]
+        link = models / folder / node["widgets_values"][0]
+        if not link.exists():
+            link.symlink_to(models / folder / stored)
+            made.append(link)
+    yield
+    for link in made:
+        link.unlink()
+
+
+def test_the_template_browser_offers_every_workflow_with_its_picture(host: Host) -> None:
+    assert sorted(host.get("/api/workflow_templates")["zhclip"]) == NAMES and len(NAMES) >= 5
+    for name in NAMES:
+        assert host.get(f"/api/workflow_templates/zhclip/{name}.json") == workflow(name)
+        with urllib.request.urlopen(host.url(f"/api/workflow_templates/zhclip/{name}.jpg")) as answer:
+            data = answer.read()
+        width, height = jpeg_size(data)
+        assert 900 <= width <= 1300 and height >= 300 and len(data) < 120_000, (name, width, height, len(data))
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height, from the frame's header."""
+    at = 2
+    while not 0xC0 <= data[at + 1] <= 0xC2:
+        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+    return width, height
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_explains_itself_in_both_languages_and_names_where_its_nodes_come_from(name: str) -> None:
+    nodes = workflow(name)["nodes"]
+    notes = "\n".join(node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
+    chinese, _, english = notes.partition("---")
+    assert not chinese.isascii() and len(chinese.strip()) > 40 and english.isascii() and len(english.strip()) > 100
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    for node in (node for node in nodes if node["type"] != "MarkdownNote"):
+        ours = node["type"].startswith("ZhCLIP")
+        properties = node["properties"]
+        assert properties["cnr_id"] == ("zhclip" if ours else "comfy-core")
+        assert not ours or (version and properties["ver"] == version[1])
+        if node["type"] == "CheckpointLoaderSimple":
+            (model,) = properties["models"]
+            assert model["name"] == node["widgets_values"][0] and model["directory"] == "checkpoints"
+            assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_of_a_workflow_hides_another(name: str) -> None:
+    for a, b in itertools.combinations(workflow(name)["nodes"], 2):
+        (ax, ay), (aw, ah), (bx, by), (bw, bh) = a["pos"], a["size"], b["pos"], b["size"]
+        apart = ax + aw <= bx or bx + bw <= ax or ay + ah <= by - TITLE or by + bh <= ay - TITLE
+        assert apart, (a["type"], b["type"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_runs_to_its_picture(host: Host, name: str) -> None:
+    made = shrunk(name)
+    logged = len(host.tail(10**7))
+    # What comfy-cli does before it queues; the front end's own way is tested in a browser.
+    outputs = host.succeed(convert_ui_to_api(made, host.get("/object_info")))
+    ends = {str(node["id"]) for node in made["nodes"] if node["type"] in ("SaveImage", "ZhCLIPInspector")}
+    assert ends and ends <= set(outputs)
+    for image in itertools.chain(*(outputs[node]["images"] for node in ends)):
+        assert (host.base / image["type"] / image["subfolder"] / image["filename"]).stat().st_size > 1000
+    assert "key not loaded" not in host.tail(10**7)[logged:]  # of a LoRA, either half
+
+
+def shrunk(name: str) -> Workflow:
+    """A workflow that a CPU finishes in seconds."""
+    made = workflow(name)
+    for node in made["nodes"]:
+        for widget, value in SMALL.get(node["type"], {}).items():
+            node["widgets_values"][widgets(node).index(widget)] = value
+        if node["type"] in LINES:
+            at = widgets(node).index(LINES[node["type"]])
+            node["widgets_values"][at] = "\n".join(node["widgets_values"][at].splitlines()[:2])
+    return made
+
+
+def test_comfy_cli_runs_a_workflow(host: Host, tmp_path: Path) -> None:
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(shrunk("chinese_prompt_sd15")), encoding="utf-8")
+    comfy = str(Path(sys.executable).parent / "comfy")
+    at = ["--host", "127.0.0.1", "--port", str(host.port)]
+    done = subprocess.run(
+        [comfy, "--skip-prompt", "run", "--workflow", str(path), "--wait", *at],
+        env={**os.environ, **QUIET},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
