@@ -8,18 +8,16 @@ import sys
 
 from tests.host import ROOT, in_host
 
-MILLISECONDS = 50
+NODES = ["Loader", "TextEncode", "Inspector", "Calibrate", "CompareGrid", "Grid"]
+# Loaded by every ComfyUI before any pack is. How long the import takes is measured by benchmarks/load.py.
+LIGHT = {"custom_nodes_x_zhclip", "safetensors", "comfy_execution"}
 
 
-def test_the_pack_imports_in_50_ms_and_brings_nothing_heavy() -> None:
-    runs = [json.loads(in_host(ROOT / "tests" / "import_in_host.py").splitlines()[-1]) for _ in range(3)]
-    assert runs[0]["nodes"] == ["ZhCLIPLoader"]
-    # The quickest, since the machine does other work too; a heavy import would slow each of them.
-    best = min(run["ms"] for run in runs)
-    foreign = {name.partition(".")[0] for name in runs[0]["modules"]} - sys.stdlib_module_names
-    print(f"import: {best:.1f} ms; third-party modules: {sorted(foreign)}")
-    assert best < MILLISECONDS
-    assert foreign <= {"custom_nodes_x_zhclip", "safetensors"}, foreign
+def test_the_import_of_the_pack_brings_nothing_heavy() -> None:
+    found = json.loads(in_host(ROOT / "tests" / "import_in_host.py").splitlines()[-1])
+    assert sorted(found["nodes"]) == sorted(f"ZhCLIP{name}" for name in NODES)
+    foreign = {name.partition(".")[0] for name in found["modules"]} - sys.stdlib_module_names
+    assert foreign <= LIGHT, foreign
 
 
 def test_the_root_can_be_imported_without_comfyui() -> None:
