@@ -210,7 +210,7 @@ def bars(rows: Sequence[tuple[str, float, str, str]], top: float, wide: int = 97
     y = 0
     for (_, value, after, mark), label, high in zip(rows, labels, highs):
         _lines(draw, 0, y, left, label, TEXT, 0)
-        long = (wide - left - right) * min(max(value / top, 0.0), 1.0) if top else 0
+        long = (wide - left - right) * min(max(value / top, 0.0), 1.0) if top else 0.0
         draw.rectangle((left, y + 4, left + max(long, 1), y + line - 8), fill=mark)
         write(draw, left + max(long, 1) + GAP, y, after, TEXT, INK)
         y += high

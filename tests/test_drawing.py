@@ -24,9 +24,9 @@ def characters(encoding: str, first: range, second: list[int]) -> set[str]:
     return {text for text in (code.decode(encoding, "ignore") for code in codes) if len(text) == 1}
 
 
-def ink(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> int:
+def ink(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> int:
     """How many pixels of a region are not paper."""
-    part = np.asarray(image.crop(tuple(map(round, box))) if box else image)
+    part = np.asarray(image.crop(box) if box else image)
     return int((part != 255).any(-1).sum())
 
 

@@ -163,7 +163,7 @@ def test_a_file_below_its_floor_is_warned_of(host: Host, changes: dict[str, Any]
     assert "Warning" not in report(host, inspect(CHINESE))
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a stock CLIP": ({"zhclip": ["ckpt", 1]}, "connect the output of Load ZhCLIP Encoder here"),
     "english alone": ({"english": ENGLISH}, "english is given and clip is not: connect the checkpoint's own CLIP"),
     "model without clip": ({"model": ["ckpt", 0]}, "model is connected and clip is missing"),
