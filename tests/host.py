@@ -107,10 +107,12 @@ def error_of(entry: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def running(base: Path, *options: str) -> Iterator[Host]:
-    """Start ComfyUI over a base directory with this pack and the probe as its custom nodes, and stop it afterwards."""
+    """Start ComfyUI over a base directory with this pack, unless one lies there, and the probe as its custom nodes, and
+    stop it afterwards."""
     nodes = base / "custom_nodes"
     nodes.mkdir(parents=True, exist_ok=True)
-    (nodes / "zhclip").symlink_to(ROOT, target_is_directory=True)
+    if not (nodes / "zhclip").exists():
+        (nodes / "zhclip").symlink_to(ROOT, target_is_directory=True)
     (nodes / "probe.py").symlink_to(ROOT / "tests" / "probe.py")
     for name in ("models/text_encoders", "models/checkpoints", "models/loras", "input", "output"):
         (base / name).mkdir(parents=True, exist_ok=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import urllib.request
 import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests import graphs, small
+from tests.host import running
 from tests.tree import ROOT, python, tracked
 
 # The registry searches the text of every file, prose and comments too, and one hit holds a version back. What its rules
@@ -20,6 +23,14 @@ FORBIDDEN = {
     "uses the network": r"\burllib\d?\b|\brequests\b|\bsockets?\b|\bhttp\.client\b|\bhttpx\b|\bftplib\b",
     "runs text as code": r"\beval\b|\bexec\b|__import__",
     "stores live objects": r"\w*pickl\w*",
+}
+NODES = {
+    "ZhCLIPCalibrate",
+    "ZhCLIPCompareGrid",
+    "ZhCLIPGrid",
+    "ZhCLIPInspector",
+    "ZhCLIPLoader",
+    "ZhCLIPTextEncode",
 }
 SHIPPED = {
     "CHANGELOG.md",
@@ -67,7 +78,7 @@ def files(archive: Path) -> list[str]:
 def test_holds_the_pack_and_nothing_else(archive: Path) -> None:
     names = files(archive)
     expected = {name for name in tracked() if PurePosixPath(name).parts[0] in SHIPPED}
-    pictures = {name for name in expected if name.startswith("docs/") and name.endswith((".png", ".jpg"))}
+    pictures = {name for name in expected if name.startswith("docs/") and name.endswith((".png", ".jpg", ".svg"))}
     assert set(names) == expected - pictures
     assert not [name for name in names if re.search(r"(^|/)(tests?/|test_|conftest)", name)]
 
@@ -109,3 +120,23 @@ def test_comfy_cli_finds_it_valid(archive: Path) -> None:
 def test_trainer_runs_from_the_archive(archive: Path) -> None:
     done = python("-m", "trainer", "--help", cwd=archive)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_bare_host_runs_the_nodes_of_the_archive(archive: Path, tmp_path: Path) -> None:
+    """Unpacked into custom_nodes, as ComfyUI Manager does it, without the repository and without a checkpoint."""
+    installed = tmp_path / "custom_nodes" / "zhclip"
+    shutil.copytree(archive, installed)
+    small.saved(tmp_path / "models" / "text_encoders" / graphs.ENCODER)
+    with running(tmp_path) as host:
+        packed = {name for name, face in host.get("/object_info").items() if face["python_module"].endswith(".zhclip")}
+        assert packed == NODES
+        translations = host.get("/api/i18n")
+        assert all(set(translations[language]["nodeDefs"]) >= NODES for language in ("en", "zh", "zh-TW"))
+        pages = [f"{name}{page}.md" for name in NODES for page in ("", "/zh", "/zh-TW")]
+        for path in ["zhclip.js", "zhclip.css", *(f"docs/{page}" for page in pages)]:
+            with urllib.request.urlopen(host.url(f"/extensions/zhclip/{path}")) as answer:
+                assert answer.read() == (installed / "web" / path).read_bytes()
+        assert len(host.get("/api/workflow_templates")["zhclip"]) >= 5
+        host.succeed(graphs.probe("(cat:1.3)", "archive"))
+        counted = host.post("/zhclip/count", {"file": graphs.ENCODER, "text": "cat", "bilingual": False})
+        assert counted["windows"] == [1]
