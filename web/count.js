@@ -6,6 +6,7 @@ import { panel, part, removePanel } from "./panel.js";
 import { locale, say } from "./words.js";
 
 const PANEL = "zhclip_count";
+const RETRY = 3000; // milliseconds
 const HEIGHTS = { figures: 30, prompt: 68 }; // the figures alone, or with two lines of the prompt below
 const PROMPTS = { ZhCLIPTextEncode: "zhclip", CLIPTextEncode: "clip" }; // node -> the input by which its encoder comes
 const NAMES = { zh: "ZhCLIP", en: "CLIP" };
@@ -35,7 +36,9 @@ export function refresh(node) {
   line.shown = state;
   if (typeof asked === "string") return show(line, [say(asked)]);
   ask(asked).then((answer) => {
-    if (line.shown === state) show(line, figures(answer), answer.spans, asked.bilingual);
+    if (line.shown !== state) return; // typed on meanwhile
+    show(line, figures(answer), answer.spans, asked.bilingual);
+    if (answer.error) setTimeout(() => (line.shown = ""), RETRY); // the file may come, and the server come back
   });
 }
 

@@ -38,9 +38,9 @@ def browser() -> Iterator[Browser]:
     # Chromium refuses its sandbox to root, which containers run as; it meets only our own server here.
     arguments = ["--no-sandbox"] if sys.platform == "linux" and os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        for where in [{"executable_path": path}] if path else [{"channel": channel} for channel in CHANNELS]:
+        for channel in [None] if path else CHANNELS:
             try:
-                started = playwright.chromium.launch(args=arguments, **where)
+                started = playwright.chromium.launch(executable_path=path, channel=channel, args=arguments)
             except Error:
                 if path:
                     raise

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import FilePayload, Locator, Page
 
 from tests.host import Host
 
@@ -67,11 +67,10 @@ class Ui:
         )
 
     def open_file(self, workflow: dict[str, Any]) -> None:
-        """Open a workflow from a file."""
-        with self.page.expect_file_chooser() as chooser:
-            self.page.keyboard.press("ControlOrMeta+o")
+        """Choose a workflow in the dialog that Open shows."""
         content = json.dumps(workflow).encode()
-        chooser.value.set_files({"name": "test.json", "mimeType": "application/json", "buffer": content})
+        file = FilePayload(name="test.json", mimeType="application/json", buffer=content)
+        self.page.locator("#comfy-file-input").set_input_files(file)
         self.page.wait_for_function("window.app.graph.nodes.some((node) => node.comfyClass.startsWith('ZhCLIP'))")
 
     def add(self, name: str, x: float, y: float) -> None:
