@@ -182,7 +182,8 @@ def flow(parts: Sequence[Part], wide: int, size: int = TEXT, apart: int = 0) -> 
     placed: list[tuple[float, float, float, Part, str, int]] = []
     x, y = 0.0, 0.0
     for part in parts:
-        units = [(unit, size) for unit in ([part.text] if apart else pieces(part.text))]
+        whole = [part.text] if apart else pieces(part.text)
+        units = [(bit, size) for unit in whole for bit in _bits(unit, size, wide - 2 * inset)]
         for unit, of_size in [*units, *([(part.note, small)] if part.note else [])]:
             long = width(unit, of_size) + 2 * inset
             if x and x + width(unit.rstrip(), of_size) + 2 * inset > wide:
@@ -191,12 +192,16 @@ def flow(parts: Sequence[Part], wide: int, size: int = TEXT, apart: int = 0) -> 
             x += long
         x += apart
     image, draw = sheet(wide, y + line)
-    for left, top, long, part, unit, of_size in placed:
-        box = (left, top + 2, left + long - 1, top + line - 6)
+    for left, top, across, part, unit, of_size in placed:
+        box = (left, top + 2, left + across - 1, top + line - 6)
         draw.rectangle(box, fill=TINT if part.tinted else None, outline=part.mark if apart else None)
-        draw.rectangle((left, top + line - 9, left + long - 1, top + line - 6), fill=part.mark)
+        draw.rectangle((left, top + line - 9, left + across - 1, top + line - 6), fill=part.mark)
         write(draw, left + inset, top + (2 if of_size == size else 0), unit, of_size, INK)
     return image
+
+
+def _bits(unit: str, size: int, room: int) -> list[str]:
+    return [unit] if width(unit.rstrip(), size) <= room else wrap(unit, size, room)
 
 
 def bars(rows: Sequence[tuple[str, float, str, str]], top: float, wide: int = 976) -> Image.Image:

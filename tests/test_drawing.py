@@ -171,7 +171,7 @@ def test_figures_have_no_negative_zero() -> None:
 
 
 def test_flowing_text_stays_inside_its_width() -> None:
-    parts = [drawing.Part(text, drawing.BLUE, "1.3") for text in CAPTIONS[:6]]
+    parts = [drawing.Part(text, drawing.BLUE, "1.3") for text in (*CAPTIONS[:6], "no-spaces-" * 12)]
     narrow, wide = drawing.flow(parts, 300), drawing.flow(parts, 900)
     assert narrow.size[0] == 300 and narrow.height > 2 * wide.height
     for image in (narrow, wide):

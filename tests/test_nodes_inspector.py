@@ -80,6 +80,11 @@ def test_windows_are_counted_one_by_one(host: Host) -> None:
     assert "break  1  BREAK" in found
 
 
+def test_an_empty_prompt_is_one_empty_window(host: Host) -> None:
+    found = report(host, inspect(""))
+    assert "Window 1: 0 of 75 tokens\n  (the empty prompt)" in found and "Not in the vocabulary: nothing" in found
+
+
 def test_a_prompt_agrees_with_itself_in_every_layer_and_the_floors_do_not(host: Host) -> None:
     found = agreements(report(host, inspect(CHINESE, clip=["clip", 0], english=CHINESE, model=["ckpt", 0])))
     assert list(found) == [*LAYERS, "mean"]
