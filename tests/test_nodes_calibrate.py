@@ -1,0 +1,188 @@
+"""Calibration in a real ComfyUI: what it gives, saves and says, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import graphs, small
+from tests.graphs import Graph, node
+from tests.host import Host
+from trainer.teacher import _from_checkpoint
+from trainer.weights import digest
+from zhclip import artifact as fmt
+
+PAIRS = 200  # the node's least
+
+
+def folder(host: Host) -> Path:
+    return host.base / "models" / "text_encoders"
+
+
+def calibrate(save_as: str = "", file: str = graphs.ENCODER, pairs: int = PAIRS) -> Graph:
+    """Loaders and the node."""
+    return {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=graphs.CHECKPOINT),
+        "clip": node("ZhCLIPLoader", file=file),
+        "fit": node("ZhCLIPCalibrate", zhclip=["clip", 0], clip=["ckpt", 1], pairs=pairs, save_as=save_as),
+    }
+
+
+def probed(clip: list, text: str, name: str, layer: int = -1) -> Graph:
+    """A prompt through a CLIP, into the probe."""
+    return {
+        f"{name}.layer": node("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=layer),
+        f"{name}.text": node("CLIPTextEncode", clip=[f"{name}.layer", 0], text=text),
+        f"{name}.probe": node("ConditioningProbe", conditioning=[f"{name}.text", 0], name=name),
+    }
+
+
+def read(host: Host, name: str) -> torch.Tensor:
+    return load_file(host.base / "output" / f"{name}.safetensors")["cond.0"]
+
+
+def said(outputs: dict) -> str:
+    """The node's report, as its face shows it."""
+    return outputs["fit"]["text"][0]
+
+
+def figures(line: str) -> list[float]:
+    """Loss before, after and of the constant, R@1 before and after."""
+    return [float(figure) for figure in re.findall(r"\d\.\d{3}", line)]
+
+
+@pytest.fixture(scope="module")
+def saved(host: Host) -> Iterator[tuple[Path, str]]:
+    """A calibrated file and the report of its making. The prompt went through both layers of what is in memory."""
+    graph = calibrate("sub/tuned") | probed(["fit", 0], "red cat", "memory") | probed(["fit", 0], "red cat", "skip", -2)
+    graph |= probed(["ckpt", 1], "", "clip") | probed(["fit", 0], "", "empty")
+    graph |= probed(["ckpt", 1], "", "clip2", -2) | probed(["fit", 0], "", "empty2", -2)
+    outputs = host.succeed(graph)
+    path = folder(host) / "sub" / "tuned.safetensors"
+    yield path, said(outputs)
+    path.unlink()
+
+
+def test_the_report_tells_before_and_after_on_pairs_that_were_not_fitted(saved: tuple[Path, str]) -> None:
+    first, last, skip, stored = saved[1].splitlines()
+    assert first.startswith(f"{graphs.ENCODER} and the CLIP of {graphs.CHECKPOINT}: {PAIRS} pairs")
+    for line, name in ((last, "Last layer: "), (skip, "Clip skip (layer -2): ")):
+        assert line.startswith(name)
+        before, after, constant, _, recall = figures(line)
+        assert 0 < after < 0.9 * before and constant < before and 0 <= recall <= 1
+    assert stored == f"Saved as {saved[0]}."
+
+
+def test_the_file_carries_the_checkpoints_structure_and_says_where_it_came_from(
+    host: Host, saved: tuple[Path, str], checkpoint: Path
+) -> None:
+    old, new = fmt.load(folder(host) / graphs.ENCODER), fmt.load(saved[0])
+    assert all(torch.equal(new.bert[name], tensor) for name, tensor in old.bert.items())
+    assert new.tokenizer_json == old.tokenizer_json and new.meta.position0 == "stored"
+    assert set(new.skip) == set(fmt.SKIP)
+    assert new.meta.teacher.id == graphs.CHECKPOINT and new.meta.teacher.width == 768
+    assert new.meta.teacher.sha256 == digest(_from_checkpoint(checkpoint)), "the trainer's digest of the same CLIP"
+    told = new.meta.report["calibration"]
+    assert told["from"]["id"] == "tests/teacher" and told["applied"] == ["last", "skip"]
+    assert [round(told["last"]["loss"][name], 3) for name in ("before", "after", "constant")] == figures(
+        saved[1].splitlines()[1]
+    )[:3]
+    assert new.meta.report["loss"] == old.meta.report["loss"], "the trainer's own report stays"
+
+
+@pytest.mark.parametrize(("layer", "ours", "clips"), [(-1, "empty", "clip"), (-2, "empty2", "clip2")])
+def test_the_empty_prompt_is_the_checkpoints_at_both_layers(
+    host: Host, saved: tuple[Path, str], layer: int, ours: str, clips: str
+) -> None:
+    torch.testing.assert_close(read(host, ours), read(host, clips), atol=2e-4, rtol=1e-4)
+
+
+def test_the_saved_file_loads_as_what_was_kept_in_memory(host: Host, saved: tuple[Path, str]) -> None:
+    file = {"clip": node("ZhCLIPLoader", file=str(Path("sub") / "tuned.safetensors"))}
+    host.succeed(file | probed(["clip", 0], "red cat", "file") | probed(["clip", 0], "red cat", "file2", -2))
+    assert torch.equal(read(host, "file"), read(host, "memory"))
+    assert torch.equal(read(host, "file2"), read(host, "skip"))
+    norms = fmt.load(saved[0]).skip["norms"]
+    torch.testing.assert_close(read(host, "skip")[0, 1:].norm(dim=-1), norms[1:], rtol=1e-5, atol=0)
+
+
+def test_a_second_calibration_finds_nothing_left_to_gain(host: Host, saved: tuple[Path, str]) -> None:
+    """What comes out is what went in, and no file is written. The CLIP carries a LoRA too weak to matter, by name."""
+    generator = torch.Generator().manual_seed(1)
+    at = "lora_te_text_model_encoder_layers_11_mlp_fc2"
+    shapes = {"lora_up": (768, 4), "lora_down": (4, 3072)}
+    tensors = {f"{at}.{part}.weight": torch.randn(shape, generator=generator) for part, shape in shapes.items()}
+    save_file(tensors, host.base / "models" / "loras" / "style.safetensors")
+    graph = calibrate("again", str(Path("sub") / "tuned.safetensors")) | probed(["fit", 0], "red cat", "second")
+    names = {"lora_name": "style.safetensors", "strength_model": 1.0, "strength_clip": 1e-4}
+    graph["lora"] = node("LoraLoader", model=["ckpt", 0], clip=["ckpt", 1], **names)
+    graph["fit"]["inputs"]["clip"] = ["lora", 1]
+    report = said(host.succeed(graph)).splitlines()
+    assert f"the CLIP of {graphs.CHECKPOINT} + style.safetensors: {PAIRS} pairs" in report[0]
+    assert "less than 10% better: left as it was" in report[1] and "left as it was" in report[2]
+    assert report[3].startswith("Calibration does not help here") and len(report) == 4
+    after = figures(saved[1].splitlines()[1])[1]
+    assert figures(report[1])[0] == pytest.approx(after, abs=0.002), "before is the first one's after"
+    assert torch.equal(read(host, "second"), read(host, "memory"))
+    assert not (folder(host) / "again.safetensors").exists()
+
+
+WRONG_NAMES = {
+    "../outside": "is no name for a file inside",
+    "/tmp/outside": "is no name for a file inside",
+    "a:b": "is no name for a file inside",
+    graphs.ENCODER: "is there already and is never overwritten: write another name into save_as",
+    graphs.ENCODER.removesuffix(".safetensors"): "is there already",
+}
+
+
+@pytest.mark.parametrize("name", WRONG_NAMES)
+def test_a_name_outside_the_folder_or_of_a_file_that_is_there_is_refused_before_anything_runs(
+    host: Host, name: str
+) -> None:
+    before = (folder(host) / graphs.ENCODER).read_bytes()
+    answer = host.post("/prompt", {"prompt": calibrate(name)})
+    ((error,),) = (entry["errors"] for entry in answer["node_errors"].values())
+    assert WRONG_NAMES[name] in error["details"] and str(folder(host)) in error["details"]
+    assert (folder(host) / graphs.ENCODER).read_bytes() == before
+
+
+def test_a_clip_in_the_wrong_place_or_of_another_width_is_refused_in_one_sentence(host: Host) -> None:
+    narrow = small.saved(folder(host) / "narrow.safetensors", teacher_width=384)
+    swapped = calibrate()
+    swapped["fit"]["inputs"] |= {"zhclip": ["ckpt", 1], "clip": ["clip", 0]}
+    ours = calibrate()
+    ours["fit"]["inputs"]["clip"] = ["clip", 0]
+    cases = [
+        (swapped, "This CLIP is not a ZhCLIP encoder .* connect the output of Load ZhCLIP Encoder here"),
+        (ours, "The CLIP at `clip` is a ZhCLIP encoder; connect the CLIP output of the SD1.5 checkpoint"),
+        (
+            calibrate(file=narrow.name),
+            r"The encoder's vectors are 384 wide \(teacher tests/teacher\) and .* 768: connect",
+        ),
+    ]
+    for graph, expected in cases:
+        message = host.refuse(graph)
+        assert re.search(expected, message) and "\n" not in message, message
+    narrow.unlink()
+
+
+def test_an_interrupted_run_leaves_no_file(host: Host) -> None:
+    answer = host.post("/prompt", {"prompt": calibrate("stopped", pairs=2000)})
+    deadline = time.monotonic() + 120
+    while not host.get("/queue")["queue_running"]:
+        assert time.monotonic() < deadline
+    entry: dict = {}
+    while not entry:
+        assert time.monotonic() < deadline
+        host.post("/interrupt", {})
+        entry = host.get(f"/history/{answer['prompt_id']}")
+    kinds = [kind for kind, _ in entry[answer["prompt_id"]]["status"]["messages"]]
+    assert "execution_interrupted" in kinds and "execution_success" not in kinds
+    assert not list(folder(host).glob("stopped*"))
