@@ -113,19 +113,15 @@ class AlignedBert(BertModel):
     def forward(self, *args: Any, num_tokens: list[int], **kwargs: Any) -> tuple[torch.Tensor | None, ...]:
         """Returns (last (B, W, D), intermediate (B, W, D) or None, pooled (B, D)).
 
-        num_tokens: each window's tokens up to and including its end, counted by core from the ids. A window is empty
-        when no token between start and end is seen. The pooled vector is the conditioning at the end token, where CLIP
-        takes its own.
+        num_tokens: each window's tokens up to and including its end, counted by core from the ids; two are start and
+        end alone. The pooled vector is the conditioning at the end token, where CLIP takes its own.
         """
         last, intermediate = self.states(*args, num_tokens=num_tokens, **kwargs)
         counts = torch.tensor(num_tokens, device=last.device)
-        at = torch.arange(last.shape[1], device=last.device)
-        seen = args[1].bool() & (at > 0) & (at < counts[:, None] - 1)  # (B, W)
-        is_empty = ~seen.any(dim=1)
-        z = self.structure(last, is_empty)
+        z = self.structure(last, counts == 2)
         if intermediate is not None:
             structure = self.structure_of(kwargs["intermediate_output"])
-            intermediate = structure(intermediate, is_empty)
+            intermediate = structure(intermediate, counts == 2)
         return z, intermediate, z[torch.arange(len(z), device=z.device), counts - 1]
 
     def states(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

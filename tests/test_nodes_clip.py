@@ -31,7 +31,7 @@ def test_brackets_are_parsed_out_and_weights_stay_with_their_tokens(facts: dict[
     assert facts["untokenized"] == ["[CLS]", "\u4e00", "\u53ea", "\u732b", ",", "red", "dog", "[SEP]", "[PAD]"]
     assert facts["literal"] > facts["ids"].index(3)  # with weights disabled the brackets stay text
     assert facts["weight 1 is plain"]
-    assert facts["all weighted"] < 1e-4  # a pack that weighs every position, start and padding too, weighs the prompt
+    assert facts["all weighted"]  # a pack that weighs every position, start and padding too, weighs the prompt
 
 
 def test_word_numbers_are_0_for_what_frames_a_window_and_unique_else(facts: dict[str, Any]) -> None:

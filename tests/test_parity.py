@@ -58,9 +58,8 @@ def by_arithmetic(artifact: fmt.Artifact, prompts: list[str], layer: int = -1) -
     def encode(ids: torch.Tensor, hidden: list[int]) -> torch.Tensor:
         mask = tokens.key_mask(ids).long() if meta.mask_padding else torch.ones_like(ids)
         mask[:, hidden] = 0
-        end = int(ids[0].eq(meta.special_ids.end).int().argmax())
         states = bert(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[layer]
-        return structure.apply(states, mask[:, 1:end].sum(dim=1) == 0)[0]
+        return structure.apply(states, tokens.is_empty(ids))[0]
 
     def emphasised(window: Window) -> torch.Tensor:
         ids = torch.tensor([window.ids])

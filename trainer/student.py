@@ -97,7 +97,7 @@ class Student(nn.Module):
         """(B, W) ids -> (B, W, D) conditioning, structure applied. `hidden_keys` as in `forward`."""
         ids = ids.to(self.bert.device)
         hidden_keys = None if hidden_keys is None else hidden_keys.to(ids.device)
-        return self.structure.apply(self(ids, hidden_keys=hidden_keys), self.tokens.is_empty(ids, hidden_keys))
+        return self.structure.apply(self(ids, hidden_keys=hidden_keys), self.tokens.is_empty(ids))
 
     def encode(self, texts: list[str], batch: int = 64) -> torch.Tensor:
         """Captions of one window each -> (B, W, D) conditioning. A longer one keeps its first window."""

@@ -125,13 +125,9 @@ class PromptTokenizer:
         ends = ids.eq(self.special.end).int()
         return (ends.cumsum(dim=1) - ends).eq(0)
 
-    def is_empty(self, ids: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, window) ids -> (B,) bool, True where no token between start and end is seen. `hidden` (B, window) bool
-        marks positions that are masked as keys."""
-        seen = self.key_mask(ids) & ids.ne(self.special.end)
-        if hidden is not None:
-            seen &= ~hidden
-        return ~seen[:, 1:].any(dim=1)
+    def is_empty(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, window) ids -> (B,) bool, True where the window holds no token between start and end."""
+        return ids[:, 1].eq(self.special.end)
 
 
 def _owner(spans: list[Span], owners: list[int]) -> int:
