@@ -48,7 +48,9 @@ def offloaded(clip: Any, prompts: list[str]) -> dict[str, torch.Tensor]:
     clip.patcher.detach()
     clip.patcher.load(clip.patcher.load_device, lowvram_model_memory=1)
     streamed = [
-        name for name, module in clip.cond_stage_model.named_modules() if hasattr(module, "prev_comfy_cast_weights")
+        name
+        for name, module in clip.cond_stage_model.named_modules()
+        if hasattr(module, "comfy_cast_weights") and not getattr(module, "comfy_patched_weights", False)
     ]
     assert any("word_embeddings" in name for name in streamed) and len(streamed) >= 20, streamed
     clip.cond_stage_model.reset_clip_options()

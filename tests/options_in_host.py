@@ -69,7 +69,9 @@ def paint(nodes: Any, clip: Any, model: Any, vae: Any, prompts: list[str]) -> di
 
 def streamed(model: Any) -> int:
     """Layers whose weights stay outside the card and are brought in for each use."""
-    return sum(hasattr(module, "prev_comfy_cast_weights") for module in model.modules())
+    layers = [module for module in model.modules() if hasattr(module, "comfy_cast_weights")]
+    # Not by prev_comfy_cast_weights: versions since 2026 cast loaded text encoders too.
+    return sum(not getattr(layer, "comfy_patched_weights", False) for layer in layers)
 
 
 if __name__ == "__main__":

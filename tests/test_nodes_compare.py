@@ -117,11 +117,12 @@ def test_every_cell_is_what_the_stock_nodes_paint_in_its_place(host: Host) -> No
 def test_only_the_cells_of_a_new_prompt_or_encoder_are_painted(host: Host) -> None:
     options = dict(seed=77)  # no other test's cells
     assert samplers(watched(host, compare(graphs.ENCODER, PROMPTS[:2], **options))) == ["0.0", "0.1"]
-    assert watched(host, compare(graphs.ENCODER, PROMPTS[:2], **options)) == []
     assert samplers(watched(host, compare(graphs.ENCODER, PROMPTS, **options))) == ["0.2"]
     more = f"english\n{graphs.ENCODER}"
     assert samplers(watched(host, compare(more, PROMPTS, **options))) == ["0.0", "0.1", "0.2"]
     assert samplers(watched(host, compare(more, PROMPTS[::-1], **options))) == []
+    # Last: versions since 2026 drop a grid's cells from their cache when the grid runs again unchanged.
+    assert watched(host, compare(more, PROMPTS[::-1], **options)) == []
     assert len(samplers(watched(host, compare(more, PROMPTS[:1], seed=78)))) == 2
 
 
