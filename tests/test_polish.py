@@ -121,7 +121,7 @@ def test_the_messages_that_a_page_explains_are_those_of_the_nodes(path: Path) ->
 def test_icon_and_banner_have_the_shapes_that_the_registry_shows() -> None:
     project = tomlkit.parse((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     for key, ratio in (("Icon", 1.0), ("Banner", 21 / 9)):
-        path = ROOT / "docs" / project["tool"]["comfy"][key].rsplit("/docs/")[1]  # type: ignore[index]
+        path = ROOT / "docs" / project["tool"]["comfy"][key].rsplit("/docs/")[1]
         data = path.read_bytes()
         width, height = struct.unpack(">II", data[16:24])
         assert data[:8] == b"\x89PNG\r\n\x1a\n" and width / height == ratio

@@ -58,7 +58,7 @@ def widgets(node: dict[str, Any]) -> list[str]:
 def files(host: Host) -> Iterator[None]:
     """Small files under the names that the workflows give, among them a LoRA of both halves."""
     models, made = host.base / "models", []
-    lora = {}
+    lora: dict[str, torch.Tensor] = {}
     for name, width in (
         ("lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k", 320),
         ("lora_te_text_model_encoder_layers_0_self_attn_q_proj", 768),

@@ -89,13 +89,14 @@ def picture(ui: Ui, name: str, bounds: list[list[float]]) -> Image.Image:
     """The whole graph, drawn at its full size and then made smaller, for a zoomed-out canvas leaves out the texts."""
     left, top = (min(b[i] for b in bounds) - MARGIN for i in (0, 1))
     right, bottom = (max(b[i] + b[i + 2] for b in bounds) + MARGIN for i in (0, 1))
-    size = {"width": int(right - left), "height": int(bottom - top)}
-    ui.page.set_viewport_size({side: pixels + 2 * CORNER for side, pixels in size.items()})
+    width, height = int(right - left), int(bottom - top)
+    ui.page.set_viewport_size({"width": width + 2 * CORNER, "height": height + 2 * CORNER})
     ui.page.evaluate(PLACE, [CORNER - left, CORNER - top])
     boxes = sum(node["type"].endswith("TextEncode") for node in workflow(name)["nodes"])
     ui.page.wait_for_function(COUNTED, arg=boxes)
     ui.page.evaluate(REDRAWN)
-    shot = Image.open(io.BytesIO(ui.page.screenshot(clip={"x": CORNER, "y": CORNER, **size}))).convert("RGB")
+    png = ui.page.screenshot(clip={"x": CORNER, "y": CORNER, "width": width, "height": height})
+    shot = Image.open(io.BytesIO(png)).convert("RGB")
     return shot.resize((WIDTH, round(WIDTH * shot.height / shot.width)), Image.Resampling.LANCZOS)
 
 
