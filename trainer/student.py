@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import peft
 import torch
 from torch import nn
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
-from zhclip.artifact import Artifact, Dimensions, SpecialIds
+from zhclip.artifact import Artifact, Dimensions, SpecialIds, bert_shapes
 from zhclip.emphasis import combine, rows
 from zhclip.structure import Structure, project
 from zhclip.tokens import PromptTokenizer
@@ -20,6 +21,11 @@ from .weights import ModelError, load_strict, read_config, read_tensors, resolve
 
 FLAG = "student.model"
 ANCHOR = "embeddings.word_embeddings.weight"
+MEASURED = (  # whose shapes tell those of all others
+    "encoder.layer.0.intermediate.dense.bias",
+    "embeddings.position_embeddings.weight",
+    "embeddings.token_type_embeddings.weight",
+)
 KINDS = ("bert", "chinese_clip", "chinese_clip_text_model")
 
 
@@ -118,12 +124,23 @@ def load_tokens(model: str, window: int) -> PromptTokenizer:
     folder = resolve(model, FLAG)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        serialised = tokenizer.backend_tokenizer.to_str(pretty=False).encode("utf-8")
     except Exception as error:
         raise ModelError(f"--{FLAG} {folder}: its tokenizer cannot be read ({error})") from error
+    return tokens_of(tokenizer, window, f"--{FLAG} {folder}")
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerBase, window: int, where: str) -> PromptTokenizer:
+    """transformers' tokenizer as an artifact carries it, with the folding that its vocabulary needs.
+
+    Raises ModelError, which begins with `where`, when it lacks a special token or cannot be serialised.
+    """
     ids = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
     if None in ids:
-        raise ModelError(f"--{FLAG} {folder}: its tokenizer lacks a start, end, padding or unknown token")
+        raise ModelError(f"{where}: its tokenizer lacks a start, end, padding or unknown token")
+    try:
+        serialised = tokenizer.backend_tokenizer.to_str(pretty=False).encode("utf-8")
+    except Exception as error:
+        raise ModelError(f"{where}: its tokenizer cannot be read ({error})") from error
     plain = PromptTokenizer.from_json(serialised, SpecialIds(*ids), window)
     return PromptTokenizer.from_json(serialised, plain.special, window, folding(plain))
 
@@ -134,22 +151,47 @@ def load_student(model: str, window: int, device: torch.device | str = "cpu") ->
     Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
     """
     folder = resolve(model, FLAG)
-    config = read_config(folder, FLAG)
+    bert = load_bert(folder, FLAG)
+    positions = bert.config.max_position_embeddings
+    if window > positions:
+        raise ModelError(f"--{FLAG} {folder}: {positions} positions, and --window asks for {window}")
+    return Student(bert, load_tokens(model, window)).requires_grad_(False).train(False).to(device)
+
+
+def load_bert(folder: Path, flag: str) -> BertModel:
+    """The BERT of a folder in Hugging Face layout, alone or inside a ChineseCLIPModel. Raises ModelError."""
+    config = read_config(folder, flag)
     kind = config.get("model_type")
     if kind not in KINDS:
-        raise ModelError(f"--{FLAG} {folder}: model_type is {kind!r}; a student is one of {', '.join(KINDS)}")
+        raise ModelError(f"--{flag} {folder}: model_type is {kind!r}; a student is one of {', '.join(KINDS)}")
     text = config.get("text_config") or config if kind == "chinese_clip" else config
     if text.get("hidden_act", "gelu") != "gelu":
-        raise ModelError(f"--{FLAG} {folder}: its activation is {text['hidden_act']}; the node runs gelu")
-    tensors = under_anchor(read_tensors(folder, FLAG), ANCHOR)
+        raise ModelError(f"--{flag} {folder}: its activation is {text['hidden_act']}; the node runs gelu")
+    return bert_of(text, under_anchor(read_tensors(folder, flag), ANCHOR), f"--{flag} {folder}")
+
+
+def bert_of(text: dict, tensors: dict[str, torch.Tensor], where: str) -> BertModel:
+    """A BERT from its config.json and its tensors, named without prefix, and nothing else among them.
+
+    Raises ModelError, which begins with `where`.
+    """
     if not tensors:
-        raise ModelError(f"--{FLAG} {folder}: its weights hold no BERT ({ANCHOR})")
+        raise ModelError(f"{where}: its weights hold no BERT ({ANCHOR})")
+    missing = [name for name in MEASURED if name not in tensors]
+    if missing:
+        raise ModelError(f"{where}: its BERT is not whole, {missing[0]} is missing; copy or download it again")
     dimensions = _dimensions(text, tensors)
-    if window > dimensions.positions:
-        raise ModelError(f"--{FLAG} {folder}: {dimensions.positions} positions, and --window asks for {window}")
+    if text.get("num_hidden_layers", dimensions.layers) != dimensions.layers:
+        layers = text["num_hidden_layers"]
+        raise ModelError(f"{where}: its weights have {dimensions.layers} layers, config.json says {layers}")
+    unknown = sorted(set(tensors) - set(bert_shapes(dimensions)))
+    # What no output needs: the pooler stands behind the last layer, and positions are counted.
+    unknown = [name for name in unknown if not name.startswith("pooler.") and "position_ids" not in name]
+    if unknown:
+        raise ModelError(f"{where}: beside a BERT's tensors it has {len(unknown)} others, the first is {unknown[0]}")
     bert = BertModel(bert_config(dimensions), add_pooling_layer=False)
-    load_strict(bert, tensors, ANCHOR, f"--{FLAG} {folder}")
-    return Student(bert, load_tokens(model, window)).requires_grad_(False).train(False).to(device)
+    load_strict(bert, tensors, ANCHOR, where)
+    return bert
 
 
 def _dimensions(text: dict, tensors: dict[str, torch.Tensor]) -> Dimensions:

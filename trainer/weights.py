@@ -25,7 +25,7 @@ PATTERNS = [
     *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", *TOKENIZER_FILES),
     *("model_index.json", "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/*"),
 ]
-OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
+OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin", "text_encoder/pytorch_model.bin"]
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
 INDEX = "model.safetensors.index.json"
 
@@ -93,8 +93,18 @@ def _weight_files(folder: Path) -> list[Path]:
 def _read_file(file: Path) -> dict[str, torch.Tensor]:
     if file.suffix == ".safetensors":
         return load_file(file)
-    loaded = torch.load(file, map_location="cpu", weights_only=True)
-    return loaded.get("state_dict", loaded)
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's own message runs over a page, and advises to switch the safety off.
+        raise ValueError(
+            "it is damaged, or holds beside tensors objects that can run code, which stay unread"
+        ) from error
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    tensors = {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
+    if not tensors:
+        raise ValueError("it holds no tensors by name")
+    return tensors
 
 
 def under_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, torch.Tensor]:
