@@ -78,6 +78,12 @@ class ZhCLIPCalibrate(io.ComfyNode):
         from .teacher import Teacher, source
 
         target = destination(save_as)
+        # Not among the validations: a workflow that is queued again, with this node's result in the cache, may go on.
+        if target is not None and target.exists():
+            raise ValueError(
+                f"{target} is there already and is never overwritten: load it with Load ZhCLIP Encoder in place of "
+                "this node, or write another name into save_as."
+            )
         encoder, teacher = encoder_of(zhclip), Teacher(clip)
         old = dataclasses.replace(load(encoder.path), **encoder.changes)
         name = source(cls.hidden.prompt, cls.hidden.unique_id, "clip")
@@ -121,7 +127,7 @@ def changes_of(old: Any, found: dict[str, Any], name: str, teacher: Any) -> dict
 
 
 def destination(save_as: str) -> Path | None:
-    """Where a new file of that name goes, None for no name. Raises ValueError for a name that is taken or no name."""
+    """Where a new file of that name goes, None for no name. Raises ValueError for a name of no file in the folder."""
     name = save_as.strip()
     if not name:
         return None
@@ -131,8 +137,6 @@ def destination(save_as: str) -> Path | None:
         raise ValueError(
             f"save_as is {name!r}, which is no name for a file inside {folder}: write one like mine-zhclip."
         )
-    if path.exists():
-        raise ValueError(f"{path} is there already and is never overwritten: write another name into save_as.")
     return path
 
 

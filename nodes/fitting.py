@@ -37,7 +37,7 @@ class Layer:
         else:
             self.calibration.add(x, y, batch.weights, use == CHOOSE)
 
-    def solve(self) -> dict[str, torch.Tensor]:
+    def solve(self) -> dict[str, torch.Tensor | None]:
         """What shall follow the layer, by the artifact's names; scores both on the held-out pairs."""
         new, constant = self.calibration.solve(), self.calibration.constant()
         for x, y, batch in self.held:
@@ -80,7 +80,7 @@ def placed(z: torch.Tensor, position0: torch.Tensor | None) -> torch.Tensor:
 
 def fit(
     zhclip: Any, old: Artifact, teacher: Teacher, sentences: Pairs, others: Pairs
-) -> dict[str, tuple[Layer, dict[str, torch.Tensor]]]:
+) -> dict[str, tuple[Layer, dict[str, torch.Tensor | None]]]:
     """The layers "last" and "skip", each with the tensors that shall follow it.
 
     Half of the sentences judge, half choose the penalty, and the others are fitted. Raises ValueError for an encoder
@@ -102,20 +102,30 @@ def fit(
         )
     empty = teacher.states([teacher.windows("")[0][: meta.window]])
     main = 1 if meta.teacher.layer == SKIP_LAYER else 0  # which of the CLIP's two outputs the encoder is aligned to
-    now = {name: getattr(old, name) for name in ("proj_weight", "proj_bias", "position0")}
-    now = {name: tensor.float() for name, tensor in now.items() if tensor is not None}
+    stored = {name: getattr(old, name) for name in ("proj_weight", "proj_bias", "position0")}
+    now = {name: tensor.float() for name, tensor in stored.items() if tensor is not None}
     width = meta.dimensions.width
     last = Layer(now, empty[main][0], width)
     skip = Layer({name: tensor.float() for name, tensor in old.skip.items()} or now, empty[1][0], width)
     progress = comfy.utils.ProgressBar(len(work))
     for use, batch in work:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        x = student_states(zhclip, batch.ids("zh"))
-        y = teacher.states(batch.ids("en"))
+        with half_on_cpu():
+            x = student_states(zhclip, batch.ids("zh"))
+            y = teacher.states(batch.ids("en"))
         last.add(use, x[0], y[main], batch)
         skip.add(use, x[1], y[1], batch)
         progress.update(1)
     return {"last": (last, last.solve()), "skip": (skip, skip.solve())}
+
+
+def half_on_cpu() -> Any:
+    """A context in which a CPU with bf16 instructions multiplies in bf16, several times as fast; elsewhere bf16 is
+    emulated, and slower. It has no effect on a GPU. What is stored as it comes, the empty prompt, is computed outside.
+    """
+    # get_capabilities came after torch 2.4
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(capabilities.get("avx512_bf16")))
 
 
 def require_match(zhclip: Any, old: Artifact, teacher: Teacher) -> None:

@@ -22,7 +22,7 @@ class Teacher:
     def __init__(self, clip: Any) -> None:
         model = clip.cond_stage_model
         towers = [name for name, part in model.named_children() if isinstance(part, comfy.sd1_clip.SDClipModel)]
-        encoder = getattr(model, "clip_l", None)
+        encoder: Any = getattr(model, "clip_l", None)
         if isinstance(encoder, WindowEncoder):
             raise ValueError(f"The CLIP at `clip` is a ZhCLIP encoder; {FROM_CHECKPOINT}")
         if towers != ["clip_l"] or not isinstance(encoder.transformer, comfy.clip_model.CLIPTextModel):
