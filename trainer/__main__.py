@@ -3,6 +3,7 @@
 python -m trainer run --config recipes/recommended.yaml --run DIR --student.model S --teacher.model T \
     --corpus.train A.tsv --corpus.dev B.tsv
 python -m trainer evaluate --artifact DIR/encoder.safetensors --teacher.model T --corpus C.tsv --report R.json
+python -m trainer convert --source TAIYI --out taiyi.safetensors
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-from jsonargparse import Namespace
+from typing import Any
 
 from zhclip.artifact import ArtifactError
 
-from . import cache, corpus, evaluate, export, train
+from . import cache, convert, corpus, evaluate, export, train
 from .export import ExportError
 from .recipe import EvaluateSettings, Recipe, SettingsError, to_yaml, write_text
 from .report import to_markdown
 from .rows import CorpusError
-from .settings import parse_recipe, parser, to_recipe
+from .settings import OWN, parse_recipe, parser, to_recipe
 from .train import DivergedError
 from .weights import ModelError
 
@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     values = root.parse_args(arguments)
     stage = values.subcommand
     try:
-        if stage == "evaluate":
-            _evaluate(root.instantiate(values)["evaluate"])
+        if stage in OWN:
+            OTHERS[stage](OWN[stage][0](**vars(root.instantiate(values)[stage])))
         else:
             _run(stage, to_recipe(values[stage]))
     except EXPECTED as error:
@@ -62,8 +62,7 @@ def _run(stage: str, recipe: Recipe) -> None:
         print((recipe.folder / "report.md").read_text(encoding="utf-8"))
 
 
-def _evaluate(values: Namespace) -> None:
-    settings = EvaluateSettings(**vars(values))
+def _evaluate(settings: EvaluateSettings) -> None:
     if settings.artifact:
         report = evaluate.of_artifact(settings)
     elif settings.run:
@@ -74,6 +73,11 @@ def _evaluate(values: Namespace) -> None:
         evaluate.write_report(Path(settings.report), report)
     print(to_markdown(report))
 
+
+OTHERS: dict[str, Callable[[Any], object]] = {
+    "evaluate": _evaluate,
+    "convert": convert.run,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -161,6 +161,24 @@ class EvaluateSettings:
     """The untrained student, for the floors, when the artifact does not lie in its run's folder."""
 
 
+@dataclass
+class ConvertSettings:
+    """Turn a published Chinese encoder into an artifact, without training."""
+
+    source: str | None = None
+    """Folder or hub id (a diffusers pipeline with a BERT as Taiyi's, a Chinese-CLIP, a BERT), or one file of weights: a
+    checkpoint with Taiyi's BERT, or cn_clip's .pt."""
+    out: str = "encoder.safetensors"
+    """The artifact to write."""
+    tokenizer: str | None = None
+    """Folder, hub id or vocab.txt of the encoder's tokenizer, where the source is one file, which carries none."""
+    window: int | None = None
+    """Positions of a prompt window. By default those that the encoder's own pipeline pads to (Taiyi: 512), and 77 for a
+    Chinese-CLIP."""
+    licence: str = "unknown"
+    """Licence of the file, an SPDX id: the published encoder's."""
+
+
 def require(value: str | None, flag: str, what: str) -> str:
     """The value, or a SettingsError that names the flag."""
     if not value:

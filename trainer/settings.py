@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .recipe import EvaluateSettings, Recipe
+from .recipe import ConvertSettings, EvaluateSettings, Recipe
 
 STAGES = {
     "corpus": "read, clean, deduplicate and split the pairs",
@@ -17,6 +17,12 @@ STAGES = {
     "run": "corpus, cache, train, evaluate and export, going on where an earlier call stopped",
 }
 
+# Stages outside a recipe, each with settings of its own.
+OWN = {
+    "evaluate": (EvaluateSettings, "score a run's checkpoint, or any artifact on any pairs, against floors"),
+    "convert": (ConvertSettings, "turn a published Chinese encoder (Taiyi, Chinese-CLIP) into an encoder's file"),
+}
+
 
 def parser() -> ArgumentParser:
     """The whole command line."""
@@ -24,9 +30,10 @@ def parser() -> ArgumentParser:
     stages = root.add_subcommands(metavar="STAGE")
     for stage, purpose in STAGES.items():
         stages.add_subcommand(stage, recipe_parser(purpose), help=purpose)
-    evaluate = ArgumentParser(description="score a run's checkpoint, or any artifact on any pairs")
-    evaluate.add_class_arguments(EvaluateSettings)
-    stages.add_subcommand("evaluate", evaluate, help="score against floors")
+    for stage, (settings, purpose) in OWN.items():
+        made = ArgumentParser(description=purpose)
+        made.add_class_arguments(settings)
+        stages.add_subcommand(stage, made, help=purpose)
     return root
 
 
