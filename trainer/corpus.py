@@ -1,107 +1,32 @@
-"""From rows of pairs to clean, deduplicated pairs, with every rejected row written down."""
+"""From rows of pairs to clean, deduplicated, split pairs, with every rejected row written down."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from zhclip.prompt import normalise
-
-from .recipe import Recipe, SettingsError, guard, require, write_text
-from .rows import CorpusError, Row, read
+from .formats import moses_language
+from .pairs import Cleaned, Length, Pair, clean, clean_english, key
+from .recipe import CorpusSettings, Recipe, SettingsError, Source, guard, require, sources, write_text
+from .rows import CorpusError, Row, files, is_hub, read
 from .student import load_tokens
+from .summary import page
 from .teacher import caption_length, load_tokenizer
+
+__all__ = ["Cleaned", "Pair", "clean", "read_pairs", "rejects_table", "run", "sha256", "write_pairs"]
 
 HEADER = "zh\ten\n"
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A clean pair: normalised Chinese, English as its teacher will see it."""
-
-    zh: str
-    en: str
-
-
-@dataclass(frozen=True)
-class Cleaned:
-    """Clean pairs in file order, and the rejected rows with their reasons."""
-
-    pairs: list[Pair]
-    rejects: list[tuple[Row, str]]
-
-    def counts(self) -> dict[str, int]:
-        """Rejected rows by reason."""
-        return dict(sorted(Counter(reason for _, reason in self.rejects).items()))
-
-
-def clean(
-    rows: Iterable[Row],
-    zh_length: Callable[[str], int],
-    en_length: Callable[[str], int],
-    window: int,
-    taken: Iterable[Pair] = (),
-    limit: int | None = None,
-) -> Cleaned:
-    """Keep the rows that can be trained on. `taken` are pairs of another split that must not occur here again.
-
-    The lengths count positions, start and end included. Reasons are fixed words, for counting.
-    """
-    seen_zh = {pair.zh for pair in taken}
-    seen_en = {key(pair.en) for pair in taken}
-    held = (frozenset(seen_zh), frozenset(seen_en))
-    pairs: list[Pair] = []
-    rejects: list[tuple[Row, str]] = []
-    for row in rows:
-        if limit is not None and len(pairs) >= limit:
-            break
-        zh, en = normalise(row.zh), " ".join(row.en.split())
-        reason = row.fault or _fault(zh, en)
-        if not reason and (zh in held[0] or key(en) in held[1]):
-            reason = "also in dev"
-        if not reason and (zh in seen_zh or key(en) in seen_en):
-            reason = "duplicate"
-        if not reason:
-            reason = _overlong(zh, en, zh_length, en_length, window)
-        if reason:
-            rejects.append((row, reason))
-            continue
-        seen_zh.add(zh)
-        seen_en.add(key(en))
-        pairs.append(Pair(zh, en))
-    return Cleaned(pairs, rejects)
-
-
-def key(en: str) -> str:
-    """What makes two English captions the same: their normalised, lower-cased text."""
-    return normalise(en).lower()
-
-
-def has_chinese(text: str) -> bool:
-    """Whether any character is a Han ideograph."""
-    return any(unicodedata.name(c, "").startswith("CJK ") for c in text)
-
-
-def _fault(zh: str, en: str) -> str:
-    if not zh or not en:
-        return "empty"
-    if "\ufffd" in zh or "\ufffd" in en:
-        return "wrong encoding"
-    if zh == normalise(en):
-        return "identical sides"
-    return "" if has_chinese(zh) else "no Chinese"
-
-
-def _overlong(zh: str, en: str, zh_length: Callable, en_length: Callable, window: int) -> str:
-    if zh_length(zh) > window:
-        return "Chinese over the window"
-    return "English over the window" if en_length(en) > window else ""
+def share(en: str, purpose: str) -> float:
+    """A number in [0, 1) that an English caption always has, another one for each purpose."""
+    digest = hashlib.blake2b(key(en).encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def write_pairs(path: Path, pairs: list[Pair]) -> None:
@@ -122,53 +47,136 @@ def sha256(pairs: list[Pair]) -> str:
     return hashlib.sha256("".join(f"{p.zh}\t{p.en}\n" for p in pairs).encode()).hexdigest()
 
 
+@dataclass
+class Mixture:
+    """Rows of several sources. Counts those read and those that a weight left out, by source, as they pass."""
+
+    sources: list[Source]
+    read: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def rows(self) -> Iterator[Row]:
+        """The rows that the weights take, named by source where there are several."""
+        for source in self.sources:
+            name = Path(source.path).name
+            for row in read(source):
+                self.read[name] += 1
+                if source.weight < 1 and share(row.en, "weight") >= source.weight:
+                    self.left_out[name] += 1
+                    continue
+                yield replace(row, source=row.source or name) if len(self.sources) > 1 else row
+
+
 def run(recipe: Recipe) -> None:
-    """Stage `corpus`: RUN/corpus/train.tsv, dev.tsv, rejects.tsv, summary.json."""
-    folder = recipe.folder / "corpus"
-    sources = {
-        "train": require(recipe.corpus.train, "corpus.train", "the pairs to train on"),
-        "dev": require(recipe.corpus.dev, "corpus.dev", "the pairs to score on"),
-    }
-    student = require(recipe.student.model, "student.model", "the Chinese encoder")
+    """Stage `corpus`: RUN/corpus/train.tsv, dev.tsv, rejects.tsv, summary.html and summary.json; english.tsv where
+    English captions are given."""
+    folder, settings = recipe.folder / "corpus", recipe.corpus
+    if not settings.english or settings.dev:
+        require("given" if settings.train else None, "corpus.train", "the pairs to train on")
+    student = require(recipe.student.model, "student.model", "the Chinese encoder") if settings.train else ""
     teacher = require(recipe.teacher.model, "teacher.model", "the English encoder")
-    guard(folder, _settings(recipe, sources))
+    guard(folder, _settings(recipe))
     if (folder / "summary.json").is_file():
         return
-    tokens = load_tokens(student, recipe.window)
-    tokenizer = load_tokenizer(teacher, recipe.teacher.tokenizer)
-    en_length = partial(caption_length, tokenizer)
-    dev = clean(read(sources["dev"]), tokens.length, en_length, recipe.window)
-    train = clean(read(sources["train"]), tokens.length, en_length, recipe.window, dev.pairs, recipe.corpus.limit)
-    for name, cleaned in (("train", train), ("dev", dev)):
+    en_length = partial(caption_length, load_tokenizer(teacher, recipe.teacher.tokenizer))
+    splits: dict[str, tuple[Cleaned, Mixture]] = {}
+    unknown = None
+    if settings.train:
+        tokens = load_tokens(student, recipe.window)
+        splits = _pairs(settings, tokens.length, en_length, recipe.window)
+        ids = [i for pair in splits["train"][0].pairs for i in tokens.ids(pair.zh)]
+        unknown = ids.count(tokens.special.unknown) / max(1, len(ids))
+    if settings.english:
+        mixture = Mixture([replace(source, zh="") for source in sources(settings.english)])
+        cleaned = clean_english(mixture.rows(), en_length, recipe.window, settings.min_latin, settings.near)
+        splits["english"] = (cleaned, mixture)
+    for name, (cleaned, mixture) in splits.items():
         if len(cleaned.pairs) < 2:
-            raise CorpusError(f"{sources[name]}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
-        write_pairs(folder / f"{name}.tsv", cleaned.pairs)
-    write_text(folder / "rejects.tsv", rejects_table({"train": train, "dev": dev}))
-    summary = {n: {"rows": len(c.pairs), "rejected": c.counts()} for n, c in (("train", train), ("dev", dev))}
+            where = " + ".join(source.path for source in mixture.sources)
+            raise CorpusError(f"{where}: {len(cleaned.pairs)} usable {name} pairs; rejected: {cleaned.counts()}")
+    _write(folder, splits, unknown)
+
+
+def _pairs(
+    settings: CorpusSettings, zh_length: Length, en_length: Length, window: int
+) -> dict[str, tuple[Cleaned, Mixture]]:
+    """The two splits: of two corpora, or of one by the hash of each English caption."""
+    train, held = Mixture(sources(settings.train)), Mixture(sources(settings.dev or settings.train))
+    cleaned = partial(
+        clean,
+        zh_length=zh_length,
+        en_length=en_length,
+        window=window,
+        min_han=settings.min_han,
+        min_latin=settings.min_latin,
+        near=settings.near,
+    )
+
+    def rows(mixture: Mixture, dev: bool) -> Iterator[Row]:
+        whole = bool(settings.dev)
+        return (row for row in mixture.rows() if whole or (share(row.en, "dev") < settings.dev_share) == dev)
+
+    # A dev set with twins would ask the encoder to tell two equal captions apart.
+    dev_script = "keep" if settings.script == "both" else settings.script
+    dev = cleaned(rows(held, True), script=dev_script)
+    kept = cleaned(rows(train, False), taken=dev.pairs, limit=settings.limit, script=settings.script)
+    return {"train": (kept, train), "dev": (dev, held)}
+
+
+def _write(folder: Path, splits: dict[str, tuple[Cleaned, Mixture]], unknown: float | None) -> None:
+    """All files of the stage; summary.json last, for it says that the others are whole."""
+    cleaned = {name: some for name, (some, _) in splits.items()}
+    for name, some in cleaned.items():
+        if name == "english":
+            write_text(folder / "english.tsv", "en\n" + "".join(f"{pair.en}\n" for pair in some.pairs))
+        else:
+            write_pairs(folder / f"{name}.tsv", some.pairs)
+    write_text(folder / "rejects.tsv", rejects_table(cleaned))
+    summary: dict[str, dict] = {}
+    for name, (some, mixture) in splits.items():
+        summary[name] = {"rows": len(some.pairs), "rejected": some.counts(), "read": dict(mixture.read)}
+        summary[name] |= {"left_out_by_weight": dict(mixture.left_out)} if mixture.left_out else {}
+        summary[name] |= {"simplified_twins": some.twins} if some.twins else {}
+    if unknown is not None:
+        summary["train"]["unknown_tokens"] = unknown
+    texts = {name: [(pair.zh, pair.en) for pair in some.pairs] for name, some in cleaned.items()}
+    rejects = {name: [(reason, row.zh, row.en) for row, reason in some.rejects] for name, some in cleaned.items()}
+    write_text(folder / "summary.html", page(summary, texts, rejects))
     write_text(folder / "summary.json", json.dumps(summary, indent=1))
     for name, counted in summary.items():
-        print(f"corpus: {name} {counted['rows']} pairs, rejected {counted['rejected'] or 'none'}")
+        noun = "captions" if name == "english" else "pairs"
+        print(f"corpus: {name} {counted['rows']} {noun}, rejected {counted['rejected'] or 'none'}")
 
 
 def rejects_table(splits: dict[str, Cleaned]) -> str:
-    """rejects.tsv: split, row, reason, zh, en."""
+    """rejects.tsv: split, row (behind its file where there are several), reason, zh, en."""
     lines = ["split\trow\treason\tzh\ten\n"]
     for split, cleaned in splits.items():
         for row, reason in cleaned.rejects:
             zh, en = (" ".join(text.split()) for text in (row.zh, row.en))
-            lines.append(f"{split}\t{row.number}\t{reason}\t{zh}\t{en}\n")
+            place = f"{row.source}:{row.number}" if row.source else str(row.number)
+            lines.append(f"{split}\t{place}\t{reason}\t{zh}\t{en}\n")
     return "".join(lines)
 
 
-def _settings(recipe: Recipe, sources: dict[str, str]) -> dict:
-    for path in sources.values():
-        if not Path(path).is_file():
-            raise CorpusError(f"{path}: there is no such corpus file")
-    digests = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in sources.items()}
-    return {
-        "window": recipe.window,
-        "limit": recipe.corpus.limit,
-        "student": recipe.student.model,
-        "teacher": recipe.teacher.model,
-        **{f"{name} sha256": digest for name, digest in digests.items()},
-    }
+def _settings(recipe: Recipe) -> dict:
+    settings = {key: value for key, value in asdict(recipe.corpus).items() if key not in ("train", "dev", "english")}
+    for name in ("train", "dev", "english"):
+        for at, source in enumerate(sources(getattr(recipe.corpus, name))):
+            settings[f"{name} {at}"] = {k: v for k, v in asdict(source).items() if k != "path"}
+            settings[f"{name} {at}"]["sha256"] = source.path if is_hub(source.path) else _digest(source)
+    return settings | {"window": recipe.window, "student": recipe.student.model, "teacher": recipe.teacher.model}
+
+
+def _digest(source: Source) -> str:
+    """sha256 over all files of a local source; a Moses pair has two."""
+    total = hashlib.sha256()
+    for file in files(source):
+        stem = file.name.removesuffix(".gz").rpartition(".")[0]
+        pair = [p for p in file.parent.glob(f"{stem}.*") if moses_language(p.name)] if moses_language(file.name) else []
+        inside = sorted(p for p in file.rglob("*") if p.is_file()) if file.is_dir() else []
+        for part in sorted({file, *pair, *inside} - ({file} if inside else set())):
+            with part.open("rb") as handle:
+                while block := handle.read(1 << 20):
+                    total.update(block)
+    return total.hexdigest()

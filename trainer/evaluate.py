@@ -15,7 +15,7 @@ from zhclip.structure import Structure, project
 from . import corpus
 from .cache import Cache, build, default_device, teacher_of
 from .objective import ZONES, cosine_loss, unit, zone_masks
-from .recipe import EvaluateSettings, Recipe, SettingsError, require, write_text
+from .recipe import EvaluateSettings, Recipe, SettingsError, corpus_name, require, write_text
 from .report import to_markdown
 from .rows import CorpusError, read
 from .settings import parse_recipe
@@ -172,7 +172,7 @@ def run(recipe: Recipe) -> dict:
     summary = json.loads((recipe.folder / "corpus" / "summary.json").read_text(encoding="utf-8"))
     report |= {
         "floors_from": "training pairs",
-        "corpus": {"name": Path(recipe.corpus.dev or "").name, "rejected": summary["dev"]["rejected"]},
+        "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
         "strategy": strategy_name(recipe),
     }
     write_report(recipe.folder / "report.json", report)

@@ -35,15 +35,50 @@ class TeacherSettings:
 
 
 @dataclass
-class CorpusSettings:
-    """Parallel captions with columns zh and en: .tsv, .csv, .jsonl or .parquet."""
+class Source:
+    """One corpus: a file, a folder of files, a Moses pair, a saved dataset or a dataset of the hub."""
 
-    train: str | None = None
-    """Pairs to learn from."""
-    dev: str | None = None
-    """Pairs to score on. They are taken out of the training pairs where they stand there too."""
+    path: str
+    """A .tsv, .csv, .jsonl (or .gz of them), .parquet, .tmx, .zip of a Moses pair, one of two Moses files or what their
+    names have in common, a folder of such files, a folder that `datasets` saved, or a hub id."""
+    weight: float = 1.0
+    """Share of its rows that is taken, by a hash of the English side: the same rows each time."""
+    zh: str = "zh"
+    """Column of the Chinese side; `translation.zh` reaches into a record. Empty for English alone."""
+    en: str = "en"
+    """Column of the English side."""
+    config: str | None = None
+    """Hub: the dataset's configuration."""
+    split: str = "train"
+    """Hub or saved dataset: the split that is read."""
+    revision: str | None = None
+    """Hub: a commit or tag, so that the dataset stays as it was."""
+
+
+@dataclass
+class CorpusSettings:
+    """Parallel captions, where they lie and which of them are kept."""
+
+    train: list[Source] | str | None = None
+    """Pairs to learn from: a path, or a list of sources with weights."""
+    dev: list[Source] | str | None = None
+    """Pairs to score on. They are taken out of the training pairs where they stand there too. Without it, dev_share of
+    the training pairs is held out."""
+    english: list[Source] | str | None = None
+    """English captions alone, cleaned into RUN/corpus/english.tsv for a translator: a table with a column en, one
+    caption a line (.txt), or YFCC100M's metadata. Given alone, nothing else is made."""
+    dev_share: float = 0.02
+    """Without dev: the share of English captions held out, by a hash of the caption, so that a row never moves."""
     limit: int | None = None
     """Use the first so many clean training pairs only."""
+    min_han: float = 0.2
+    """Least share of ideographs in the Chinese side, where a word of another script counts as one."""
+    min_latin: float = 0.5
+    """Least share of Latin letters among the English side's letters."""
+    near: float | None = 0.9
+    """English captions that share so much of their words, word pairs and triples are one (Jaccard); null keeps them."""
+    script: Literal["keep", "simplify", "both"] = "keep"
+    """Traditional Chinese: as written, simplified by OpenCC, or, in the training pairs, both."""
 
 
 @dataclass
@@ -179,6 +214,55 @@ class ConvertSettings:
     """Licence of the file, an SPDX id: the published encoder's."""
 
 
+@dataclass
+class TranslateSettings:
+    """English captions to pairs, by a translation model of transformers."""
+
+    source: str | None = None
+    """English captions: whatever a corpus can be, of which one column is read, or a .txt with one caption a line."""
+    column: str = "en"
+    """Column of the captions, where the source is a table."""
+    out: str | None = None
+    """Pairs to write, a .tsv with columns zh and en; beside it OUT.rejects.tsv, OUT.summary.json, OUT.sample.md."""
+    model: str = "Helsinki-NLP/opus-mt-en-zh"
+    """Folder or hub id of a Marian, NLLB or M2M100 model that translates English into Chinese."""
+    target_code: str | None = None
+    """The model's code of the target language, by default simplified Chinese: cmn_Hans, zho_Hans or zh, as it knows."""
+    beams: int = 4
+    """Beams of the search; 1: greedy, three times as fast and a little worse."""
+    length_penalty: float = 1.0
+    """Beams only: above 1 prefers longer translations, below 1 shorter ones."""
+    max_tokens: int = 128
+    """Most tokens of a caption and of a translation. Longer captions are not translated, longer output is rejected."""
+    batch: int = 64
+    """Captions a forward pass, of like length. Changes the speed and nothing else: a killed run may go on with less."""
+    shard_rows: int = 1024
+    """Captions a shard file: what a killed run loses at most, for each process."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """auto: bf16 on a GPU that computes in it, else fp32."""
+    limit: int | None = None
+    """Translate the first so many rows only."""
+    min_ratio: float = 0.5
+    """Least Chinese characters an English word, beside a slack for short captions."""
+    max_ratio: float = 4.0
+    """Most Chinese characters an English word, likewise."""
+    back_model: str | None = None
+    """Folder or hub id of a model that translates back, such as Helsinki-NLP/opus-mt-zh-en: pairs are scored by it."""
+    back_threshold: float = 30.0
+    """With back_model: the least chrF (0 to 100) of the back-translation against the caption."""
+    sample: int = 50
+    """Random pairs on the page to read."""
+    seed: int = 0
+    """Which pairs those are."""
+
+
+@dataclass
+class Translation:
+    """The command line of `translate`: --translate.source and so on."""
+
+    translate: TranslateSettings = field(default_factory=TranslateSettings)
+
+
 def require(value: str | None, flag: str, what: str) -> str:
     """The value, or a SettingsError that names the flag."""
     if not value:
@@ -197,9 +281,32 @@ def public(recipe: Recipe) -> dict[str, Any]:
     for name in ("run", "install"):
         del settings[name]
     settings["cache"].pop("dir")
-    for group, key in (("student", "model"), ("teacher", "model"), ("corpus", "train"), ("corpus", "dev")):
-        settings[group][key] = public_name(settings[group][key])
+    for group in ("student", "teacher"):
+        settings[group]["model"] = public_name(settings[group]["model"])
+    for key in ("train", "dev", "english"):
+        given = settings["corpus"][key]
+        if isinstance(given, list):
+            settings["corpus"][key] = [source | {"path": public_name(source["path"])} for source in given]
+        else:
+            settings["corpus"][key] = public_name(given)
     return settings
+
+
+def sources(given: list[Source] | str | None) -> list[Source]:
+    """A corpus setting as a list of sources. Raises SettingsError for a weight that is no share."""
+    found = [Source(given)] if isinstance(given, str) else given or []
+    for source in found:
+        if not 0 < source.weight <= 1:
+            raise SettingsError(
+                f"{source.path}: weight {source.weight:g} is no share of its rows; give 0 < weight <= 1"
+            )
+    return found
+
+
+def corpus_name(corpus: CorpusSettings) -> str:
+    """What the scored pairs are called in reports: file names or hub ids."""
+    names = " + ".join(str(public_name(source.path)) for source in sources(corpus.dev or corpus.train))
+    return names if corpus.dev else f"{names} (held out)"
 
 
 def public_name(model: str | None) -> str | None:
@@ -207,8 +314,11 @@ def public_name(model: str | None) -> str | None:
     return Path(model).name if model and Path(model).exists() else model
 
 
-def guard(folder: Path, settings: dict[str, Any]) -> None:
-    """Write `settings` to folder/settings.json, or raise SettingsError when other ones stand there."""
+def guard(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> None:
+    """Write `settings` to folder/settings.json, or raise SettingsError when other ones stand there.
+
+    `elsewhere`: the flag that leads to another folder.
+    """
     path = folder / "settings.json"
     settings = json.loads(json.dumps(settings))
     if not path.exists():
@@ -223,7 +333,7 @@ def guard(folder: Path, settings: dict[str, Any]) -> None:
     if different:
         raise SettingsError(
             f"{folder} was made with other settings: {'; '.join(different)}. "
-            "Use the old settings, another --run, or delete that folder."
+            f"Use the old settings, another {elsewhere}, or delete that folder."
         )
 
 

@@ -1,113 +1,108 @@
-"""Rows of pairs from a file: TSV, CSV, JSON lines or Parquet, with columns zh and en."""
+"""Rows of a corpus from wherever it lies: files by their suffix, folders of them, Moses pairs, datasets of the hub."""
 
 from __future__ import annotations
 
-import csv
-import json
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from datasets import Dataset
+from . import formats, photos, tables
+from .lines import CorpusError, Row, lines
+from .recipe import Source
+
+__all__ = ["CorpusError", "Row", "files", "read"]
+
+Reader = Callable[[Path, Source], Iterator[Row]]
+TABLES: dict[str, Reader] = {
+    ".tsv": tables.read_tsv,
+    ".tsv.gz": tables.read_tsv,
+    ".csv": tables.read_csv,
+    ".csv.gz": tables.read_csv,
+    ".jsonl": tables.read_jsonl,
+    ".jsonl.gz": tables.read_jsonl,
+    ".parquet": tables.read_parquet,
+}
+READERS = TABLES | {
+    ".tmx": lambda file, _: formats.read_tmx(file),
+    ".tmx.gz": lambda file, _: formats.read_tmx(file),
+    ".zip": lambda file, _: formats.read_zip(file),
+}
+KINDS = f"{', '.join(READERS)}, or one of two Moses files that end in .zh and .en (.gz or not)"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class CorpusError(ValueError):
-    """A corpus file that cannot be used at all."""
+def read(source: Source | str) -> Iterator[Row]:
+    """Rows of a file, of every corpus file of a folder, of a saved dataset, or of a dataset of the hub.
 
-
-@dataclass(frozen=True)
-class Row:
-    """One row as read. `fault` says why it could not be read, and is empty otherwise."""
-
-    number: int
-    zh: str
-    en: str
-    fault: str = ""
-
-
-def read(path: str) -> Iterator[Row]:
-    """Rows of a .tsv, .csv, .jsonl or .parquet file with columns zh and en, numbered from 1 as a person counts them.
-
-    Raises CorpusError when the file is missing, of another kind, or has no such columns.
+    Rows are numbered from 1 as a person counts them. A source whose `zh` is empty is English alone. Raises CorpusError
+    when there is no such corpus, it is of another kind, damaged, or lacks the columns.
     """
-    file = Path(path)
-    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
-        ".tsv": _read_tsv,
-        ".csv": _read_csv,
-        ".jsonl": _read_jsonl,
-        ".parquet": _read_parquet,
-    }
-    if not file.is_file():
-        raise CorpusError(f"{path}: there is no such corpus file")
-    if file.suffix not in readers:
-        raise CorpusError(f"{path}: a corpus is one of {', '.join(readers)}, not {file.suffix or 'without a suffix'}")
-    return readers[file.suffix](file)
+    source = Source(source) if isinstance(source, str) else source
+    if is_hub(source.path):
+        return _english(tables.read_hub(source), source)
+    found = files(source)
+    if len(found) == 1:
+        return _read_file(found[0], source)
+    return (replace(row, source=file.name) for file in found for row in _read_file(file, source))
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str, str]]:
-    """Numbered lines and what is wrong with them; bytes that are not UTF-8 spoil their own line alone."""
-    with file.open("rb") as handle:
-        for number, raw in enumerate(handle, 1):
-            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            try:
-                yield number, raw.decode("utf-8").rstrip("\r\n"), ""
-            except UnicodeDecodeError:
-                yield number, raw.decode("utf-8", "replace").rstrip("\r\n"), "not UTF-8"
+def is_hub(path: str) -> bool:
+    """Whether a path names a dataset of the hub: owner/name, with nothing there of that name."""
+    return not Path(path).exists() and bool(HUB_ID.fullmatch(path)) and not _known(Path(path))
 
 
-def _columns(file: Path, names: list[str]) -> tuple[int, int]:
-    if "zh" not in names or "en" not in names:
-        raise CorpusError(f"{file}: its first line is {names[:4]}; it must name the columns zh and en")
-    return names.index("zh"), names.index("en")
+def files(source: Source) -> list[Path]:
+    """The files that a local source consists of, sorted, for a Moses pair its Chinese side. A saved dataset is itself.
+
+    Raises CorpusError when there are none.
+    """
+    path = Path(source.path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        beside = path.parent.iterdir() if path.parent.is_dir() else iter(())
+        sides = [p for p in beside if p.name.startswith(f"{path.name}.") and formats.moses_language(p.name) == "zh"]
+        if len(sides) == 1:
+            return sides
+        raise CorpusError(f"{source.path}: there is no such corpus file, nor a folder or a Moses pair of that name")
+    if _is_saved(path):
+        return [path]
+    # The English side of a Moses pair is read with the Chinese one.
+    found = sorted(p for p in path.rglob("*") if p.is_file() and _known(p) and formats.moses_language(p.name) != "en")
+    if not found:
+        raise CorpusError(f"{source.path}: there is no corpus file in that folder; it is one of {KINDS}")
+    return found
 
 
-def _read_tsv(file: Path) -> Iterator[Row]:
-    lines = _lines(file)
-    zh, en = _columns(file, next(lines, (0, "", ""))[1].split("\t"))
-    for number, line, fault in lines:
-        yield _row(number, line.split("\t"), zh, en, fault)
+def _known(path: Path) -> bool:
+    return _suffix(path) in READERS or bool(formats.moses_language(path.name))
 
 
-def _read_csv(file: Path) -> Iterator[Row]:
-    faults: dict[int, str] = {}
-
-    def text() -> Iterator[str]:
-        for number, line, fault in _lines(file):
-            faults[number] = fault
-            yield line + "\n"
-
-    reader = csv.reader(text())
-    zh, en = _columns(file, next(reader, []))
-    last = reader.line_num
-    for fields in reader:
-        fault = next((faults[n] for n in range(last + 1, reader.line_num + 1) if faults[n]), "")
-        yield _row(last + 1, fields, zh, en, fault)
-        last = reader.line_num
+def _suffix(path: Path) -> str:
+    last = path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:]
+    return "".join(last).lower()
 
 
-def _row(number: int, fields: list[str], zh: int, en: int, fault: str) -> Row:
-    if len(fields) <= max(zh, en):
-        return Row(number, "\t".join(fields), "", fault or "missing column")
-    return Row(number, fields[zh], fields[en], fault)
+def _is_saved(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _read_jsonl(file: Path) -> Iterator[Row]:
-    for number, line, fault in _lines(file):
-        try:
-            record = json.loads(line)
-            zh, en = record["zh"], record["en"]
-        except (ValueError, KeyError, TypeError):
-            yield Row(number, line, "", fault or "not a JSON object with zh and en")
-            continue
-        whole = isinstance(zh, str) and isinstance(en, str)
-        yield Row(number, str(zh), str(en), fault or ("" if whole else "not text"))
+def _read_file(path: Path, source: Source) -> Iterator[Row]:
+    if path.is_dir():
+        return _english(tables.read_saved(path, source), source)
+    suffix = _suffix(path)
+    if not source.zh and suffix in (".txt", ".txt.gz"):
+        return photos.read_text(path)
+    if not source.zh and suffix in (".tsv", ".tsv.gz", "") and photos.is_yfcc(next(lines(path))[1].split("\t")):
+        return photos.read_yfcc(path)
+    if suffix in READERS:
+        return _english(READERS[suffix](path, source), source)
+    if formats.moses_language(path.name):
+        return formats.read_moses(path)
+    raise CorpusError(f"{path}: a corpus is one of {KINDS}, not {path.suffix or 'without a suffix'}")
 
 
-def _read_parquet(file: Path) -> Iterator[Row]:
-    try:
-        table = Dataset.from_parquet(str(file))
-    except Exception as error:
-        raise CorpusError(f"{file}: cannot be read as Parquet ({error})") from error
-    _columns(file, table.column_names)
-    for number, record in enumerate(table, 1):
-        yield Row(number, record["zh"] or "", record["en"] or "")
+def _english(rows: Iterator[Row], source: Source) -> Iterator[Row]:
+    """A photograph's title or description is decoded on the way."""
+    return photos.decoded(rows) if not source.zh and source.en in ("title", "description") else rows

@@ -1,0 +1,92 @@
+"""Why a row is not worth training on: plain functions from texts to a reason, which is empty for a good row.
+
+No model is asked. Reasons are fixed words, for counting. The bounds were read off real corpora (human-translated
+captions, tag lists, Tatoeba): each was set where the rows that it takes are wrong ones.
+"""
+
+from __future__ import annotations
+
+import re
+
+HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003347f]")
+WORD = re.compile(r"[^\W\d_]+(?:['\u2019\u02bc-][^\W\d_]+)*")  # letters only, whatever their script
+NUMBER = re.compile(r"\d+")
+CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffe\uffff\ud800-\udfff]")
+# What cameras, phones and scanners call their pictures, and any name with a picture's suffix.
+FILE_NAME = re.compile(
+    r"(?:\S+\.(?:jpe?g|png|gif|tiff?|bmp|webp|heic|cr2|nef|raw|mp4|mov|avi)"
+    r"|(?:IMG|IMGP|DSCN?|DSCF|DSC|_DSC|_MG|PICT|PIC|CIMG|SSL|HPIM|MVI|MVC|SANY|SCAN|IMAGE|PHOTO|SAM|PXL|GOPR|DJI)"
+    r"[-_ ]?\d{2,}\w*(?:[-_ ]\d+)*"
+    r"|P\d{6,}|\d{3}[-_]\d{4}|\d{8}[-_ ]\d{4,6}|[0-9a-f]{16,})(?:\s*\(\d+\)|\s+copy)?",
+    re.IGNORECASE,
+)
+BRANDS = (
+    "canon|nikon|sony|olympus|pentax|panasonic|fujifilm|fuji|kodak|casio|leica|minolta|konica|ricoh|samsung|sigma|"
+    "hasselblad|apple|nokia|motorola|htc|gopro|sanyo|hp|lumix|holga|polaroid"
+)
+CAMERA = re.compile(
+    rf"(?=.*\d)(?:{BRANDS})(?:[ -](?:{BRANDS}|powershot|eos|coolpix|cyber-?shot|finepix|lumix|digital|rebel|elph|ixus|ixy|"
+    r"easyshare|exilim|optio|stylus|iphone|galaxy|dslr|slr|camera|zoom|corporation|mark|plus|pro|max|mini|is|hs|[ivx]+|"
+    r"[a-z]{0,5}-?\d+\w*))+",
+    re.IGNORECASE,
+)
+BOILERPLATE = re.compile(
+    r"https?://|www\.\w|</?(?:a|b|br|p|div|span|img|script)\b[^>]*>|&(?:amp|quot|lt|gt|nbsp|#\d+);"
+    r"|\ball rights reserved\b|^(?:copyright\b|\u00a9)"
+    r"|\bclick here\b|\bclick (?:on )?the image\b"
+    r"|\bterms of (?:use|service)\b|\bprivacy policy\b|\bno description\b|\bimage may contain\b|\blorem ipsum\b"
+    r"|^(?:untitled|no title|no caption|slide ?\d+|uploaded by .*|please credit .*)[\s.]*$",
+    re.IGNORECASE,
+)
+
+
+def pair_fault(zh: str, en: str, min_han: float, min_latin: float) -> str:
+    """What is wrong with a pair's texts as they were written."""
+    return (
+        "control characters"
+        if CONTROL.search(zh) or CONTROL.search(en)
+        else english_fault(en, min_latin) or chinese_fault(zh, min_han) or ratio_fault(zh, en)
+    )
+
+
+def english_fault(en: str, min_latin: float) -> str:
+    """What is wrong with an English caption, whether it has a partner or not."""
+    if CONTROL.search(en):
+        return "control characters"
+    text = en.strip()
+    if FILE_NAME.fullmatch(text):
+        return "file name"
+    if CAMERA.fullmatch(text):
+        return "camera name"
+    if BOILERPLATE.search(text):
+        return "boilerplate"
+    letters = [c for c in text if c.isalpha()]
+    if not letters:
+        return "" if any(c.isdigit() for c in text) else "no English"
+    return "no English" if sum(map(is_latin, letters)) < min_latin * len(letters) else ""
+
+
+def chinese_fault(zh: str, min_han: float) -> str:
+    """What is wrong with the Chinese side: too little of it, or kana, which Chinese does not write."""
+    han, words = chinese_units(zh)
+    return "mostly not Chinese" if han < min_han * (han + words) else ""
+
+
+def chinese_units(zh: str) -> tuple[int, int]:
+    """Ideographs, and words of other scripts; a letter of another script that joins no ideograph counts in a word."""
+    return len(HAN.findall(zh)), len(WORD.findall(HAN.sub(" ", zh)))
+
+
+def ratio_fault(zh: str, en: str) -> str:
+    """Sides of which one says far more than the other: a translation has 1 to 3 characters a word."""
+    chinese = sum(chinese_units(zh)) + len(NUMBER.findall(zh))
+    english = len(en.split())
+    # The allowance of 10 keeps short rows: an idiom of 4 characters may take a sentence.
+    if chinese > 4 * english + 10:
+        return "Chinese too long for the English"
+    return "English too long for the Chinese" if english > 2 * chinese + 10 else ""
+
+
+def is_latin(c: str) -> bool:
+    """Whether a letter is of the Latin script, accents included."""
+    return c.isascii() or "\u00c0" <= c <= "\u024f" or "\u1e00" <= c <= "\u1eff"
