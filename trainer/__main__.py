@@ -3,6 +3,7 @@
 python -m trainer run --config recipes/recommended.yaml --run DIR --student.model S --teacher.model T \
     --corpus.train A.tsv --corpus.dev B.tsv
 python -m trainer evaluate --artifact DIR/encoder.safetensors --teacher.model T --corpus C.tsv --report R.json
+python -m trainer translate --translate.source CAPTIONS.tsv --translate.out PAIRS.tsv
 python -m trainer convert --source TAIYI --out taiyi.safetensors
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 from zhclip.artifact import ArtifactError
 
-from . import cache, convert, corpus, evaluate, export, train
+from . import cache, convert, corpus, evaluate, export, train, translate
 from .export import ExportError
 from .recipe import EvaluateSettings, Recipe, SettingsError, to_yaml, write_text
 from .report import to_markdown
@@ -76,6 +77,7 @@ def _evaluate(settings: EvaluateSettings) -> None:
 
 OTHERS: dict[str, Callable[[Any], object]] = {
     "evaluate": _evaluate,
+    "translate": lambda settings: translate.run(settings.translate),
     "convert": convert.run,
 }
 

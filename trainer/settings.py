@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .recipe import ConvertSettings, EvaluateSettings, Recipe
+from .recipe import ConvertSettings, EvaluateSettings, Recipe, Translation
 
 STAGES = {
     "corpus": "read, clean, deduplicate and split the pairs",
@@ -20,6 +20,7 @@ STAGES = {
 # Stages outside a recipe, each with settings of its own.
 OWN = {
     "evaluate": (EvaluateSettings, "score a run's checkpoint, or any artifact on any pairs, against floors"),
+    "translate": (Translation, "make pairs from English captions, by a translation model"),
     "convert": (ConvertSettings, "turn a published Chinese encoder (Taiyi, Chinese-CLIP) into an encoder's file"),
 }
 

@@ -34,15 +34,18 @@ class ModelError(ValueError):
     """A model that cannot be used; the message names it, what is missing, and what to do."""
 
 
-def resolve(model: str, flag: str) -> Path:
-    """A local folder or file as it is, else the hub's snapshot of that id (HF_ENDPOINT chooses a mirror)."""
+def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
+    """A local folder or file as it is, else the hub's snapshot of that id (HF_ENDPOINT chooses a mirror).
+
+    `patterns`: the files to download; old .bin weights follow when the snapshot has no safetensors.
+    """
     path = Path(model)
     if path.exists():
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix in CHECKPOINTS:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
     try:
-        folder = Path(snapshot_download(model, allow_patterns=PATTERNS))
+        folder = Path(snapshot_download(model, allow_patterns=patterns))
         if not list(folder.rglob("*.safetensors")):
             snapshot_download(model, allow_patterns=OLD_WEIGHTS)
     except Exception as error:

@@ -1,0 +1,151 @@
+"""Small translation models in their published layouts: real tokenizer classes over sentencepiece models of the tests'
+captions, random weights, or, for Marian, weights that have learnt the captions by heart."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import sentencepiece
+import torch
+from transformers import (
+    AutoTokenizer,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    M2M100Tokenizer,
+    MarianConfig,
+    MarianMTModel,
+    NllbTokenizer,
+)
+
+from tests.small import captions
+
+LEARNT = 24  # captions that a trained model knows by heart; all of them would take a minute
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+SIZES = dict(encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, dropout=0.0)
+
+
+def pieces(texts: list[str], path: Path, kind: str) -> list[str]:
+    """Train a sentencepiece model into `path`. Returns its pieces without the control symbols."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=written,
+        vocab_size=500,
+        model_type=kind,
+        character_coverage=1.0,
+        hard_vocab_limit=kind != "unigram",
+        num_threads=1,
+        minloglevel=2,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(written.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    return [processor.id_to_piece(i) for i in range(3, processor.get_piece_size())]
+
+
+def marian(
+    folder: Path,
+    languages: tuple[str, str] = ("eng", "zho"),
+    codes: tuple[str, ...] = (),
+    steps: int = 0,
+    seed: int = 1,
+    width: int = 64,
+) -> Path:
+    """A MarianMTModel in the layout of opus-mt, after `steps` of training on LEARNT captions in its direction.
+
+    `codes` are tokens of several target languages; the first then stands before what the model is trained on.
+    """
+    torch.manual_seed(seed)
+    pairs = [(en, zh) if languages[0] == "eng" else (zh, en) for zh, en in captions()]
+    sides = [
+        pieces(list(texts), folder / name, "unigram") for texts, name in zip(zip(*pairs), ("source.spm", "target.spm"))
+    ]
+    names = dict.fromkeys(["</s>", "<unk>", *sides[0], *sides[1], *codes, "<pad>"])
+    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}), encoding="utf-8")
+    settings = {"tokenizer_class": "MarianTokenizer", "source_lang": languages[0], "target_lang": languages[1]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    pad = len(names) - 1
+    config = MarianConfig(
+        vocab_size=len(names),
+        d_model=width,
+        encoder_ffn_dim=2 * width,
+        decoder_ffn_dim=2 * width,
+        max_position_embeddings=128,
+        pad_token_id=pad,
+        decoder_start_token_id=pad,
+        eos_token_id=0,
+        forced_eos_token_id=0,
+        num_beams=4,
+        max_length=128,
+        bad_words_ids=[[pad]],
+        scale_embedding=True,
+        activation_function="swish",
+        **SIZES,
+    )
+    model = MarianMTModel(config)
+    if steps:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        prefix = f"{codes[0]} " if codes else ""
+        some = pairs[:LEARNT]
+        batch = tokenizer([prefix + s for s, _ in some], text_target=[t for _, t in some], padding=True)
+        learn(
+            model, {name: torch.tensor(batch[name]) for name in ("input_ids", "attention_mask", "labels")}, pad, steps
+        )
+    model.save_pretrained(folder)
+    return folder
+
+
+def learn(model: MarianMTModel, batch: dict[str, torch.Tensor], pad: int, steps: int) -> None:
+    """So many steps of Adam on one batch."""
+    batch["labels"] = batch["labels"].masked_fill(batch["labels"] == pad, -100)
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model(**batch).loss.backward()
+        optimiser.step()
+
+
+def nllb(folder: Path, codes: tuple[str, ...] = ("eng_Latn", "fra_Latn", "zho_Hans", "zho_Hant")) -> Path:
+    """An M2M100 model with NLLB's tokenizer, whose languages are tokens of its vocabulary."""
+    texts = [text for pair in captions() for text in pair]
+    made = folder / "made"
+    pieces(texts, made / "sentencepiece.bpe.model", "bpe")
+    (made / "tokenizer_config.json").write_text('{"tokenizer_class": "NllbTokenizer"}', encoding="utf-8")
+    bpe = json.loads(NllbTokenizer.from_pretrained(made).backend_tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in bpe["merges"]]
+    tokenizer = NllbTokenizer(vocab=bpe["vocab"], merges=merges, extra_special_tokens=list(codes))
+    tokenizer.save_pretrained(folder)
+    _m2m100(folder, len(tokenizer))
+    return folder
+
+
+def m2m100(folder: Path) -> Path:
+    """An M2M100 model with its own tokenizer, whose languages are __en__ and the like, behind the vocabulary."""
+    texts = [text for pair in captions() for text in pair]
+    names = dict.fromkeys([*SPECIAL, *pieces(texts, folder / "sentencepiece.bpe.model", "bpe")])
+    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "M2M100Tokenizer"}', encoding="utf-8")
+    tokenizer = M2M100Tokenizer.from_pretrained(folder)
+    _m2m100(folder, len(names) + len(tokenizer.lang_token_to_id) + tokenizer.num_madeup_words)
+    return folder
+
+
+def _m2m100(folder: Path, size: int) -> None:
+    torch.manual_seed(2)
+    config = M2M100Config(
+        vocab_size=size,
+        d_model=32,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=128,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        forced_eos_token_id=2,
+        init_std=0.3,  # at the usual 0.02 every caption gets the same output
+        **SIZES,
+    )
+    M2M100ForConditionalGeneration(config).save_pretrained(folder)
