@@ -55,14 +55,13 @@ def test_sums_of_two_sets_are_the_sums_of_both() -> None:
     joined = summed(x[:12], r[:12], weights[:12]).plus(summed(x[12:], r[12:], weights[12:]))
     for name in ("weight", "x", "xx", "r", "xr"):
         torch.testing.assert_close(getattr(joined, name), getattr(both, name))
-    assert joined.rr == pytest.approx(both.rr)
 
 
 def test_chooses_the_penalty_with_the_least_error_on_the_pairs_left_out() -> None:
-    """Against the errors of every penalty's solution, counted pair by pair; one fit is noise, the other is exact."""
+    """Against the errors of every penalty's solution, counted pair by pair, from an exact fit to one that is noise."""
     x, left = draw(30, W, S, seed=1), draw(40, W, S, seed=2)
-    true = draw(S, D, seed=3)
-    for noise in (0.0, 30.0):
+    true, seen = draw(S, D, seed=3), set()
+    for noise in (0.0, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0, 30.0):
         r, left_r = x @ true + noise * draw(30, W, D, seed=4), left @ true
         fitted = summed(x, r, torch.ones(30, W))
         chosen = choose(fitted, summed(left, left_r, torch.ones(40, W)))
@@ -71,7 +70,8 @@ def test_chooses_the_penalty_with_the_least_error_on_the_pairs_left_out() -> Non
             weight, bias = solve(fitted, penalty)
             errors[penalty] = float((left_r - left.double() @ weight.T - bias).square().sum())
         assert chosen == min(errors, key=lambda penalty: errors[penalty])
-        assert (chosen == PENALTIES[0]) == (noise == 0)
+        seen.add(chosen)
+    assert PENALTIES[0] in seen and PENALTIES[-1] in seen and len(seen) > 4
 
 
 def start() -> Projection:
@@ -124,6 +124,8 @@ def test_norms_and_constant_are_means_over_all_pairs_and_position_0_of_a_causal_
     x, y = draw(30, W, S), draw(30, W, D, seed=2)
     made, changed = calibrated(x, y, start(), causal=True), x.clone()
     torch.testing.assert_close(made.norms(), y.norm(dim=-1).mean(dim=0))
+    both = summed(x, missing(start(), x, y), torch.ones(30, W).index_fill(1, torch.tensor([0]), 0.0))
+    torch.testing.assert_close(made.solve().weight, (start().weight + solve(both, made.penalty)[0]).float())
     torch.testing.assert_close(made.constant(), normalize(y, dim=-1).mean(dim=0))
     changed[:, 0] = 100 * draw(30, S, seed=3)
     torch.testing.assert_close(calibrated(changed, y, start(), causal=True).solve().weight, made.solve().weight)
@@ -137,6 +139,7 @@ PAIRS = [pair(3 + n % 19, 4 + n * 7 % 23) for n in range(150)]
 
 
 def test_every_text_is_computed_and_every_position_counts_as_often_as_there_are_pairs() -> None:
+    assert PAIRS[0].length == 4 and PAIRS[18].length == 21, "the longer text's, whichever it is"
     made = batches(PAIRS, 77, every=8, tokens=200)
     assert sorted(p.length for b in made for p in b.pairs) == sorted(p.length for p in PAIRS)
     counts = torch.zeros(77)
@@ -163,18 +166,18 @@ def test_texts_of_a_batch() -> None:
 
 def test_figures_are_the_trainers() -> None:
     """The mean loss, weighted, and R@1, where a wrong neighbour and a tie count against."""
-    some = [pair(3, 4), pair(5, 5), pair(4, 6), pair(6, 3)]
-    batch = Batch(some, W, torch.rand((4, W), generator=torch.Generator().manual_seed(1)))
-    z, y = draw(4, W, D), draw(4, W, D, seed=1)
-    z[:2] = y[:2]
+    some = [pair(3 + n % 4, 3 + n % 3) for n in range(40)]
+    batch = Batch(some, W, torch.rand((40, W), generator=torch.Generator().manual_seed(1)))
+    y = draw(40, W, D, seed=1)
+    z = y + draw(40, W, D)
     score = Score()
     score.add(z, y, batch)
     each = 1 - torch.nn.functional.cosine_similarity(z, y, dim=-1)
     assert score.loss() == pytest.approx(float((each * batch.weights).sum() / batch.weights.sum()), rel=1e-5)
     zh, en = sentence(z, batch.texts("zh")), sentence(y, batch.texts("en"))
-    assert score.recall() == retrieval(zh, en)["zh_to_en"]["R@1"]
+    assert score.recall() == retrieval(zh, en)["zh_to_en"]["R@1"] and 0.1 < score.recall() < 0.9
     tied = Score()
-    tied.add(torch.ones(4, W, D), y, batch)
+    tied.add(torch.ones(40, W, D), y, batch)
     assert tied.recall() == 0
 
 

@@ -50,7 +50,6 @@ class Sums:
         self.weight = zeros(window)
         self.x, self.xx = zeros(window, width), zeros(width, width)
         self.r, self.xr = zeros(window, goal_width), zeros(width, goal_width)
-        self.rr = 0.0
 
     def add(self, x: torch.Tensor, r: torch.Tensor, weights: torch.Tensor) -> None:
         """States (B, P, S), goals (B, P, D), weights (B, P); a weight of 0 leaves a position out."""
@@ -63,12 +62,11 @@ class Sums:
         flat = weighted.flatten(0, 1).T
         self.xx += flat @ x.flatten(0, 1)
         self.xr += flat @ r.flatten(0, 1)
-        self.rr += float((r.square() * weights).sum())
 
     def plus(self, other: Sums) -> Sums:
         """The sums over both sets of pairs."""
         total = Sums(len(self.weight), self.x.shape[1], self.r.shape[1])
-        for name in ("weight", "x", "xx", "r", "xr", "rr"):
+        for name in ("weight", "x", "xx", "r", "xr"):
             setattr(total, name, getattr(self, name) + getattr(other, name))
         return total
 
@@ -77,20 +75,19 @@ class Sums:
         weight = self.weight.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
         return self.x / weight, self.r / weight
 
-    def about(self, x: torch.Tensor, r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """Sxx, Sxr and Srr with x and r measured from a centre at each position, (W, S) and (W, D)."""
+    def about(self, x: torch.Tensor, r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sxx and Sxr with x and r measured from a centre at each position, (W, S) and (W, D)."""
         weight = self.weight[:, None]
         cross = self.x.T @ x
         sxx = self.xx - cross - cross.T + (x * weight).T @ x
         sxr = self.xr - self.x.T @ r - x.T @ self.r + (x * weight).T @ r
-        srr = self.rr - 2 * float((self.r * r).sum()) + float((weight * r.square()).sum())
-        return sxx, sxr, srr
+        return sxx, sxr
 
 
 def solve(sums: Sums, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The correction: weight (D, S) and bias (W, D), float64. lambda is `penalty` times the mean of Sxx's diagonal."""
     x, r = sums.means()
-    sxx, sxr, _ = sums.about(x, r)
+    sxx, sxr = sums.about(x, r)
     scale = penalty * sxx.diagonal().mean()
     weight = torch.linalg.solve(sxx + scale * torch.eye(len(sxx), dtype=sxx.dtype), sxr)  # (S, D)
     return weight.T.contiguous(), r - x @ weight
@@ -102,16 +99,17 @@ def choose(fitted: Sums, left: Sums) -> float:
     Both sides are needed as sums alone: in the eigenvectors of Sxx each penalty costs one product.
     """
     x, r = fitted.means()
-    sxx, sxr, _ = fitted.about(x, r)
+    sxx, sxr = fitted.about(x, r)
     values, vectors = torch.linalg.eigh(sxx)
     goal = vectors.T @ sxr  # (S, D)
-    left_xx, left_xr, left_rr = left.about(x, r)
+    left_xx, left_xr = left.about(x, r)
     left_xx, left_xr = vectors.T @ left_xx @ vectors, vectors.T @ left_xr
     scale = sxx.diagonal().mean()
     errors = {}
     for penalty in PENALTIES:
         weight = goal / (values + penalty * scale)[:, None]
-        errors[penalty] = left_rr - 2 * float((weight * left_xr).sum()) + float((weight * (left_xx @ weight)).sum())
+        # The squared error without its part that no penalty changes.
+        errors[penalty] = float((weight * (left_xx @ weight - 2 * left_xr)).sum())
     return min(errors, key=lambda penalty: errors[penalty])
 
 
