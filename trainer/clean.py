@@ -25,13 +25,13 @@ BRANDS = (
     "hasselblad|apple|nokia|motorola|htc|gopro|sanyo|hp|lumix|holga|polaroid"
 )
 CAMERA = re.compile(
-    rf"(?=.*\d)(?:{BRANDS})(?:[ -](?:{BRANDS}|powershot|eos|coolpix|cyber-?shot|finepix|lumix|digital|rebel|elph|ixus|ixy|"
-    r"easyshare|exilim|optio|stylus|iphone|galaxy|dslr|slr|camera|zoom|corporation|mark|plus|pro|max|mini|is|hs|[ivx]+|"
-    r"[a-z]{0,5}-?\d+\w*))+",
+    rf"(?=.*\d)(?:{BRANDS})(?:[ -](?:{BRANDS}|powershot|eos|coolpix|cyber-?shot|finepix|lumix|digital|rebel|elph|ixus|"
+    r"ixy|easyshare|exilim|optio|stylus|iphone|galaxy|dslr|slr|camera|zoom|corporation|mark|plus|pro|max|mini|is|hs|"
+    r"[ivx]+|(?:[a-z]{1,5}-)?[a-z]{0,5}\d+\w*))+",
     re.IGNORECASE,
 )
 BOILERPLATE = re.compile(
-    r"https?://|www\.\w|</?(?:a|b|br|p|div|span|img|script)\b[^>]*>|&(?:amp|quot|lt|gt|nbsp|#\d+);"
+    r"https?://|www\.\w|</?(?:a|b|i|u|em|strong|font|br|p|h[1-6]|li|ul|div|span|img|script)\b[^>]*>|&(?:amp|quot|lt|gt|nbsp|#\d+);"
     r"|\ball rights reserved\b|^(?:copyright\b|\u00a9)"
     r"|\bclick here\b|\bclick (?:on )?the image\b"
     r"|\bterms of (?:use|service)\b|\bprivacy policy\b|\bno description\b|\bimage may contain\b|\blorem ipsum\b"

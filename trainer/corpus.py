@@ -57,8 +57,10 @@ class Mixture:
 
     def rows(self) -> Iterator[Row]:
         """The rows that the weights take, named by source where there are several."""
+        names = Counter(Path(source.path).name for source in self.sources)
         for source in self.sources:
             name = Path(source.path).name
+            name = name if names[name] == 1 else source.path
             for row in read(source):
                 self.read[name] += 1
                 if source.weight < 1 and share(row.en, "weight") >= source.weight:

@@ -66,10 +66,11 @@ def clean(
         if limit is not None and len(pairs) >= limit:
             break
         zh, en = normalise(simplified(row.zh) if script == "simplify" else row.zh), " ".join(row.en.split())
-        english = key(en)
+        folded = normalise(en)
+        english = folded.lower()
         reason = (
             row.fault
-            or _fault(zh, en)
+            or _fault(zh, en, folded)
             or pair_fault(row.zh, row.en, min_han, min_latin)
             or seen.again(zh, english)
             or _overlong(zh, en, zh_length, en_length, window)
@@ -161,12 +162,12 @@ def has_chinese(text: str) -> bool:
     return any(unicodedata.name(c, "").startswith("CJK ") for c in text)
 
 
-def _fault(zh: str, en: str) -> str:
+def _fault(zh: str, en: str, folded: str) -> str:
     if not zh or not en:
         return "empty"
     if "\ufffd" in zh or "\ufffd" in en:
         return "wrong encoding"
-    if zh == normalise(en):
+    if zh == folded:
         return "identical sides"
     return "" if has_chinese(zh) else "no Chinese"
 

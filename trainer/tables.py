@@ -35,7 +35,7 @@ def read_csv(file: Path, source: Source) -> Iterator[Row]:
             yield line + "\n"
 
     reader = csv.reader(text(), strict=True)
-    last = 0
+    last, header = 0, True
     zh = en = -1
     while True:
         try:
@@ -48,8 +48,9 @@ def read_csv(file: Path, source: Source) -> Iterator[Row]:
             continue
         if fields is None:
             return
-        if zh < 0:
+        if header:
             zh, en = columns(file, fields, source)
+            header = False
         else:
             fault = next((faults[n] for n in range(last + 1, reader.line_num + 1) if faults[n]), "")
             yield _row(last + 1, fields, zh, en, fault)
