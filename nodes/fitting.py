@@ -26,7 +26,7 @@ class Layer:
         self.now = now
         self.start = Projection(now.get("proj_weight"), now.get("proj_bias"))
         self.calibration = Calibration(self.start, empty.shape[0], width, empty.shape[1], causal=True)
-        self.empty = empty  # (W, D)
+        self.empty = empty.clone()  # (W, D); a file holds no tensor twice
         self.held: list[tuple[torch.Tensor, torch.Tensor, Batch]] = []
         self.before, self.after, self.constant = Score(), Score(), Score()
 

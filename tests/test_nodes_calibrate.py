@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import graphs, small
 from tests.graphs import Graph, node
-from tests.host import Host
+from tests.host import ROOT, Host, in_host
 from trainer.teacher import _from_checkpoint
 from trainer.weights import digest
 from zhclip import artifact as fmt
@@ -179,6 +179,16 @@ def test_a_clip_in_the_wrong_place_or_of_another_width_is_refused_in_one_sentenc
         message = host.refuse(graph)
         assert re.search(expected, message) and "\n" not in message, message
     narrow.unlink()
+
+
+def test_another_models_clip_is_refused_by_name() -> None:
+    said = in_host(ROOT / "tests" / "teachers_in_host.py").splitlines()
+    kinds = ["SDXLClipModel: clip_l, clip_g", "SD2ClipModel: clip_h", "FluxClipModel: clip_l, t5xxl"]
+    assert said == [
+        f"The CLIP at `clip` is not SD1.5's but another model's ({kind}); connect the CLIP output of the SD1.5 "
+        "checkpoint that you paint with."
+        for kind in kinds
+    ]
 
 
 def test_an_interrupted_run_leaves_no_file(host: Host) -> None:
