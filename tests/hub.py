@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -9,15 +10,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+import yaml
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_of_the_stand_in"
+LARGE = 10_000  # bytes from which a file goes by git's large file storage
+Answer = tuple[int, dict[str, Any]]
 
 
 @contextmanager
 def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve folder/OWNER/NAME as models. Gives the endpoint and the list of paths that were asked for."""
+    """Serve folder/OWNER/NAME as models. Gives the endpoint and the list of paths that were asked for.
+
+    With TOKEN repositories can be made and written to.
+    """
     asked: list[str] = []
+    blobs: dict[str, bytes] = {}
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -28,6 +39,12 @@ def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
         def do_GET(self) -> None:
             self.answer(body=True)
+
+        def do_POST(self) -> None:
+            self.take(create)
+
+        def do_PUT(self) -> None:
+            self.take(store)
 
         def answer(self, body: bool) -> None:
             path = unquote(self.path.partition("?")[0])
@@ -40,8 +57,29 @@ def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
                 content = file.read_bytes() if file.is_file() else None
             else:
                 content = None
-            self.send_response(200 if content is not None else 404)
-            content = content if content is not None else b"{}"
+            self.send(200 if content is not None else 404, content if content is not None else b"{}", body)
+
+        def take(self, act: Any) -> None:
+            path, sent = unquote(self.path.partition("?")[0]), self.received()
+            asked.append(path)
+            if act is create and self.headers["Authorization"] != f"Bearer {TOKEN}":
+                status, content = 401, {"error": "Invalid username or password."}
+            else:
+                status, content = act(folder, blobs, f"http://{self.headers['Host']}", path, sent)
+            self.send(status, json.dumps(content).encode(), True)
+
+        def received(self) -> bytes:
+            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+                return self.rfile.read(int(self.headers["Content-Length"]))
+            chunks = []
+            while size := int(self.rfile.readline(), 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(chunks)
+
+        def send(self, status: int, content: bytes, body: bool) -> None:
+            self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
@@ -72,3 +110,59 @@ def describe(folder: Path, model: str, tree: bool) -> bytes | None:
         return json.dumps(entries).encode()
     answer = {"id": model, "modelId": model, "sha": COMMIT, "private": False, "tags": [], "downloads": 0}
     return json.dumps(answer | {"siblings": [{"rfilename": name} for name in names]}).encode()
+
+
+def create(folder: Path, blobs: dict[str, bytes], endpoint: str, path: str, sent: bytes) -> Answer:
+    """What a POST makes: a repository, a verdict on a card, the way of each file, a commit."""
+    parts = path.strip("/").split("/")
+    if path == "/api/repos/create":
+        asked = json.loads(sent)
+        model = f"{asked.get('organization') or 'someone'}/{asked['name']}"
+        exists = (folder / model).exists()
+        (folder / model).mkdir(parents=True, exist_ok=True)
+        return 409 if exists else 200, {"url": f"{endpoint}/{model}", "error": "You already created this model repo"}
+    if path == "/api/validate-yaml":
+        return verdict(json.loads(sent)["content"])
+    if path.endswith(".git/info/lfs/objects/batch"):
+        return 200, {"transfer": "basic", "objects": [place(endpoint, o, blobs) for o in json.loads(sent)["objects"]]}
+    if parts[4] == "preupload":
+        files = json.loads(sent)["files"]
+        modes = ["lfs" if file["size"] >= LARGE else "regular" for file in files]
+        return 200, {
+            "files": [{"path": f["path"], "uploadMode": m, "shouldIgnore": False} for f, m in zip(files, modes)]
+        }
+    assert parts[4] == "commit", path
+    for line in sent.splitlines():
+        commit(folder / parts[2] / parts[3], blobs, **json.loads(line))
+    return 200, {"commitUrl": f"{endpoint}/{parts[2]}/{parts[3]}/commit/{COMMIT}", "commitOid": COMMIT}
+
+
+def verdict(card: str) -> Answer:
+    """The hub's opinion of a card's metadata: two of its rules."""
+    found = yaml.safe_load(card.split("---")[1])
+    wrong = [name for name in ("license", "language") if not found.get(name)]
+    return (400 if wrong else 200), {"errors": [{"message": f'"{name}" is required'} for name in wrong], "warnings": []}
+
+
+def place(endpoint: str, asked: dict[str, Any], blobs: dict[str, bytes]) -> dict[str, Any]:
+    """Where the bytes of a large file go; nowhere when they are here already."""
+    upload = {"actions": {"upload": {"href": f"{endpoint}/lfs/{asked['oid']}"}}}
+    return asked | ({} if asked["oid"] in blobs else upload)
+
+
+def commit(repository: Path, blobs: dict[str, bytes], key: str, value: dict[str, Any]) -> None:
+    """One line of a commit."""
+    if key == "header":
+        return
+    path = repository / value["path"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(blobs[value["oid"]] if key == "lfsFile" else base64.b64decode(value["content"]))
+
+
+def store(folder: Path, blobs: dict[str, bytes], endpoint: str, path: str, sent: bytes) -> Answer:
+    """Take the bytes of a large file, if they are those that were announced."""
+    oid = path.rpartition("/")[2]
+    if hashlib.sha256(sent).hexdigest() != oid:
+        return 400, {"error": "other bytes than announced"}
+    blobs[oid] = sent
+    return 200, {}

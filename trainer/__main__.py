@@ -5,6 +5,7 @@ python -m trainer run --config recipes/recommended.yaml --run DIR --student.mode
 python -m trainer evaluate --artifact DIR/encoder.safetensors --teacher.model T --corpus C.tsv --report R.json
 python -m trainer translate --translate.source CAPTIONS.tsv --translate.out PAIRS.tsv
 python -m trainer convert --source TAIYI --out taiyi.safetensors
+python -m trainer publish --run DIR --repo OWNER/NAME
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 
 from zhclip.artifact import ArtifactError
 
-from . import cache, convert, corpus, evaluate, export, train, translate
+from . import cache, convert, corpus, evaluate, export, publish, train, translate
 from .export import ExportError
+from .publish import PublishError
 from .recipe import EvaluateSettings, Recipe, SettingsError, to_yaml, write_text
 from .report import to_markdown
 from .rows import CorpusError
@@ -32,7 +34,7 @@ STAGES: dict[str, Callable[[Recipe], object]] = {
     "evaluate": evaluate.run,
     "export": export.run,
 }
-EXPECTED = (ArtifactError, CorpusError, DivergedError, ExportError, ModelError, SettingsError)
+EXPECTED = (ArtifactError, CorpusError, DivergedError, ExportError, ModelError, PublishError, SettingsError)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,6 +81,7 @@ OTHERS: dict[str, Callable[[Any], object]] = {
     "evaluate": _evaluate,
     "translate": lambda settings: translate.run(settings.translate),
     "convert": convert.run,
+    "publish": publish.run,
 }
 
 if __name__ == "__main__":

@@ -215,6 +215,18 @@ class ConvertSettings:
 
 
 @dataclass
+class PublishSettings:
+    """Write a run's model card, and with --push send encoder, adapter and card to a model hub."""
+
+    run: str | None = None
+    """Folder of a finished run."""
+    repo: str | None = None
+    """Repository on the hub, OWNER/NAME. It is made where it is not there."""
+    push: bool = False
+    """Send it. Without this the card is written and what would be sent is listed."""
+
+
+@dataclass
 class TranslateSettings:
     """English captions to pairs, by a translation model of transformers."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .recipe import ConvertSettings, EvaluateSettings, Recipe, Translation
+from .recipe import ConvertSettings, EvaluateSettings, PublishSettings, Recipe, Translation
 
 STAGES = {
     "corpus": "read, clean, deduplicate and split the pairs",
@@ -22,6 +22,7 @@ OWN = {
     "evaluate": (EvaluateSettings, "score a run's checkpoint, or any artifact on any pairs, against floors"),
     "translate": (Translation, "make pairs from English captions, by a translation model"),
     "convert": (ConvertSettings, "turn a published Chinese encoder (Taiyi, Chinese-CLIP) into an encoder's file"),
+    "publish": (PublishSettings, "write a run's model card, and with --push send card and encoder to a model hub"),
 }
 
 
@@ -33,7 +34,10 @@ def parser() -> ArgumentParser:
         stages.add_subcommand(stage, recipe_parser(purpose), help=purpose)
     for stage, (settings, purpose) in OWN.items():
         made = ArgumentParser(description=purpose)
-        made.add_class_arguments(settings)
+        switches = {f.name for f in fields(settings) if f.type == "bool"}
+        made.add_class_arguments(settings, skip=switches)
+        for name in switches:
+            made.add_argument(f"--{name}", action="store_true")
         stages.add_subcommand(stage, made, help=purpose)
     return root
 
