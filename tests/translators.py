@@ -21,7 +21,7 @@ from transformers import (
 
 from tests.small import captions
 
-LEARNT = 24  # captions that a trained model knows by heart; all of them would take a minute
+LEARNT = 16  # captions that a trained model knows by heart; all of them would take a minute
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 SIZES = dict(encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, dropout=0.0)
 

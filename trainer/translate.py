@@ -31,7 +31,7 @@ from . import rows
 from .recipe import SettingsError, Source, TranslateSettings, guard, require
 from .rows import Row
 from .translation_report import judge, read_shard
-from .translator import Search, Translator, files_sha256, load_translator, model_folder
+from .translator import Direction, Search, Translator, files_sha256, load_translator, model_folder
 
 CODE_VERSION = 1
 PATIENCE = timedelta(days=7)  # how long a process that is done waits for the others
@@ -44,9 +44,7 @@ class Part:
     folder: Path
     model: Path
     flag: str
-    source: str
-    target: str
-    code: str | None
+    direction: Direction
 
     def shard(self, index: int) -> Path:
         """Path of a shard."""
@@ -57,14 +55,29 @@ def run(settings: TranslateSettings) -> None:
     """Stage `translate`. Raises CorpusError, ModelError, SettingsError."""
     out = Path(require(settings.out, "translate.out", "the pairs to write, a .tsv"))
     _check(settings, out)
-    # With LOCAL_RANK set and no GPU, gloo joins the processes only when the CPU is asked for.
+    # Without a GPU, gloo joins the processes of a launcher only where the CPU is asked for.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    try:
+        _run(settings, out, state)
+    except OSError as error:
+        raise SettingsError(
+            f"{error.filename or out}: {error.strerror or error}; free the disk or give another --translate.out. "
+            "What is translated so far is kept."
+        ) from error
+
+
+def _run(settings: TranslateSettings, out: Path, state: PartialState) -> None:
+    if state.is_main_process:
+        processes = f"{state.num_processes} process{'es' * (state.num_processes > 1)}"
+        print(f"translate: {processes}, {state.device.type}, {'bf16' if _bf16(settings) else 'fp32'}")
     parts = _parts(settings, out, state)
     count = 0
     for part in parts:
         count = _translate(settings, part, parts[0], state)
         state.wait_for_everyone()
     if state.is_main_process:
+        for left in Path(f"{out}.parts").rglob("*.tmp"):
+            left.unlink(missing_ok=True)
         judge(settings, out, [[part.shard(i) for part in parts] for i in range(count)])
     state.wait_for_everyone()
 
@@ -103,8 +116,8 @@ def _parts(settings: TranslateSettings, out: Path, state: PartialState) -> list[
         if not model:
             continue
         path = model_folder(model, flag)
-        languages = ("en", "zh", settings.target_code) if name == "forth" else ("zh", "en", None)
-        part = Part(folder / name, path, flag, *languages)
+        direction = Direction("en", "zh", settings.target_code) if name == "forth" else Direction("zh", "en")
+        part = Part(folder / name, path, flag, direction)
         # The back part depends on the forth part's settings too: it translates what that wrote.
         made_with = made_with | {f"{name} model": model, f"{name} model sha256": files_sha256(path)}
         if name == "forth":
@@ -124,7 +137,7 @@ def _translate(settings: TranslateSettings, part: Part, forth: Part, state: Part
     for index, group in enumerate(bar):
         if index % state.num_processes != state.process_index or part.shard(index).is_file():
             continue
-        translator = translator or _translator(settings, part)
+        translator = translator or _translator(settings, part, state.device)
         records = _forth(group, translator) if part is forth else _back(forth.shard(index), translator)
         write_shard(part.shard(index), records)
     return index + 1
@@ -152,11 +165,10 @@ def groups_of(captions: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield group
 
 
-def _translator(settings: TranslateSettings, part: Part) -> Translator:
+def _translator(settings: TranslateSettings, part: Part, device: torch.device) -> Translator:
     search = Search(settings.beams, settings.length_penalty, settings.max_tokens)
-    return load_translator(
-        part.model, part.flag, part.source, part.target, part.code, search, settings.batch, _bf16(settings)
-    )
+    dtype = torch.bfloat16 if _bf16(settings) else torch.float32
+    return load_translator(part.model, part.flag, part.direction, search, settings.batch, device, dtype)
 
 
 def _forth(group: list[Row], translator: Translator) -> list[dict[str, Any]]:
@@ -173,8 +185,9 @@ def _forth(group: list[Row], translator: Translator) -> list[dict[str, Any]]:
 
 def _back(shard: Path, translator: Translator) -> list[dict[str, Any]]:
     records = read_shard(shard)
-    outputs = iter(translator.translate([record["zh"] for record in records if record["zh"]]))
-    return [{"back": next(outputs).text if record["zh"] else ""} for record in records]
+    good = [bool(record["zh"]) and not record["fault"] for record in records]
+    outputs = iter(translator.translate([record["zh"] for record, translated in zip(records, good) if translated]))
+    return [{"back": next(outputs).text if translated else ""} for translated in good]
 
 
 def write_shard(path: Path, records: list[dict[str, Any]]) -> None:
@@ -182,7 +195,11 @@ def write_shard(path: Path, records: list[dict[str, Any]]) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     temporary.write_bytes(text.encode())
-    temporary.replace(path)
+    try:
+        temporary.replace(path)
+    except FileNotFoundError:  # another run in this folder was through, and swept up
+        if not path.is_file():
+            raise
 
 
 def source_sha256(settings: TranslateSettings) -> str:

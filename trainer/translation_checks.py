@@ -15,9 +15,7 @@ DIGITS = {c: i for i, c in enumerate("\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d
 DIGITS |= {"\u3007": 0, "\u4e24": 2, "\u53cc": 2, "\u4fe9": 2}  # the other zero, and three words for two
 UNITS = {"\u5341": 10, "\u767e": 100, "\u5343": 1_000}
 MYRIAD, HUNDRED_MILLION = "\u4e07", "\u4ebf"
-CHINESE_NUMBER = re.compile(
-    rf"(?:\d+(?:\.\d+)?|[{''.join(DIGITS)}])?[{''.join([*DIGITS, *UNITS, MYRIAD, HUNDRED_MILLION])}]*"
-)
+CHINESE_NUMBER = re.compile(rf"(?:\d+(?:\.\d+)?|[{''.join([*DIGITS, *UNITS, MYRIAD, HUNDRED_MILLION])}])+")
 ENGLISH_NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?:\s*(hundred|thousand|million|billion)s?\b)?", re.I)
 SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 LOOP = re.compile(r"([^\W\d]|\D{2,12}?)\1{3,}")
@@ -100,7 +98,7 @@ def chinese_numbers(zh: str) -> set[float]:
     """Values of all numbers in a Chinese text, in digits (half or full width), numerals, or both."""
     text = re.sub(r"(?<=\d),(?=\d{3})", "", unicodedata.normalize("NFKC", zh))
     values = {float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)}
-    return values | {chinese_value(m.group()) for m in CHINESE_NUMBER.finditer(text) if m.group()}
+    return values | {chinese_value(match.group()) for match in CHINESE_NUMBER.finditer(text)}
 
 
 def chinese_value(numeral: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def judge(settings: TranslateSettings, out: Path, shards: list[list[Path]]) -> N
     """
     rejects = Path(f"{out}.rejects.tsv")
     tally, chance = Tally(), random.Random(settings.seed)
-    temporary = {path: path.with_name(path.name + ".tmp") for path in (out, rejects)}
+    temporary = {path: path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in (out, rejects)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as opened:
         pairs, rejected = (
@@ -88,6 +89,8 @@ def judge(settings: TranslateSettings, out: Path, shards: list[list[Path]]) -> N
                 pairs.write(f"{one.zh}\t{one.en}\n")
     for path, written in temporary.items():
         written.replace(path)
+    for left in out.parent.glob(f"{out.name}.*.tmp"):  # of runs that were killed
+        left.unlink(missing_ok=True)
     write_text(Path(f"{out}.sample.md"), page(settings, out, tally))
     write_text(Path(f"{out}.summary.json"), json.dumps(summary(settings, tally), indent=1))
     counts = ", ".join(f"{reason} {n}" for reason, n in tally.rejected.most_common()) or "none"

@@ -39,6 +39,15 @@ class Languages:
 
 
 @dataclass(frozen=True)
+class Direction:
+    """From one language to the other ("en", "zh"). `code` overrides the model's code of the target language."""
+
+    source: str
+    target: str
+    code: str | None = None
+
+
+@dataclass(frozen=True)
 class Search:
     """How a translation is looked for: beams (1: greedy), the length penalty of beams, and the most tokens a side."""
 
@@ -70,7 +79,7 @@ class Translator:
 
         A text of more than max_tokens tokens is not translated: cut, it would be the translation of another caption.
         """
-        ids = [self.tokenizer(self.languages.prefix + text).input_ids for text in texts]
+        ids = [self.tokenizer(self.languages.prefix + text, verbose=False).input_ids for text in texts]
         outputs = [Output("", "caption too long")] * len(texts)
         order = [i for i in range(len(ids)) if len(ids[i]) <= self.search.max_tokens]
         order.sort(key=lambda i: -len(ids[i]))
@@ -108,12 +117,17 @@ class Translator:
 
 
 def load_translator(
-    folder: Path, flag: str, source: str, target: str, code: str | None, search: Search, batch: int, bf16: bool
+    folder: Path,
+    flag: str,
+    direction: Direction,
+    search: Search,
+    batch: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Translator:
-    """Load a model that translates from `source` to `target` ("en", "zh"), onto the first CUDA device or the CPU.
+    """Load a translation model.
 
-    `code` overrides the target's language code. Raises ModelError when the model is none, incomplete, or of another
-    direction.
+    Raises ModelError when the folder holds none, it is incomplete, or of another direction.
     """
     where = f"--{flag} {folder}"
     kind = read_config(folder, flag).get("model_type")
@@ -122,25 +136,27 @@ def load_translator(
         if not config.is_encoder_decoder:
             raise ModelError(f"{where}: model_type {kind!r} is no translation model; give a Marian, NLLB or M2M100")
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Recommended: pip install sacremoses"
-            )  # not used by its tokenizer
+            # Marian's tokenizer asks for it and never calls it.
+            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except ModelError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{where}: its config or tokenizer cannot be read ({reason}); download it again") from error
-    languages = languages_of(tokenizer, where, source, target, code)
-    model = _load_model(folder, where, bf16)
+    positions = getattr(config, "max_position_embeddings", search.max_tokens)
+    if search.max_tokens > positions:
+        raise ModelError(
+            f"{where}: it has {positions} positions and --translate.max_tokens asks for {search.max_tokens}"
+        )
+    languages = languages_of(tokenizer, where, direction)
+    model = _load_model(folder, where, dtype).to(device)
     return Translator(model, tokenizer, languages, search, batch)
 
 
-def _load_model(folder: Path, where: str, bf16: bool) -> Any:
+def _load_model(folder: Path, where: str, dtype: torch.dtype) -> Any:
     try:
-        model, info = AutoModelForSeq2SeqLM.from_pretrained(
-            folder, dtype=torch.bfloat16 if bf16 else torch.float32, output_loading_info=True
-        )
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{where}: its weights cannot be read ({reason}); download it again") from error
@@ -149,16 +165,13 @@ def _load_model(folder: Path, where: str, bf16: bool) -> Any:
         raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}; download it again")
     own: GenerationConfig = model.generation_config
     own.max_length = None  # max_tokens decides
-    model.requires_grad_(False).train(False)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.requires_grad_(False).train(False)
 
 
-def languages_of(
-    tokenizer: PreTrainedTokenizerBase, where: str, source: str, target: str, code: str | None = None
-) -> Languages:
+def languages_of(tokenizer: PreTrainedTokenizerBase, where: str, direction: Direction) -> Languages:
     """What the model must be told. Raises ModelError when it does not know the two languages."""
     if hasattr(tokenizer, "source_lang"):
-        return _marian_languages(tokenizer, where, source, target, code)
+        return _marian_languages(tokenizer, where, direction)
     if not hasattr(tokenizer, "src_lang"):
         raise ModelError(
             f"{where}: {type(tokenizer).__name__} names no languages; give a Marian, NLLB or M2M100 translation model"
@@ -169,34 +182,35 @@ def languages_of(
             break
     else:
         raise ModelError(f"{where}: its vocabulary has no tokens for English and Chinese such as eng_Latn, zho_Hans")
-    tokenizer.src_lang = named[source][0]
-    token = named[target][1]
-    if code is not None:
-        token = token.replace(named[target][0], code)
+    tokenizer.src_lang = named[direction.source][0]
+    code, token = named[direction.target]
+    if direction.code:
+        token = token.replace(code, direction.code)
     first = _known(tokenizer, token)
     if first is None:
-        raise ModelError(f"{where}: its vocabulary has no {token} that --translate.target_code {code} asks for")
+        raise ModelError(
+            f"{where}: its vocabulary has no {token} that --translate.target_code {direction.code} asks for"
+        )
     return Languages(first=first)
 
 
-def _marian_languages(
-    tokenizer: PreTrainedTokenizerBase, where: str, source: str, target: str, code: str | None
-) -> Languages:
+def _marian_languages(tokenizer: PreTrainedTokenizerBase, where: str, direction: Direction) -> Languages:
     codes = sorted(token for token in tokenizer.get_vocab() if token.startswith(">>") and token.endswith("<<"))
-    wanted = (f">>{code}<<",) if code else PREFIXES[target]
+    wanted = (f">>{direction.code}<<",) if direction.code else PREFIXES[direction.target]
     prefix = next((token for token in wanted if token in codes), "")
-    if code and not prefix:
+    if direction.code and not prefix:
         raise ModelError(
             f"{where}: it has no target language {wanted[0]}; it has {', '.join(codes) or 'none to choose'}"
         )
     if codes and not prefix:
-        raise ModelError(f"{where}: its target languages are {', '.join(codes)}: none for {target!r}")
+        raise ModelError(f"{where}: its target languages are {', '.join(codes)}: none for {direction.target!r}")
     named = {"source": getattr(tokenizer, "source_lang", None), "target": getattr(tokenizer, "target_lang", None)}
-    for side, language in (("source", source), ("target", target)):
+    for side, language in (("source", direction.source), ("target", direction.target)):
         # A model of several targets is named after a family of languages.
         if named[side] and named[side] not in MARIAN[language] and not (prefix and side == "target"):
             raise ModelError(
-                f"{where}: it translates from {named['source']} to {named['target']}, not from {source} to {target}"
+                f"{where}: it translates from {named['source']} to {named['target']}, "
+                f"not from {direction.source} to {direction.target}"
             )
     return Languages(prefix=f"{prefix} " if prefix else "")
 

@@ -1,0 +1,453 @@
+"""The stage `translate`, as a user runs it, on small Marian, NLLB and M2M100 models."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from tests import encoders, translators
+from tests.small import captions
+from trainer.__main__ import main
+from trainer.translation_checks import chinese_numbers, fault, flags, is_copy, length_fits, loops, lost_numbers
+from trainer.translator import Direction, Languages, Search, Translator, load_translator
+from trainer.weights import ModelError
+
+ROOT = Path(__file__).resolve().parent.parent
+CODES = (">>cmn_Hans<<", ">>cmn_Hant<<")
+FILES = ["pairs.tsv", "pairs.tsv.rejects.tsv", "pairs.tsv.summary.json", "pairs.tsv.sample.md"]
+CAT = "\u4e00\u53ea\u732b"  # a cat
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`forth` and `back` know translators.LEARNT captions by heart; the others' weights are random."""
+    folder = tmp_path_factory.mktemp("models")
+    translators.marian(folder / "forth", codes=CODES, steps=80)
+    translators.marian(folder / "back", languages=("zho", "eng"), steps=80)
+    translators.nllb(folder / "nllb")
+    translators.m2m100(folder / "m2m100")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the models have learnt, some that they have not, and rows that cannot be translated."""
+    path = tmp_path_factory.mktemp("source") / "captions.tsv"
+    english = [en for _, en in captions()][: translators.LEARNT + 8]
+    english[5:5] = ["", "12 / 7", english[0].upper(), "the sea " * 40]
+    path.write_text("id\ten\n" + "".join(f"{i}\t{en}\n" for i, en in enumerate(english)), encoding="utf-8")
+    return path
+
+
+def flags_of(source: Path, models: Path, out: Path, /, **changes: object) -> list[str]:
+    """The stage's arguments."""
+    settings: dict[str, object] = dict(
+        source=source, out=out, model=models / "forth", back_model=models / "back", max_tokens=40, batch=4, shard_rows=8
+    )
+    pairs = {name: value for name, value in (settings | changes).items() if value is not None}
+    return ["translate", *(text for name, value in pairs.items() for text in (f"--translate.{name}", str(value)))]
+
+
+@pytest.fixture(scope="module")
+def finished(source: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an unbroken run by one process."""
+    out = tmp_path_factory.mktemp("finished") / "pairs.tsv"
+    assert main(flags_of(source, models, out)) == 0
+    return out.parent
+
+
+def same_files(folder: Path, finished: Path) -> None:
+    """All files that a run leaves are those of the unbroken run, and nothing temporary is left."""
+    for name in FILES:
+        assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
+    assert not list(folder.rglob("*.tmp"))
+
+
+def table(path: Path) -> list[list[str]]:
+    """A TSV's fields, its header first."""
+    return [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def test_pairs_stand_in_the_sources_order_and_every_other_row_has_its_reason(source: Path, finished: Path) -> None:
+    learnt = {en: zh for zh, en in captions()[: translators.LEARNT]}
+    header, *pairs = table(finished / "pairs.tsv")
+    assert header == ["zh", "en"]
+    assert [en for _, en in pairs if en in learnt] == list(learnt)
+    assert all(zh == learnt[en] for zh, en in pairs if en in learnt)
+    rejects = {row[1]: row[2] for row in table(finished / "pairs.tsv.rejects.tsv")[1:]}
+    assert {row: rejects[row] for row in ("7", "8", "9", "10")} == {
+        "7": "no words",
+        "8": "no words",
+        "9": "duplicate caption",
+        "10": "caption too long",
+    }
+    assert len(pairs) + len(rejects) == len(table(source)) - 1
+    summary = json.loads((finished / "pairs.tsv.summary.json").read_text(encoding="utf-8"))
+    assert (summary["rows"], summary["pairs"]) == (len(pairs) + len(rejects), len(pairs))
+    assert sum(summary["rejected"].values()) == len(rejects)
+    assert summary["settings"]["model"] == "forth"
+    assert str(source.parent) not in json.dumps(summary)
+
+
+def test_the_page_shows_pairs_and_counts(finished: Path) -> None:
+    page = (finished / "pairs.tsv.sample.md").read_text(encoding="utf-8")
+    zh, en = captions()[0]
+    assert f"| {en} | {zh} |  | 100 |" in page
+    assert "| no words | 2 |" in page
+    assert "## Rejected: caption too long" in page
+
+
+def test_a_stricter_gate_rejects_without_translating_again(
+    source: Path, models: Path, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    out = tmp_path / "run" / "pairs.tsv"
+    shards = {path: path.stat().st_mtime_ns for path in out.parent.rglob("*.jsonl")}
+    assert main(flags_of(source, models, out, back_threshold=99)) == 0
+    assert shards == {path: path.stat().st_mtime_ns for path in out.parent.rglob("*.jsonl")}
+    learnt = {en for _, en in captions()[: translators.LEARNT]}
+    assert {en for _, en in table(out)[1:]} == learnt  # the model makes up what it has not learnt
+    reasons = [row[2] for row in table(Path(f"{out}.rejects.tsv"))[1:]]
+    assert "back-translation" in reasons
+    assert main(flags_of(source, models, out)) == 0
+    same_files(out.parent, finished)
+
+
+def test_a_killed_run_ends_in_the_same_bytes(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pairs.tsv"
+    arguments = flags_of(source, models, out)
+    killed = []
+    for sign in ("forth/settings.json", "forth/00001.jsonl", "back/00000.jsonl"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not (tmp_path / "pairs.tsv.parts" / sign).exists():
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        killed.append(process.wait())
+        assert not out.exists()
+    assert killed == [-signal.SIGKILL] * 3
+    (tmp_path / "pairs.tsv.parts" / "forth" / "00003.1.tmp").write_text("half a line", encoding="utf-8")
+    assert main(arguments) == 0
+    same_files(tmp_path, finished)
+
+
+def test_two_processes_write_what_one_writes(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
+    launch = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launch, "-m", "trainer"]
+        + flags_of(source, models, tmp_path / "pairs.tsv"),
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "translate: 2 processes, cpu, fp32" in done.stdout
+    same_files(tmp_path, finished)
+
+
+@pytest.mark.parametrize("name", ["forth", "nllb", "m2m100"])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_neighbours_in_a_batch_change_nothing(models: Path, name: str, beams: int) -> None:
+    texts = [en for _, en in captions()][:20]
+    texts += [f"{a} {b}" for a, b in zip(texts[:4], texts[4:8])]
+    search = Search(beams, 1.0, 32)
+    translator = load_translator(models / name, "translate.model", Direction("en", "zh"), search, 1)
+    alone = translator.translate(texts)
+    assert len({output.text for output in alone}) > 4
+    translator.batch = 7
+    shuffled = random.Random(0).sample(texts, len(texts))
+    together = dict(zip(shuffled, translator.translate(shuffled)))
+    assert [together[text] for text in texts] == alone
+
+
+def spied(models: Path, name: str, **direction: str) -> tuple[list[str], list[int], Translator]:
+    """Tokens that a model's encoder sees, the ids that it puts out first, and the model."""
+    way = Direction(**({"source": "en", "target": "zh"} | direction))
+    translator = load_translator(models / name, "translate.model", way, Search(1, 1.0, 16), 4)
+    seen: list[torch.Tensor] = []
+    generate = translator.model.generate
+
+    def watched(**arguments: object) -> torch.Tensor:
+        seen.append(arguments["input_ids"])  # type: ignore[arg-type]
+        seen.append(generate(**arguments))
+        return seen[-1]
+
+    translator.model.generate = watched
+    translator.translate(["A red bicycle."])
+    return translator.tokenizer.convert_ids_to_tokens(seen[0][0].tolist()), seen[1][0].tolist(), translator
+
+
+def test_each_model_is_told_its_languages(models: Path) -> None:
+    read, written, translator = spied(models, "nllb")
+    assert (read[0], read[-1]) == ("eng_Latn", "</s>")
+    assert written[1] == translator.tokenizer.convert_tokens_to_ids("zho_Hans")
+    _, written, translator = spied(models, "nllb", code="zho_Hant")
+    assert written[1] == translator.tokenizer.convert_tokens_to_ids("zho_Hant")
+    read, _, _ = spied(models, "nllb", source="zh", target="en")
+    assert read[0] == "zho_Hans"
+    read, written, translator = spied(models, "m2m100")
+    assert (read[0], read[-1]) == ("__en__", "</s>")
+    assert written[1] == translator.tokenizer.get_lang_id("zh")
+    read, _, translator = spied(models, "forth")
+    assert read[0] == ">>cmn_Hans<<"
+    assert spied(models, "forth", code="cmn_Hant")[0][0] == ">>cmn_Hant<<"
+    read, _, translator = spied(models, "back", source="zh", target="en")
+    assert translator.languages == Languages()
+    assert read[0] not in CODES
+
+
+def test_a_language_token_is_no_part_of_the_translation(models: Path) -> None:
+    for name in ("nllb", "m2m100"):
+        _, written, translator = spied(models, name)
+        token = translator.tokenizer.convert_ids_to_tokens(written[1])
+        assert token not in translator.translate(["A red bicycle."])[0].text
+
+
+def write_txt(path: Path, english: list[str]) -> None:
+    path.write_text("\n".join(english) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, english: list[str]) -> None:
+    path.write_text("n,en\n" + "".join(f'1,"{en}"\n' for en in english), encoding="utf-8")
+
+
+def write_jsonl(path: Path, english: list[str]) -> None:
+    path.write_text("".join(json.dumps({"en": en}) + "\n" for en in english), encoding="utf-8")
+
+
+def write_parquet(path: Path, english: list[str]) -> None:
+    Dataset.from_dict({"en": english}).to_parquet(str(path))
+
+
+@pytest.mark.parametrize("write", [write_txt, write_csv, write_jsonl, write_parquet])
+def test_captions_come_from_every_format(
+    models: Path, tmp_path: Path, write: Callable[[Path, list[str]], None]
+) -> None:
+    pairs = captions()[:4]
+    source = tmp_path / f"captions.{write.__name__.removeprefix('write_')}"
+    write(source, [en for _, en in pairs])
+    assert main(flags_of(source, models, tmp_path / "pairs.tsv", back_model=None)) == 0
+    assert [tuple(row) for row in table(tmp_path / "pairs.tsv")[1:]] == pairs
+
+
+def test_the_corpus_stage_takes_the_pairs(models: Path, finished: Path, tmp_path: Path) -> None:
+    student, teacher = encoders.student(tmp_path / "student"), encoders.clip_teacher(tmp_path / "teacher")
+    train, dev = finished / "pairs.tsv", encoders.corpora(tmp_path)[0]
+    given = {"student.model": student, "teacher.model": teacher, "corpus.train": train, "corpus.dev": dev}
+    arguments = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    assert main(["corpus", "--run", str(tmp_path / "run"), *arguments]) == 0
+    assert len(table(tmp_path / "run" / "corpus" / "train.tsv")) > 2
+
+
+@pytest.mark.parametrize(
+    ("en", "zh", "says"),
+    [
+        ("A cat", CAT, ""),
+        ("A cat", "", "empty output"),
+        ("A cat", "a  CAT", "copy of the caption"),
+        ("A happy cat sleeping", f"happy {CAT} sleeping", "copy of the caption"),
+        ("A cat", "un chat", "no Chinese"),
+        ("A cat", CAT * 5, "repetition loop"),
+        ("no no no no no no, a cat", "\u4e0d" * 6, ""),
+        ("Cat", CAT + "\u5728\u7a97\u53f0\u4e0a\u770b\u7740\u5916\u9762\u7684\u96e8\u548c\u98ce", "length ratio"),
+        ("A cat sits by the window and looks at the rain in the street", CAT, "length ratio"),
+        ("14 cats", CAT, "number lost"),
+    ],
+)
+def test_every_fault_is_found(en: str, zh: str, says: str) -> None:
+    assert fault(en, zh, 0.5, 4.0) == says
+
+
+@pytest.mark.parametrize(
+    ("en", "zh", "lost"),
+    [
+        ("2 cats", "\u4e24\u53ea\u732b", []),
+        ("20 cats", "\u4e8c\u5341\u53ea\u732b", []),
+        ("20 cats", "\u4e8c\u53ea\u732b", ["20"]),
+        ("1,250 birds in 2014", "2014\u5e74\u7684\u4e00\u5343\u4e8c\u767e\u4e94\u5341\u53ea\u9e1f", []),
+        ("in 2014", "\u4e8c\u3007\u4e00\u56db\u5e74", []),
+        ("3 million people", "300\u4e07\u4eba", []),
+        ("120 million people", "1\u4ebf2\u5343\u4e07\u4eba", []),
+        ("1.5 million people", "\u4e00\u767e\u4e94\u5341\u4e07\u4eba", []),
+        ("a car of the 1960s", "60\u5e74\u4ee3\u7684\u8f66", []),
+        ("at 7 pm", "\u665a\u4e0a19\u70b9", []),
+        ("3 dogs, 14 cats", "\u4e09\u53ea\u72d7\uff0c\u56db\u53ea\u732b", ["14"]),
+        ("5 cats", "\uff15\u53ea\u732b", []),
+    ],
+)
+def test_numbers_are_read_in_both_scripts(en: str, zh: str, lost: list[str]) -> None:
+    assert lost_numbers(en, zh) == lost
+
+
+def test_checks_by_themselves() -> None:
+    assert chinese_numbers("\u4e24\u4e07\u4e09\u5343\u4e94\u767e") == {23_500.0}
+    assert chinese_numbers("\u732b.") == set()
+    assert loops("a b c " * 4)
+    assert not loops("......") and not loops("10000000")
+    assert not loops("\u4e00\u53ea\u732b\u5750\u5728\u7a97\u53f0\u4e0a\u770b\u7740\u5916\u9762\u7684\u9e1f")
+    assert is_copy("Nikon D750", "nikon d750") and not is_copy("A cat", CAT)
+    assert length_fits("Chrysanthemum", "\u83ca\u82b1", 0.5, 4.0)
+    assert flags("A Nikon on a table", "\u684c\u4e0a\u7684\u5c3c\u5eb7") == ["Latin name not kept"]
+    assert flags("A Nikon on a table", "\u684c\u4e0a\u7684 Nikon") == []
+
+
+def test_other_settings_in_the_same_folder_are_refused(
+    source: Path, models: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = finished / "pairs.tsv"
+    for changes, says in (
+        ({"beams": 1}, "beams was 4 and is now 1"),
+        ({"limit": 9}, "limit was None and is now 9"),
+        ({"model": models / "nllb"}, "nllb'"),
+        ({"source": ROOT / "tests" / "data" / "captions.tsv"}, "source sha256 was"),
+    ):
+        assert main(flags_of(source, models, out, **changes)) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert says in error and "another --translate.out" in error, error
+    assert main(flags_of(source, models, out, batch=3)) == 0  # not one of them
+    assert main(flags_of(source, models, out)) == 0
+
+
+def no_chinese(folder: Path, models: Path) -> dict[str, object]:
+    return {"model": translators.nllb(folder / "nllb", ("eng_Latn", "fra_Latn"))}
+
+
+def incomplete(folder: Path, models: Path) -> dict[str, object]:
+    shutil.copytree(models / "forth", folder / "model")
+    tensors = load_file(folder / "model" / "model.safetensors")
+    del tensors["model.encoder.layers.0.fc1.weight"]
+    save_file(tensors, folder / "model" / "model.safetensors", {"format": "pt"})
+    return {"model": folder / "model"}
+
+
+def cut_short(folder: Path, models: Path) -> dict[str, object]:
+    shutil.copytree(models / "forth", folder / "model")
+    file = folder / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    return {"model": folder / "model"}
+
+
+def no_tokenizer(folder: Path, models: Path) -> dict[str, object]:
+    shutil.copytree(models / "forth", folder / "model")
+    (folder / "model" / "source.spm").unlink()
+    return {"model": folder / "model"}
+
+
+def bert(folder: Path, models: Path) -> dict[str, object]:
+    return {"model": encoders.bert_teacher(folder / "bert")}
+
+
+def file_in_the_way(folder: Path, models: Path) -> dict[str, object]:
+    (folder / "file").write_text("", encoding="utf-8")
+    return {"out": folder / "file" / "pairs.tsv"}
+
+
+BAD: list[tuple[Callable[[Path, Path], dict[str, object]], str]] = [
+    (lambda folder, models: {"source": None}, "--translate.source is not given"),
+    (lambda folder, models: {"out": None}, "--translate.out is not given"),
+    (lambda folder, models: {"source": folder / "none.tsv"}, "there is no such corpus file"),
+    (lambda folder, models: {"column": "title"}, "it must name the columns title"),
+    (lambda folder, models: {"out": folder / "pairs.json"}, "pairs are written as .tsv"),
+    (lambda folder, models: {"beams": 0}, "--translate.beams 0: give 1 or more"),
+    (lambda folder, models: {"min_ratio": 9}, "--translate.min_ratio 9 is not below --translate.max_ratio 4"),
+    (lambda folder, models: {"max_tokens": 500}, "it has 128 positions and --translate.max_tokens asks for 500"),
+    (lambda folder, models: {"model": folder / "none"}, "there is no such folder or file"),
+    (lambda folder, models: {"model": folder}, "it has no config.json"),
+    (lambda folder, models: {"model": models / "back"}, "it translates from zho to eng, not from en to zh"),
+    (lambda folder, models: {"back_model": models / "forth"}, "its target languages are >>cmn_Hans<<, >>cmn_Hant<<"),
+    (lambda folder, models: {"target_code": "yue"}, "it has no target language >>yue<<; it has >>cmn_Hans<<"),
+    (no_chinese, "no tokens for English and Chinese"),
+    (bert, "model_type 'bert' is no translation model"),
+    (incomplete, "1 tensors are missing, the first is model.encoder.layers.0.fc1.weight"),
+    (cut_short, "its weights cannot be read"),
+    (no_tokenizer, "its config or tokenizer cannot be read"),
+    (file_in_the_way, "give another --translate.out"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "says"), BAD, ids=[re.sub(r"\W+", "-", says) for _, says in BAD])
+def test_bad_input_gets_one_sentence(
+    source: Path,
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path, Path], dict[str, object]],
+    says: str,
+) -> None:
+    changes: dict[str, object] = {"shard_rows": 64, "limit": 2} | spoil(tmp_path, models)
+    assert main(flags_of(source, models, changes.pop("out", tmp_path / "pairs.tsv"), **changes)) == 1  # type: ignore[arg-type]
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("translate: ") and says in error, error
+
+
+def test_a_damaged_shard_is_named(
+    source: Path, models: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    shard = tmp_path / "run" / "pairs.tsv.parts" / "forth" / "00001.jsonl"
+    whole = shard.read_bytes()
+    arguments = flags_of(source, models, tmp_path / "run" / "pairs.tsv")
+    for damaged, says in (
+        (whole[: len(whole) // 2] + b"\n", "cannot be read"),
+        (whole[: whole.find(b"\n") + 1], "rows"),
+    ):
+        shard.write_bytes(damaged)
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert "00001.jsonl" in error and says in error and "delete it and run translate again" in error
+    shard.unlink()
+    assert main(arguments) == 0
+    same_files(tmp_path / "run", finished)
+
+
+def test_not_one_good_pair_is_an_error_with_reasons(
+    source: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pairs.tsv"
+    assert main(flags_of(source, models, out, model=models / "m2m100", back_model=None, max_tokens=8)) == 1
+    said = capsys.readouterr()
+    assert f"not one usable pair of {len(table(source)) - 1} captions" in said.err
+    assert "cut at max_tokens" in said.out
+    assert table(out) == [["zh", "en"]]
+    with pytest.raises(ModelError, match="names no languages"):
+        translators_of_another_kind(tmp_path)
+
+
+def translators_of_another_kind(folder: Path) -> None:
+    """A T5 with a BERT's tokenizer: an encoder and a decoder, and nothing that names a language."""
+    encoders.bert_teacher(folder / "t5")
+    AutoTokenizer.from_pretrained(folder / "t5")
+    config = {
+        "model_type": "t5",
+        "vocab_size": 300,
+        "d_model": 8,
+        "d_kv": 4,
+        "d_ff": 8,
+        "num_layers": 1,
+        "num_heads": 2,
+    }
+    (folder / "t5" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    load_translator(folder / "t5", "translate.model", Direction("en", "zh"), Search(1, 1.0, 8), 1)
