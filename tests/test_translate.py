@@ -20,7 +20,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from tests import encoders, translators
+from tests import encoders, hub, translators
 from tests.small import captions
 from trainer.__main__ import main
 from trainer.translation_checks import chinese_numbers, fault, flags, is_copy, length_fits, loops, lost_numbers
@@ -329,6 +329,31 @@ def test_other_settings_in_the_same_folder_are_refused(
         assert says in error and "another --translate.out" in error, error
     assert main(flags_of(source, models, out, batch=3)) == 0  # not one of them
     assert main(flags_of(source, models, out)) == 0
+
+
+def test_a_model_comes_from_the_hub_by_its_id(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
+    """In the layout of Helsinki-NLP's repositories: old weights, and the same again for two other frameworks."""
+    repository = tmp_path / "hub" / "someone" / "opus-mt-en-zh"
+    shutil.copytree(models / "forth", repository)
+    torch.save(load_file(repository / "model.safetensors"), repository / "pytorch_model.bin")
+    (repository / "model.safetensors").unlink()
+    for name in ("tf_model.h5", "rust_model.ot"):
+        (repository / name).write_bytes(b"hundreds of megabytes")
+    out = tmp_path / "pairs.tsv"
+    with hub.serve(tmp_path / "hub") as (endpoint, asked):
+        home = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", *flags_of(source, models, out, model="someone/opus-mt-en-zh")],
+            cwd=ROOT,
+            env={**os.environ, **home, "HF_HUB_DISABLE_XET": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not [path for path in asked if path.endswith((".h5", ".ot"))]
+    assert out.read_bytes() == (finished / "pairs.tsv").read_bytes()
 
 
 def no_chinese(folder: Path, models: Path) -> dict[str, object]:
