@@ -86,11 +86,13 @@ def main() -> None:
                 (race.ours, partial(stage, folder / "pairs.tsv", folder / f"run{at}", **models)),
                 (race.plain, partial(plain, folder / "pairs.tsv", folder / "plain.tsv", **models)),
             ):
-                began = time.perf_counter()
+                began, busy = time.perf_counter(), time.process_time()
                 call()
                 seconds.append(time.perf_counter() - began)
+                busy = time.process_time() - busy
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KILO / 1e6
-                print(f"{rows:,} rows in {seconds[-1]:.1f} s, peak memory so far {peak:.2f} GB", flush=True)
+                taken = f"{seconds[-1]:.1f} s ({busy:.1f} s of CPU)"
+                print(f"{rows:,} rows in {taken}, peak memory so far {peak:.2f} GB", flush=True)
     figures = {"corpus stage": race}
     print(rounds.table(figures, "plain loop"))
     for name, seconds in (("plain loop", race.plain), ("corpus stage", race.ours)):

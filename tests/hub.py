@@ -23,7 +23,7 @@ Answer = tuple[int, dict[str, Any]]
 
 @contextmanager
 def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve folder/OWNER/NAME as models. Gives the endpoint and the list of paths that were asked for.
+    """Serve folder/OWNER/NAME as models, and as datasets. Gives the endpoint and the list of paths that were asked for.
 
     With TOKEN repositories can be made and written to.
     """
@@ -49,8 +49,8 @@ def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
         def answer(self, body: bool) -> None:
             path = unquote(self.path.partition("?")[0])
             asked.append(path)
-            parts = path.strip("/").split("/")
-            if parts[:2] == ["api", "models"]:
+            parts = path.removeprefix("/datasets").strip("/").split("/")
+            if parts[:2] in (["api", "models"], ["api", "datasets"]):
                 content = describe(folder, "/".join(parts[2:4]), tree="tree" in parts)
             elif len(parts) > 4 and parts[2] == "resolve":
                 file = folder / parts[0] / parts[1] / "/".join(parts[4:])

@@ -17,9 +17,10 @@ from trainer.__main__ import main
 from trainer.clean import chinese_fault, english_fault, pair_fault, ratio_fault
 from trainer.corpus import Mixture, share
 from trainer.near import NearIndex
-from trainer.pairs import Cleaned, Pair, clean
-from trainer.recipe import SettingsError, Source, sources
+from trainer.pairs import Cleaned, Pair, clean, fold
+from trainer.recipe import CorpusSettings, Recipe, SettingsError, Source, corpus_name, public, sources
 from trainer.rows import Row
+from zhclip.prompt import normalise
 
 CAT, DOG = "\u4e00\u53ea\u732b", "\u4e00\u53ea\u72d7"  # a cat, a dog
 KING = "\u570b\u738b"  # a king, in traditional characters
@@ -182,10 +183,28 @@ def test_a_weight_takes_its_share_and_the_same_rows_each_time(tmp_path: Path) ->
             sources([Source(whole, weight)])
 
 
+def test_printable_ascii_is_normalised_already() -> None:
+    source = random.Random(1)
+    for _ in range(2000):
+        text = "".join(chr(source.randrange(1, 128)) for _ in range(source.randrange(40)))
+        assert fold(" ".join(text.split())) == normalise(text), repr(text)
+
+
 def test_share_is_of_the_normalised_text_and_of_its_purpose() -> None:
     assert share("A  Dog\uff0cX", "dev") == share("a dog,x", "dev")
     assert share("a dog", "dev") != share("a dog", "weight")
     assert share("a dog", "dev") == pytest.approx(0.2043, abs=1e-4)  # for good: a re-run moves no row
+
+
+def test_a_shared_file_names_its_corpora_without_their_folders(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.tsv", many(1)), write(tmp_path / "b.tsv", many(1))
+    recipe = Recipe(corpus=CorpusSettings([Source(a, 0.5), Source("me/pairs", zh="x")], a, b))
+    kept = public(recipe)["corpus"]
+    assert [source["path"] for source in kept["train"]] == ["a.tsv", "me/pairs"]
+    assert (kept["train"][0]["weight"], kept["dev"], kept["english"]) == (0.5, "a.tsv", "b.tsv")
+    assert corpus_name(recipe.corpus) == "a.tsv"
+    recipe.corpus.dev = None
+    assert corpus_name(recipe.corpus) == "a.tsv + me/pairs (held out)"
 
 
 @pytest.fixture(scope="module")

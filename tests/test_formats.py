@@ -8,7 +8,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -17,10 +20,12 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
+from tests import hub
 from trainer.pairs import clean, clean_english
 from trainer.recipe import Source
 from trainer.rows import CorpusError, read
 
+ROOT = Path(__file__).resolve().parent.parent
 CAT, DOG = "\u4e00\u53ea\u732b", "\u4e00\u53ea\u72d7"  # a cat, a dog
 ROWS = [(CAT, "a cat"), (DOG, "a dog")]
 ZH, EN = "".join(f"{zh}\n" for zh, _ in ROWS), "".join(f"{en}\n" for _, en in ROWS)
@@ -62,10 +67,10 @@ def put(path: Path, content: str | bytes, compress: bool = False) -> Path:
     return path
 
 
-def packed(members: dict[str, str | bytes]) -> bytes:
+def packed(members: dict[str, str | bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """A zip."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -79,6 +84,7 @@ def parquet(columns: dict[str, list]) -> bytes:
 
 
 PARQUET = parquet({"id": [1, 2], "zh": [zh for zh, _ in ROWS], "en": [en for _, en in ROWS]})
+STORED = packed({"a.en": EN, "a.zh": ZH}, zipfile.ZIP_STORED)
 MOSES_ZIP = packed({"README": "OPUS", "LICENSE": "CC", "Tatoeba.en-zh.en": EN, "Tatoeba.en-zh.zh": ZH})
 
 
@@ -164,7 +170,6 @@ WHOLE: dict[str, Callable[[Path], Source]] = {
     ),
     "TMX, markup inside": a_file("a.tmx", TMX.replace(">a cat<", "><ph>\\b</ph>a <it>x</it>cat<")),
 }
-CUT = b"\x1f\x8b\x08\x00"
 BROKEN: list[tuple[str, str, Callable[[Path], Source], str]] = [
     ("TSV", "empty", a_file("a.tsv", ""), "it is empty"),
     ("TSV", "no such file", lambda d: Source(str(d / "a.tsv")), "there is no such corpus file"),
@@ -248,7 +253,7 @@ BROKEN: list[tuple[str, str, Callable[[Path], Source], str]] = [
     ),
     ("saved dataset", "broken state", damaged(saved(COLUMNS), "state.json", b"{"), "cannot be read as a saved dataset"),
     ("saved dataset", "broken info", damaged(saved(COLUMNS), "dataset_info.json", b"["), "cannot be read as a saved"),
-    ("Moses", "line counts", two_files(ZH, EN + "more\n"), "not line-aligned: 2 Chinese and 3 English lines"),
+    ("Moses", "line counts", two_files(ZH, EN + "more\n"), "not line-aligned, 2 Chinese and 3 English lines"),
     ("Moses", "one side empty", two_files(ZH, ""), "T.en-zh.en: it is empty"),
     ("Moses", "other side missing", a_file("T.en-zh.zh", ZH), "one file ending in .en; here are none"),
     ("Moses", "English side alone", a_file("T.en-zh.en", EN), "one file ending in .zh; here are none"),
@@ -261,8 +266,8 @@ BROKEN: list[tuple[str, str, Callable[[Path], Source], str]] = [
     (
         "Moses",
         "a zip's bytes changed",
-        a_file("a.zip", MOSES_ZIP.replace(b"\xcb\xc8", b"\xcc\xc9")[:90]),
-        "damaged or cut",
+        a_file("a.zip", STORED.replace(b"a dog", b"a fox", 1)),
+        "(Bad CRC-32 for file 'a.en')",
     ),
     ("Moses", "not a zip", a_file("a.zip", TSV), "damaged or cut short"),
     ("Moses", "zip without the pair", a_file("a.zip", packed({"a.tsv": TSV})), "one file ending in .zh; here are none"),
@@ -335,10 +340,9 @@ BROKEN += [
 ]
 
 
-def said(make: Callable[[Path], Source], folder: Path) -> str:
+def said(source: Source, folder: Path) -> str:
     """What a source gives: so many clean rows and rejections, or the error, without the folder's name."""
     try:
-        source = make(folder)
         rows = list(read(source))
     except CorpusError as error:
         return str(error).replace(str(folder), "").lstrip("/\\")
@@ -361,7 +365,7 @@ def test_a_whole_file_gives_its_pairs(name: str, tmp_path: Path) -> None:
 def test_what_is_said_of_a_broken_file(
     kind: str, what: str, make: Callable[[Path], Source], says: str, tmp_path: Path
 ) -> None:
-    answer = said(make, tmp_path)
+    answer = said(make(tmp_path), tmp_path)
     assert says in answer
     assert "\n" not in answer
 
@@ -392,13 +396,89 @@ def test_rows_are_numbered_as_a_person_counts_and_named_in_a_folder(tmp_path: Pa
     assert [(row.source, row.number) for row in rows] == [("a.tsv", 2), ("a.tsv", 3), ("b.csv", 2), ("b.csv", 3)]
 
 
+CARD = """---
+configs:
+- config_name: {config}
+  data_files:
+  - split: {split}
+    path: data.*
+---
+"""
+HUB: dict[str, tuple[dict[str, str | bytes], Source, str]] = {
+    "whole": ({"a.jsonl": JSONL}, Source("me/whole"), "2 rows"),
+    "records": ({"a.parquet": parquet(TRANSLATION)}, Source("me/records", **NESTED), "2 rows"),  # type: ignore[arg-type]
+    "configuration": (
+        {"README.md": CARD.format(config="en-zh", split="test"), "data.csv": CSV},
+        Source("me/configuration", config="en-zh", split="test"),
+        "2 rows",
+    ),
+    "another configuration": (
+        {"README.md": CARD.format(config="en-zh", split="train"), "data.csv": CSV},
+        Source("me/another-configuration", config="fr"),
+        "BuilderConfig 'fr' not found. Available: ['en-zh']",
+    ),
+    "another split": ({"a.jsonl": JSONL}, Source("me/another-split", split="test"), 'Unknown split "test"'),
+    "no such dataset": ({}, Source("nobody/nothing"), "neither a local file or folder nor to be had from the hub"),
+    "missing column": ({"a.csv": "zh,fr\nx,y\n"}, Source("me/missing-column"), "must name the columns zh and en"),
+    "no files": ({"README.md": "nothing"}, Source("me/no-files"), "nor to be had from the hub"),
+    "empty file": ({"a.csv": ""}, Source("me/empty-file"), "nor to be had from the hub"),
+    "broken JSON": ({"a.jsonl": JSONL + "{"}, Source("me/broken-JSON"), "nor to be had from the hub"),
+    "broken Parquet": ({"a.parquet": PARQUET[:-40]}, Source("me/broken-Parquet"), "nor to be had from the hub"),
+    "not UTF-8": ({"a.csv": CSV.encode("gbk")}, Source("me/not-UTF-8"), "nor to be had from the hub"),
+    "numbers": ({"a.csv": "zh,en\n1,2\n"}, Source("me/numbers"), "0 rows, {'not text': 1}"),
+}
+
+
+def answer_all(folder: str) -> None:
+    """In a process of its own, for HF_ENDPOINT is read at import: FOLDER/answers.json."""
+    answers = {name: said(source, Path(folder)) for name, (_, source, _) in HUB.items()}
+    (Path(folder) / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+
+
+def asked_of_the_hub(folder: Path) -> dict[str, str]:
+    """What is said of each dataset of HUB."""
+    for name, (content, _, _) in HUB.items():
+        for path, text in ({"README.md": "# A corpus\n"} | content).items() if content else ():
+            file = folder / "hub" / "me" / name.replace(" ", "-") / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            put(file, text)
+    (folder / "hub").mkdir(exist_ok=True)
+    with hub.serve(folder / "hub") as (endpoint, _):
+        own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", f"from tests.test_formats import answer_all; answer_all({str(folder)!r})"],
+            cwd=ROOT,
+            env=os.environ | own | {"HF_HUB_DISABLE_XET": "1"},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def of_the_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return asked_of_the_hub(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_what_is_said_of_a_dataset_of_the_hub(name: str, of_the_hub: dict[str, str]) -> None:
+    assert HUB[name][2] in of_the_hub[name]
+    assert "\n" not in of_the_hub[name]
+
+
 def table() -> str:
     """The broken files and what was said of each, as Markdown."""
     lines = ["| format | what is broken | what was said |", "|---|---|---|"]
     for kind, what, make, _ in BROKEN:
         with tempfile.TemporaryDirectory() as folder:
-            answer = re.sub(r"\s*\(.{60,}\)", "", said(make, Path(folder))).replace("|", "\\|")
+            answer = re.sub(r"\s*\(.{60,}\)", "", said(make(Path(folder)), Path(folder))).replace("|", "\\|")
         lines.append(f"| {kind} | {what} | {answer[:160]} |")
+    with tempfile.TemporaryDirectory() as folder:
+        answers = asked_of_the_hub(Path(folder)).items()
+    lines += [f"| hub dataset | {name} | {answer[:160]} |" for name, answer in answers if not answer.endswith(" rows")]
     return "\n".join(lines)
 
 

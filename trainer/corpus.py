@@ -21,6 +21,7 @@ from .teacher import caption_length, load_tokenizer
 __all__ = ["Cleaned", "Pair", "clean", "read_pairs", "rejects_table", "run", "sha256", "write_pairs"]
 
 HEADER = "zh\ten\n"
+SAMPLE = 20_000  # pairs at most whose tokens are looked up for the share of unknown ones
 
 
 def share(en: str, purpose: str) -> float:
@@ -86,7 +87,8 @@ def run(recipe: Recipe) -> None:
     if settings.train:
         tokens = load_tokens(student, recipe.window)
         splits = _pairs(settings, tokens.length, en_length, recipe.window)
-        ids = [i for pair in splits["train"][0].pairs for i in tokens.ids(pair.zh)]
+        pairs = splits["train"][0].pairs
+        ids = [i for pair in pairs[:: len(pairs) // SAMPLE + 1] for i in tokens.ids(pair.zh)]
         unknown = ids.count(tokens.special.unknown) / max(1, len(ids))
     if settings.english:
         mixture = Mixture([replace(source, zh="") for source in sources(settings.english)])

@@ -58,7 +58,8 @@ def _aligned(where: str, named: dict[str, tuple[Path, str]], first: str) -> Iter
     counts = {of: sum(1 for _ in lines(*places[0])) for of, places in sides.items()}
     if counts["zh"] != counts["en"]:
         raise CorpusError(
-            f"{where}: the two sides are not line-aligned: {counts['zh']} Chinese and {counts['en']} English lines"
+            f"{where}: the two sides are not line-aligned, {counts['zh']} Chinese and {counts['en']} English lines; "
+            "download both again"
         )
     for (number, zh_text, zh_fault), (_, en_text, en_fault) in zip(lines(*zh), lines(*en)):
         yield Row(number, zh_text, en_text, zh_fault or en_fault)

@@ -66,7 +66,7 @@ def clean(
         if limit is not None and len(pairs) >= limit:
             break
         zh, en = normalise(simplified(row.zh) if script == "simplify" else row.zh), " ".join(row.en.split())
-        folded = normalise(en)
+        folded = fold(en)
         english = folded.lower()
         reason = (
             row.fault
@@ -154,7 +154,12 @@ class _Seen:
 
 def key(en: str) -> str:
     """What makes two English captions the same: their normalised, lower-cased text."""
-    return normalise(en).lower()
+    return fold(" ".join(en.split())).lower()
+
+
+def fold(en: str) -> str:
+    """`normalise`, given single spaces. Printable ASCII is normalised already, and most captions are nothing else."""
+    return en if en.isascii() and en.isprintable() else normalise(en)
 
 
 def has_chinese(text: str) -> bool:

@@ -76,7 +76,7 @@ def read_parquet(file: Path, source: Source) -> Iterator[Row]:
     try:
         table = Dataset.from_parquet(str(file))
     except Exception as error:
-        raise CorpusError(f"{file}: cannot be read as Parquet ({error})") from error
+        raise CorpusError(f"{file}: cannot be read as Parquet ({_cause(error)}); write or download it again") from error
     yield from _table(str(file), table, source)
 
 
@@ -85,7 +85,7 @@ def read_saved(folder: Path, source: Source) -> Iterator[Row]:
     try:
         found = load_from_disk(str(folder))
     except Exception as error:
-        raise CorpusError(f"{folder}: cannot be read as a saved dataset ({_one_line(error)})") from error
+        raise CorpusError(f"{folder}: cannot be read as a saved dataset ({_cause(error)}); save it again") from error
     if isinstance(found, DatasetDict):
         if source.split not in found:
             raise CorpusError(f"{folder}: it has the splits {sorted(found)}, not {source.split!r}; set `split`")
@@ -99,7 +99,7 @@ def read_hub(source: Source) -> Iterator[Row]:
         table = load_dataset(source.path, source.config, split=source.split, revision=source.revision)
     except Exception as error:
         raise CorpusError(
-            f"{source.path}: neither a local file or folder nor to be had from the hub ({_one_line(error)}). "
+            f"{source.path}: neither a local file or folder nor to be had from the hub ({_cause(error)}). "
             "Check the id, its `config` and `split`, download it by hand, or set HF_ENDPOINT to a mirror."
         ) from error
     yield from _table(source.path, table, source)
@@ -151,5 +151,8 @@ def _value(record: Any, name: str) -> Any:
     return record
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _cause(error: BaseException) -> str:
+    """The first reason of an error, in one line: `datasets` wraps it in what it was doing."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
