@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, ChineseCLIPModel, XLMRobertaConfig, XLMRobertaModel
 
-from tests import encoders, graphs
-from tests.host import Host, running
+from tests import encoders, graphs, hub
+from tests.host import ROOT, Host, running
 from trainer.__main__ import main
 from zhclip.artifact import load, read_meta
 
@@ -264,5 +267,47 @@ def test_a_tokenizer_that_frames_otherwise_is_found_out(
     settings = {"padding_side": "left"}
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
     assert main(command(copy, "taiyi", tmp_path / "x.safetensors")) == 1
-    assert "its tokenizer reads '' as [0, 0, 0" in capsys.readouterr().err
+    assert "at position 0 of '' its own tokenizer has id 0 and the file's 2" in capsys.readouterr().err
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_a_converted_encoder_can_be_scored_beside_aligned_ones(
+    sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, report = tmp_path / "encoder.safetensors", tmp_path / "report.json"
+    assert main([*command(sources, "taiyi", out), "--window", "77"]) == 0
+    _, dev = encoders.corpora(tmp_path)
+    for width in (128, 64):
+        encoders.clip_teacher(tmp_path / f"teacher-{width}", width=width)
+    flags = ["evaluate", "--artifact", str(out), "--corpus", str(dev), "--student.model", str(sources / "clip")]
+    assert main([*flags, "--teacher.model", str(tmp_path / "teacher-128"), "--report", str(report)]) == 0
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert found["loss"]["all"] > found["floors"]["constant"]["all"]
+    assert found["strategy"] == "converted"
+    assert main([*flags, "--teacher.model", str(tmp_path / "teacher-64")]) == 1
+    assert "is 64 wide and" in capsys.readouterr().err
+
+
+def test_taiyi_comes_by_its_hub_id(sources: Path, tmp_path: Path) -> None:
+    """As IDEA-CCNL published it: weights in torch's old file, and a checkpoint of gigabytes beside."""
+    pipeline = shutil.copytree(sources / "taiyi", tmp_path / "hub" / "someone" / "taiyi")
+    weights = pipeline / "text_encoder" / "model.safetensors"
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    (pipeline / "taiyi.ckpt").write_bytes(b"many gigabytes")
+    out = tmp_path / "encoder.safetensors"
+    with hub.serve(tmp_path / "hub") as (endpoint, asked):
+        flags = ["--source", "someone/taiyi", "--out", str(out)]
+        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", "convert", *flags],
+            cwd=ROOT,
+            env=os.environ | settings | {"HF_HUB_DISABLE_XET": "1"},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=200,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert not any("ckpt" in path for path in asked)
+    assert read_meta(out).recipe["convert"]["source"] == "someone/taiyi"

@@ -23,7 +23,7 @@ SAMPLES = (
     "\u4e00\u53ea\u7ea2\u8272\u7684\u732b",
     "a red cat on a blue sofa",
     "\u96e8\u4e2d\u7684\u57ce\u5e02, Van Gogh, 4k",
-    "\u5c0f\u6865\u6d41\u6c34\u4eba\u5bb6 " * 4,
+    "\u5c0f\u6865\u6d41\u6c34\u4eba\u5bb6" * 4,
 )
 NO_TEACHER = "none"
 
@@ -96,10 +96,10 @@ def difference(found: Published, made: Student, window: int) -> float:
     ids, before = found.encode(texts, window)
     own = torch.tensor([made.tokens.windows(text)[0] for text in texts])
     if not torch.equal(ids, own):
-        at = int((ids != own).any(dim=1).int().argmax())
+        row, at = (ids != own).nonzero()[0].tolist()
         raise ExportError(
-            f"{found.where}: its tokenizer reads {texts[at]!a} as {ids[at][:8].tolist()}..., the file "
-            f"as {own[at][:8].tolist()}...; the node knows the rules of BERT's tokenizers alone"
+            f"{found.where}: at position {at} of {texts[row]!a} its own tokenizer has id {int(ids[row, at])} and the "
+            f"file's {int(own[row, at])}; the node frames and pads as BERT does, and cannot run it"
         )
     worst = float((made.encode_ids(ids) - before).abs().max())
     if not worst <= TOLERANCE:

@@ -15,7 +15,7 @@ from zhclip.structure import Structure, project
 from . import corpus
 from .cache import Cache, build, default_device, teacher_of
 from .objective import ZONES, cosine_loss, unit, zone_masks
-from .recipe import EvaluateSettings, Recipe, SettingsError, corpus_name, require, write_text
+from .recipe import EvaluateSettings, Recipe, SettingsError, TrainSettings, corpus_name, require, write_text
 from .report import to_markdown
 from .rows import CorpusError, read
 from .settings import parse_recipe
@@ -199,18 +199,21 @@ def of_artifact(settings: EvaluateSettings) -> dict:
     meta = artifact.meta
     student = Student.from_artifact(artifact).to(device)
     teacher = load_teacher(model, meta.window, meta.teacher.layer, settings.teacher.tokenizer, device)
-    if teacher.sha256() != meta.teacher.sha256:
+    # A converted encoder has no teacher: it is scored beside any that is as wide.
+    if meta.teacher.sha256 and teacher.sha256() != meta.teacher.sha256:
         raise SettingsError(
             f"--teacher.model {model} has sha256 {teacher.sha256()[:12]}, and {path} was aligned to {meta.teacher.id} "
             f"with {meta.teacher.sha256[:12]}; give that teacher"
         )
+    if teacher.width != meta.teacher.width:
+        raise SettingsError(f"--teacher.model {model} is {teacher.width} wide and {path} {meta.teacher.width}")
     beside = recipe_beside(Path(path))
     untrained_model = settings.student.model or (beside.student.model if beside else None)
     untrained = load_student(require(untrained_model, "student.model", "the untrained student"), meta.window, device)
     cleaned = corpus.clean(read(source), student.tokens.length, teacher.length, meta.window)
     if len(cleaned.pairs) < 4:
         raise CorpusError(f"{source}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
-    penalty = float(meta.recipe["train"]["ridge_lambda"])
+    penalty = float(meta.recipe.get("train", {}).get("ridge_lambda", TrainSettings.ridge_lambda))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         half = (len(cleaned.pairs) + 1) // 2
         build(Path(temporary), cleaned.pairs, teacher, untrained, untrained.depth, half, BATCH)

@@ -14,6 +14,7 @@ from transformers import (
     ChineseCLIPTextModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from .student import ANCHOR, bert_of, load_bert
 from .weights import CHECKPOINTS, ModelError, read_config, read_tensors, resolve, under_anchor
@@ -113,6 +114,7 @@ def _from_folder(folder: Path) -> tuple[BertModel, BertModel | ChineseCLIPTextMo
     if kind in ("xlm-roberta", "roberta", "altclip", "altclip_text_model"):
         raise ModelError(f"--{FLAG} {folder}: {XLM_R}")
     bert = load_bert(folder, FLAG)
+    logging.set_verbosity_error()  # load_bert has judged already what is missing or left over
     whole = CLASSES[str(kind)].from_pretrained(folder)
     return bert.train(False), getattr(whole, "text_model", whole).float().train(False)
 
