@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tests import encoders, graphs, hub
 from tests.host import ROOT, running
 from trainer.__main__ import main
+from trainer.settings import parse_recipe
 from trainer.student import Student
 from zhclip.artifact import load, save
 
@@ -89,7 +90,9 @@ def test_what_was_pushed_comes_back_and_the_node_loads_it(finished: Path, tmp_pa
     assert torch.allclose(node, own, atol=1e-4)
 
 
-def test_the_card_says_what_it_is_and_how_good(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_card_says_what_it_is_and_how_good(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["publish", "--run", str(finished), "--repo", REPO]) == 0
     assert "licence is unknown" not in capsys.readouterr().out
     made, meta = ModelCard.load(finished / "card" / "README.md"), load(finished / "encoder.safetensors").meta
@@ -104,6 +107,12 @@ def test_the_card_says_what_it_is_and_how_good(finished: Path, capsys: pytest.Ca
     assert "strategy: lora" in made.text and "clip skip" in made.text and "\u4e2d\u6587" in made.text
     assert "{{" not in made.text and "None" not in made.text.replace("null", "")
     assert str(finished.parent) not in made.content
+    ranks = [line.split(" | ")[1:4] for line in made.text.split("R@10")[-1].splitlines() if line.startswith("| **this")]
+    found = meta.report["retrieval"]["zh_to_en"]  # in the file's header R@10 stands before R@5
+    assert ranks == [[f"{found[rank]:.3f}" for rank in ("R@1", "R@5", "R@10")]]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(made.text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    assert parse_recipe(recipe).train == parse_recipe(finished / "recipe.yaml").train
 
 
 def changed(finished: Path, folder: Path, **changes: Any) -> Path:
@@ -169,6 +178,7 @@ REFUSED = {
 ONE_BY_ONE = """
 import json, os, sys
 from trainer.__main__ import main
+from trainer.settings import parse_recipe
 for run, token in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = token
     print("\\ncode", main(["publish", "--run", run, "--repo", sys.argv[2], "--push"]), file=sys.stderr)

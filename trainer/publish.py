@@ -116,7 +116,7 @@ def card(artifact: Artifact, repo: str, file: str) -> str:
         dev=dev,
         licence=meta.licence,
     )
-    return filled.content
+    return filled.content.rstrip() + "\n"
 
 
 def paths(corpus: Any) -> list[str]:

@@ -38,6 +38,6 @@ def to_markdown(report: dict) -> str:
     lines += ["| | zh to en R@1 | R@5 | R@10 | en to zh R@1 | R@5 | R@10 |", "|---|---|---|---|---|---|---|"]
     for name, label in ROWS.items():
         if found.get(name):
-            values = [v for side in ("zh_to_en", "en_to_zh") for v in found[name][side].values()]
+            values = [found[name][side][rank] for side in ("zh_to_en", "en_to_zh") for rank in ("R@1", "R@5", "R@10")]
             lines.append(f"| {label} | {' | '.join(f'{v:.3f}' for v in values)} |")
     return "\n".join(lines) + "\n"
