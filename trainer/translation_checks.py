@@ -20,6 +20,7 @@ ENGLISH_NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?:\s*(hundred|thousand|million|bil
 SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 LOOP = re.compile(r"([^\W\d]|\D{2,12}?)\1{3,}")
 NAME = re.compile(r"\b[A-Z][A-Za-z0-9]*[A-Za-z0-9]\b")
+HALF = "\u534a"  # half past
 COPIED = 0.5  # share of a caption's longer words found in its translation, from which on it counts as a copy
 SLACK = 8  # characters that the length may be off beside the ratio: one word can be a long name
 
@@ -77,18 +78,18 @@ def length_fits(en: str, zh: str, min_ratio: float, max_ratio: float) -> bool:
 
 def lost_numbers(en: str, zh: str) -> list[str]:
     """Numbers in digits of the caption that the translation has neither in digits nor in Chinese numerals."""
-    found = chinese_numbers(zh)
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", unicodedata.normalize("NFKC", en))
+    found = chinese_numbers(zh) | ({30.0} if HALF in zh else set())
+    text = re.sub(r"(?<=\d),(?=\d{3})|(?<=\d):00\b", "", unicodedata.normalize("NFKC", en))
     return [match.group() for match in ENGLISH_NUMBER.finditer(text) if not readings(match, text) & found]
 
 
 def readings(match: re.Match[str], text: str) -> set[float]:
-    """The values that a translation may give for an English number: 3 million, the 1960s, 7 pm."""
+    """The values that a translation may give for an English number: 3 million, the 1960s, the 1800s, 7 pm."""
     value = float(match[1])
     values = {value, value * SCALES.get((match[2] or "").lower(), 1)}
     after = text[match.end() : match.end() + 3].lower()
     if re.match(r"'?s\b", after):
-        values.add(value % 100)
+        values |= {value % 100, value // 100 + 1}
     if re.match(r"\s?p", after) and value < 12:
         values.add(value + 12)
     return values
