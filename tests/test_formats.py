@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,7 @@ WHOLE: dict[str, Callable[[Path], Source]] = {
     ),
     "TMX, markup inside": a_file("a.tmx", TMX.replace(">a cat<", "><ph>\\b</ph>a <it>x</it>cat<")),
 }
+SPOILT = gzip.compress(TSV.encode())[:10] + b"\xff" * 40
 BROKEN: list[tuple[str, str, Callable[[Path], Source], str]] = [
     ("TSV", "empty", a_file("a.tsv", ""), "it is empty"),
     ("TSV", "no such file", lambda d: Source(str(d / "a.tsv")), "there is no such corpus file"),
@@ -182,6 +184,7 @@ BROKEN: list[tuple[str, str, Callable[[Path], Source], str]] = [
     ("TSV", "a line of GBK", a_file("a.tsv", TSV.encode() + f"{DOG}\tx\n".encode("gbk")), "2 rows, {'not UTF-8': 1}"),
     ("TSV", "NUL", a_file("a.tsv", TSV + f"{DOG}\0\tb\n"), "2 rows, {'control characters': 1}"),
     ("TSV", "truncated gzip", a_file("a.tsv.gz", gzip.compress(TSV.encode())[:-12]), "damaged or cut short"),
+    ("TSV", "a gzip's bytes changed", a_file("a.tsv.gz", SPOILT), "damaged or cut short (Error -3"),
     ("TSV", "not gzip", a_file("a.tsv.gz", TSV), "damaged or cut short"),
     ("TSV", "another suffix", a_file("a.xlsx", TSV), "a corpus is one of .tsv"),
     ("CSV", "empty", a_file("a.csv", ""), "it is empty"),
@@ -368,6 +371,17 @@ def test_what_is_said_of_a_broken_file(
     answer = said(make(tmp_path), tmp_path)
     assert says in answer
     assert "\n" not in answer
+
+
+def test_a_tmx_takes_no_more_memory_for_more_units(tmp_path: Path) -> None:
+    body = "".join(UNIT.format(zh=f"{CAT}{n}", en=f"a cat {n}", code="zh") for n in range(20_000))
+    path = put(tmp_path / "large.tmx", TMX_HEAD + body + "</body>\n</tmx>\n")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read(str(path))) == 20_000
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_photographs_give_their_captions_alone(tmp_path: Path) -> None:

@@ -77,12 +77,14 @@ def read_tmx(file: Path) -> Iterator[Row]:
             _, root = next(events)
             if root.tag != "tmx":
                 raise CorpusError(f"{file}: its root element is <{root.tag}>, not <tmx>")
+            body = root
             for event, element in events:
-                if event == "end" and element.tag == "tu":
+                if event == "start" and element.tag == "body":
+                    body = element
+                elif event == "end" and element.tag == "tu":
                     number += 1
                     yield _unit(number, element)
-                    root.clear()  # or the tree of all units grows behind
-                    element.clear()
+                    body.clear()  # or the tree of all units grows behind
         except (ParseError, StopIteration, UnicodeDecodeError, ValueError) as error:
             if isinstance(error, CorpusError):
                 raise
