@@ -329,3 +329,20 @@ def test_a_changed_file_is_another_corpus(
     (tmp_path / "m.en").write_text("a cat\na fox\n", encoding="utf-8")  # the other half of the pair
     assert main(["corpus", "--run", str(tmp_path / "run"), *models, *flags]) == 1
     assert "was made with other settings: train 0 was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--corpus.train", "[{pth: a.tsv}]"], "each has a path, and may have weight"),
+        (["--corpus.train", "[{path: a.tsv, weight: 2}]"], "weight 2 is no share of its rows"),
+        (["--corpus.train", "a.tsv", "--corpus.near", "80"], "--corpus.near 80 is no share"),
+        (["--corpus.train", "nowhere.tsv"], "nowhere.tsv: there is no such corpus file"),
+        ([], "--corpus.train is not given"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_in_one_line(
+    models: list[str], tmp_path: Path, flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["corpus", "--run", str(tmp_path / "run"), *models, *flags]) == 1
+    assert says in capsys.readouterr().err.strip().splitlines()[-1]

@@ -306,6 +306,10 @@ def public(recipe: Recipe) -> dict[str, Any]:
 
 def sources(given: list[Source] | str | None) -> list[Source]:
     """A corpus setting as a list of sources. Raises SettingsError for a weight that is no share."""
+    if isinstance(given, str) and given.lstrip().startswith(("[", "{")):
+        raise SettingsError(
+            f"{given}: not a list of sources; each has a path, and may have weight, zh, en, config, split and revision"
+        )
     found = [Source(given)] if isinstance(given, str) else given or []
     for source in found:
         if not 0 < source.weight <= 1:
