@@ -53,8 +53,12 @@ class ZhCLIPCalibrate(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Clip.Output("calibrated", tooltip="In place of the encoder's CLIP."),
-                io.String.Output("report", tooltip="How near the encoder came to this CLIP, before and after."),
+                io.Clip.Output("calibrated", display_name="CLIP", tooltip="In place of the encoder's CLIP."),
+                io.String.Output(
+                    "report",
+                    display_name="STRING",
+                    tooltip="How near the encoder came to this CLIP, before and after.",
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )

@@ -76,7 +76,7 @@ class ZhCLIPCompareGrid(io.ComfyNode):
                 io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Of one cell, in pixels."),
                 io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Of one cell, in pixels."),
             ],
-            outputs=[io.Image.Output("image", tooltip="The labelled picture.")],
+            outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="The labelled picture.")],
         )
 
     @classmethod

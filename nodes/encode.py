@@ -47,7 +47,13 @@ class ZhCLIPTextEncode(io.ComfyNode):
                     "prompt. Without it ZhCLIP reads everything.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("conditioning", tooltip="For a sampler, as from CLIP Text Encode.")],
+            outputs=[
+                io.Conditioning.Output(
+                    "conditioning",
+                    display_name="CONDITIONING",
+                    tooltip="For a sampler, as from CLIP Text Encode.",
+                )
+            ],
         )
 
     @classmethod

@@ -27,7 +27,7 @@ class ZhCLIPGrid(io.ComfyNode):
                 io.String.Input("rows", multiline=True, default="", tooltip="The rows' labels, one a line."),
                 io.String.Input("columns", multiline=True, default="", tooltip="The columns' labels, one a line."),
             ],
-            outputs=[io.Image.Output("image", tooltip="The labelled picture.")],
+            outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="The labelled picture.")],
         )
 
     @classmethod

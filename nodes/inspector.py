@@ -56,8 +56,8 @@ class ZhCLIPInspector(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("image", tooltip="The findings, 1024 pixels wide."),
-                io.String.Output("report", tooltip="The same as text."),
+                io.Image.Output("image", display_name="IMAGE", tooltip="The findings, 1024 pixels wide."),
+                io.String.Output("report", display_name="STRING", tooltip="The same as text."),
             ],
         )
 

@@ -11,6 +11,8 @@ from comfy_api.latest import io
 def schema(**values: Any) -> io.Schema:
     """The io.Schema of those keywords that this ComfyUI knows: an older one raises TypeError for a keyword that came
     later, such as search_aliases.
+
+    Outputs need a display_name: without one, a version before 2026 shows the type, and a later one the id.
     """
     known = {field.name for field in fields(io.Schema)}
     return io.Schema(**{name: value for name, value in values.items() if name in known})
