@@ -43,7 +43,7 @@ def prompts() -> list[str]:
     )
     @given(PROMPT)
     def collect(text: str) -> None:
-        found[text[:2000]] = None
+        found[text[:300]] = None  # the long ones are among the odd ones
 
     collect()
     return list(found)[:COUNT]
