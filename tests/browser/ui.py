@@ -105,7 +105,8 @@ class Ui:
     def set_number(self, kind: str, widget: str, value: int) -> None:
         """Type a number into a widget's dialog."""
         box = self.page.locator(".graphdialog input")
-        self.double_click(*self.page.evaluate(POINT, [kind, widget]), box)
+        x, y = self.page.evaluate(POINT, [kind, widget])
+        self.double_click(x, y, box)
         box.fill(str(value))
         box.press("Enter")
 
