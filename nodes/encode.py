@@ -29,7 +29,7 @@ class ZhCLIPTextEncode(io.ComfyNode):
             description="Chinese -> ZhCLIP, english -> CLIP. Encodes a prompt by a ZhCLIP encoder. With the "
             "checkpoint's own CLIP connected as well, that one reads the English: clauses of Latin letters alone, "
             "runs of two or more Latin words inside a Chinese clause, and anywhere LoRA trigger words with an "
-            "underscore, embedding:names, <tags> and __wildcards__. BREAK begins a new window.",
+            "underscore, embedding:names, tags in angle brackets and wildcards. BREAK begins a new window.",
             search_aliases=["Chinese prompt", "bilingual prompt", "Chinese CLIP", "zhclip", "trigger words"],
             inputs=[
                 io.Clip.Input("zhclip", tooltip="From Load ZhCLIP Encoder."),
