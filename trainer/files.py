@@ -1,0 +1,106 @@
+"""Files that are there whole or not at all: tensors with a checksum, and text.
+
+A file is written under a temporary name beside its own, flushed to the disk and renamed. The temporary name is always
+the same, so what a killed run left behind is overwritten by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+
+CHECKSUM = "crc32"  # header key; crc32 read 2.2 GB/s where sha256 read 1.2, and chance is the enemy here, not a forger
+
+
+class DamagedError(RuntimeError):
+    """A file of ours that is truncated, changed or of another kind; the message names it and the cure."""
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> None:
+    """Write one safetensors file whole or not at all. Equal content gives equal bytes.
+
+    The header's keys are sorted, which safetensors does not do, and a checksum of everything joins them.
+    """
+    packed = memoryview(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+    size = int.from_bytes(packed[:8], "little")
+    layout, data = json.loads(bytes(packed[8 : 8 + size])), packed[8 + size :]
+    layout["__metadata__"] = dict(sorted((header or {}).items()))
+    layout["__metadata__"][CHECKSUM] = _checksum(layout, data)
+    text = json.dumps(layout, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8 bytes
+
+    def write(file: IO[bytes]) -> None:
+        for part in (len(text).to_bytes(8, "little"), text, data):
+            file.write(part)
+
+    _replace(path, write)
+
+
+def read_tensors(path: Path, cure: str, verify: bool = False) -> dict[str, torch.Tensor]:
+    """The tensors of a file that `write_tensors` wrote, memory-mapped.
+
+    `cure`: what to do when it is damaged. Without `verify` a truncated or foreign file is found, flipped bytes are not;
+    with it the whole file is read once. Raises DamagedError, FileNotFoundError.
+    """
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise DamagedError(f"{path}: damaged ({error}); {cure}") from error
+    if verify:
+        _verify(path, cure)
+    return tensors
+
+
+def read_header(path: Path, cure: str) -> dict[str, str]:
+    """The header that was given to `write_tensors`. Raises DamagedError, FileNotFoundError."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            found = file.metadata() or {}
+    except SafetensorError as error:
+        raise DamagedError(f"{path}: damaged ({error}); {cure}") from error
+    return {key: value for key, value in found.items() if key != CHECKSUM}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all, in UTF-8."""
+    _replace(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk every byte of it is needed
+        raise
+
+
+def _verify(path: Path, cure: str) -> None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        size = int.from_bytes(mapped[:8], "little")
+        layout = json.loads(mapped[8 : 8 + size])
+        with memoryview(mapped) as whole, whole[8 + size :] as data:
+            good = layout.get("__metadata__", {}).get(CHECKSUM) == _checksum(layout, data)
+    if not good:
+        raise DamagedError(f"{path}: damaged (its bytes do not fit its checksum); {cure}")
+
+
+def _checksum(layout: dict[str, Any], data: memoryview) -> str:
+    """Of the tensors' bytes, and of the header without the checksum itself."""
+    header = {key: value for key, value in layout.get("__metadata__", {}).items() if key != CHECKSUM}
+    text = json.dumps({**layout, "__metadata__": header}, sort_keys=True).encode("utf-8")
+    return f"{zlib.crc32(data, zlib.crc32(text)):08x}"
