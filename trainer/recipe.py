@@ -275,6 +275,38 @@ class Translation:
     translate: TranslateSettings = field(default_factory=TranslateSettings)
 
 
+@dataclass
+class CompareSettings:
+    """Paint the same prompts through several encoders and one SD1.5, and measure how alike the outcomes are."""
+
+    checkpoint: str | None = None
+    """Stable Diffusion 1.5, or a model made of it: a folder of diffusers, a hub id or a checkpoint file."""
+    encoders: list[str] | str = "english"
+    """The rows: artifacts, as a list or between commas. `english` is the checkpoint's own CLIP, which is always there
+    since the figures are taken against it."""
+    prompts: str | None = None
+    """A .tsv or .csv with columns zh and en, and maybe paraphrase: the English in other words, which gives the figures
+    their ceiling. By default the paper's two prompts."""
+    out: str = "runs/compare"
+    """Folder of the pictures, the figures and the page. A picture that lies there is not painted again."""
+    seeds: list[int] | int | str = 42
+    """A number, or several as a list or between commas. Each makes the starting noise, the same for every row."""
+    sampler: str = "DDIMScheduler"
+    """A scheduler of diffusers, by the name of its class."""
+    steps: int = 30
+    """Of the sampler."""
+    guidance: float = 7.5
+    """Scale of classifier-free guidance, against the encoder's own empty prompt."""
+    width: int = 512
+    """Of a picture, in pixels."""
+    height: int = 512
+    """Of a picture, in pixels."""
+    clip: str | None = None
+    """Folder or hub id of a whole CLIPModel, such as openai/clip-vit-base-patch32: pictures are scored by it too."""
+    tokenizer: str = "openai/clip-vit-large-patch14"
+    """Folder or hub id of CLIP's tokenizer, read only when the checkpoint is one file, which carries none."""
+
+
 def require(value: str | None, flag: str, what: str) -> str:
     """The value, or a SettingsError that names the flag."""
     if not value:
