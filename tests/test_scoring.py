@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 
-from trainer.evaluate import Sums, retrieval
-from trainer.objective import cosine_loss, zone_masks
+from trainer.cache import Cache
+from trainer.evaluate import Norms, Sums
+from trainer.floors import Floors
+from trainer.objective import cosine_loss, unit, zone_masks
 from trainer.recipe import TrainSettings
+from trainer.retrieval import neighbours, retrieval, sentence
 from trainer.train import DivergedError, check, rate, total_steps
 
 
@@ -29,13 +32,16 @@ def test_zones_part_the_window() -> None:
 
 
 def test_means_by_zone() -> None:
-    sums = Sums()
+    sums, norms = Sums(), Norms()
     target = torch.tensor([1.0, 0.0]).expand(1, 4, 2)
     z = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1.0, 0.0]]])
-    sums.add(z, target, torch.tensor([3]), torch.tensor([[True, True, True, False]]))
-    assert sums.norm_ratios()["all"] == pytest.approx(1.0)
-    sums.add(3 * z, target, torch.tensor([3]), torch.tensor([[True, True, True, False]]))
-    assert sums.norm_ratios() == pytest.approx({"all": 2.0, "position0": 2.0, "content": 2.0, "end": 2.0, "pad": 2.0})
+    lengths, mask = torch.tensor([3]), torch.tensor([[True, True, True, False]])
+    assert sums.add(z, target, lengths, mask).tolist() == [[0.0, 1.0, 2.0, 0.0]]
+    norms.add(z, target, lengths)
+    assert norms.ratios()["all"] == pytest.approx(1.0)
+    sums.add(3 * z, target, lengths, mask)
+    norms.add(3 * z, target, lengths)
+    assert norms.ratios() == pytest.approx({"all": 2.0, "position0": 2.0, "content": 2.0, "end": 2.0, "pad": 2.0})
     assert sums.means() == pytest.approx({"all": 0.75, "position0": 0.0, "content": 1.0, "end": 2.0, "pad": 0.0})
 
 
@@ -47,6 +53,43 @@ def test_retrieval_counts_ranks_in_both_directions_and_ties_against() -> None:
     assert found["zh_to_en"]["R@1"] == pytest.approx(10 / 12)
     assert found["en_to_zh"]["R@1"] == pytest.approx(10 / 12)
     assert retrieval(torch.ones(12, 12), en)["zh_to_en"] == {"R@1": 0.0, "R@5": 0.0, "R@10": 0.0}
+
+
+def test_a_text_without_content_has_a_place_and_no_nan() -> None:
+    z = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[False] * 4, [False, True, False, False], [False, True, True, False]])
+    vectors = sentence(z, mask)
+    assert torch.equal(vectors[0], torch.zeros(8)) and torch.allclose(vectors[1], unit(z[1, 1]))
+    assert retrieval(vectors, vectors)["zh_to_en"]["R@1"] == 1.0
+    sums = Sums()
+    sums.add(z, z, torch.tensor([2, 3, 4]), torch.arange(4)[None] < torch.tensor([[2], [3], [4]]))
+    assert all(torch.isfinite(part).all() for part in sums.content)
+
+
+def test_the_nearest_wrong_caption_is_never_ones_own() -> None:
+    similarity = torch.tensor([[0.9, 0.1, 0.2], [0.8, 0.5, 0.3], [0.0, -0.2, -0.5]])
+    assert neighbours(similarity).tolist() == [2, 0, 0]
+
+
+def test_nearest_by_shards_is_the_nearest_of_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pooled = torch.randn(1000, 24, generator=generator) + 3  # a common part, which centring takes out
+    target = torch.randn(1000, 4, 8, generator=generator)
+    shards = []
+    for rows in torch.arange(1000).split(300):  # the last one is shorter
+        x, y = pooled[rows][:, None].expand(-1, 4, -1).double(), unit(target[rows]).double()
+        sums = {"xx": torch.einsum("nws,nwt->st", x, x), "xy": torch.einsum("nws,nwd->sd", x, y), "x_sum": x.sum(0)}
+        column = {"pooled": pooled[rows], "target": target[rows].half(), "en_length": torch.full((len(rows),), 3)}
+        shards.append(column | sums | {"unit_sum": y.sum(0)})
+    floors = Floors.of(Cache(shards, 300), 1e-3)
+    queries = torch.randn(200, 24, generator=generator) + 3
+    centre = pooled.mean(dim=0)
+    plain = (unit(queries - centre) @ unit(pooled - centre).T).argmax(dim=1)
+    assert floors.nearest(queries) == plain.tolist()
+    untrained = queries[:, None].expand(-1, 4, -1)
+    predicted = floors.predict(untrained, floors.nearest(queries))
+    assert torch.equal(predicted["nearest"], target[plain].half().float())
+    assert "untrained" not in predicted  # 24 wide, and the targets are 8
 
 
 def test_rate_warms_up_and_decays() -> None:

@@ -67,14 +67,14 @@ def _run(stage: str, recipe: Recipe) -> None:
 
 def _evaluate(settings: EvaluateSettings) -> None:
     if settings.artifact:
-        report = evaluate.of_artifact(settings)
+        found = evaluate.of_artifact(settings)
     elif settings.run:
-        report = evaluate.run(parse_recipe(Path(settings.run) / "recipe.yaml"))
+        found = evaluate.run(parse_recipe(Path(settings.run) / "recipe.yaml"))
     else:
         raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
     if settings.report:
-        evaluate.write_report(Path(settings.report), report)
-    print(to_markdown(report))
+        evaluate.write_report(Path(settings.report), found)
+    print(to_markdown(found.report))
 
 
 OTHERS: dict[str, Callable[[Any], object]] = {

@@ -4,149 +4,162 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from zhclip.artifact import load
-from zhclip.structure import Structure, project
+from zhclip.structure import Structure
 
-from . import corpus
+from . import captions, corpus
 from .cache import Cache, build, default_device, teacher_of
-from .objective import ZONES, cosine_loss, unit, zone_masks
+from .captions import Caption
+from .corpus import Pair
+from .floors import ORDINARY, Floors
+from .objective import ZONES, cosine_loss, zone_masks
 from .recipe import EvaluateSettings, Recipe, SettingsError, TrainSettings, corpus_name, require, write_text
 from .report import to_markdown
+from .retrieval import likeness, neighbours, ranks, retrieval, sentence
 from .rows import CorpusError, read
 from .settings import parse_recipe
-from .student import Ridge, Student, load_student, trunk_depth
+from .student import Student, load_student, trunk_depth
 from .teacher import Teacher, load_teacher
 from .train import trained_student
 
 BATCH = 64
-RANKS = (1, 5, 10)
-ORDINARY = ("constant", "nearest", "untrained", "ridge")
-
-
-@dataclass(frozen=True)
-class Floors:
-    """Predictors that need no gradient, from a cache of other captions than those that are scored."""
-
-    cache: Cache
-    constant: torch.Tensor  # (W, D)
-    ridge: Ridge
-    centre: torch.Tensor  # (S,)
-    bank: torch.Tensor  # (N, S), centred unit sentence vectors
-
-    @classmethod
-    def of(cls, cache: Cache, penalty: float) -> Floors:
-        """Solve them from the cache's sums."""
-        pooled = cache.column("pooled")
-        centre = pooled.mean(dim=0)
-        return cls(cache, cache.constant(), cache.ridge(penalty), centre, unit(pooled - centre))
-
-    def predict(self, untrained: torch.Tensor, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B, W, S) untrained output and (B, S) pooled -> (B, W, D) by predictor.
-
-        `nearest` is the target of the training caption whose Chinese lies nearest by the untrained student.
-        """
-        nearest = (unit(pooled - self.centre) @ self.bank.T).argmax(dim=1).tolist()
-        predictions = {
-            "constant": self.constant.expand(len(untrained), -1, -1),
-            "nearest": self.cache.rows("target", nearest).float(),
-            "ridge": project(untrained, self.ridge.weight, self.ridge.bias),
-        }
-        if untrained.shape[-1] == self.constant.shape[-1]:
-            predictions["untrained"] = untrained
-        return predictions
 
 
 class Sums:
-    """Sums of losses and norms by zone, and sentence vectors for retrieval, of one predictor."""
+    """Sums of losses by zone, and sentence vectors for retrieval, of one predictor."""
 
     def __init__(self) -> None:
         self.loss = dict.fromkeys(ZONES, 0.0)
-        self.norm = dict.fromkeys(ZONES, 0.0)
-        self.target_norm = dict.fromkeys(ZONES, 0.0)
         self.count = dict.fromkeys(ZONES, 0)
         self.vectors: list[torch.Tensor] = []
+        self.content: list[torch.Tensor] = []
 
-    def add(self, z: torch.Tensor, target: torch.Tensor, lengths: torch.Tensor, mask: torch.Tensor) -> None:
-        """One batch: (B, W, D) twice, teacher lengths (B,), and the (B, W) positions of the predictor's own text."""
+    def add(self, z: torch.Tensor, target: torch.Tensor, lengths: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """One batch: (B, W, D) twice, teacher lengths (B,), and the (B, W) positions of the predictor's own text.
+
+        Returns the (B, W) losses.
+        """
         loss = cosine_loss(z, target)
         for zone, where in zone_masks(lengths, z.shape[1]).items():
             self.loss[zone] += float(loss[where].double().sum())
-            self.norm[zone] += float(z.norm(dim=-1)[where].double().sum())
-            self.target_norm[zone] += float(target.norm(dim=-1)[where].double().sum())
             self.count[zone] += int(where.sum())
         self.vectors.append(sentence(z, mask))
+        self.content.append(sentence(z, content(mask.sum(dim=1), z.shape[1])))
+        return loss
 
     def means(self) -> dict[str, float]:
         """Mean loss of each zone that occurs."""
         return {zone: self.loss[zone] / self.count[zone] for zone in ZONES if self.count[zone]}
 
-    def norm_ratios(self) -> dict[str, float]:
+
+class Norms:
+    """Sums of norms by zone, the predictor's and the teacher's."""
+
+    def __init__(self) -> None:
+        self.own = dict.fromkeys(ZONES, 0.0)
+        self.target = dict.fromkeys(ZONES, 0.0)
+
+    def add(self, z: torch.Tensor, target: torch.Tensor, lengths: torch.Tensor) -> None:
+        """One batch: (B, W, D) twice, and teacher lengths (B,)."""
+        own, goal = z.norm(dim=-1), target.norm(dim=-1)
+        for zone, where in zone_masks(lengths, z.shape[1]).items():
+            self.own[zone] += float(own[where].double().sum())
+            self.target[zone] += float(goal[where].double().sum())
+
+    def ratios(self) -> dict[str, float]:
         """Mean norm over the teacher's mean norm, in each zone that occurs."""
-        return {zone: self.norm[zone] / self.target_norm[zone] for zone in ZONES if self.count[zone]}
+        return {zone: self.own[zone] / self.target[zone] for zone in ZONES if self.target[zone]}
 
 
-def sentence(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B, W, D), (B, W) bool -> (B, D): mean of the unit vectors over the text's positions."""
-    return (unit(z.float()) * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+def content(lengths: torch.Tensor, window: int) -> torch.Tensor:
+    """Lengths (B,), start and end included -> (B, window) bool: the positions between those two."""
+    return zone_masks(lengths, window)["content"]
 
 
-def retrieval(zh: torch.Tensor, en: torch.Tensor) -> dict[str, dict[str, float]]:
-    """(N, D) sentence vectors of both sides -> R@k in both directions. Each side is centred on its own mean first."""
-    similarity = unit(zh - zh.mean(dim=0)) @ unit(en - en.mean(dim=0)).T
-    return {"zh_to_en": _recalls(similarity), "en_to_zh": _recalls(similarity.T)}
+@dataclass(frozen=True)
+class Scored:
+    """A report as plain JSON values, and what it was made from, caption by caption."""
+
+    report: dict
+    loss: torch.Tensor  # (N,) over all positions
+    loss_content: torch.Tensor  # (N,)
+    likeness: torch.Tensor  # (N, N) zh by en
+    likeness_content: torch.Tensor  # (N, N) by content positions alone
+
+    def captions(self, pairs: Sequence[Pair]) -> list[Caption]:
+        """The table of the scored pairs."""
+        columns = (self.loss, self.loss_content, ranks(self.likeness), ranks(self.likeness_content))
+        nearest = [pairs[i].en for i in neighbours(self.likeness).tolist()]
+        rows = zip(pairs, *(column.tolist() for column in columns), nearest, strict=True)
+        return [Caption(pair.zh, pair.en, *figures) for pair, *figures in rows]
 
 
-def _recalls(similarity: torch.Tensor) -> dict[str, float]:
-    own = similarity.diagonal()[:, None]
-    # Ties count against: a constant predictor, to which all captions are equally near, must not score.
-    rank = (similarity >= own).sum(dim=1) - 1
-    return {f"R@{k}": float((rank < k).double().mean()) for k in RANKS}
-
-
-@torch.inference_mode()
 def score(student: Student, structure: Structure, cache: Cache, floors: list[Floors]) -> dict:
     """The report of a student over a cached corpus (all layers' states stored).
 
     `floors[i]` serve shard i, or floors[0] all shards. Returns the report as plain JSON values.
     """
+    return scored(student, structure, cache, floors).report
+
+
+@torch.inference_mode()
+def scored(student: Student, structure: Structure, cache: Cache, floors: list[Floors]) -> Scored:
+    """`score`, and the figures of each caption in the cache's order."""
     device = student.bert.device
     sums: dict[str, Sums] = {}
-    en_vectors, rows = [], 0
+    norms = Norms()
+    en, en_content, losses, losses_content = [], [], [], []
+    window = cache.shards[0]["target"].shape[1]
     for index in range(len(cache.shards)):
         part, floor = cache.only(index), floors[index if len(floors) > 1 else 0]
+        nearest = floor.nearest(part.column("pooled"))
         for some in torch.arange(len(part)).split(BATCH):
             chosen = some.tolist()
             ids, target = part.rows("ids", chosen).long(), part.rows("target", chosen).float()
             lengths, mask = part.rows("en_length", chosen), student.tokens.key_mask(ids)
             aligned = structure.apply(student(ids.to(device)), student.tokens.is_empty(ids)).cpu()
-            predictions = floor.predict(part.rows("trunk", chosen).float(), part.rows("pooled", chosen))
-            for name, z in {"aligned": aligned, **predictions}.items():
+            predictions = floor.predict(part.rows("trunk", chosen).float(), [nearest[i] for i in chosen])
+            loss = sums.setdefault("aligned", Sums()).add(aligned, target, lengths, mask).double()
+            norms.add(aligned, target, lengths)
+            for name, z in predictions.items():
                 sums.setdefault(name, Sums()).add(z, target, lengths, mask)
-            en_vectors.append(sentence(target, torch.arange(target.shape[1])[None] < lengths[:, None]))
-            rows += len(chosen)
-    window = cache.shards[0]["target"].shape[1]
-    en = torch.cat(en_vectors)
-    found = {name: retrieval(torch.cat(s.vectors), en) for name, s in sums.items()}
-    losses = {name: s.means() for name, s in sums.items()}
-    ratios = sums["aligned"].norm_ratios()
-    skills = {z: 1 - losses["aligned"][z] / c for z, c in losses["constant"].items() if c > 1e-6}
-    return {
-        "rows": rows,
+            within = content(lengths, window)
+            losses.append(loss.mean(dim=1))
+            losses_content.append((loss * within).sum(dim=1) / within.sum(dim=1).clamp_min(1))
+            en.append(sentence(target, torch.arange(window)[None] < lengths[:, None]))
+            en_content.append(sentence(target, within))
+    found = {name: retrieval(torch.cat(s.vectors), torch.cat(en)) for name, s in sums.items()}
+    found_content = {name: retrieval(torch.cat(s.content), torch.cat(en_content)) for name, s in sums.items()}
+    means = {name: s.means() for name, s in sums.items()}
+    ratios = norms.ratios()
+    skills = {z: 1 - means["aligned"][z] / c for z, c in means["constant"].items() if c > 1e-6}
+    report = {
+        "rows": len(cache),
         "window": window,
-        "loss": losses["aligned"],
-        "floors": {name: losses.get(name) for name in ORDINARY},
+        "loss": means["aligned"],
+        "floors": {name: means.get(name) for name in ORDINARY},
         "skill": skills["all"],
         "skill_zones": skills,
         "retrieval": found["aligned"],
         "floors_retrieval": {name: found.get(name) for name in ORDINARY},
+        "retrieval_content": found_content["aligned"],
+        "floors_retrieval_content": {name: found_content.get(name) for name in ORDINARY},
         "norm_ratio": ratios["all"],
         "norm_ratio_zones": ratios,
     }
+    return Scored(
+        report,
+        loss=torch.cat(losses),
+        loss_content=torch.cat(losses_content),
+        likeness=likeness(torch.cat(sums["aligned"].vectors), torch.cat(en)),
+        likeness_content=likeness(torch.cat(sums["aligned"].content), torch.cat(en_content)),
+    )
 
 
 def structure_of(student: Student, teacher: Teacher, cache: Cache) -> Structure:
@@ -161,22 +174,32 @@ def structure_of(student: Student, teacher: Teacher, cache: Cache) -> Structure:
     )
 
 
-def run(recipe: Recipe) -> dict:
-    """Stage `evaluate` of a run: RUN/report.json and RUN/report.md."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What is written about an encoder: the report, and the scored captions one by one."""
+
+    report: dict
+    captions: list[Caption]
+
+
+def run(recipe: Recipe) -> Evaluation:
+    """Stage `evaluate` of a run: RUN/report.json, report.md and report.captions.tsv."""
     device = default_device()
     student, _, cache = trained_student(recipe, device)
     teacher = teacher_of(recipe, device)
     dev = Cache.open(recipe.cache_folder / "dev", student.depth)
     floors = Floors.of(cache, recipe.train.ridge_lambda)
-    report = score(student, structure_of(student, teacher, cache), dev, [floors])
+    found = scored(student, structure_of(student, teacher, cache), dev, [floors])
+    pairs = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
     summary = json.loads((recipe.folder / "corpus" / "summary.json").read_text(encoding="utf-8"))
-    report |= {
+    report = found.report | {
         "floors_from": "training pairs",
         "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
         "strategy": strategy_name(recipe),
     }
-    write_report(recipe.folder / "report.json", report)
-    return report
+    evaluation = Evaluation(report, found.captions(pairs))
+    write_report(recipe.folder / "report.json", evaluation)
+    return evaluation
 
 
 def strategy_name(recipe: Recipe) -> str:
@@ -185,7 +208,7 @@ def strategy_name(recipe: Recipe) -> str:
     return f"ridge+{train.strategy}" if train.start == "ridge" and train.strategy != "ridge" else train.strategy
 
 
-def of_artifact(settings: EvaluateSettings) -> dict:
+def of_artifact(settings: EvaluateSettings) -> Evaluation:
     """Score an artifact on a corpus. Floors come from its run's cache when it lies in the run's folder; elsewhere each
     half of the scored pairs gets its floors from the other half.
 
@@ -219,13 +242,13 @@ def of_artifact(settings: EvaluateSettings) -> dict:
         build(Path(temporary), cleaned.pairs, teacher, untrained, untrained.depth, half, BATCH)
         cache = Cache.open(Path(temporary), untrained.depth)
         floors, origin = _floors(beside, untrained, cache, penalty)
-        report = score(student, student.structure, cache, floors)
-    report |= {
+        found = scored(student, student.structure, cache, floors)
+    report = found.report | {
         "floors_from": origin,
         "corpus": {"name": Path(source).name, "rejected": cleaned.counts()},
         "strategy": meta.strategy,
     }
-    return report
+    return Evaluation(report, found.captions(cleaned.pairs))
 
 
 def recipe_beside(artifact: Path) -> Recipe | None:
@@ -244,7 +267,9 @@ def _floors(beside: Recipe | None, untrained: Student, cache: Cache, penalty: fl
     return halves, "the other half of the scored pairs"
 
 
-def write_report(path: Path, report: dict) -> None:
-    """report.json, and the same as Markdown beside it."""
-    write_text(path, json.dumps(report, indent=1))
-    write_text(path.with_suffix(".md"), to_markdown(report))
+def write_report(path: Path, evaluation: Evaluation) -> None:
+    """The report as JSON and as Markdown, and the table of its captions: R.json, R.md, R.captions.tsv."""
+    captions.write(captions.beside(path), evaluation.captions)
+    write_text(path.with_suffix(".md"), to_markdown(evaluation.report))
+    # Last: what stands beside it is then of the same encoder.
+    write_text(path, json.dumps(evaluation.report, indent=1))
