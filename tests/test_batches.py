@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,26 +18,40 @@ WINDOW = 40
 LENGTHS = torch.tensor([3, 9, 5, 7, 4, 8, 6, 9, 3, 5])
 
 
+def batches(**settings: Any) -> list[list[int]]:
+    """The rows of each piece of an order of ten captions."""
+    return [piece.rows for piece in Order(**{"rows": 10, "batch": 4, "seed": 3, "first": 0, "last": 9, **settings})]
+
+
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 def test_order_is_a_function_of_seed_and_step(lengths: torch.Tensor | None) -> None:
-    whole = list(Order(rows=10, batch=4, seed=3, first=0, last=9, lengths=lengths))
+    whole = batches(lengths=lengths)
     assert len(whole) == 9
-    assert list(Order(rows=10, batch=4, seed=3, first=5, last=9, lengths=lengths)) == whole[5:]
+    assert batches(first=5, lengths=lengths) == whole[5:]
     passes = [{i for batch in whole[start : start + 3] for i in batch} for start in (0, 3, 6)]
     assert passes == [set(range(10))] * 3
     assert whole[:3] != whole[3:6]
-    assert list(Order(rows=10, batch=4, seed=4, first=0, last=9, lengths=lengths)) != whole
-    halves = list(Order(rows=10, batch=4, seed=3, first=0, last=9, parts=2, lengths=lengths))
+    assert batches(seed=4, lengths=lengths) != whole
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_passes_and_processes_share_a_step(lengths: torch.Tensor | None) -> None:
+    whole = batches(lengths=lengths)
+    halves = batches(parts=2, lengths=lengths)
     assert [a + b for a, b in zip(halves[::2], halves[1::2])] == whole
+    mine, others = (batches(parts=2, processes=2, process=i, lengths=lengths) for i in (0, 1))
+    assert [a + b for a, b in zip(mine, others)] == halves
+    pieces = list(Order(rows=10, batch=4, seed=3, first=0, last=9, parts=2, lengths=lengths))
+    assert [piece.step for piece in pieces[::2]] == [piece.step for piece in pieces[1::2]] == whole
 
 
 def test_like_lengths_share_a_batch() -> None:
-    for batch in Order(rows=10, batch=5, seed=0, first=0, last=2, lengths=LENGTHS):
+    for batch in batches(batch=5, last=2, lengths=LENGTHS):
         assert LENGTHS[batch].max() <= 6 or LENGTHS[batch].min() >= 5
 
 
 def test_a_corpus_smaller_than_a_batch_fills_it() -> None:
-    assert [sorted(batch) for batch in Order(rows=3, batch=6, seed=0, first=0, last=1)] == [[0, 0, 1, 1, 2, 2]]
+    assert [sorted(batch) for batch in batches(rows=3, batch=6, last=1)] == [[0, 0, 1, 1, 2, 2]]
 
 
 def test_drawn_positions_weigh_as_much_as_all() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import Dataset
@@ -18,16 +18,33 @@ from torch.utils.data import Dataset
 from zhclip.tokens import PromptTokenizer
 
 from .cache import Cache
+from .objective import position_weights
+from .recipe import ZoneWeights
 
 BUCKET = 16  # batches that are sorted by length together: long enough to even lengths out, short enough to mix
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one process computes in one pass: `step`'s captions [begin, end), of all that the optimiser step sees."""
+
+    step: list[int]
+    begin: int
+    end: int
+
+    @property
+    def rows(self) -> list[int]:
+        """The captions of this piece."""
+        return self.step[self.begin : self.end]
 
 
 @dataclass(frozen=True)
 class Order:
     """Batches from one step on: a pure function of seed and step, so that a resumed run sees what an unbroken one saw.
 
-    Each pass is a new permutation of `rows`, filled up to whole batches from its own beginning. With `lengths` (rows,),
-    captions of like length share a batch. A step's batch comes in `parts` equal pieces, one for each accumulation pass.
+    Each pass over the captions is a new permutation of `rows`, filled up to whole batches from its own beginning. With
+    `lengths` (rows,), captions of like length share a batch. A step's batch is cut into `parts` passes, and each of
+    them into `processes` pieces, of which those of `process` are yielded.
     """
 
     rows: int
@@ -37,23 +54,23 @@ class Order:
     last: int
     parts: int = 1
     lengths: torch.Tensor | None = None
-    drop_last: bool = True  # what Accelerate asks of a batch sampler
-
-    @property
-    def batch_size(self) -> int:
-        """Captions a piece; Accelerate splits it over the processes."""
-        return self.batch // self.parts
+    process: int = 0
+    processes: int = 1
 
     def __len__(self) -> int:
         return (self.last - self.first) * self.parts
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Piece]:
         passed, batches = -1, torch.empty(0)
+        size = self.batch // self.parts // self.processes
         for step in range(self.first, self.last):
             number, within = divmod(step, math.ceil(self.rows / self.batch))
             if number != passed:
                 passed, batches = number, self.one_pass(number)
-            yield from (piece.tolist() for piece in batches[within].split(self.batch_size))
+            whole = batches[within].tolist()
+            for part in range(self.parts):
+                begin = (part * self.processes + self.process) * size
+                yield Piece(whole, begin, begin + size)
 
     def one_pass(self, number: int) -> torch.Tensor:
         """(batches, batch) row indices of one pass over the captions."""
@@ -69,32 +86,51 @@ class Order:
 
 @dataclass(frozen=True)
 class Captions(Dataset):
-    """Cache rows, asked for a whole batch at once. Of the padded positions `pad_positions` are drawn; None: all."""
+    """Cache rows, asked for a piece at once. Of the padded positions `pad_positions` are drawn; None: all.
+
+    With `skip`, a cache of the same captions for clip skip's target; with `contrast`, English sentence vectors as well.
+    """
 
     cache: Cache
     lengths: torch.Tensor
     pad_positions: int | None
     trunk: bool
     seed: int
+    zones: ZoneWeights = field(default_factory=ZoneWeights)
+    skip: Cache | None = None
+    contrast: bool = False
 
     def __len__(self) -> int:
         return len(self.cache)
 
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """ids (B, W), positions (P,), their weights (P,), target (B, P, D) and, if stored, trunk (B, P, S)."""
-        ids = self.cache.rows("ids", indices).long()
+    def __getitems__(self, piece: Piece) -> dict[str, torch.Tensor]:
+        """ids (B, W), positions (P,), drawn (P,) and weights (B, P) of the loss, target (B, P, D) and, where asked for,
+        trunk (B, P, S), target_skip (B, P, D), and en (N, D) with own (B, N) bool of the step's captions.
+        """
+        rows = piece.rows
+        ids = self.cache.rows("ids", rows).long()
         window = ids.shape[1]
-        longest = int(self.lengths[indices].max())
+        # Of the whole step, so that its pieces share their positions: pieces of a step then add up to it exactly.
+        longest = int(self.lengths[piece.step].max())
         # From the rows themselves, and so again a function of seed and step alone.
-        seed = zlib.crc32(repr((self.seed, indices)).encode())
-        positions, weights = draw_positions(window, longest, self.pad_positions, seed)
+        seed = zlib.crc32(repr((self.seed, piece.step)).encode())
+        positions, drawn = draw_positions(window, longest, self.pad_positions, seed)
         batch = {
             "ids": ids,
-            "target": self.cache.rows("target", indices)[:, positions],
+            "target": self.cache.rows("target", rows)[:, positions],
             "positions": positions,
-            "weights": weights,
+            "drawn": drawn,
+            "weights": position_weights(self.cache.rows("en_length", rows), positions, drawn, window, self.zones),
         }
-        return batch | {"trunk": self.cache.rows("trunk", indices)[:, positions].float()} if self.trunk else batch
+        if self.trunk:
+            batch["trunk"] = self.cache.rows("trunk", rows)[:, positions].float()
+        if self.skip is not None:
+            batch["target_skip"] = self.skip.rows("target", rows)[:, positions]
+        if self.contrast:
+            step = torch.tensor(piece.step)
+            batch["en"] = self.cache.rows("en_pooled", piece.step).float()
+            batch["own"] = step[piece.begin : piece.end, None] == step[None, :]
+        return batch
 
 
 def draw_positions(window: int, longest: int, drawn: int | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

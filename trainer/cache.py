@@ -1,10 +1,13 @@
 """What a frozen encoder makes of each caption, computed once: teacher targets, and the student's frozen states.
 
-Folders of shards: `targets` holds per caption the teacher's output (fp16) and length, `states` the student's ids and
-the pooled sentence vector of the untrained student, `trunk-K` its hidden state after the K frozen layers (fp16), where
-the strategy has any. Each shard also carries, in float64, its own share of the normal equations that the closed-form
-floors need, so that ridge is a sum over shards. A shard appears whole by a rename; a killed stage goes on at the next
-one.
+Folders of shards: `targets` holds per caption the teacher's output (fp16), its length and its sentence vector, `states`
+the student's ids and the pooled sentence vector of the untrained student, `trunk-K` its hidden state after the K frozen
+layers (fp16), where the strategy has any. Each shard also carries, in float64, its own share of the normal equations
+that the closed-form floors need, so that ridge is a sum over shards. A shard appears whole by a rename; a killed stage
+goes on at the next one, and several processes take turns at the shards.
+
+Clip skip has a cache of its own beside, `train-skip` and `dev-skip`: of the teacher's layer before, and of the student
+without its last layer.
 """
 
 from __future__ import annotations
@@ -12,34 +15,50 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from . import corpus
 from .corpus import Pair
-from .objective import unit
+from .objective import sentence, unit
 from .recipe import Recipe, SettingsError, guard, require
 from .student import Ridge, Student, load_student, trunk_depth
 from .teacher import Teacher, load_teacher
 from .weights import digest
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 Shard = dict[str, torch.Tensor]
 
 
-def run(recipe: Recipe, device: torch.device | str | None = None) -> None:
+def run(recipe: Recipe) -> None:
     """Stage `cache`: targets and states of the training pairs, and of the dev pairs with all layers frozen."""
-    device = device or default_device()
-    student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
-    teacher = teacher_of(recipe, device)
-    depths = {"train": trunk_depth(recipe.train, student.depth), "dev": student.depth}
-    for split, depth in depths.items():
+    state = processes()
+    model = require(recipe.student.model, "student.model", "the Chinese encoder")
+    student, teacher = load_student(model, recipe.window, state.device), teacher_of(recipe, state.device)
+    trunk = trunk_depth(recipe.train, student.depth)
+    shard_rows, batch = recipe.cache.shard_rows, recipe.cache.batch
+    for split, depth in {"train": trunk, "dev": student.depth}.items():
         pairs = corpus.read_pairs(recipe.folder / "corpus" / f"{split}.tsv")
-        build(recipe.cache_folder / split, pairs, teacher, student, depth, recipe.cache.shard_rows, recipe.cache.batch)
+        build(recipe.cache_folder / split, pairs, teacher, student, depth, shard_rows, batch, state)
+    if not recipe.teacher.skip:
+        return
+    before, cut = replace(teacher, layer=teacher.layer - 1), student.without_last()
+    for split, depth in {"train": None, "dev": cut.depth}.items():
+        pairs = corpus.read_pairs(recipe.folder / "corpus" / f"{split}.tsv")
+        build(recipe.cache_folder / f"{split}-skip", pairs, before, cut, depth, shard_rows, batch, state)
+
+
+def processes() -> PartialState:
+    """This process among those that `accelerate launch` or `torchrun` started; alone without them."""
+    # Waiting for a process that does what only one can do, such as scoring, may take long.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
 
 
 def teacher_of(recipe: Recipe, device: torch.device | str) -> Teacher:
@@ -54,9 +73,16 @@ def default_device() -> str:
 
 
 def build(
-    folder: Path, pairs: list[Pair], teacher: Teacher, student: Student, depth: int | None, shard_rows: int, batch: int
+    folder: Path,
+    pairs: list[Pair],
+    teacher: Teacher,
+    student: Student,
+    depth: int | None,
+    shard_rows: int,
+    batch: int,
+    state: PartialState | None = None,
 ) -> None:
-    """Compute the shards of these pairs that are not there yet.
+    """Compute the shards of these pairs that are not there yet, with `state` only this process's share of them.
 
     `depth`: layers of the student whose output is stored, None to store none. Raises SettingsError when a part was made
     with other settings.
@@ -73,8 +99,9 @@ def build(
     settings = [common, common | {"student": digest(student.bert)}]
     settings += [settings[1] | {"depth": depth}] * (depth is not None)
     folders = [folder / part for part in parts_of(depth)]
-    for part, made_with in zip(folders, settings):
-        guard(part, made_with)
+    with state.main_process_first() if state else nullcontext():
+        for part, made_with in zip(folders, settings):
+            guard(part, made_with)
 
     def target_shard(some: list[Pair], _: int) -> list[Shard]:
         return [_target_shard(some, teacher, batch)]
@@ -84,8 +111,8 @@ def build(
         return _state_shards(some, student, target, depth, batch)
 
     groups = [pairs[i : i + shard_rows] for i in range(0, len(pairs), shard_rows)]
-    _fill(folders[:1], groups, target_shard)
-    _fill(folders[1:], groups, state_shards)
+    _fill(folders[:1], groups, target_shard, state)
+    _fill(folders[1:], groups, state_shards, state)
 
 
 def parts_of(depth: int | None) -> list[str]:
@@ -93,14 +120,23 @@ def parts_of(depth: int | None) -> list[str]:
     return ["targets", "states"] + [f"trunk-{depth}"] * (depth is not None)
 
 
-def _fill(folders: list[Path], groups: list[list[Pair]], make: Callable[[list[Pair], int], list[Shard]]) -> None:
-    missing = [i for i in range(len(groups)) if not all(_shard(folder, i).is_file() for folder in folders)]
+def _fill(
+    folders: list[Path],
+    groups: list[list[Pair]],
+    make: Callable[[list[Pair], int], list[Shard]],
+    state: PartialState | None,
+) -> None:
+    index, count = (state.process_index, state.num_processes) if state else (0, 1)
+    mine = range(index, len(groups), count)
+    missing = [i for i in mine if not all(_shard(folder, i).is_file() for folder in folders)]
     name = " and ".join(folder.name for folder in folders)
     for index in tqdm(missing, desc=f"cache {folders[0].parent.name} {name}", unit="shard", disable=not missing):
         for folder, shard in zip(folders, make(groups[index], index)):
             temporary = _shard(folder, index).with_suffix(".tmp")
             save_file({name: tensor.cpu().contiguous() for name, tensor in shard.items()}, temporary)
             temporary.replace(_shard(folder, index))
+    if state:
+        state.wait_for_everyone()
 
 
 def _shard(folder: Path, index: int) -> Path:
@@ -110,9 +146,13 @@ def _shard(folder: Path, index: int) -> Path:
 def _target_shard(part: list[Pair], teacher: Teacher, batch: int) -> Shard:
     outputs = [teacher.encode([p.en for p in some]) for some in _batches(part, batch)]
     target = torch.cat([hidden for hidden, _ in outputs])  # (n, W, D)
+    lengths = torch.cat([lengths for _, lengths in outputs])
+    pooled = sentence(target, torch.arange(target.shape[1], device=target.device) < lengths[:, None])
     return {
         "target": target.half(),
-        "en_length": torch.cat([lengths for _, lengths in outputs]).int(),
+        "en_length": lengths.int(),
+        "en_pooled": pooled.half(),
+        "en_pooled_sum": pooled.double().sum(dim=0),  # (D,)
         "norm_sum": target.norm(dim=-1).double().sum(dim=0),  # (W,)
         "unit_sum": unit(target).double().sum(dim=0),  # (W, D)
     }
@@ -135,19 +175,13 @@ def _state_shards(
         stored = student.hidden(some, depth or 0)
         last = student.layers(stored, mask, depth or 0, student.depth)  # (B, W, S)
         trunks.append(stored.half())
-        pooled.append(pool(last, mask))
+        pooled.append(sentence(last, mask))
         x, y = last.double(), unit(goal.to(device).float()).double()
         xx += x.flatten(0, 1).T @ x.flatten(0, 1)
         xy += x.flatten(0, 1).T @ y.flatten(0, 1)
         x_sum += x.sum(dim=0)
     states = {"ids": ids.int(), "pooled": torch.cat(pooled), "xx": xx, "xy": xy, "x_sum": x_sum}
     return [states, {"trunk": torch.cat(trunks)}][: 1 if depth is None else 2]
-
-
-def pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B, W, S) and (B, W) bool -> (B, S): the mean of unit vectors over the positions of the text."""
-    weights = mask.float()[:, :, None]
-    return (unit(hidden.float()) * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def _batches(part: list[Pair], size: int) -> Iterator[list[Pair]]:
@@ -197,8 +231,11 @@ class Cache:
         return torch.cat([shard[name] for shard in self.shards])
 
     def total(self, name: str) -> torch.Tensor:
-        """A float64 sum over all captions ("norm_sum", "unit_sum", "xx", "xy", "x_sum")."""
-        return torch.stack([shard[name] for shard in self.shards]).sum(dim=0)
+        """A float64 sum over all captions ("norm_sum", "unit_sum", "en_pooled_sum", "xx", "xy", "x_sum")."""
+        total = torch.zeros_like(self.shards[0][name])
+        for shard in self.shards:
+            total += shard[name]
+        return total
 
     def norms(self) -> torch.Tensor:
         """(W,) the teacher's mean norm of each position."""
@@ -208,14 +245,21 @@ class Cache:
         """(W, D) the mean unit target of each position: the best constant predictor's direction."""
         return (self.total("unit_sum") / len(self)).float()
 
-    def ridge(self, penalty: float) -> Ridge:
+    def position0(self) -> bool:
+        """Whether the teacher's first position is one vector for every caption, as a causal teacher's is."""
+        return bool(self.constant()[0].norm() > 1 - 1e-4)
+
+    def ridge(self, penalty: float, position_bias: bool = True) -> Ridge:
         """The closed form: one map for all positions and one bias a position, from x to unit targets.
 
         With x and y centred at each position, weight = (Sxx + lambda I)^-1 Sxy and bias = mean y - weight mean x, where
-        lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64.
+        lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64. Without `position_bias` x and y are
+        centred on their mean over all positions, and the bias (1, D) is one.
         """
         n = len(self)
         x, y = self.total("x_sum") / n, self.total("unit_sum") / n  # (W, S), (W, D)
+        if not position_bias:
+            n, x, y = n * len(x), x.mean(dim=0, keepdim=True), y.mean(dim=0, keepdim=True)
         sxx = self.total("xx") - n * x.T @ x
         sxy = self.total("xy") - n * x.T @ y
         scale = penalty * sxx.diagonal().mean()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import normalize
 
+from .recipe import ZoneWeights
+
 ZONES = ("all", "position0", "content", "end", "pad")
+TEMPERATURE = 0.05  # of the contrast
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
@@ -32,3 +35,36 @@ def zone_masks(lengths: torch.Tensor, window: int) -> dict[str, torch.Tensor]:
         "end": position == end,
         "pad": position > end,
     }
+
+
+def position_weights(
+    lengths: torch.Tensor, positions: torch.Tensor, drawn: torch.Tensor, window: int, zones: ZoneWeights
+) -> torch.Tensor:
+    """(B, P) weights of a step's positions: `drawn` (P,), which make a mean over the window unbiased, times the zone's.
+
+    Each caption's zone weights are divided by their mean over the whole window, so that captions count alike.
+    """
+    masks = zone_masks(lengths, window)
+    by_zone = torch.stack([masks[zone] * getattr(zones, zone) for zone in ZONES[1:]]).sum(dim=0)  # (B, W)
+    by_zone = by_zone / by_zone.mean(dim=1, keepdim=True)
+    return by_zone[:, positions] * drawn
+
+
+def sentence(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, P, D), (B, P) bool -> (B, D): mean of the unit vectors over the text's positions."""
+    return (unit(z.float()) * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def contrast_loss(zh: torch.Tensor, en: torch.Tensor, centre: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """InfoNCE from Chinese to English: (B, D) sentence vectors among a step's (N, D), all less `centre` (D,) -> (B,).
+
+    `own` (B, N) bool marks the English of the same caption, more than once where a small corpus fills a step twice. The
+    English side is constant, so a step split over passes or processes has the same gradient as a whole one.
+    """
+    similarity = unit(zh - centre) @ unit(en.float() - centre).T / TEMPERATURE
+    return similarity.logsumexp(dim=1) - similarity.masked_fill(~own, -torch.inf).logsumexp(dim=1)
+
+
+def norm_loss(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """(|z| / |target| - 1)^2 along the last dimension: (B, P, D) twice -> (B, P). Cosine leaves the norm free."""
+    return (z.float().norm(dim=-1) / target.float().norm(dim=-1) - 1).square()

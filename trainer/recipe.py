@@ -30,6 +30,9 @@ class TeacherSettings:
     """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or an SD1.5 checkpoint file."""
     layer: int = -1
     """Hidden state used as the target: -1 the last, -2 the one before it through the final norm (clip skip 2)."""
+    skip: bool = False
+    """Give the student's layer before the last a target, too: the teacher's layer before that of `layer`, so that CLIP
+    Set Last Layer (-2) is trained and not guessed. Doubles the cache."""
     tokenizer: str = "openai/clip-vit-large-patch14"
     """Folder or hub id of CLIP's tokenizer, read only when the teacher is a checkpoint file, which carries none."""
 
@@ -94,6 +97,21 @@ class CacheSettings:
 
 
 @dataclass
+class ZoneWeights:
+    """How much a position counts in the loss, by what the teacher has there. A caption's weights are scaled so that
+    their mean over the window is 1: all captions count alike."""
+
+    position0: float = 1.0
+    """The start token's position."""
+    content: float = 1.0
+    """Positions between start and end."""
+    end: float = 1.0
+    """The end token's."""
+    pad: float = 1.0
+    """All behind it."""
+
+
+@dataclass
 class TrainSettings:
     """What learns, and how."""
 
@@ -103,12 +121,38 @@ class TrainSettings:
     """Where gradient descent starts: the student as it is, or with the ridge map and biases after it."""
     layers: int = 3
     """unfreeze: how many of the last layers learn."""
+    embeddings: bool = False
+    """unfreeze: the token, position and type embeddings learn as well. Nothing of the student can be stored then."""
     lora_r: int = 16
     """lora: rank."""
     lora_alpha: int = 64
     """lora: scale of the update, alpha / r."""
     lora_targets: tuple[str, ...] = ("query", "value")
     """lora: the linear layers that get an adapter, by PEFT's rules."""
+    lora_dropout: float = 0.0
+    """lora: share of an adapter's input that is dropped in training."""
+    lora_rslora: bool = False
+    """lora: rank-stabilised, the update's scale is alpha / sqrt(r)."""
+    lora_dora: bool = False
+    """lora: weight-decomposed, magnitudes learn beside the directions."""
+    zone_weights: ZoneWeights = field(default_factory=ZoneWeights)
+    """Weights of the cosine loss by zone."""
+    contrast: float = 0.0
+    """Weight of a contrast: each Chinese caption has to find its own English one among the step's. 0: none."""
+    norm: float = 0.0
+    """Weight of (|z| / |target| - 1)^2. Above 0 the student learns its norms, and the file has no table of them."""
+    kv: float = 0.0
+    """Weight of the difference in what a UNet's frozen cross-attention reads out of both encodings. Needs `unet`."""
+    unet: str | None = None
+    """kv: a diffusers UNet folder, a pipeline's folder, or an SD1.5 checkpoint file."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, which is what is kept at the end: 0.99 averages some 100 steps."""
+    dev_every: int | None = None
+    """Steps between scorings on up to 512 dev pairs, logged as dev/skill. null: none."""
+    patience: int | None = None
+    """Stop after so many scorings without a better dev skill, and keep the best weights. Needs `dev_every`."""
+    position_bias: bool = True
+    """The start's ridge map has one bias a position; false: one for all."""
     lr: float = 5e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"

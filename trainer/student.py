@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,10 @@ class Student(nn.Module):
         self.mask_padding = mask_padding
         self.structure = Structure()
         self.proj_weight: nn.Parameter | None = None  # (D, S)
-        self.proj_bias: nn.Parameter | None = None  # (W, D)
+        self.proj_bias: nn.Parameter | None = None  # (W, D), or (1, D): one for all positions
+        self.skips = False  # whether the layer before the last has a target, too
+        self.skip_weight: nn.Parameter | None = None
+        self.skip_bias: nn.Parameter | None = None
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Student:
@@ -60,9 +64,24 @@ class Student(nn.Module):
         """Number of layers."""
         return self.bert.config.num_hidden_layers
 
-    def set_projection(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        """Put a trainable (D, S) map and (W, D) bias after the last layer."""
-        self.proj_weight, self.proj_bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    def set_projection(self, ridge: Ridge) -> None:
+        """Put a trainable map and bias after the last layer."""
+        self.proj_weight, self.proj_bias = nn.Parameter(ridge.weight.clone()), nn.Parameter(ridge.bias.clone())
+
+    def set_skip(self, ridge: Ridge | None) -> None:
+        """Let the layer before the last answer as well, behind a trainable map and bias where given."""
+        self.skips = True
+        if ridge is not None:
+            self.skip_weight, self.skip_bias = nn.Parameter(ridge.weight.clone()), nn.Parameter(ridge.bias.clone())
+
+    def without_last(self) -> Student:
+        """A copy that ends before the last layer, with clip skip's projection, and no structure."""
+        bert = copy.deepcopy(self.bert)
+        bert.encoder.layer = bert.encoder.layer[:-1]
+        bert.config.num_hidden_layers -= 1
+        cut = Student(bert, self.tokens, self.mask_padding)
+        cut.proj_weight, cut.proj_bias = self.skip_weight, self.skip_bias
+        return cut.requires_grad_(False).train(False)
 
     def keys(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, W) ids -> (B, W) bool, True where a key may be seen."""
@@ -90,13 +109,21 @@ class Student(nn.Module):
         """(B, W) ids -> (B, P, D) before structure, at `positions` (P,), by default all W.
 
         Positions may be left out where they are padding for every row. `trunk` (B, P, S) is the state after `depth`
-        layers, when it is known already. `hidden_keys` (B, W) bool hides some more positions as keys.
+        layers, when it is known already. `hidden_keys` (B, W) bool hides some more positions as keys. A student that
+        skips answers with (2, B, P, D), of which the second comes from its layer before the last.
         """
         at = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
         hidden = self.bert.embeddings(input_ids=ids[:, at], position_ids=at[None]) if trunk is None else trunk
-        keys = self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys
-        hidden = self.layers(hidden, keys[:, at], 0 if trunk is None else depth, self.depth)
-        return project(hidden, self.proj_weight, None if self.proj_bias is None else self.proj_bias[at])
+        keys = (self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys)[:, at]
+        depth = 0 if trunk is None else depth
+        if not self.skips:
+            return self._last(self.layers(hidden, keys, depth, self.depth), at)
+        before = self.layers(hidden, keys, depth, self.depth - 1)
+        skip = project(before, self.skip_weight, bias_at(self.skip_bias, at))
+        return torch.stack([self._last(self.layers(before, keys, self.depth - 1, self.depth), at), skip])
+
+    def _last(self, hidden: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        return project(hidden, self.proj_weight, bias_at(self.proj_bias, at))
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:
@@ -241,9 +268,14 @@ def dimensions_of(student: Student) -> Dimensions:
     )
 
 
+def bias_at(bias: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor | None:
+    """(W, D) -> (P, D) at these positions; (1, D), one for all, as it is."""
+    return bias if bias is None or len(bias) == 1 else bias[positions]
+
+
 @dataclass(frozen=True)
 class Ridge:
-    """A closed-form map: weight (D, S) and bias (W, D), fp32."""
+    """A closed-form map: weight (D, S) and bias (W, D) or (1, D), fp32."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -253,19 +285,25 @@ def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft
     """Freeze everything, then free what the strategy trains. Returns PEFT's view of the BERT for lora, else None."""
     student.requires_grad_(False)
     if ridge is not None:
-        student.set_projection(ridge.weight, ridge.bias)
+        student.set_projection(ridge)
     if train.strategy == "unfreeze":
         for layer in student.bert.encoder.layer[student.depth - train.layers :]:
             layer.requires_grad_(True)
+        student.bert.embeddings.requires_grad_(train.embeddings)
     if train.strategy != "lora":
         return None
     torch.manual_seed(train.seed)  # the adapters' start
     config = peft.LoraConfig(
-        r=train.lora_r, lora_alpha=train.lora_alpha, target_modules=list(train.lora_targets), lora_dropout=0.0
+        r=train.lora_r,
+        lora_alpha=train.lora_alpha,
+        target_modules=list(train.lora_targets),
+        lora_dropout=train.lora_dropout,
+        use_rslora=train.lora_rslora,
+        use_dora=train.lora_dora,
     )
     return peft.get_peft_model(student.bert, config)
 
 
 def trunk_depth(train: TrainSettings, depth: int) -> int | None:
     """How many of the student's layers stay frozen below the first that learns; None when nothing can be stored."""
-    return depth - train.layers if train.strategy == "unfreeze" else None
+    return depth - train.layers if train.strategy == "unfreeze" and not train.embeddings else None

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoint
 from .batches import Captions, Order, text_lengths
 from .cache import Cache
-from .objective import cosine_loss
+from .keep import Kept
+from .loss import Dev, Loss
 from .recipe import Recipe, SettingsError, TrainSettings, guard, require
-from .student import Student, load_student, prepare, trunk_depth
+from .student import Ridge, Student, load_student, prepare, trunk_depth
 
 LOG_EVERY = 10
 SETTLE = 200  # steps after the warm-up before a loss above its start counts as divergence
@@ -49,106 +49,187 @@ def rate(train: TrainSettings, step: int, steps: int) -> float:
 
 def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, Any, Cache]:
     """The untrained student made ready for its strategy, PEFT's view of it for lora, and the cache to train on."""
+    train = recipe.train
     student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
-    cache = Cache.open(recipe.cache_folder / "train", trunk_depth(recipe.train, student.depth))
-    ridge_start = recipe.train.start == "ridge" or recipe.train.strategy == "ridge"
+    cache = Cache.open(recipe.cache_folder / "train", trunk_depth(train, student.depth))
+    caches = [cache, *skip_caches(recipe)]
+    ridge_start = train.start == "ridge" or train.strategy == "ridge"
     width = cache.shards[0]["target"].shape[-1]
     if not ridge_start and width != student.bert.config.hidden_size:
         raise SettingsError(
             f"the student is {student.bert.config.hidden_size} wide and the teacher {width}: "
             "only --train.start ridge brings the map between them"
         )
-    ridge = cache.ridge(recipe.train.ridge_lambda) if ridge_start else None
-    peft_model = prepare(student, recipe.train, ridge)
+    maps = [start_map(some, train) if ridge_start else None for some in caches]
+    if recipe.teacher.skip:
+        student.set_skip(maps[1])
+    peft_model = prepare(student, train, maps[0])
     return student.to(device), peft_model, cache
 
 
+def skip_caches(recipe: Recipe) -> list[Cache]:
+    """The training cache of clip skip's target, where the recipe has one."""
+    return [Cache.open(recipe.cache_folder / "train-skip", None)] if recipe.teacher.skip else []
+
+
+def start_map(cache: Cache, train: TrainSettings) -> Ridge:
+    """Ridge map to unit targets; to targets of the mean norm where the student learns its norms."""
+    ridge = cache.ridge(train.ridge_lambda, train.position_bias)
+    size = cache.norms().mean() if train.norm else torch.ones(())
+    return Ridge(ridge.weight * size, ridge.bias * size)
+
+
 def trained_student(recipe: Recipe, device: torch.device | str = "cpu") -> tuple[Student, Any, Cache]:
-    """`open_training` with the last checkpoint's values. Raises SettingsError when training has not finished."""
+    """`open_training` with the final weights; it answers with its last layer alone.
+
+    Raises SettingsError when training has not finished.
+    """
     student, peft_model, cache = open_training(recipe, device)
-    steps = total_steps(recipe.train, len(cache))
-    path = recipe.folder / "checkpoints" / f"step-{steps:06d}.safetensors"
-    if steps and not path.is_file():
-        raise SettingsError(f"{path}: not there; run the train stage first (`python -m trainer train`)")
-    if steps:
+    if total_steps(recipe.train, len(cache)):
+        path = checkpoint.final(recipe.folder / "checkpoints")
+        if not path.is_file():
+            raise SettingsError(f"{path}: not there; run the train stage first (`python -m trainer train`)")
         checkpoint.restore(checkpoint.read(path), student)
+    student.skips = False
     return student.requires_grad_(False).train(False), peft_model, cache
 
 
 def run(recipe: Recipe) -> None:
-    """Stage `train`: RUN/checkpoints/step-NNNNNN.safetensors and RUN/logs. Goes on where a killed run stopped."""
+    """Stage `train`: RUN/checkpoints/step-NNNNNN.safetensors, final.safetensors and RUN/logs. Goes on where a killed
+    run stopped."""
     fit(recipe)
 
 
 def fit(recipe: Recipe) -> None:
     """Train by the recipe. Raises DivergedError, SettingsError."""
     train = recipe.train
-    if train.batch % train.accumulate:
-        raise SettingsError(f"--train.batch {train.batch} is not a multiple of --train.accumulate {train.accumulate}")
     accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
         mixed_precision=_precision(train),
         gradient_accumulation_steps=train.accumulate,
         log_with=train.report_to,
         project_dir=str(recipe.folder / "logs"),
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
-    student, _, cache = open_training(recipe, accelerator.device)
+    check_settings(train, accelerator.num_processes)
+    device = accelerator.device
+    student, _, cache = open_training(recipe, device)
     steps = total_steps(train, len(cache))
     folder = recipe.folder / "checkpoints"
-    if accelerator.is_main_process:
+    with accelerator.main_process_first():
         guard(folder, _settings(recipe, cache, steps))
-    if steps == 0:
+    if steps == 0 or checkpoint.final(folder).is_file():
         return
-    depth = trunk_depth(train, student.depth)
-    lengths = text_lengths(cache, student.tokens)
-    captions = Captions(cache, lengths, train.pad_positions, depth is not None, train.seed)
-    optimiser = torch.optim.AdamW(checkpoint.trainable(student).values(), lr=train.lr, weight_decay=train.weight_decay)
-    first = 0
+    learning = checkpoint.trainable(student)
+    optimiser = torch.optim.AdamW(learning.values(), lr=train.lr, weight_decay=train.weight_decay)
+    first, kept = 0, Kept(train.ema)
     losses: dict[str, list[float]] = {"start": [], "recent": []}
     newest = checkpoint.newest(folder)
     if newest is not None:
         found = checkpoint.read(newest)
-        checkpoint.restore(found, student, optimiser)
+        checkpoint.restore(found, student, optimiser, kept)
         first, losses = found.step, found.losses
-    like_lengths = lengths if train.pad_positions is not None else None
-    order = Order(len(cache), train.batch, train.seed, first, steps, train.accumulate, like_lengths)
-    loader = DataLoader(captions, batch_sampler=order, collate_fn=_as_is)  # type: ignore[arg-type]
-    model, prepared, loader = accelerator.prepare(student, optimiser, loader)
+    depth = trunk_depth(train, student.depth)
+    last = first if kept.exhausted(train.patience) else steps
+    loader = _loader(recipe, cache, student, depth is not None, range(first, last), accelerator)
+    loss_of = Loss.of(cache, train, student, device)
+    dev = Dev.of(recipe, cache, student, train.dev_every) if train.dev_every else None
+    model, prepared = accelerator.prepare(student, optimiser)
     floor = float(1 - cache.constant().norm(dim=-1).mean())  # mean over rows of cos(u, m) is |m|: the constant's loss
     accelerator.init_trackers("zhclip")
     bar = tqdm(total=steps, initial=first, desc="train", disable=not accelerator.is_main_process)
-    pending: list[torch.Tensor] = []
+    pending: list[dict[str, torch.Tensor]] = []
     step = first
     model.train()
     for batch in loader:
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with accelerator.accumulate(model):
             for group in optimiser.param_groups:
                 group["lr"] = rate(train, step, steps)
-            z = model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"])  # (B, P, D)
-            loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
-            accelerator.backward(loss)
+            if train.lora_dropout:
+                torch.manual_seed(step)  # so that a resumed run drops what an unbroken one drops
+            terms = loss_of(model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"]), batch)
+            accelerator.backward(terms["objective"])
             if accelerator.sync_gradients and train.clip is not None:
-                accelerator.clip_grad_norm_(checkpoint.trainable(student).values(), train.clip)
+                accelerator.clip_grad_norm_(learning.values(), train.clip)
             prepared.step()
             prepared.zero_grad()
-        pending.append(loss.detach())
+        pending.append({name: value.detach() for name, value in terms.items()})
         if not accelerator.sync_gradients:
             continue
         step += 1
+        kept.follow(learning, step)
         bar.update()
         if step % LOG_EVERY == 0 or step == steps or step % train.save_every == 0:
-            value = float(accelerator.gather(torch.stack(pending)).mean())
+            means = _means(pending, accelerator)
             pending.clear()
-            check(losses, value, step, train)
-            bar.set_postfix_str(f"loss {value:.4f} (constant {floor:.4f})")
-            accelerator.log({"train/loss": value, "train/lr": rate(train, step - 1, steps)}, step)
-            accelerator.log({"train/floor_constant": floor}, step)
-        if step % train.save_every == 0 or step == steps:
-            if accelerator.is_main_process:
-                checkpoint.save(folder, step, student, optimiser, losses)
-            accelerator.wait_for_everyone()
+            check(losses, means["objective"], step, train)
+            bar.set_postfix_str(f"loss {means['loss']:.4f} (constant {floor:.4f})")
+            accelerator.log({f"train/{name}": value for name, value in means.items()}, step)
+            accelerator.log({"train/lr": rate(train, step - 1, steps), "train/floor_constant": floor}, step)
+        if dev is not None and step % dev.every == 0:
+            with kept.applied(learning) as weights:
+                skill = dev.skill(student)
+                kept.judge(weights, skill, step)
+            model.train()
+            accelerator.log({"dev/skill": skill}, step)
+        done = step == steps or kept.exhausted(train.patience)
+        if (step % train.save_every == 0 or done) and accelerator.is_main_process:
+            checkpoint.save(folder, step, learning, optimiser, losses, kept)
+        accelerator.wait_for_everyone()
+        if done:
+            break
     bar.close()
+    if accelerator.is_main_process:
+        with kept.applied(learning) as weights:
+            chosen = kept.best if train.patience is not None and kept.best else weights
+            checkpoint.save_final(folder, chosen, kept.best_step if chosen is kept.best else step)
+    accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def check_settings(train: TrainSettings, processes: int) -> None:
+    """Raises SettingsError for settings that cannot go together."""
+    pieces = train.accumulate * processes
+    if train.batch % pieces:
+        raise SettingsError(
+            f"--train.batch {train.batch} is not a multiple of {pieces} (--train.accumulate {train.accumulate} "
+            f"times {processes} processes)"
+        )
+    if train.kv and not train.unet:
+        raise SettingsError(f"--train.kv {train.kv:g} needs --train.unet, the UNet whose cross-attention it reads")
+    if train.patience is not None and not train.dev_every:
+        raise SettingsError(f"--train.patience {train.patience} needs --train.dev_every, the steps between scorings")
+    if train.ema is not None and not 0 < train.ema < 1:
+        raise SettingsError(f"--train.ema {train.ema:g} is no decay; give a number between 0 and 1, such as 0.99")
+
+
+def _loader(
+    recipe: Recipe, cache: Cache, student: Student, trunk: bool, steps: range, accelerator: Accelerator
+) -> DataLoader:
+    train = recipe.train
+    lengths = text_lengths(cache, student.tokens)
+    captions = Captions(
+        cache,
+        lengths,
+        train.pad_positions,
+        trunk,
+        train.seed,
+        train.zone_weights,
+        next(iter(skip_caches(recipe)), None),
+        train.contrast > 0,
+    )
+    like_lengths = lengths if train.pad_positions is not None else None
+    share = (accelerator.process_index, accelerator.num_processes)
+    order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, like_lengths, *share)
+    pinned = accelerator.device.type == "cuda"
+    return DataLoader(captions, batch_sampler=order, collate_fn=_as_is, pin_memory=pinned)  # type: ignore[arg-type]
+
+
+def _means(pending: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> dict[str, float]:
+    """Each term's mean over the passes since the last call, and over the processes."""
+    stacked = torch.stack([torch.stack(list(terms.values())) for terms in pending]).mean(dim=0)  # (terms,)
+    means = accelerator.gather(stacked[None]).mean(dim=0).tolist()
+    return dict(zip(pending[0], means))
 
 
 def check(losses: dict[str, list[float]], value: float, step: int, train: TrainSettings) -> None:
@@ -193,7 +274,7 @@ def _as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
     train = asdict(recipe.train)
-    for name in ("report_to", "epochs", "save_every"):
+    for name in ("report_to", "epochs", "save_every", "accumulate"):
         del train[name]
     return train | {
         "steps": steps,
@@ -201,4 +282,5 @@ def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
         "window": recipe.window,
         "student": recipe.student.model,
         "teacher": recipe.teacher.model,
+        "skip": recipe.teacher.skip,
     }

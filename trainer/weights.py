@@ -87,7 +87,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return [folder / name for name in sorted(set(names))]
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors"):
         if (folder / name).is_file():
             return [folder / name]
     return sorted(folder.glob("pytorch_model-*.bin"))
