@@ -10,17 +10,29 @@ python -m trainer publish --run DIR --repo OWNER/NAME
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds: no traceback
+
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+
 from zhclip.artifact import ArtifactError
 
-from . import cache, convert, corpus, evaluate, export, publish, train, translate
+from . import cache, checkpoint, convert, corpus, evaluate, export, publish, train, translate
 from .export import ExportError
+from .failures import Stopped, full_disk, stoppable
+from .files import DamagedError, sweep
+from .locks import BusyError, hold, processes
 from .publish import PublishError
-from .recipe import EvaluateSettings, Recipe, SettingsError, to_yaml, write_text
+from .recipe import EvaluateSettings, Recipe, SettingsError, Translation, to_yaml, write_text
 from .report import to_markdown
 from .rows import CorpusError
 from .settings import OWN, parse_recipe, parser, to_recipe
@@ -34,42 +46,103 @@ STAGES: dict[str, Callable[[Recipe], object]] = {
     "evaluate": evaluate.run,
     "export": export.run,
 }
-EXPECTED = (ArtifactError, CorpusError, DivergedError, ExportError, ModelError, PublishError, SettingsError)
+EXPECTED = (
+    *(ArtifactError, BusyError, CorpusError, DamagedError, DivergedError, ExportError, ModelError, PublishError),
+    SettingsError,
+)
+PARTS = ("corpus", "checkpoints", "card")
+# What a killed run can leave in its folder beside the stages' results, and in the cache's.
+LEFT = ("recipe.yaml.tmp", "report.*.tmp", "encoder.*.tmp", ".adapter-*", *(f"{part}/*.tmp" for part in PARTS))
+LEFT_IN_CACHE = ("train/**/*.tmp", "dev/**/*.tmp")
+# The setting that says where a stage writes, and the flags that move it, for one that writes under --run alone.
+OUTPUTS = {"evaluate": "report", "translate": "translate.out", "convert": "out"}
+MOVES = {**dict.fromkeys([*STAGES, "run"], "--run or --cache.dir"), "evaluate": "--run or --report"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage. Returns the exit code: 0, or 1 after one line that says what is wrong."""
+    """Run one stage. Returns the exit code: 0, 1 after one line that says what is wrong, or 128 and the signal's number
+    after one that says where the same command goes on."""
     root = parser()
     values = root.parse_args(arguments)
     stage = values.subcommand
-    try:
-        if stage in OWN:
-            OTHERS[stage](OWN[stage][0](**vars(root.instantiate(values)[stage])))
-        else:
-            _run(stage, to_recipe(values[stage]))
-    except EXPECTED as error:
-        print(f"{stage}: {error}", file=sys.stderr)
-        return 1
+    with stoppable():
+        try:
+            if stage in OWN:
+                OTHERS[stage](OWN[stage][0](**vars(root.instantiate(values)[stage])))
+            else:
+                _run(stage, to_recipe(values[stage]))
+        except Stopped as stopped:
+            if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+                print(f"{stage}: stopped; the same command goes on {stopped.kept}", file=sys.stderr)
+            return 128 + stopped.number
+        except (*EXPECTED, OSError, SafetensorError) as error:
+            output = OUTPUTS.get(stage, "run")
+            said = full_disk(error, Path(values[stage].get(output) or "."), MOVES.get(stage, f"--{output}"))
+            if said is None and not isinstance(error, EXPECTED):
+                if not isinstance(error, OSError) or not error.filename:
+                    raise
+                said = f"{error.filename}: {error.strerror}"
+            print(f"{stage}: {said or error}", file=sys.stderr)
+            return 1
     return 0
 
 
 def _run(stage: str, recipe: Recipe) -> None:
-    resolved = recipe.folder / "recipe.yaml"
-    if not resolved.is_file():
-        write_text(resolved, to_yaml(recipe))
-    for name in STAGES if stage == "run" else (stage,):
-        STAGES[name](recipe)
-    # Written again only now: settings that a stage refused must not stand beside what the old ones made.
-    write_text(resolved, to_yaml(recipe))
+    with hold(recipe.folder / ".lock", f"--run {recipe.run}", "--run"):
+        resolved = recipe.folder / "recipe.yaml"
+        if processes().is_main_process:
+            sweep(recipe.folder, *LEFT)
+            if not resolved.is_file():
+                write_text(resolved, to_yaml(recipe))
+        for name in STAGES if stage == "run" else (stage,):
+            try:
+                _stage(name, recipe)
+            except Stopped as stopped:
+                stopped.kept = _kept(name, recipe)
+                raise
+        # Written again only now: settings that a stage refused must not stand beside what the old ones made.
+        if processes().is_main_process:
+            write_text(resolved, to_yaml(recipe))
     if stage == "run":
         print((recipe.folder / "report.md").read_text(encoding="utf-8"))
+
+
+def _stage(name: str, recipe: Recipe) -> None:
+    """One stage of a recipe. Runs can share a cache, so the stage that fills it holds that too."""
+    with ExitStack() as held:
+        if name == "cache":
+            folder = recipe.cache_folder
+            held.enter_context(hold(folder / ".lock", f"--cache.dir {folder}", "--cache.dir"))
+            if processes().is_main_process:
+                sweep(folder, *LEFT_IN_CACHE)
+        STAGES[name](recipe)
+
+
+def _kept(stage: str, recipe: Recipe) -> str:
+    """Where the same command goes on with an interrupted stage."""
+    if stage == "train" and (newest := checkpoint.newest(recipe.folder / "checkpoints")):
+        return f"from step {int(newest.stem.rpartition('-')[2])}"
+    if stage == "cache" and (count := len(list(recipe.cache_folder.glob("*/*/*.safetensors")))):
+        return f"behind the {count} shards in {recipe.cache_folder}"
+    return f"with the {stage} stage from its start"
+
+
+def _translate(settings: Translation) -> None:
+    try:
+        translate.run(settings.translate)
+    except Stopped as stopped:
+        count = len(list(Path(f"{settings.translate.out}.parts").glob("*/*.jsonl")))
+        stopped.kept = f"behind the {count} shards in {settings.translate.out}.parts"
+        raise
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
     if settings.artifact:
         found = evaluate.of_artifact(settings)
     elif settings.run:
-        found = evaluate.run(parse_recipe(Path(settings.run) / "recipe.yaml"))
+        recipe = parse_recipe(Path(settings.run) / "recipe.yaml")
+        with hold(Path(settings.run) / ".lock", f"--run {settings.run}", "--run"):
+            found = evaluate.run(recipe)
     else:
         raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
     if settings.report:
@@ -79,7 +152,7 @@ def _evaluate(settings: EvaluateSettings) -> None:
 
 OTHERS: dict[str, Callable[[Any], object]] = {
     "evaluate": _evaluate,
-    "translate": lambda settings: translate.run(settings.translate),
+    "translate": _translate,
     "convert": convert.run,
     "publish": publish.run,
 }

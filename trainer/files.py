@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,16 @@ def write_text(path: Path, text: str) -> None:
     _replace(path, lambda file: file.write(text.encode("utf-8")))
 
 
+def sweep(folder: Path, *patterns: str) -> None:
+    """Remove what killed runs left under temporary names. Call it where no other process can be writing."""
+    for pattern in patterns:
+        for left in folder.glob(pattern):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+
+
 def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -84,8 +95,10 @@ def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)  # on a full disk every byte of it is needed
+        if isinstance(error, OSError) and error.filename is None:  # a write that fails does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
