@@ -223,6 +223,21 @@ class Recipe:
 
 
 @dataclass
+class SweepSettings:
+    """Many recipes on one cache, in one table."""
+
+    grid: str | None = None
+    """YAML: `rows`, by name the settings in which each differs from the recipe (train.lr: 1.0e-3), or its `config`, a
+    recipe's file beside the grid; `settings` of every row; `seeds`, how many or which."""
+    set: dict[str, str] = field(default_factory=dict)
+    """What the grid's placeholders stand for: --sweep.set.captions FILE fills ${captions}."""
+    also: list[str] = field(default_factory=list)
+    """Further pairs to score each finished run on."""
+    export: bool = False
+    """Write each run's encoder, too."""
+
+
+@dataclass
 class EvaluateSettings:
     """Score a run's checkpoint on its dev pairs, or any artifact on any pairs."""
 
