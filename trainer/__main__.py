@@ -2,6 +2,7 @@
 
 python -m trainer run --config recipes/recommended.yaml --run DIR --student.model S --teacher.model T \
     --corpus.train A.tsv --corpus.dev B.tsv
+python -m trainer sweep --config recipes/recommended.yaml --run DIR ... --sweep.grid GRID.yaml
 python -m trainer evaluate --artifact DIR/encoder.safetensors --teacher.model T --corpus C.tsv --report R.json
 python -m trainer translate --translate.source CAPTIONS.tsv --translate.out PAIRS.tsv
 python -m trainer convert --source TAIYI --out taiyi.safetensors
@@ -30,12 +31,13 @@ from . import cache, checkpoint, convert, corpus, evaluate, export, publish, tra
 from .export import ExportError
 from .failures import Stopped, full_disk, stoppable
 from .files import DamagedError, sweep
-from .locks import BusyError, hold, processes
+from .locks import BusyError, hold
 from .publish import PublishError
 from .recipe import EvaluateSettings, Recipe, SettingsError, Translation, to_yaml, write_text
 from .report import to_markdown
 from .rows import CorpusError
-from .settings import OWN, parse_recipe, parser, to_recipe
+from .settings import OWN, parse_recipe, parser, to_recipe, to_sweep
+from .sweep import run as run_sweep
 from .train import DivergedError
 from .weights import ModelError
 
@@ -53,7 +55,7 @@ EXPECTED = (
 PARTS = ("corpus", "checkpoints", "card")
 # What a killed run can leave in its folder beside the stages' results, and in the cache's.
 LEFT = ("recipe.yaml.tmp", "report.*.tmp", "encoder.*.tmp", ".adapter-*", *(f"{part}/*.tmp" for part in PARTS))
-LEFT_IN_CACHE = ("train/**/*.tmp", "dev/**/*.tmp")
+LEFT_IN_CACHE = ("train*/*/*.tmp", "dev*/*/*.tmp")
 # The setting that says where a stage writes, and the flags that move it, for one that writes under --run alone.
 OUTPUTS = {"evaluate": "report", "translate": "translate.out", "convert": "out"}
 MOVES = {**dict.fromkeys([*STAGES, "run"], "--run or --cache.dir"), "evaluate": "--run or --report"}
@@ -69,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if stage in OWN:
                 OTHERS[stage](OWN[stage][0](**vars(root.instantiate(values)[stage])))
+            elif stage == "sweep":
+                run_sweep(*to_sweep(values[stage]))
             else:
                 _run(stage, to_recipe(values[stage]))
         except Stopped as stopped:
@@ -90,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(stage: str, recipe: Recipe) -> None:
     with hold(recipe.folder / ".lock", f"--run {recipe.run}", "--run"):
         resolved = recipe.folder / "recipe.yaml"
-        if processes().is_main_process:
+        if cache.processes().is_main_process:
             sweep(recipe.folder, *LEFT)
             if not resolved.is_file():
                 write_text(resolved, to_yaml(recipe))
@@ -101,7 +105,7 @@ def _run(stage: str, recipe: Recipe) -> None:
                 stopped.kept = _kept(name, recipe)
                 raise
         # Written again only now: settings that a stage refused must not stand beside what the old ones made.
-        if processes().is_main_process:
+        if cache.processes().is_main_process:
             write_text(resolved, to_yaml(recipe))
     if stage == "run":
         print((recipe.folder / "report.md").read_text(encoding="utf-8"))
@@ -113,7 +117,7 @@ def _stage(name: str, recipe: Recipe) -> None:
         if name == "cache":
             folder = recipe.cache_folder
             held.enter_context(hold(folder / ".lock", f"--cache.dir {folder}", "--cache.dir"))
-            if processes().is_main_process:
+            if cache.processes().is_main_process:
                 sweep(folder, *LEFT_IN_CACHE)
         STAGES[name](recipe)
 

@@ -13,6 +13,8 @@ import torch
 from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
 
 from .export import TOLERANCE, ExportError
+from .files import scratch
+from .locks import hold
 from .published import Published, read
 from .recipe import ConvertSettings, SettingsError, public_name, require
 from .student import Student, dimensions_of, tokens_of
@@ -42,14 +44,11 @@ def run(settings: ConvertSettings) -> Path:
     window = _window(found, settings.window)
     student = Student(found.bert, tokens_of(found.tokenizer, window, found.where), found.mask_padding)
     artifact = to_artifact(student, window, settings.licence, public_name(source) or source)
-    candidate = out.with_name(out.name + ".candidate")
-    save(artifact, candidate)
-    try:
+    with hold(out.with_name(f".{out.name}.lock"), f"--out {out}", "--out"), scratch(out) as folder:
+        candidate = folder / out.name
+        save(artifact, candidate)
         worst = difference(found, Student.from_artifact(load(candidate)), window)
-    except ExportError:
-        candidate.unlink()
-        raise
-    candidate.replace(out)
+        candidate.replace(out)
     padding = "masked" if found.mask_padding else "not masked"
     print(
         f"convert: {out}, {out.stat().st_size / 1e6:.0f} MB, {window} positions, padding {padding}; "

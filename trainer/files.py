@@ -11,7 +11,8 @@ import mmap
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,6 +75,20 @@ def read_header(path: Path, cure: str) -> dict[str, str]:
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all, in UTF-8."""
     _replace(path, lambda file: file.write(text.encode("utf-8")))
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """An empty folder .NAME.making beside `path`, gone afterwards, for what others write in their own way. One that a
+    killed run left is emptied first: call it where no other process can be writing."""
+    folder = path.with_name(f".{path.name}.making")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(folder: Path, *patterns: str) -> None:

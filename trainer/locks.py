@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
 from filelock import FileLock, Timeout
 
-PATIENCE = timedelta(hours=12)  # how long one process of a run waits for the others
+from .cache import processes
 
 
 class BusyError(RuntimeError):
     """A folder in which another process is working."""
-
-
-def processes() -> PartialState:
-    """The processes of this run. Without a GPU, gloo joins those of a launcher only where the CPU is asked for."""
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 @contextmanager

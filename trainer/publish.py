@@ -15,6 +15,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from zhclip.artifact import Artifact, Meta, load
 
 from .export import FILE
+from .locks import hold
 from .recipe import PublishSettings, SettingsError, require, write_text
 from .report import to_markdown
 
@@ -46,7 +47,8 @@ def run(settings: PublishSettings) -> None:
     # Named after the repository: many encoders meet in one models/text_encoders.
     file = f"{repo.rpartition('/')[2]}.safetensors"
     text = card(artifact, repo, file)
-    write_text(folder / "card" / "README.md", text)
+    with hold(folder / ".lock", f"--run {folder}", "--run"):
+        write_text(folder / "card" / "README.md", text)
     files = {"README.md": folder / "card" / "README.md", file: encoder} | adapter(folder, artifact.meta)
     for name, path in files.items():
         print(f"publish: {path} -> {HfApi().endpoint}/{repo}/{name}, {path.stat().st_size / 1e6:.1f} MB")

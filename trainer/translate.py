@@ -28,6 +28,7 @@ from tqdm import tqdm
 from zhclip.prompt import normalise
 
 from . import rows
+from .locks import hold
 from .recipe import SettingsError, Source, TranslateSettings, guard, require
 from .rows import Row
 from .translation_report import judge, read_shard
@@ -52,13 +53,14 @@ class Part:
 
 
 def run(settings: TranslateSettings) -> None:
-    """Stage `translate`. Raises CorpusError, ModelError, SettingsError."""
+    """Stage `translate`. Raises BusyError, CorpusError, ModelError, SettingsError."""
     out = Path(require(settings.out, "translate.out", "the pairs to write, a .tsv"))
     _check(settings, out)
     # Without a GPU, gloo joins the processes of a launcher only where the CPU is asked for.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     try:
-        _run(settings, out, state)
+        with hold(Path(f"{out}.parts") / ".lock", f"--translate.out {out}", "--translate.out"):
+            _run(settings, out, state)
     except OSError as error:
         raise SettingsError(
             f"{error.filename or out}: {error.strerror or error}; free the disk or give another --translate.out. "
