@@ -12,9 +12,9 @@ from torch import Tensor
 from painter.drawable import Prompt
 from painter.paint import score_encoder
 from painter.poster import Heat
-from trainer.evaluate import sentence
 from trainer.student import Student
 from zhclip.artifact import load
+from zhclip.calibration import sentence
 
 CAPTIONS = 20
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests import graphs, small
 from tests.graphs import Graph, node
 from tests.host import Host
-from trainer.evaluate import sentence
+from zhclip.calibration import sentence
 from zhclip.tokens import PromptTokenizer
 
 CHINESE, ENGLISH = small.captions()[0]

@@ -12,8 +12,9 @@ from trainer.evaluate import Norms, Sums
 from trainer.floors import Floors
 from trainer.objective import cosine_loss, unit, zone_masks
 from trainer.recipe import TrainSettings
-from trainer.retrieval import neighbours, retrieval, sentence
+from trainer.retrieval import neighbours, retrieval
 from trainer.train import DivergedError, check, rate, total_steps
+from zhclip.calibration import sentence
 
 
 def test_cosine_loss_is_one_minus_the_cosine() -> None:

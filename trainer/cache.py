@@ -25,9 +25,11 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from zhclip.calibration import sentence
+
 from . import corpus
 from .corpus import Pair
-from .objective import sentence, unit
+from .objective import unit
 from .recipe import Recipe, SettingsError, guard, require
 from .student import Ridge, Student, load_student, trunk_depth
 from .teacher import Teacher, load_teacher

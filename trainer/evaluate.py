@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from zhclip.artifact import load
+from zhclip.calibration import sentence
 from zhclip.structure import Structure
 
-from . import captions, corpus
+from . import captions, checkpoint, corpus, curves
 from .cache import Cache, build, default_device, teacher_of
 from .captions import Caption
 from .corpus import Pair
 from .floors import ORDINARY, Floors
 from .objective import ZONES, cosine_loss, zone_masks
-from .recipe import EvaluateSettings, Recipe, SettingsError, TrainSettings, corpus_name, require, write_text
+from .recipe import EvaluateSettings, Recipe, SettingsError, TrainSettings, corpus_name, public, require, write_text
 from .report import to_markdown
-from .retrieval import likeness, neighbours, ranks, retrieval, sentence
+from .report_page import Sources, page
+from .retrieval import likeness, neighbours, ranks, retrieval
 from .rows import CorpusError, read
 from .settings import parse_recipe
 from .student import Student, load_student, trunk_depth
@@ -29,6 +31,7 @@ from .teacher import Teacher, load_teacher
 from .train import trained_student
 
 BATCH = 64
+MAPPED = 20  # captions in the page's heat map
 
 
 class Sums:
@@ -99,6 +102,11 @@ class Scored:
         rows = zip(pairs, *(column.tolist() for column in columns), nearest, strict=True)
         return [Caption(pair.zh, pair.en, *figures) for pair, *figures in rows]
 
+    def map(self) -> tuple[list[int], list[list[float]]]:
+        """Captions from all over the table, and how alike they are, zh by en."""
+        chosen = torch.linspace(0, len(self.loss) - 1, min(MAPPED, len(self.loss))).long()
+        return chosen.tolist(), self.likeness[chosen][:, chosen].tolist()
+
 
 def score(student: Student, structure: Structure, cache: Cache, floors: list[Floors]) -> dict:
     """The report of a student over a cached corpus (all layers' states stored).
@@ -162,7 +170,7 @@ def scored(student: Student, structure: Structure, cache: Cache, floors: list[Fl
     )
 
 
-def structure_of(student: Student, teacher: Teacher, cache: Cache) -> Structure:
+def structure_of(teacher: Teacher, cache: Cache, learnt_norms: bool = False) -> Structure:
     """What is stored and not learnt: the norm table, the empty prompt and, for CLIP, position 0."""
     empty = teacher.encode([""])[0][0].cpu()  # (W, D)
     return Structure(
@@ -170,26 +178,49 @@ def structure_of(student: Student, teacher: Teacher, cache: Cache) -> Structure:
         proj_bias=None,
         position0=empty[0].clone() if teacher.causal else None,
         empty=empty,
-        norms=cache.norms(),
+        norms=None if learnt_norms else cache.norms(),
     )
 
 
 @dataclass(frozen=True)
+class Head:
+    """One of a run's two answers, the last layer's or clip skip's: who gives it, and the pairs it is scored on."""
+
+    student: Student
+    structure: Structure
+    train: Cache
+    dev: Cache
+
+
+def heads(recipe: Recipe, student: Student, cache: Cache, teacher: Teacher) -> list[Head]:
+    """The last layer's answer and, where the recipe has a target for it, that of the layer before."""
+    folder, norms = recipe.cache_folder, recipe.train.norm > 0
+    last = Head(student, structure_of(teacher, cache, norms), cache, Cache.open(folder / "dev", student.depth))
+    if not recipe.teacher.skip:
+        return [last]
+    cut, before = student.without_last(), replace(teacher, layer=teacher.layer - 1)
+    skip = Cache.open(folder / "train-skip", None)
+    return [last, Head(cut, structure_of(before, skip), skip, Cache.open(folder / "dev-skip", cut.depth))]
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """What is written about an encoder: the report, and the scored captions one by one."""
+    """What is written about an encoder: the report, the scored captions one by one, and what the page shows beside."""
 
     report: dict
     captions: list[Caption]
+    sources: Sources
 
 
 def run(recipe: Recipe) -> Evaluation:
-    """Stage `evaluate` of a run: RUN/report.json, report.md and report.captions.tsv."""
+    """Stage `evaluate` of a run: RUN/report.json, report.md, report.html, report.captions.tsv and RUN/logs/eval."""
     device = default_device()
     student, _, cache = trained_student(recipe, device)
     teacher = teacher_of(recipe, device)
-    dev = Cache.open(recipe.cache_folder / "dev", student.depth)
-    floors = Floors.of(cache, recipe.train.ridge_lambda)
-    found = scored(student, structure_of(student, teacher, cache), dev, [floors])
+    found, *skip = (
+        scored(head.student, head.structure, head.dev, [Floors.of(head.train, recipe.train.ridge_lambda)])
+        for head in heads(recipe, student, cache, teacher)
+    )
     pairs = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
     summary = json.loads((recipe.folder / "corpus" / "summary.json").read_text(encoding="utf-8"))
     report = found.report | {
@@ -197,9 +228,21 @@ def run(recipe: Recipe) -> Evaluation:
         "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
         "strategy": strategy_name(recipe),
     }
-    evaluation = Evaluation(report, found.captions(pairs))
+    if skip:
+        report["skip"] = skip[0].report
+    logs = recipe.folder / "logs"
+    sources = Sources(*found.map(), recipe=public(recipe), curves=curves.read(logs), corpus=summary)
+    evaluation = Evaluation(report, found.captions(pairs), sources)
     write_report(recipe.folder / "report.json", evaluation)
+    if "tensorboard" in recipe.train.report_to:
+        curves.write(logs, report, trained_steps(recipe))
     return evaluation
+
+
+def trained_steps(recipe: Recipe) -> int:
+    """The step at which the scored weights stood; 0 for ridge, which takes none."""
+    path = checkpoint.final(recipe.folder / "checkpoints")
+    return checkpoint.read(path).step if path.is_file() else 0
 
 
 def strategy_name(recipe: Recipe) -> str:
@@ -248,7 +291,8 @@ def of_artifact(settings: EvaluateSettings) -> Evaluation:
         "corpus": {"name": Path(source).name, "rejected": cleaned.counts()},
         "strategy": meta.strategy,
     }
-    return Evaluation(report, found.captions(cleaned.pairs))
+    sources = Sources(*found.map(), recipe=meta.recipe, curves={}, corpus={})
+    return Evaluation(report, found.captions(cleaned.pairs), sources)
 
 
 def recipe_beside(artifact: Path) -> Recipe | None:
@@ -268,8 +312,10 @@ def _floors(beside: Recipe | None, untrained: Student, cache: Cache, penalty: fl
 
 
 def write_report(path: Path, evaluation: Evaluation) -> None:
-    """The report as JSON and as Markdown, and the table of its captions: R.json, R.md, R.captions.tsv."""
+    """The report as JSON, as Markdown and as a page, and the table of its captions: R.json, R.md, R.html,
+    R.captions.tsv."""
     captions.write(captions.beside(path), evaluation.captions)
+    write_text(path.with_suffix(".html"), page(evaluation.report, evaluation.captions, evaluation.sources))
     write_text(path.with_suffix(".md"), to_markdown(evaluation.report))
     # Last: what stands beside it is then of the same encoder.
     write_text(path, json.dumps(evaluation.report, indent=1))

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
+from zhclip.structure import Structure
 
 from . import corpus
-from .cache import Cache, default_device, teacher_of
-from .evaluate import strategy_name, structure_of
+from .cache import default_device, teacher_of
+from .evaluate import Head, heads, strategy_name
 from .recipe import Recipe, SettingsError, public, public_name
 from .student import Student, dimensions_of
 from .train import trained_student
@@ -40,17 +41,18 @@ def run(recipe: Recipe) -> None:
         raise SettingsError(f"{report_file}: not there; run the evaluate stage first (`python -m trainer evaluate`)")
     student, adapter, cache = trained_student(recipe, device)
     teacher = teacher_of(recipe, device)
-    student.structure = structure_of(student, teacher, cache)
-    dev = Cache.open(recipe.cache_folder / "dev", student.depth)
-    ids = dev.shards[0]["ids"][:SAMPLE].long()
-    empty = torch.tensor(student.tokens.windows(""))
-    before = student.encode_ids(torch.cat([ids, empty])).cpu()
+    answers = heads(recipe, student, cache, teacher)
+    for head in answers:
+        head.student.structure = head.structure
+    ids = answers[0].dev.shards[0]["ids"][:SAMPLE].long()
+    ids = torch.cat([ids, torch.tensor(student.tokens.windows(""))])
+    before = [head.student.encode_ids(ids).cpu() for head in answers]
     if adapter is not None:
         adapter.peft_config["default"].base_model_name_or_path = public_name(recipe.student.model)
         _write_folder(recipe.folder / "adapter", lambda to: adapter.save_pretrained(to, save_embedding_layers=False))
         adapter.merge_and_unload()
+    structures = [stored(head, recipe.window) for head in answers]
     pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
-    s = student.structure
     artifact = Artifact(
         meta=Meta(
             dimensions=dimensions_of(student),
@@ -68,16 +70,13 @@ def run(recipe: Recipe) -> None:
         ),
         bert={k: v for k, v in student.bert.state_dict().items() if "position_ids" not in k},
         tokenizer_json=student.tokens.tokenizer.to_str().encode("utf-8"),
-        proj_weight=student.proj_weight,
-        proj_bias=student.proj_bias,
-        position0=s.position0,
-        empty=s.empty,
-        norms=s.norms,
+        **structures[0],
+        skip={name: tensor for name, tensor in structures[-1].items() if tensor is not None and len(answers) > 1},
     )
     candidate = path.with_suffix(".candidate")
     save(artifact, candidate)
-    after = Student.from_artifact(load(candidate)).to(device).encode_ids(torch.cat([ids, empty])).cpu()
-    worst = float((after - before).abs().max())
+    after = [reader.encode_ids(ids).cpu() for reader in readers(load(candidate), device)]
+    worst = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
     if not worst <= TOLERANCE:
         candidate.unlink()
         raise ExportError(f"{path}: its outputs differ by {worst:.2e} from the trained model's, over {TOLERANCE:g}")
@@ -85,6 +84,29 @@ def run(recipe: Recipe) -> None:
     print(f"export: {path}, {path.stat().st_size / 1e6:.0f} MB, largest difference after reading back {worst:.1e}")
     if recipe.install:
         print(f"export: installed as {install(path, Path(recipe.install), recipe.folder.resolve().name)}")
+
+
+def stored(head: Head, window: int) -> dict[str, torch.Tensor | None]:
+    """A head's tensors as the artifact names them; one bias for all positions is written for each."""
+    bias, s = head.student.proj_bias, head.structure
+    return {
+        "proj_weight": head.student.proj_weight,
+        "proj_bias": None if bias is None else bias.expand(window, -1).contiguous(),
+        "position0": s.position0,
+        "empty": s.empty,
+        "norms": s.norms,
+    }
+
+
+def readers(artifact: Artifact, device: torch.device | str) -> list[Student]:
+    """The artifact's encoder and, where it has a target for clip skip, the one without the last layer."""
+    student = Student.from_artifact(artifact).to(device)
+    structure = Structure.of_skip(artifact)
+    if structure is None:
+        return [student]
+    cut = student.without_last()
+    cut.structure = structure
+    return [student, cut]
 
 
 def install(artifact: Path, comfyui: Path, name: str) -> Path:

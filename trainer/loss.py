@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from zhclip.calibration import sentence
+
 from .cache import Cache
 from .kv import Layer, kv_loss, load_layers
-from .objective import contrast_loss, cosine_loss, norm_loss, sentence
+from .objective import contrast_loss, cosine_loss, norm_loss
 from .recipe import Recipe, TrainSettings
 from .student import Student
 

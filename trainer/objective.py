@@ -50,11 +50,6 @@ def position_weights(
     return by_zone[:, positions] * drawn
 
 
-def sentence(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B, P, D), (B, P) bool -> (B, D): mean of the unit vectors over the text's positions."""
-    return (unit(z.float()) * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-
-
 def contrast_loss(zh: torch.Tensor, en: torch.Tensor, centre: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """InfoNCE from Chinese to English: (B, D) sentence vectors among a step's (N, D), all less `centre` (D,) -> (B,).
 

@@ -9,11 +9,6 @@ from .objective import unit
 RANKS = (1, 5, 10)
 
 
-def sentence(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B, W, D), (B, W) bool -> (B, D): mean of the unit vectors where the mask is True, 0 where it is nowhere."""
-    return (unit(z.float()) * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)
-
-
 def likeness(zh: torch.Tensor, en: torch.Tensor) -> torch.Tensor:
     """(N, D) sentence vectors of both sides -> (N, N) cosines, after each side is centred on its own mean."""
     return unit(zh - zh.mean(dim=0)) @ unit(en - en.mean(dim=0)).T

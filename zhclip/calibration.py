@@ -196,5 +196,5 @@ class Score:
 
 
 def sentence(z: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """(B, P, D) and (B, P) bool -> (B, D): the mean of the unit vectors where the text stands."""
-    return (normalize(z, dim=-1) * text[:, :, None]).sum(dim=1) / text.sum(dim=1, keepdim=True)
+    """(B, P, D) and (B, P) bool -> (B, D): the mean of the unit vectors where the text stands, 0 without any text."""
+    return (normalize(z, dim=-1) * text[:, :, None]).sum(dim=1) / text.sum(dim=1, keepdim=True).clamp_min(1)
