@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .recipe import ConvertSettings, EvaluateSettings, PublishSettings, Recipe, Translation
+from .recipe import CompareSettings, ConvertSettings, EvaluateSettings, PublishSettings, Recipe, Translation
 
 STAGES = {
     "corpus": "read, clean, deduplicate and split the pairs",
@@ -22,6 +22,7 @@ OWN = {
     "evaluate": (EvaluateSettings, "score a run's checkpoint, or any artifact on any pairs, against floors"),
     "translate": (Translation, "make pairs from English captions, by a translation model"),
     "convert": (ConvertSettings, "turn a published Chinese encoder (Taiyi, Chinese-CLIP) into an encoder's file"),
+    "compare": (CompareSettings, "paint the same prompts through several encoders and one SD1.5, with figures"),
     "publish": (PublishSettings, "write a run's model card, and with --push send card and encoder to a model hub"),
 }
 
@@ -38,6 +39,8 @@ def parser() -> ArgumentParser:
         made.add_class_arguments(settings, skip=switches)
         for name in switches:
             made.add_argument(f"--{name}", action="store_true")
+        if stage == "compare":
+            made.add_argument("--config", action="config", help="settings in YAML; flags after it win")
         stages.add_subcommand(stage, made, help=purpose)
     return root
 
