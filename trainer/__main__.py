@@ -6,6 +6,7 @@ python -m trainer sweep --config recipes/recommended.yaml --run DIR ... --sweep.
 python -m trainer evaluate --artifact DIR/encoder.safetensors --teacher.model T --corpus C.tsv --report R.json
 python -m trainer translate --translate.source CAPTIONS.tsv --translate.out PAIRS.tsv
 python -m trainer convert --source TAIYI --out taiyi.safetensors
+python -m trainer compare --checkpoint SD15 --encoders DIR/encoder.safetensors --seeds 1,2,3 --out DIR
 python -m trainer publish --run DIR --repo OWNER/NAME
 """
 
@@ -27,7 +28,7 @@ from safetensors import SafetensorError
 
 from zhclip.artifact import ArtifactError
 
-from . import cache, checkpoint, convert, corpus, evaluate, export, publish, train, translate
+from . import cache, checkpoint, compare, convert, corpus, evaluate, export, publish, train, translate
 from .export import ExportError
 from .failures import Stopped, full_disk, stoppable
 from .files import DamagedError, sweep
@@ -57,7 +58,7 @@ PARTS = ("corpus", "checkpoints", "card")
 LEFT = ("recipe.yaml.tmp", "report.*.tmp", "encoder.*.tmp", ".adapter-*", *(f"{part}/*.tmp" for part in PARTS))
 LEFT_IN_CACHE = ("train*/*/*.tmp", "dev*/*/*.tmp")
 # The setting that says where a stage writes, and the flags that move it, for one that writes under --run alone.
-OUTPUTS = {"evaluate": "report", "translate": "translate.out", "convert": "out"}
+OUTPUTS = {"evaluate": "report", "translate": "translate.out", "convert": "out", "compare": "out"}
 MOVES = {**dict.fromkeys([*STAGES, "run"], "--run or --cache.dir"), "evaluate": "--run or --report"}
 
 
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     with stoppable():
         try:
             if stage in OWN:
+                values[stage].pop("config", None)
                 OTHERS[stage](OWN[stage][0](**vars(root.instantiate(values)[stage])))
             elif stage == "sweep":
                 run_sweep(*to_sweep(values[stage]))
@@ -158,6 +160,7 @@ OTHERS: dict[str, Callable[[Any], object]] = {
     "evaluate": _evaluate,
     "translate": _translate,
     "convert": convert.run,
+    "compare": compare.run,
     "publish": publish.run,
 }
 
