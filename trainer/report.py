@@ -16,7 +16,6 @@ ROWS = {
 def to_markdown(report: dict) -> str:
     """A report's tables, each loss beside its floors."""
     losses = {"aligned": report["loss"], **report["floors"]}
-    found = {"aligned": report["retrieval"], **report["floors_retrieval"]}
     zones = [zone for zone in ZONES if zone in report["loss"]]
     lines = [
         f"# {report.get('strategy', 'encoder')} on {report['corpus']['name']}",
@@ -34,10 +33,17 @@ def to_markdown(report: dict) -> str:
     for name, label in ROWS.items():
         if losses.get(name):
             lines.append(f"| {label} | {' | '.join(f'{losses[name][zone]:.3f}' for zone in zones)} |")
-    lines += ["", "Share of captions that find their own translation, higher is better:", ""]
-    lines += ["| | zh to en R@1 | R@5 | R@10 | en to zh R@1 | R@5 | R@10 |", "|---|---|---|---|---|---|---|"]
+    lines += ["", "Share of captions that find their own translation, higher is better:", "", *_recalls(report, "")]
+    if "retrieval_content" in report:  # not in encoders of before
+        lines += ["", "The same from the positions between start and end alone:", "", *_recalls(report, "_content")]
+    return "\n".join(lines) + "\n"
+
+
+def _recalls(report: dict, of: str) -> list[str]:
+    found = {"aligned": report["retrieval" + of], **report["floors_retrieval" + of]}
+    lines = ["| | zh to en R@1 | R@5 | R@10 | en to zh R@1 | R@5 | R@10 |", "|---|---|---|---|---|---|---|"]
     for name, label in ROWS.items():
         if found.get(name):
             values = [found[name][side][rank] for side in ("zh_to_en", "en_to_zh") for rank in ("R@1", "R@5", "R@10")]
             lines.append(f"| {label} | {' | '.join(f'{v:.3f}' for v in values)} |")
-    return "\n".join(lines) + "\n"
+    return lines
