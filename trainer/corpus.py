@@ -10,24 +10,21 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from zhclip.tokens import PromptTokenizer
+
+from .compose import compose
 from .formats import moses_language
-from .pairs import Cleaned, Length, Pair, clean, clean_english, key
+from .pairs import Cleaned, Length, Pair, clean, clean_english, share
 from .recipe import CorpusSettings, Recipe, SettingsError, Source, guard, require, sources, write_text
 from .rows import CorpusError, Row, files, is_hub, read
 from .student import load_tokens
 from .summary import page
 from .teacher import caption_length, load_tokenizer
 
-__all__ = ["Cleaned", "Pair", "clean", "read_pairs", "rejects_table", "run", "sha256", "write_pairs"]
+__all__ = ["Cleaned", "Pair", "clean", "read_pairs", "rejects_table", "run", "sha256", "share", "write_pairs"]
 
 HEADER = "zh\ten\n"
 SAMPLE = 20_000  # pairs at most whose tokens are looked up for the share of unknown ones
-
-
-def share(en: str, purpose: str) -> float:
-    """A number in [0, 1) that an English caption always has, another one for each purpose."""
-    digest = hashlib.blake2b(key(en).encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def write_pairs(path: Path, pairs: list[Pair]) -> None:
@@ -76,7 +73,7 @@ def run(recipe: Recipe) -> None:
     folder, settings = recipe.folder / "corpus", recipe.corpus
     if not settings.english or settings.dev:
         require("given" if settings.train else None, "corpus.train", "the pairs to train on")
-    for name in ("dev_share", "min_han", "min_latin", "near"):
+    for name in ("compose", "dev_share", "min_han", "min_latin", "near"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value <= 1:
             raise SettingsError(f"--corpus.{name} {value:g} is no share; give a number from 0 to 1")
@@ -90,7 +87,7 @@ def run(recipe: Recipe) -> None:
     unknown = None
     if settings.train:
         tokens = load_tokens(student, recipe.window)
-        splits = _pairs(settings, tokens.length, en_length, recipe.window)
+        splits = _pairs(settings, tokens, en_length, recipe.window)
         pairs = splits["train"][0].pairs
         ids = [i for pair in pairs[:: len(pairs) // SAMPLE + 1] for i in tokens.ids(pair.zh)]
         unknown = ids.count(tokens.special.unknown) / max(1, len(ids))
@@ -106,13 +103,14 @@ def run(recipe: Recipe) -> None:
 
 
 def _pairs(
-    settings: CorpusSettings, zh_length: Length, en_length: Length, window: int
+    settings: CorpusSettings, tokens: PromptTokenizer, en_length: Length, window: int
 ) -> dict[str, tuple[Cleaned, Mixture]]:
-    """The two splits: of two corpora, or of one by the hash of each English caption."""
+    """The two splits: of two corpora, or of one by the hash of each English caption. The training pairs are followed by
+    the prompt-style ones that are made from them."""
     train, held = Mixture(sources(settings.train)), Mixture(sources(settings.dev or settings.train))
     cleaned = partial(
         clean,
-        zh_length=zh_length,
+        zh_length=tokens.length,
         en_length=en_length,
         window=window,
         min_han=settings.min_han,
@@ -128,6 +126,9 @@ def _pairs(
     dev_script = "keep" if settings.script == "both" else settings.script
     dev = cleaned(rows(held, True), script=dev_script)
     kept = cleaned(rows(train, False), taken=dev.pairs, limit=settings.limit, script=settings.script)
+    if settings.compose:
+        made = compose(kept.pairs, dev.pairs, settings.compose, tokens.ids, en_length, window)
+        kept = replace(kept, pairs=kept.pairs + made, composed=len(made))
     return {"train": (kept, train), "dev": (dev, held)}
 
 
@@ -145,6 +146,7 @@ def _write(folder: Path, splits: dict[str, tuple[Cleaned, Mixture]], unknown: fl
         summary[name] = {"rows": len(some.pairs), "rejected": some.counts(), "read": dict(mixture.read)}
         summary[name] |= {"left_out_by_weight": dict(mixture.left_out)} if mixture.left_out else {}
         summary[name] |= {"simplified_twins": some.twins} if some.twins else {}
+        summary[name] |= {"composed": some.composed} if some.composed else {}
     if unknown is not None:
         summary["train"]["unknown_tokens"] = unknown
     texts = {name: [(pair.zh, pair.en) for pair in some.pairs] for name, some in cleaned.items()}
@@ -153,7 +155,8 @@ def _write(folder: Path, splits: dict[str, tuple[Cleaned, Mixture]], unknown: fl
     write_text(folder / "summary.json", json.dumps(summary, indent=1))
     for name, counted in summary.items():
         noun = "captions" if name == "english" else "pairs"
-        print(f"corpus: {name} {counted['rows']} {noun}, rejected {counted['rejected'] or 'none'}")
+        composed = f", {counted['composed']} of them composed" if "composed" in counted else ""
+        print(f"corpus: {name} {counted['rows']} {noun}{composed}, rejected {counted['rejected'] or 'none'}")
 
 
 def rejects_table(splits: dict[str, Cleaned]) -> str:
@@ -169,6 +172,8 @@ def rejects_table(splits: dict[str, Cleaned]) -> str:
 
 def _settings(recipe: Recipe) -> dict:
     settings = {key: value for key, value in asdict(recipe.corpus).items() if key not in ("train", "dev", "english")}
+    if not settings["compose"]:  # a corpus from before there was a composer is still the same
+        del settings["compose"]
     for name in ("train", "dev", "english"):
         for at, source in enumerate(sources(getattr(recipe.corpus, name))):
             settings[f"{name} {at}"] = {k: v for k, v in asdict(source).items() if k != "path"}

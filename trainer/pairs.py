@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -30,11 +31,12 @@ class Pair:
 @dataclass(frozen=True)
 class Cleaned:
     """Clean pairs in file order, and the rejected rows with their reasons. `twins` of the pairs are the same captions
-    in simplified characters."""
+    in simplified characters, and the last `composed` of them are made from the others in prompt style."""
 
     pairs: list[Pair]
     rejects: list[tuple[Row, str]]
     twins: int = 0
+    composed: int = 0
 
     def counts(self) -> dict[str, int]:
         """Rejected rows by reason."""
@@ -155,6 +157,12 @@ class _Seen:
 def key(en: str) -> str:
     """What makes two English captions the same: their normalised, lower-cased text."""
     return fold(" ".join(en.split())).lower()
+
+
+def share(en: str, purpose: str) -> float:
+    """A number in [0, 1) that an English caption always has, another one for each purpose."""
+    digest = hashlib.blake2b(key(en).encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def fold(en: str) -> str:

@@ -82,6 +82,8 @@ class CorpusSettings:
     """English captions that share so much of their words, word pairs and triples are one (Jaccard); null keeps them."""
     script: Literal["keep", "simplify", "both"] = "keep"
     """Traditional Chinese: as written, simplified by OpenCC, or, in the training pairs, both."""
+    compose: float = 0.0
+    """Prompt-style pairs made from the training pairs, about so many as a share of them (0 to 1); 0: none."""
 
 
 @dataclass

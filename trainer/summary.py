@@ -27,12 +27,16 @@ def page(summary: dict[str, dict], kept: Mapping[str, Texts], rejects: dict[str,
 def section(name: str, counted: dict, kept: Texts, rejects: list[tuple[str, str, str]]) -> str:
     """One split."""
     left_out = sum(counted.get("left_out_by_weight", {}).values())
-    total = counted["rows"] - counted.get("simplified_twins", 0) + len(rejects)
-    out = [f"<h2>{escape(name)}</h2>\n<p>{counted['rows']:,} kept, {len(rejects):,} rejected of {total:,} rows."]
+    composed = counted.get("composed", 0)
+    clean, made = kept[: len(kept) - composed], kept[len(kept) - composed :]
+    total = len(clean) - counted.get("simplified_twins", 0) + len(rejects)
+    out = [f"<h2>{escape(name)}</h2>\n<p>{len(clean):,} kept, {len(rejects):,} rejected of {total:,} rows."]
     if left_out:
         out.append(f" {left_out:,} more were left out by their source's weight.")
     if counted.get("simplified_twins"):
         out.append(f" {counted['simplified_twins']:,} of the kept are twins in simplified characters.")
+    if composed:
+        out.append(f" {composed:,} more in prompt style were composed from them.")
     if "unknown_tokens" in counted:
         out.append(f" {counted['unknown_tokens']:.2%} of the Chinese tokens are unknown to the student's vocabulary.")
     out.append(" Every rejected row stands in rejects.tsv.</p>\n")
@@ -45,11 +49,17 @@ def section(name: str, counted: dict, kept: Texts, rejects: list[tuple[str, str,
     if any(zh for zh, _ in kept):
         out.append(f"<h3>Chinese, characters</h3>{histogram([len(zh) for zh, _ in kept])}\n")
     out.append(f"<h3>English, words</h3>{histogram([len(en.split()) for _, en in kept])}\n")
-    step = max(1, len(kept) // SHOWN)
-    out += ["<h3>Kept</h3>", table(list(kept[::step][:SHOWN]), ("zh", "en"))]
+    out += ["<h3>Kept</h3>", table(some(clean), ("zh", "en"))]
+    if made:
+        out += ["<h3>Composed</h3>", table(some(made), ("zh", "en"))]
     if rejects:
         out += ["<h3>Rejected</h3>", table(examples(rejects), ("reason", "zh", "en"))]
     return "".join(out)
+
+
+def some(texts: Texts) -> Texts:
+    """A few of them, from all parts of the file."""
+    return texts[:: max(1, len(texts) // SHOWN)][:SHOWN]
 
 
 def examples(rejects: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
