@@ -49,6 +49,7 @@ STAGES: dict[str, Callable[[Recipe], object]] = {
     "evaluate": evaluate.run,
     "export": export.run,
 }
+SHARED = ("cache", "train")  # what the processes of a launcher do together; one alone does the rest
 EXPECTED = (
     *(ArtifactError, BusyError, CorpusError, DamagedError, DivergedError, ExportError, ModelError, PublishError),
     SettingsError,
@@ -102,14 +103,16 @@ def _run(stage: str, recipe: Recipe) -> None:
                 write_text(resolved, to_yaml(recipe))
         for name in STAGES if stage == "run" else (stage,):
             try:
-                _stage(name, recipe)
+                if name in SHARED or cache.processes().is_main_process:
+                    _stage(name, recipe)
+                cache.processes().wait_for_everyone()
             except Stopped as stopped:
                 stopped.kept = _kept(name, recipe)
                 raise
         # Written again only now: settings that a stage refused must not stand beside what the old ones made.
         if cache.processes().is_main_process:
             write_text(resolved, to_yaml(recipe))
-    if stage == "run":
+    if stage == "run" and cache.processes().is_main_process:
         print((recipe.folder / "report.md").read_text(encoding="utf-8"))
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .recipe import CompareSettings, ConvertSettings, EvaluateSettings, PublishSettings, Recipe, Translation
+from .recipe import (
+    CompareSettings,
+    ConvertSettings,
+    EvaluateSettings,
+    PublishSettings,
+    Recipe,
+    SweepSettings,
+    Translation,
+)
 
 STAGES = {
     "corpus": "read, clean, deduplicate and split the pairs",
@@ -16,6 +24,8 @@ STAGES = {
     "export": "write the encoder's file, read back and compared",
     "run": "corpus, cache, train, evaluate and export, going on where an earlier call stopped",
 }
+
+SWEEP = "train a grid of recipes on one cache, and lay them side by side in one table"
 
 # Stages outside a recipe, each with settings of its own.
 OWN = {
@@ -33,6 +43,7 @@ def parser() -> ArgumentParser:
     stages = root.add_subcommands(metavar="STAGE")
     for stage, purpose in STAGES.items():
         stages.add_subcommand(stage, recipe_parser(purpose), help=purpose)
+    stages.add_subcommand("sweep", _sweep_parser(), help=SWEEP)
     for stage, (settings, purpose) in OWN.items():
         made = ArgumentParser(description=purpose)
         switches = {f.name for f in fields(settings) if f.type == "bool"}
@@ -51,6 +62,21 @@ def recipe_parser(purpose: str = "") -> ArgumentParser:
     made.add_argument("--config", action="config", help="a recipe in YAML; flags after it win")
     made.add_class_arguments(Recipe)
     return made
+
+
+def _sweep_parser() -> ArgumentParser:
+    """Flags of a Recipe, and of SweepSettings."""
+    made = recipe_parser(SWEEP)
+    made.add_class_arguments(SweepSettings, "sweep", skip={"also", "export"})
+    made.add_argument("--sweep.also", nargs="*", default=[], metavar="FILE")
+    made.add_argument("--sweep.export", action="store_true")
+    return made
+
+
+def to_sweep(values: Namespace) -> tuple[Recipe, SweepSettings]:
+    """The dataclasses of parsed values of the stage `sweep`."""
+    settings = SweepSettings(**vars(values.pop("sweep")))
+    return to_recipe(values), settings
 
 
 def parse_recipe(path: Path) -> Recipe:
