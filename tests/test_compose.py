@@ -15,9 +15,10 @@ from opencc import OpenCC
 
 from tests import encoders, small
 from trainer.__main__ import main
-from trainer.compose import SEPARATORS, Item, chinese, compose, english, phrases
+from trainer.compose import SEPARATORS, chinese, compose, english
 from trainer.corpus import Pair, read_pairs
 from trainer.pairs import has_chinese, key
+from trainer.phrases import Item, phrases
 from trainer.student import load_tokens
 from trainer.teacher import caption_length, load_tokenizer
 from zhclip.prompt import BREAK, normalise, parts

@@ -22,25 +22,20 @@ corpus leaves most rows as they were. `Random.random` alone is drawn from, the o
 from __future__ import annotations
 
 import random
+import re
 from bisect import bisect
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
-from itertools import accumulate
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 from opencc import OpenCC
 
 from zhclip.prompt import BREAK, normalise, parse, tidy
 
 from .pairs import Length, Pair, has_chinese, key, share
+from .phrases import Draw, Item, pick, say, tag, weighted
 
-T = TypeVar("T")
-Draw = Callable[[], float]
 Odds = dict[str, tuple[float, ...]]
-TABLE = Path(__file__).with_name("phrases.tsv")
 ORDERS = [
     order.split()
     for order in (
@@ -72,61 +67,15 @@ SEPARATORS = ("\uff0c", ", ", " ")
 SEPARATOR_ODDS = (0.5, 0.35, 0.15)
 TWINS = 0.2  # share of the prompts that are typed twice
 # Nobody capitalises the first word of a tag; a name keeps its capital.
-LOWERED = {
-    *("A", "An", "The", "This", "These", "There", "One", "Two", "Three", "Four", "Five", "Six", "Several", "Some"),
-    *(
-        "Many",
-        "People",
-        "Man",
-        "Men",
-        "Woman",
-        "Women",
-        "Boy",
-        "Girl",
-        "Child",
-        "Children",
-        "Someone",
-        "In",
-        "On",
-        "At",
-    ),
-}
-SYLLABLES = [first + vowel for first in "bdfgjklmnrstvwxyz" for vowel in "aeiou"]
-ENDINGS = ("", "", "_style", "_v1", "_v2", "-xl", " \\(game\\)", " \\(character\\)")
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """A row of the table: several ways to say it in Chinese, one in English."""
-
-    zh: tuple[str, ...]
-    en: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """One element of a prompt in both languages, how it is bracketed, and whether it follows without a comma."""
-
-    slot: str
-    zh: str
-    en: str
-    wrap: str = "{}"
-    glued: bool = False
-
-
-@cache
-def phrases() -> dict[str, list[Phrase]]:
-    """The table by slot."""
-    found = defaultdict(list)
-    for line in TABLE.read_text(encoding="utf-8").splitlines()[1:]:
-        slot, zh, en = line.split("\t")
-        found[slot].append(Phrase(tuple(zh.split("|")), en))
-    return dict(found)
+LOWERED = re.compile(
+    "(A|An|The|This|These|There|One|Two|Three|Four|Five|Six|Several|Some|Many|People|Man|Men|Woman|Women|Boy|Girl|Child|"
+    "Children|Someone|In|On|At) "
+)
 
 
 def compose(
     pairs: Sequence[Pair],
-    held: Iterable[Pair],
+    held: Sequence[Pair],
     amount: float,
     zh_ids: Callable[[str], list[int]],
     en_length: Length,
@@ -135,8 +84,8 @@ def compose(
     """About `amount` times as many prompt-style pairs as there are pairs, in their order. None is a pair of `pairs` or
     of `held` in either language, none is longer than the window, and no two read the same in Chinese."""
     composer = Composer(pairs, zh_ids, en_length, window)
-    english = {key(pair.en) for some in (pairs, held) for pair in some}
-    chinese = {pair.zh for some in (pairs, held) for pair in some}
+    there_zh = {pair.zh for some in (pairs, held) for pair in some}
+    there_en = {key(pair.en) for some in (pairs, held) for pair in some}
     read: set[tuple[int, ...]] = set()
     made: list[Pair] = []
     for pair in pairs:
@@ -144,7 +93,7 @@ def compose(
             continue
         for row in composer.rows(pair):
             ids = tuple(zh_ids(row.zh))
-            if row.zh not in chinese and key(row.en) not in english and ids not in read:
+            if row.zh not in there_zh and key(row.en) not in there_en and ids not in read:
                 read.add(ids)
                 made.append(row)
     return made
@@ -230,8 +179,7 @@ class Composer:
 def caption(pair: Pair) -> tuple[str, str]:
     """A caption as an element of a list: no full stop, a small first letter, its own brackets escaped."""
     zh, en = pair.zh.rstrip(" .,;!"), pair.en.rstrip(" .,;!")
-    first, space, others = en.partition(" ")
-    en = (first.lower() if first in LOWERED else first) + space + others
+    en = en[:1].lower() + en[1:] if LOWERED.match(en) else en
     zh, en = (text.replace("(", "\\(").replace(")", "\\)") for text in (zh, en))
     return zh, en
 
@@ -246,28 +194,6 @@ def tabled(draw: Draw, kind: str) -> tuple[Item, Odds]:
         zh, en = frame_zh.format(zh), frame_en.format(en)
         odds = {slot: chances for slot, chances in odds.items() if slot not in ("medium", "eyes", "pose")}
     return Item("subject", zh, en), odds
-
-
-def tag(draw: Draw, slot: str) -> Item:
-    """A tag of the table, or a painter or an invented trigger word in a turn of the table."""
-    if slot not in ("artist", "trigger"):
-        return Item(slot, *say(draw, slot))
-    name = say(draw, "artist")[1] if slot == "artist" else trigger(draw)
-    zh, en = say(draw, "by" if slot == "artist" else "trigger")
-    if "_style" in name or "\\(" in name:
-        zh, en = "{}", "{}"
-    return Item(slot, zh.format(name), en.format(name))
-
-
-def trigger(draw: Draw) -> str:
-    """A word that means nothing, as makers of LoRAs choose them."""
-    return "".join(pick(draw, SYLLABLES) for _ in range(2 + (draw() < 0.5))) + pick(draw, ENDINGS)
-
-
-def say(draw: Draw, slot: str) -> tuple[str, str]:
-    """One phrase of a slot, in one of its Chinese forms."""
-    phrase = pick(draw, phrases()[slot])
-    return pick(draw, phrase.zh), phrase.en
 
 
 def bracketed(draw: Draw, items: list[Item]) -> list[Item]:
@@ -298,13 +224,3 @@ def english(items: list[Item]) -> str:
 def typed_as(elements: list[tuple[str, bool]], separator: str) -> str:
     """A prompt as typed. An element's flag says that it follows without a separator."""
     return "".join(text if glued or not at else separator + text for at, (text, glued) in enumerate(elements))
-
-
-def pick(draw: Draw, some: Sequence[T]) -> T:
-    """One of some, all alike."""
-    return some[int(draw() * len(some))]
-
-
-def weighted(draw: Draw, some: Sequence[T], odds: Sequence[float]) -> T:
-    """One of some by their odds, which add up to 1."""
-    return some[min(bisect(list(accumulate(odds)), draw()), len(some) - 1)]
