@@ -30,7 +30,7 @@ from zhclip.artifact import ArtifactError
 
 from . import cache, checkpoint, compare, convert, corpus, evaluate, export, publish, train, translate
 from .export import ExportError
-from .failures import Stopped, full_disk, stoppable
+from .failures import Stopped, full_disk, say, stoppable
 from .files import DamagedError, sweep
 from .locks import BusyError, hold
 from .publish import PublishError
@@ -80,16 +80,17 @@ def main(arguments: list[str] | None = None) -> int:
                 _run(stage, to_recipe(values[stage]))
         except Stopped as stopped:
             if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-                print(f"{stage}: stopped; the same command goes on {stopped.kept}", file=sys.stderr)
+                say(f"{stage}: stopped; the same command goes on {stopped.kept}")
             return 128 + stopped.number
         except (*EXPECTED, OSError, SafetensorError) as error:
             output = OUTPUTS.get(stage, "run")
-            said = full_disk(error, Path(values[stage].get(output) or "."), MOVES.get(stage, f"--{output}"))
+            where = Path(values[stage].get(output) or values[stage].get("run") or ".")
+            said = full_disk(error, where, MOVES.get(stage, f"--{output}"))
             if said is None and not isinstance(error, EXPECTED):
                 if not isinstance(error, OSError) or not error.filename:
                     raise
                 said = f"{error.filename}: {error.strerror}"
-            print(f"{stage}: {said or error}", file=sys.stderr)
+            say(f"{stage}: {said or error}")
             return 1
     return 0
 

@@ -6,6 +6,7 @@ import errno
 import re
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 FULL = {
     errno.ENOSPC: "the disk is full",
@@ -51,6 +53,13 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def say(line: str) -> None:
+    """One line to stderr, below the progress bars that are still open."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    print(line, file=sys.stderr)
 
 
 def full_disk(error: BaseException | None, folder: Path, move: str) -> str | None:
