@@ -146,11 +146,13 @@ def test_a_killed_sweep_goes_on_and_two_processes_share_one(finished: Path, inpu
     assert first.returncode == -signal.SIGKILL
     kept = tmp_path / "run" / "tiny" / "0" / "report.json"
     written = kept.stat().st_mtime_ns
+    sign.write_text(json.dumps(read(sign) | {"seconds": 1000}), encoding="utf-8")  # as though it had trained that long
     assert list(read(tmp_path / "run" / "sweep.json")["tables"]["dev.tsv"]["rows"]) == ["tiny"]
     said = [process.communicate(timeout=300)[0] for process in [start(tmp_path, inputs) for _ in range(2)]]
     made = [line.split(":")[1].strip() for text in said for line in text.splitlines() if " s of training" in line]
     assert sorted(made) == ["deep/0", "deep/1", "tiny/1"]
     assert kept.stat().st_mtime_ns == written
+    assert 1000 < read(sign)["seconds"] < 2000
     table = tmp_path / "run" / "sweep.json"
     assert without_seconds(read(table)) == without_seconds(read(finished / "sweep.json"))
     ours, theirs = figures(tmp_path / "run"), figures(finished)
@@ -164,7 +166,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(
 ) -> None:
     held = tmp_path / "run" / "tiny" / "0"
     held.mkdir(parents=True)
-    code = f"import filelock; lock = filelock.FileLock({str(held / '.lock')!r}); lock.acquire(); print(1, flush=True); input()"
+    code = f"from filelock import FileLock\nwith FileLock({str(held / '.lock')!r}): print(1, flush=True), input()"
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "1\n"
     grid = "rows: {tiny: , two: {train.layers: 2}}"
