@@ -124,7 +124,7 @@ def under_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, tor
 
 
 def load_strict(module: torch.nn.Module, tensors: dict[str, torch.Tensor], anchor: str, where: str) -> None:
-    """Load into a transformers module of either key layout; ModelError unless every parameter is given."""
+    """Load into a transformers module of either key layout; ModelError unless every parameter is given, and finite."""
     own = next(name for name in module.state_dict() if name.endswith(anchor))
     prefix = own[: -len(anchor)]
     wanted = {name[len(prefix) :]: tensor.shape for name, tensor in module.state_dict().items()}
@@ -136,7 +136,14 @@ def load_strict(module: torch.nn.Module, tensors: dict[str, torch.Tensor], ancho
         raise ModelError(
             f"{where}: {wrong[0]} is {tuple(tensors[wrong[0]].shape)}, config.json says {wanted[wrong[0]]}"
         )
-    module.load_state_dict({prefix + name: tensors[name] for name in wanted if name in tensors}, strict=False)
+    own_tensors = {prefix + name: tensors[name] for name in wanted if name in tensors}
+    spoilt = [name for name, tensor in own_tensors.items() if not tensor.isfinite().all()]
+    if spoilt:
+        raise ModelError(
+            f"{where}: {spoilt[0]} holds NaN or infinity ({len(spoilt)} of {len(own_tensors)} tensors do); copy or "
+            "download the model again, or take another"
+        )
+    module.load_state_dict(own_tensors, strict=False)
 
 
 def digest(module: torch.nn.Module) -> str:

@@ -1,0 +1,211 @@
+"""Kill every stage of the trainer at random moments, run it again, and compare what it made with an unbroken run's.
+
+python -m tests.crashes --kills 20 [--stages cache train] [--fresh 3] [--polite]
+
+A fresh process spends seconds on imports, in which a kill hits nothing. So this process imports everything once, and
+each run is a fork of it, killed with SIGKILL at a moment drawn evenly from the stage's own duration. `--fresh` adds
+real processes, killed between their start and end. `--polite` sends Ctrl-C once, Ctrl-C twice and SIGTERM in turn
+instead, which a stage must answer in one line. Prints a table; exit code 1 when any end differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+# A forked child inherits no threads; with one thread there are none to miss.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
+
+from tests import encoders, translators
+from trainer.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("corpus", "cache", "train", "evaluate", "export", "publish", "run", "translate", "convert")
+POLITE: list[tuple[int, ...]] = [(signal.SIGINT,), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)]
+COUNTS = ("kills", "hits", "identical")
+
+
+@dataclass
+class Row:
+    """What became of the kills of one stage."""
+
+    stage: str
+    seconds: float
+    kills: int = 0
+    hits: int = 0
+    identical: int = 0
+
+
+def inputs(folder: Path) -> dict[str, list[str]]:
+    """Small encoders and corpora, and each stage's arguments. Outputs are relative to the folder of a run."""
+    student, teacher = encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher")
+    train, dev = encoders.corpora(folder)
+    marian = translators.marian(folder / "marian", steps=80)
+    english = [line.split("\t")[1] for line in dev.read_text(encoding="utf-8").splitlines()]
+    (folder / "english.tsv").write_text("\n".join(english) + "\n", encoding="utf-8")
+    recipe = ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--window", "32", "--run", "run"]
+    models = ["--student.model", str(student), "--teacher.model", str(teacher)]
+    corpora = ["--corpus.train", str(train), "--corpus.dev", str(dev)]
+    lora = ["--run", "lora", "--train.strategy", "lora", "--train.lora_r", "4", "--train.ema", "0.9"]
+    translate = {"source": folder / "english.tsv", "out": "pairs.tsv", "model": marian, "max_tokens": 40}
+    translate |= {"batch": 4, "shard_rows": 4, "beams": 1}
+    arguments = {stage: [stage, *recipe, *models, *corpora] for stage in STAGES[:5]}
+    arguments["evaluate"] = ["evaluate", "--run", "run"]
+    arguments["publish"] = ["publish", "--run", "run", "--repo", "nobody/encoder"]
+    arguments["run"] = ["run", *recipe, *models, *corpora, *lora]
+    settings = (text for name, value in translate.items() for text in (f"--translate.{name}", str(value)))
+    arguments["translate"] = ["translate", *settings]
+    arguments["convert"] = ["convert", "--source", str(student), "--out", "models/encoder.safetensors"]
+    return arguments
+
+
+def start(arguments: list[str], folder: Path, fresh: bool = False, log: Path | None = None) -> int:
+    """Begin a run of the trainer in `folder`; its process id."""
+    output = os.open(log or folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        if fresh:
+            command = [sys.executable, "-m", "trainer", *arguments]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, env=environment).pid
+        if child := os.fork():
+            return child
+        code = 70
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # as before the imports of a fresh process
+            os.setsid()
+            os.chdir(folder)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            code = main(arguments)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)  # never back into this program
+    finally:
+        os.close(output)
+
+
+def ended(process: int) -> int:
+    """Wait for a process; its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def whole(arguments: list[str], folder: Path, fresh: bool = False) -> float:
+    """An unbroken run; its seconds."""
+    began = time.monotonic()
+    code = ended(start(arguments, folder, fresh))
+    if code:
+        log = folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+        raise SystemExit(f"{' '.join(arguments[:1])} ended with {code}:\n{log[-3000:]}")
+    return time.monotonic() - began
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder by name, without TensorBoard's, which carry times, and without locks."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    named = {str(path.relative_to(folder)): path for path in files}
+    kept = {n: p for n, p in named.items() if "logs" not in Path(n).parts and not n.endswith(".lock")}
+    return {name: path.read_bytes() for name, path in kept.items()}
+
+
+def unlike(folder: Path, unbroken: Path) -> list[str]:
+    """Names of the files that differ, or that only one side has."""
+    found, wanted = contents(folder), contents(unbroken)
+    return [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+
+
+def stop(process: int, signals: tuple[int, ...], log: Path) -> bool:
+    """Send the signals to a running stage; whether that ended it. A polite one must be answered in one line."""
+    for number in signals:
+        os.kill(process, number)
+    code = ended(process)
+    if code == 0 or signals == (signal.SIGKILL,):
+        return code != 0
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    in_words = code == 128 + signals[0] and "stopped; the same command goes on" in said[-1]
+    # A second Ctrl-C ends the process at once, as the first does before its work begins and after it has ended.
+    if "Traceback" in "".join(said) or not (in_words or code == -signals[0]):
+        raise SystemExit(f"ended with {code}:\n" + "\n".join(said[-30:]))
+    return True
+
+
+def crash(
+    stage: str, arguments: list[str], before: Path, after: Path, kills: list[tuple[int, ...]], fresh: bool, seed: int
+) -> Row:
+    """Stop a stage by each of `kills`, each time from `before`, and compare the ends with `after`."""
+    folder = after.with_name(f"{stage}-killed")
+    chance = random.Random(f"{seed} {stage}")
+    shutil.copytree(before, folder)
+    row = Row(f"{stage}, fresh process" if fresh else stage, whole(arguments, folder, fresh))
+    for signals in kills:
+        shutil.rmtree(folder)
+        shutil.copytree(before, folder)
+        moment = chance.uniform(0, row.seconds)
+        log = folder.with_suffix(".log")
+        log.unlink()
+        process = start(arguments, folder, fresh)
+        time.sleep(moment)
+        row.kills += 1
+        row.hits += stop(process, signals, log)
+        whole(arguments, folder, fresh)
+        different = unlike(folder, after)
+        row.identical += not different
+        if different:
+            print(f"{stage}, killed after {moment:.3f} s: {', '.join(different)}", file=sys.stderr)
+    shutil.rmtree(folder)
+    return row
+
+
+def crashes(stages: list[str], kills: list[tuple[int, ...]], fresh: int = 0, seed: int = 0) -> list[Row]:
+    """All rows of the table. A stage begins from what those before it in STAGES left unbroken."""
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "inputs").mkdir()
+        arguments = inputs(folder / "inputs")
+        before = folder / "empty"
+        before.mkdir()
+        for stage in STAGES:
+            after = folder / stage
+            shutil.copytree(before, after)
+            whole(arguments[stage], after)
+            if stage in stages:
+                rows.append(crash(stage, arguments[stage], before, after, kills, False, seed))
+                if stage == "run" and fresh:
+                    rows.append(crash(stage, arguments[stage], before, after, kills[:fresh], True, seed))
+            before = after
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown, with their sum."""
+    total = Row("all", sum(r.seconds for r in rows), *(sum(getattr(r, n) for r in rows) for n in COUNTS))
+    lines = ["| stage | seconds unbroken | kills | while it ran | identical ends |", "|---|---|---|---|---|"]
+    lines += [f"| {r.stage} | {r.seconds:.2f} | {r.kills} | {r.hits} | {r.identical} |" for r in [*rows, total]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--fresh", type=int, default=0)
+    parser.add_argument("--polite", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    kinds = POLITE if asked.polite else [(signal.SIGKILL,)]
+    found = crashes(asked.stages, list(islice(cycle(kinds), asked.kills)), asked.fresh, asked.seed)
+    print(table(found))
+    sys.exit(any(row.identical < row.kills for row in found))
