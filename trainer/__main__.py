@@ -20,21 +20,21 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from zhclip.artifact import ArtifactError
 
 from . import cache, checkpoint, compare, convert, corpus, evaluate, export, publish, train, translate
 from .export import ExportError
-from .failures import Stopped, full_disk, say, stoppable
+from .failures import Stop, full_disk, say, stoppable
 from .files import DamagedError, sweep
 from .locks import BusyError, hold
 from .publish import PublishError
-from .recipe import EvaluateSettings, Recipe, SettingsError, Translation, to_yaml, write_text
+from .recipe import EvaluateSettings, Recipe, SettingsError, to_yaml, write_text
 from .report import to_markdown
 from .rows import CorpusError
 from .settings import OWN, parse_recipe, parser, to_recipe, to_sweep
@@ -64,12 +64,14 @@ MOVES = {**dict.fromkeys([*STAGES, "run"], "--run or --cache.dir"), "evaluate": 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage. Returns the exit code: 0, 1 after one line that says what is wrong, or 128 and the signal's number
-    after one that says where the same command goes on."""
+    """Run one stage. Returns the exit code: 0, or 1 after one line that says what is wrong.
+
+    Ctrl-C and SIGTERM end the process after one line that says where the same command goes on.
+    """
     root = parser()
     values = root.parse_args(arguments)
     stage = values.subcommand
-    with stoppable():
+    with stoppable(stage) as stop:
         try:
             if stage in OWN:
                 values[stage].pop("config", None)
@@ -77,11 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             elif stage == "sweep":
                 run_sweep(*to_sweep(values[stage]))
             else:
-                _run(stage, to_recipe(values[stage]))
-        except Stopped as stopped:
-            if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-                say(f"{stage}: stopped; the same command goes on {stopped.kept}")
-            return 128 + stopped.number
+                _run(stage, to_recipe(values[stage]), stop)
         except (*EXPECTED, OSError, SafetensorError) as error:
             output = OUTPUTS.get(stage, "run")
             where = Path(values[stage].get(output) or values[stage].get("run") or ".")
@@ -95,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(stage: str, recipe: Recipe) -> None:
+def _run(stage: str, recipe: Recipe, stop: Stop) -> None:
     with hold(recipe.folder / ".lock", f"--run {recipe.run}", "--run"):
         resolved = recipe.folder / "recipe.yaml"
         if cache.processes().is_main_process:
@@ -103,13 +101,10 @@ def _run(stage: str, recipe: Recipe) -> None:
             if not resolved.is_file():
                 write_text(resolved, to_yaml(recipe))
         for name in STAGES if stage == "run" else (stage,):
-            try:
-                if name in SHARED or cache.processes().is_main_process:
-                    _stage(name, recipe)
-                cache.processes().wait_for_everyone()
-            except Stopped as stopped:
-                stopped.kept = _kept(name, recipe)
-                raise
+            stop.where = partial(_kept, name, recipe)
+            if name in SHARED or cache.processes().is_main_process:
+                _stage(name, recipe)
+            cache.processes().wait_for_everyone()
         # Written again only now: settings that a stage refused must not stand beside what the old ones made.
         if cache.processes().is_main_process:
             write_text(resolved, to_yaml(recipe))
@@ -137,15 +132,6 @@ def _kept(stage: str, recipe: Recipe) -> str:
     return f"with the {stage} stage from its start"
 
 
-def _translate(settings: Translation) -> None:
-    try:
-        translate.run(settings.translate)
-    except Stopped as stopped:
-        count = len(list(Path(f"{settings.translate.out}.parts").glob("*/*.jsonl")))
-        stopped.kept = f"behind the {count} shards in {settings.translate.out}.parts"
-        raise
-
-
 def _evaluate(settings: EvaluateSettings) -> None:
     if settings.artifact:
         found = evaluate.of_artifact(settings)
@@ -162,7 +148,7 @@ def _evaluate(settings: EvaluateSettings) -> None:
 
 OTHERS: dict[str, Callable[[Any], object]] = {
     "evaluate": _evaluate,
-    "translate": _translate,
+    "translate": lambda settings: translate.run(settings.translate),
     "convert": convert.run,
     "compare": compare.run,
     "publish": publish.run,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -24,32 +28,36 @@ FULL = {
 }
 
 
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM. `kept`: where the same command goes on."""
+@dataclass
+class Stop:
+    """What Ctrl-C or SIGTERM says. `where`: where the same command goes on."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-        self.kept = "from its start"
+    stage: str
+    where: Callable[[], str] = lambda: "where it stopped"
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        """Handle the signal: end the process, as kill -9 may at any moment, but in words.
+
+        Nothing is raised: libraries turn an exception inside a call from C into another one, and go on.
+        """
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)  # a second Ctrl-C waits for no disk
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            line = f"\n{self.stage}: stopped; the same command goes on {self.where()}\n"
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())  # print may be what was stopped
+        os._exit(128 + number)
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise Stopped. A second one ends the process at once, which does no damage either."""
+def stoppable(stage: str) -> Iterator[Stop]:
+    """Let Ctrl-C and SIGTERM end the process in words while the block lasts."""
+    stop = Stop(stage)
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield
+        yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
-        raise Stopped(number)
-
-    for number in before:
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
