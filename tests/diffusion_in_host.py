@@ -45,7 +45,7 @@ def main(out: Path) -> None:
     shape = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1, 1, 1])
     vae = AutoencoderKL(ddconfig={**shape, "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}, embed_dim=4)
     generator = torch.Generator().manual_seed(0)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for prefix, part in (("model.diffusion_model", unet), ("first_stage_model", vae)):
         made = {name: fill(name, value, generator) for name, value in part.state_dict().items()}
         part.load_state_dict(made)

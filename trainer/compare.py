@@ -82,10 +82,13 @@ def _check(settings: CompareSettings) -> None:
             of = "a multiple of 8" if least == 8 else "1 or more"
             raise SettingsError(f"--{name} {getattr(settings, name)}: give {of}")
     try:
+        from .likeness import Scorer
         from .pictures import scheduler_class
     except ImportError as error:
         raise SettingsError(f'{error.name} is not installed: pip install "diffusers>=0.35" pillow') from error
     scheduler_class(settings.sampler)
+    if settings.clip:
+        Scorer(settings.clip)  # what is wrong with it shows before the first picture, not behind the last
 
 
 def checkpoint_sha256(checkpoint: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
@@ -28,6 +29,7 @@ class Scorer:
 
     def __init__(self, model: str) -> None:
         folder = resolve(model, FLAG, FILES)
+        transformers.logging.set_verbosity_error()  # the same as below, over a page
         try:
             clip, said = CLIPModel.from_pretrained(folder, output_loading_info=True)
             self.processor = CLIPImageProcessor.from_pretrained(folder)
