@@ -30,11 +30,11 @@ from zhclip.artifact import ArtifactError
 
 from . import cache, checkpoint, compare, convert, corpus, evaluate, export, publish, train, translate
 from .export import ExportError
-from .failures import Stop, full_disk, say, stoppable
+from .failures import full_disk, goes_on, say, stoppable
 from .files import DamagedError, sweep
 from .locks import BusyError, hold
 from .publish import PublishError
-from .recipe import EvaluateSettings, Recipe, SettingsError, to_yaml, write_text
+from .recipe import EvaluateSettings, Recipe, SettingsError, Translation, to_yaml, write_text
 from .report import to_markdown
 from .rows import CorpusError
 from .settings import OWN, parse_recipe, parser, to_recipe, to_sweep
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     root = parser()
     values = root.parse_args(arguments)
     stage = values.subcommand
-    with stoppable(stage) as stop:
+    with stoppable(stage):
         try:
             if stage in OWN:
                 values[stage].pop("config", None)
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             elif stage == "sweep":
                 run_sweep(*to_sweep(values[stage]))
             else:
-                _run(stage, to_recipe(values[stage]), stop)
+                _run(stage, to_recipe(values[stage]))
         except (*EXPECTED, OSError, SafetensorError) as error:
             output = OUTPUTS.get(stage, "run")
             where = Path(values[stage].get(output) or values[stage].get("run") or ".")
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(stage: str, recipe: Recipe, stop: Stop) -> None:
+def _run(stage: str, recipe: Recipe) -> None:
     with hold(recipe.folder / ".lock", f"--run {recipe.run}", "--run"):
         resolved = recipe.folder / "recipe.yaml"
         if cache.processes().is_main_process:
@@ -101,9 +101,9 @@ def _run(stage: str, recipe: Recipe, stop: Stop) -> None:
             if not resolved.is_file():
                 write_text(resolved, to_yaml(recipe))
         for name in STAGES if stage == "run" else (stage,):
-            stop.where = partial(_kept, name, recipe)
-            if name in SHARED or cache.processes().is_main_process:
-                _stage(name, recipe)
+            with goes_on(partial(_kept, name, recipe)):
+                if name in SHARED or cache.processes().is_main_process:
+                    _stage(name, recipe)
             cache.processes().wait_for_everyone()
         # Written again only now: settings that a stage refused must not stand beside what the old ones made.
         if cache.processes().is_main_process:
@@ -132,6 +132,12 @@ def _kept(stage: str, recipe: Recipe) -> str:
     return f"with the {stage} stage from its start"
 
 
+def _translate(settings: Translation) -> None:
+    parts = Path(f"{settings.translate.out}.parts")
+    with goes_on(lambda: f"behind the {len(list(parts.glob('*/*.jsonl')))} shards in {parts}"):
+        translate.run(settings.translate)
+
+
 def _evaluate(settings: EvaluateSettings) -> None:
     if settings.artifact:
         found = evaluate.of_artifact(settings)
@@ -148,7 +154,7 @@ def _evaluate(settings: EvaluateSettings) -> None:
 
 OTHERS: dict[str, Callable[[Any], object]] = {
     "evaluate": _evaluate,
-    "translate": lambda settings: translate.run(settings.translate),
+    "translate": _translate,
     "convert": convert.run,
     "compare": compare.run,
     "publish": publish.run,

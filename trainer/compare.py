@@ -22,7 +22,7 @@ from zhclip.artifact import read_meta
 
 from .cells import DEFAULT, ENGLISH, Cell, Prompt, Row, cells, file_sha256, read_prompts, rows
 from .conditioning import Conditionings, encode_all
-from .failures import Stopped
+from .failures import goes_on
 from .files import read_tensors, sweep, write_tensors, write_text
 from .locks import hold
 from .recipe import CompareSettings, SettingsError, public_name, require
@@ -43,11 +43,8 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     folder = Path(settings.out)
     with hold(folder / ".lock", f"--out {settings.out}", "--out"):
         sweep(folder, "*.tmp", "*/*.tmp")
-        try:
+        with goes_on(lambda: f"behind the {len(list(folder.glob('pictures/*.png')))} pictures in {folder / 'pictures'}"):
             return _run(settings, folder)
-        except Stopped as stopped:
-            stopped.kept = f"behind the {len(list(folder.glob('pictures/*.png')))} pictures in {folder / 'pictures'}"
-            raise
 
 
 def _run(settings: CompareSettings, folder: Path) -> dict[str, Any]:

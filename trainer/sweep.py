@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from filelock import FileLock, Timeout
 
 from . import cache, checkpoint, corpus, evaluate, export, further, train
-from .failures import Stopped
+from .failures import goes_on
 from .files import DamagedError
 from .grid import Job, plan, read_grid, shaping
 from .locks import BusyError, hold, processes
@@ -57,11 +57,8 @@ def run(recipe: Recipe, settings: SweepSettings) -> None:
                 further.build(home, name, source)
     title = f"Sweep: {path.stem}"
     for job in jobs:
-        try:
+        with goes_on(f"with {job.name}; finished runs stay as they are"):
             made = not _done(job, also, settings.export) and _make(job, also, settings.export)
-        except Stopped as stopped:
-            stopped.kept = f"with {job.name}; finished runs stay as they are"
-            raise
         if made:
             _write_table(recipe.folder, title, jobs, also)
     print(_write_table(recipe.folder, title, jobs, also))
