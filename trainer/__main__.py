@@ -4,6 +4,7 @@ python -m trainer run --config recipes/recommended.yaml --run DIR --student.mode
     --corpus.train A.tsv --corpus.dev B.tsv
 python -m trainer sweep --config recipes/recommended.yaml --run DIR ... --sweep.grid GRID.yaml
 python -m trainer evaluate --artifact DIR/encoder.safetensors --teacher.model T --corpus C.tsv --report R.json
+python -m trainer compare-reports DIR DIR/report.json ... --out COMPARED.md
 python -m trainer translate --translate.source CAPTIONS.tsv --translate.out PAIRS.tsv
 python -m trainer convert --source TAIYI --out taiyi.safetensors
 python -m trainer compare --checkpoint SD15 --encoders DIR/encoder.safetensors --seeds 1,2,3 --out DIR
@@ -28,7 +29,7 @@ from safetensors import SafetensorError
 
 from zhclip.artifact import ArtifactError
 
-from . import cache, checkpoint, compare, convert, corpus, evaluate, export, publish, train, translate
+from . import cache, checkpoint, compare, compare_reports, convert, corpus, evaluate, export, publish, train, translate
 from .export import ExportError
 from .failures import full_disk, goes_on, say, stoppable
 from .files import DamagedError, sweep
@@ -56,10 +57,23 @@ EXPECTED = (
 )
 PARTS = ("corpus", "checkpoints", "card")
 # What a killed run can leave in its folder beside the stages' results, and in the cache's.
-LEFT = ("recipe.yaml.tmp", "report.*.tmp", "encoder.*.tmp", ".adapter-*", *(f"{part}/*.tmp" for part in PARTS))
+LEFT = (
+    "recipe.yaml.tmp",
+    "report.*.tmp",
+    "encoder.*.tmp",
+    ".adapter-*",
+    ".eval-*",
+    *(f"{part}/*.tmp" for part in PARTS),
+)
 LEFT_IN_CACHE = ("train*/*/*.tmp", "dev*/*/*.tmp")
 # The setting that says where a stage writes, and the flags that move it, for one that writes under --run alone.
-OUTPUTS = {"evaluate": "report", "translate": "translate.out", "convert": "out", "compare": "out"}
+OUTPUTS = {
+    "evaluate": "report",
+    "translate": "translate.out",
+    "convert": "out",
+    "compare": "out",
+    "compare-reports": "out",
+}
 MOVES = {**dict.fromkeys([*STAGES, "run"], "--run or --cache.dir"), "evaluate": "--run or --report"}
 
 
@@ -156,6 +170,7 @@ OTHERS: dict[str, Callable[[Any], object]] = {
     "evaluate": _evaluate,
     "translate": _translate,
     "convert": convert.run,
+    "compare-reports": compare_reports.run,
     "compare": compare.run,
     "publish": publish.run,
 }

@@ -258,6 +258,16 @@ class EvaluateSettings:
 
 
 @dataclass
+class CompareReportsSettings:
+    """Lay reports over the same captions side by side, with an interval for each difference from the first."""
+
+    reports: list[str] = field(default_factory=list)
+    """Runs' folders, or report.json files; the first is what the others are held against."""
+    out: str | None = None
+    """A .md or .html file to write as well."""
+
+
+@dataclass
 class ConvertSettings:
     """Turn a published Chinese encoder into an artifact, without training."""
 

@@ -15,8 +15,6 @@ ROWS = {
 
 def to_markdown(report: dict) -> str:
     """A report's tables, each loss beside its floors."""
-    losses = {"aligned": report["loss"], **report["floors"]}
-    zones = [zone for zone in ZONES if zone in report["loss"]]
     lines = [
         f"# {report.get('strategy', 'encoder')} on {report['corpus']['name']}",
         "",
@@ -27,16 +25,26 @@ def to_markdown(report: dict) -> str:
         "",
         "Mean cosine loss, lower is better:",
         "",
-        f"| | {' | '.join(zones)} |",
-        f"|---|{'---|' * len(zones)}",
+        *_losses(report),
     ]
-    for name, label in ROWS.items():
-        if losses.get(name):
-            lines.append(f"| {label} | {' | '.join(f'{losses[name][zone]:.3f}' for zone in zones)} |")
     lines += ["", "Share of captions that find their own translation, higher is better:", "", *_recalls(report, "")]
     if "retrieval_content" in report:  # not in encoders of before
         lines += ["", "The same from the positions between start and end alone:", "", *_recalls(report, "_content")]
+    if "skip" in report:
+        found = report["skip"]["retrieval"]["zh_to_en"]["R@1"]
+        lines += ["", f"Clip skip, the layer before the last: losses likewise; R@1 zh to en {found:.3f}.", ""]
+        lines += _losses(report["skip"])
     return "\n".join(lines) + "\n"
+
+
+def _losses(report: dict) -> list[str]:
+    losses = {"aligned": report["loss"], **report["floors"]}
+    zones = [zone for zone in ZONES if zone in report["loss"]]
+    lines = [f"| | {' | '.join(zones)} |", f"|---|{'---|' * len(zones)}"]
+    for name, label in ROWS.items():
+        if losses.get(name):
+            lines.append(f"| {label} | {' | '.join(f'{losses[name][zone]:.3f}' for zone in zones)} |")
+    return lines
 
 
 def _recalls(report: dict, of: str) -> list[str]:

@@ -39,8 +39,6 @@ def page(report: dict, captions: Sequence[Caption], sources: Sources) -> str:
     """The HTML."""
     templates = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     shown = [captions[i] for i in sources.mapped]
-    losses = {"aligned": report["loss"], **report["floors"]}
-    predictors = {name: losses[name] for name in ROWS if losses.get(name)}
     means = {"aligned": report["loss"]["all"], "constant": report["floors"]["constant"]["all"]}
     hardest = sorted(captions, key=lambda c: (-c.rank, -c.loss))
     return templates.from_string(_beside("report_page.html")).render(
@@ -52,8 +50,9 @@ def page(report: dict, captions: Sequence[Caption], sources: Sources) -> str:
         percent=lambda x: f"{x:.1%}",
         listed=listed,
         zones=[zone for zone in ZONES if zone in report["loss"]],
-        predictors=predictors,
-        largest=max(max(zones.values()) for zones in predictors.values()) or 1,
+        answers=[report, report["skip"]] if "skip" in report else [report],
+        losses=losses,
+        highest=lambda predictors: max(max(zones.values()) for zones in predictors.values()) or 1,
         retrievals=retrievals(report),
         ranks=[f"R@{k}" for k in RANKS],
         hard=hardest[:HARD],
@@ -77,6 +76,12 @@ def text(key: str, inner: str = "", **values: object) -> Markup:
     return Markup("").join(
         span.format(language, Markup.escape(said).format(**values)) for language, said in zip(LANGUAGES, phrase)
     )
+
+
+def losses(report: dict) -> dict[str, dict[str, float]]:
+    """Losses by predictor and zone, the encoder's first."""
+    found = {"aligned": report["loss"], **report["floors"]}
+    return {name: found[name] for name in ROWS if found.get(name)}
 
 
 def retrievals(report: dict) -> list[tuple[str, dict[str, dict]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from .recipe import (
+    CompareReportsSettings,
     CompareSettings,
     ConvertSettings,
     EvaluateSettings,
@@ -32,6 +33,7 @@ OWN = {
     "evaluate": (EvaluateSettings, "score a run's checkpoint, or any artifact on any pairs, against floors"),
     "translate": (Translation, "make pairs from English captions, by a translation model"),
     "convert": (ConvertSettings, "turn a published Chinese encoder (Taiyi, Chinese-CLIP) into an encoder's file"),
+    "compare-reports": (CompareReportsSettings, "lay reports side by side, and say which differences exceed chance"),
     "compare": (CompareSettings, "paint the same prompts through several encoders and one SD1.5, with figures"),
     "publish": (PublishSettings, "write a run's model card, and with --push send card and encoder to a model hub"),
 }
@@ -47,7 +49,11 @@ def parser() -> ArgumentParser:
     for stage, (settings, purpose) in OWN.items():
         made = ArgumentParser(description=purpose)
         switches = {f.name for f in fields(settings) if f.type == "bool"}
-        made.add_class_arguments(settings, skip=switches)
+        made.add_class_arguments(settings, skip={*switches, "reports"})
+        if stage == "compare-reports":
+            made.add_argument(
+                "reports", nargs="+", help="runs' folders, or report.json files; the first is the measure"
+            )
         for name in switches:
             made.add_argument(f"--{name}", action="store_true")
         if stage == "compare":
