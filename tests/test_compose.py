@@ -210,6 +210,16 @@ def test_the_table_says_each_thing_once() -> None:
     assert all(phrase.zh == (phrase.en,) for phrase in table["artist"])
 
 
+def test_a_row_that_stands_in_the_dev_set_in_either_language_is_not_made() -> None:
+    tokens = characters()
+    made = compose(pairs(80), [], 1.0, tokens.ids, tokens.length, WINDOW)
+    held = [*(Pair(row.zh, "x") for row in made[:5]), *(Pair("x", row.en.upper()) for row in made[5:10])]
+    again = compose(pairs(80), held, 1.0, tokens.ids, tokens.length, WINDOW)
+    assert not {row.zh for row in again} & {row.zh for row in made[:5]}
+    assert not {row.en for row in again} & {row.en for row in made[5:10]}
+    assert [row for row in made[10:] if row in again] == made[10:]
+
+
 @lru_cache
 def characters() -> PromptTokenizer:
     return PromptTokenizer.of(small.artifact(window=WINDOW))
