@@ -43,7 +43,9 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     folder = Path(settings.out)
     with hold(folder / ".lock", f"--out {settings.out}", "--out"):
         sweep(folder, "*.tmp", "*/*.tmp")
-        with goes_on(lambda: f"behind the {len(list(folder.glob('pictures/*.png')))} pictures in {folder / 'pictures'}"):
+        with goes_on(
+            lambda: f"behind the {len(list(folder.glob('pictures/*.png')))} pictures in {folder / 'pictures'}"
+        ):
             return _run(settings, folder)
 
 
