@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -132,10 +133,13 @@ def test_a_stopped_comparison_goes_on_and_ends_with_the_same_bytes(finished: Pat
     while len(list(out.glob("pictures/*.png"))) < 4:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    process.kill()
-    process.communicate()
+    process.terminate()
+    _, said = process.communicate()
     before = {path.name: path.stat().st_mtime_ns for path in (out / "pictures").glob("*.png")}
     assert 4 <= len(before) < PICTURES / 2 and not (out / "figures.json").exists()
+    if sys.platform != "win32":  # which ends a process without a word
+        assert process.returncode == 128 + signal.SIGTERM
+        assert f"the same command goes on behind the {len(before)} pictures" in said.splitlines()[-1]
     (out / "pictures" / "killed.png.tmp").write_bytes(b"half of a picture")
     assert main(one_seed) == 0
     assert all((out / "pictures" / name).stat().st_mtime_ns == at for name, at in before.items())
@@ -186,7 +190,8 @@ def test_the_figures_are_of_keys_and_values_alone(parts: Path) -> None:
             for hook in hooks:
                 hook.remove()
             own = last(inside["query"][0], encoder_hidden_states=other[None])
-        cosine = torch.nn.functional.cosine_similarity(*inside["first"], dim=-1).mean()
+        english_first, other_first = inside["first"]
+        cosine = torch.nn.functional.cosine_similarity(english_first, other_first, dim=-1).mean()
         assert found["attention_cosine"][at][0] == pytest.approx(float(cosine), abs=1e-5)
         expected = torch.nn.functional.cosine_similarity(inside["last"][0], own, dim=-1).mean()
         assert found["attention_cosine"][at][-1] == pytest.approx(float(expected), abs=1e-5)
