@@ -1,0 +1,28 @@
+"""Small runs of the real trainer, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests import encoders
+from trainer.__main__ import main
+
+TINY = str(Path(__file__).resolve().parent.parent / "recipes" / "tiny.yaml")
+
+
+def inputs(folder: Path) -> dict[str, str]:
+    """A small ChineseCLIP, a small CLIP and a corpus in `folder`, by flag."""
+    train, dev = encoders.corpora(folder)
+    return {
+        "--student.model": str(encoders.student(folder / "student")),
+        "--teacher.model": str(encoders.clip_teacher(folder / "teacher")),
+        "--corpus.train": str(train),
+        "--corpus.dev": str(dev),
+    }
+
+
+def run(folder: Path, given: dict[str, str], *more: str) -> Path:
+    """All stages of a run in `folder`, by the tiny recipe in windows of 32."""
+    flags = [text for pair in given.items() for text in pair]
+    assert main(["run", "--config", TINY, "--run", str(folder), "--window", "32", *flags, *more]) == 0
+    return folder

@@ -1,0 +1,163 @@
+"""The page of a report, the table of its captions, and its figures in TensorBoard, of a real small run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html import unescape
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from tests import runs
+from trainer import captions, curves
+from trainer.__main__ import main
+from trainer.charts import lines, running_mean, thinned, ticks
+from trainer.corpus import read_pairs
+from trainer.recipe import SettingsError
+from trainer.report_page import LANGUAGES, WORDS, Sources, page
+
+WRITTEN = ("report.json", "report.md", "report.html", "report.captions.tsv")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return runs.inputs(tmp_path_factory.mktemp("given"))
+
+
+@pytest.fixture(scope="module")
+def finished(given: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all that a page can show: curves, skill on the way, clip skip."""
+    flags = ["--train.dev_every", "4", "--teacher.skip", "true"]
+    return runs.run(tmp_path_factory.mktemp("finished") / "run", given, *flags)
+
+
+def read(run: Path) -> dict[str, Any]:
+    return json.loads((run / "report.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_has_every_part_in_both_languages_and_needs_nothing_else(finished: Path) -> None:
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    sections = re.findall(r'<section id="(\w+)"', text)
+    assert sections == ["curve", "zones", "found", "hard", "spread", "heat", "corpus", "recipe", "how"]
+    assert not re.search(r"https?:|src=|href=|url\(|@import", text)
+    assert str(finished.parent) not in text
+    spans = {language: text.count(f'<span class="{language}" lang="{language}">') for language in LANGUAGES}
+    assert spans["en"] == spans["zh"] > 60
+    report = read(finished)
+    figures = [report["loss"]["content"], report["floors"]["ridge"]["end"], report["skip"]["loss"]["content"]]
+    figures += [report["retrieval_content"]["zh_to_en"]["R@5"], report["norm_ratio"]]
+    assert all(f"{figure:.3f}" in text for figure in figures)
+    assert text.count("<title>") == 1 + 48 + min(20, report["rows"]) ** 2  # its own, the histogram's, the heat map's
+    assert len(re.findall(r'<polyline class="aligned"', text)) == 2  # the loss, and the skill on the dev captions
+
+
+def test_an_artifact_gets_the_page_without_what_only_a_run_knows(
+    finished: Path, given: dict[str, str], tmp_path: Path
+) -> None:
+    flags = ["--teacher.model", given["--teacher.model"], "--corpus", given["--corpus.dev"]]
+    artifact = str(finished / "encoder.safetensors")
+    assert main(["evaluate", "--artifact", artifact, *flags, "--report", str(tmp_path / "R.json")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"R.json", "R.md", "R.html", "R.captions.tsv"}
+    text = (tmp_path / "R.html").read_text(encoding="utf-8")
+    assert 'id="curve"' not in text and 'id="recipe"' in text
+    own = captions.read(finished / "report.captions.tsv")
+    for one, other in zip(captions.read(tmp_path / "R.captions.tsv"), own, strict=True):
+        assert one.loss == pytest.approx(other.loss, abs=2e-6)
+        assert dataclasses.replace(one, loss=0, loss_content=0) == dataclasses.replace(other, loss=0, loss_content=0)
+
+
+def test_the_captions_add_up_to_the_report(finished: Path) -> None:
+    report, rows = read(finished), captions.read(finished / "report.captions.tsv")
+    pairs = read_pairs(finished / "corpus" / "dev.tsv")
+    assert [(row.zh, row.en) for row in rows] == [(pair.zh, pair.en) for pair in pairs]
+    assert sum(row.loss for row in rows) / len(rows) == pytest.approx(report["loss"]["all"], abs=2e-6)
+    for rank, of in (("rank", ""), ("rank_content", "_content")):
+        first = sum(getattr(row, rank) == 0 for row in rows) / len(rows)
+        assert first == pytest.approx(report[f"retrieval{of}"]["zh_to_en"]["R@1"])
+    english = {pair.en for pair in pairs}
+    assert all(row.nearest in english - {row.en} for row in rows)
+
+
+def test_a_second_evaluation_leaves_the_same_bytes_and_one_set_of_figures(finished: Path) -> None:
+    before = {name: (finished / name).read_bytes() for name in WRITTEN}
+    assert main(["evaluate", "--run", str(finished)]) == 0
+    assert {name: (finished / name).read_bytes() for name in WRITTEN} == before
+    assert len(list((finished / "logs" / "eval").iterdir())) == 1
+    assert not list(finished.rglob("*.tmp")) and not list(finished.glob(".eval-*"))
+
+
+def test_tensorboard_has_the_reports_figures_under_its_keys(finished: Path) -> None:
+    (file,) = (finished / "logs" / "eval").iterdir()
+    logged = curves.EventAccumulator(str(file), size_guidance=curves.ALL).Reload()
+    report = read(finished)
+    expected = dict(curves.figures(report))
+    assert set(logged.Tags()["scalars"]) == set(expected) >= {"eval/loss/all", "eval/skill", "eval/skip/skill"}
+    assert expected["eval/floors/constant/content"] == report["floors"]["constant"]["content"]
+    for name, value in expected.items():
+        (event,) = logged.Scalars(name)
+        assert event.value == pytest.approx(value, rel=1e-6) and event.step in (4, 8, 12)
+
+
+def test_curves_of_a_resumed_run_are_one_curve(tmp_path: Path) -> None:
+    for begun, folder, first in ((1, "zhclip", 0), (2, "zhclip", 20), (3, "eval", 0)):
+        writer = SummaryWriter(str(tmp_path / folder))
+        for step in range(first, first + 40, 10):
+            writer.add_scalar("train/loss", begun, step)
+        writer.close()
+        (path,) = (tmp_path / folder).glob("events.out.tfevents.*")
+        path.rename(tmp_path / folder / f"begun-{begun}")  # out of the way: two of one second may share a name
+    for path in list(tmp_path.rglob("begun-*")):
+        path.rename(path.with_name(f"events.out.tfevents.000000000{path.name[-1]}.host"))
+    assert curves.read(tmp_path) == {"train/loss": [(0, 1), (10, 1), (20, 2), (30, 2), (40, 2), (50, 2)]}
+    assert curves.read(tmp_path / "nowhere") == {}
+
+
+def test_a_caption_is_text_and_never_markup(finished: Path) -> None:
+    rows = [dataclasses.replace(row, zh="<b>&", en='"<i>') for row in captions.read(finished / "report.captions.tsv")]
+    sources = Sources([0, 1], [[1.0, -0.2], [0.1, 0.9]], {}, {}, {})
+    text = page(read(finished), rows, sources)
+    assert "<b>&" not in text and "<i>" not in text
+    assert "&lt;b&gt;&amp;" in text and '-0.20: <b>& / "<i>' in unescape(text)
+    assert 'id="recipe"' not in text and 'class="cold"' in text
+
+
+def test_every_phrase_stands_in_both_languages_with_the_same_places() -> None:
+    phrases = [p for value in WORDS.values() for p in (value.values() if isinstance(value, dict) else [value])]
+    assert len(phrases) > 70
+    for said in phrases:
+        assert len(said) == len(LANGUAGES) and all(said)
+        places = [sorted(name for _, name, _, _ in Formatter().parse(text) if name) for text in said]
+        assert places[0] == places[1], said
+
+
+def test_reasons_for_leaving_a_row_out_are_translated() -> None:
+    folder = Path(curves.__file__).parent
+    source = "".join((folder / name).read_text(encoding="ascii") for name in ("pairs.py", "clean.py"))
+    assert set(WORDS["reason"]) >= set(re.findall(r'"((?:Chinese|English|no|near|also|mostly) [A-Za-z ]+)"', source))
+
+
+def test_charts_hold_what_they_are_given() -> None:
+    assert ticks(0, 1.05) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert ticks(-0.2, 0.3) == pytest.approx([-0.2, -0.1, 0, 0.1, 0.2, 0.3])
+    long = [(float(step), 1.0) for step in range(5000)]
+    assert running_mean(long)[2500] == (2500.0, 1.0) and running_mean(long[:30]) == long[:30]
+    rising = [(float(step), float(step)) for step in range(100)]
+    assert running_mean(rising)[:2] == [(0.0, 0.5), (1.0, 1.0)]
+    assert len(thinned(long)) < 700 and thinned(long)[-1] == long[-1]
+    drawn = lines({"aligned": [(0, -0.5), (10, 0.5)], "dev": [(10, 0.4)]})
+    heights = [float(y) for y in re.findall(r",([\d.]+)", drawn)]
+    assert all(0 < y < 260 for y in heights) and "<circle" in drawn
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"R\.captions\.tsv: not there; evaluate writes it beside the report"):
+        captions.read(captions.beside(tmp_path / "R.json"))
+    for text in ("", "zh\ten\n", "\t".join(captions.COLUMNS) + "\nonly\n"):
+        (tmp_path / "R.captions.tsv").write_text(text, encoding="utf-8")
+        with pytest.raises(SettingsError, match="not a table of captions as evaluate writes it"):
+            captions.read(tmp_path / "R.captions.tsv")
