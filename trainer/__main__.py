@@ -124,6 +124,7 @@ def _run(stage: str, recipe: Recipe) -> None:
             write_text(resolved, to_yaml(recipe))
     if stage == "run" and cache.processes().is_main_process:
         print((recipe.folder / "report.md").read_text(encoding="utf-8"))
+    cache.processes().destroy_process_group()
 
 
 def _stage(name: str, recipe: Recipe) -> None:

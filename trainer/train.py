@@ -183,8 +183,8 @@ def fit(recipe: Recipe) -> None:
         with kept.applied(learning) as weights:
             chosen = kept.best if train.patience is not None and kept.best else weights
             checkpoint.save_final(folder, chosen, kept.best_step if chosen is kept.best else step)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # Accelerate's end_training would also part the processes
+        tracker.finish()
 
 
 def check_settings(train: TrainSettings, processes: int) -> None:

@@ -1,0 +1,351 @@
+"""What can be asked of training: each option through the real stages, on small encoders."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import ChineseCLIPModel
+
+from tests import encoders
+from trainer import cache, checkpoint, corpus, evaluate, export, train
+from trainer.batches import draw_positions
+from trainer.kv import kv_loss, load_layers
+from trainer.objective import contrast_loss, cosine_loss, norm_loss, position_weights
+from trainer.recipe import Recipe, SettingsError, ZoneWeights
+from trainer.settings import parse_recipe
+from trainer.student import load_student
+from zhclip.artifact import Artifact, load
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "recipes" / "tiny.yaml"
+STAGES = (corpus, cache, train, evaluate, export)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A tiny recipe with its encoders and corpus, whose runs share one cache."""
+    folder = tmp_path_factory.mktemp("base")
+    recipe = parse_recipe(TINY)
+    pairs, dev = encoders.corpora(folder)
+    recipe.window = 32
+    recipe.train.precision = "no"  # bf16 rounds another way when a batch is cut another way
+    recipe.student.model = str(encoders.student(folder / "student"))
+    recipe.teacher.model = str(encoders.clip_teacher(folder / "teacher"))
+    recipe.corpus.train, recipe.corpus.dev = str(pairs), str(dev)
+    recipe.cache.dir = str(folder / "cache")
+    return recipe
+
+
+def changed(base: Recipe, run: Path, **settings: Any) -> Recipe:
+    """The recipe with another folder and other training settings."""
+    return replace(base, run=str(run), train=replace(base.train, **settings))
+
+
+def ran(recipe: Recipe, *stages: Any) -> Recipe:
+    for stage in stages or STAGES:
+        stage.run(recipe)
+    return recipe
+
+
+def final(recipe: Recipe) -> dict[str, Tensor]:
+    return load_file(checkpoint.final(recipe.folder / "checkpoints"))
+
+
+def artifact(recipe: Recipe) -> Artifact:
+    return load(recipe.folder / "encoder.safetensors")
+
+
+def furthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def logged(recipe: Recipe, name: str) -> list[float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    files = sorted((recipe.folder / "logs").rglob("events.out.tfevents.*"))
+    values: dict[int, float] = {}
+    for file in files:
+        events = EventAccumulator(str(file)).Reload()
+        if name in events.Tags()["scalars"]:
+            values |= {event.step: event.value for event in events.Scalars(name)}
+    return [values[step] for step in sorted(values)]
+
+
+# Several processes and passes
+
+
+@pytest.fixture(scope="module")
+def alone(base: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A run in one process and one pass a step, with a contrast, which sees the whole step's captions."""
+    return ran(changed(base, tmp_path_factory.mktemp("alone") / "run", contrast=0.1), corpus, cache, train)
+
+
+def test_two_processes_train_as_one(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = {"run": run, "cache.dir": tmp_path / "cache", "train.contrast": 0.1, "train.accumulate": 2}
+    flags |= {"train.precision": "no"}
+    flags |= {"window": 32, "student.model": base.student.model, "teacher.model": base.teacher.model}
+    flags |= {"corpus.train": base.corpus.train, "corpus.dev": base.corpus.dev}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
+    done = subprocess.run(
+        [*launcher, "-m", "--", "trainer", "run", "--config", str(TINY), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("# ridge+unfreeze") == 1
+    two = replace(base, run=str(run))
+    assert furthest(final(two), final(alone)) < 1e-5
+    assert logged(two, "train/loss") == pytest.approx(logged(alone, "train/loss"), abs=1e-5)
+    assert logged(two, "train/contrast") == pytest.approx(logged(alone, "train/contrast"), abs=1e-5)
+    for file in sorted((tmp_path / "cache").rglob("*.safetensors")):  # shared out, shard by shard
+        other = base.cache_folder / file.relative_to(tmp_path / "cache")
+        assert file.read_bytes() == other.read_bytes(), file
+    assert (run / "encoder.safetensors").is_file()
+
+
+def test_passes_of_a_step_add_up(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
+    halves = ran(changed(base, tmp_path / "run", contrast=0.1, accumulate=4), corpus, train)
+    assert furthest(final(halves), final(alone)) < 1e-5
+    with pytest.raises(SettingsError, match=r"--train.batch 8 is not a multiple of 3 \(--train.accumulate 3 times 1"):
+        train.run(changed(base, tmp_path / "odd", accumulate=3))
+
+
+# What learns
+
+
+def parts(recipe: Recipe, base: Recipe) -> set[str]:
+    """Which tensors of the file's BERT differ from the student's, without their layer's number."""
+    before = ChineseCLIPModel.from_pretrained(base.student.model).text_model.state_dict()
+    return {name for name, tensor in artifact(recipe).bert.items() if not torch.equal(tensor, before[name])}
+
+
+def test_embeddings_learn_when_asked_to(base: Recipe, tmp_path: Path) -> None:
+    recipe = ran(changed(base, tmp_path / "run", embeddings=True))
+    names = parts(recipe, base)
+    assert {name.split(".")[0] for name in names} == {"embeddings", "encoder"}
+    assert "embeddings.word_embeddings.weight" in names
+    assert {name[:15] for name in names if name.startswith("encoder")} == {"encoder.layer.2"}
+    with pytest.raises(
+        SettingsError, match=r"embeddings was False and is now True|embeddings was True and is now False"
+    ):
+        train.run(changed(base, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("settings", [{"lora_rslora": True}, {"lora_dora": True}, {"lora_dropout": 0.2}])
+def test_lora_as_peft_gives_it(base: Recipe, tmp_path: Path, settings: dict[str, Any]) -> None:
+    recipe = ran(changed(base, tmp_path / "run", strategy="lora", lora_r=4, lr=5e-3, **settings))
+    names = parts(recipe, base)
+    assert names and all(name.endswith(("query.weight", "value.weight")) for name in names)
+    student = ChineseCLIPModel.from_pretrained(str(base.student.model)).text_model
+    merged = PeftModel.from_pretrained(student, str(recipe.folder / "adapter")).merge_and_unload().state_dict()
+    written = artifact(recipe).bert
+    assert all(torch.allclose(written[name], merged[name], atol=1e-6) for name in names)
+    again = ran(changed(base, tmp_path / "again", strategy="lora", lora_r=4, lr=5e-3, **settings), corpus, train)
+    assert furthest(final(recipe), final(again)) == 0  # dropout is a function of the step, too
+
+
+def test_one_bias_for_all_positions(base: Recipe, tmp_path: Path) -> None:
+    recipe = ran(changed(base, tmp_path / "run", position_bias=False))
+    bias = artifact(recipe).proj_bias
+    assert bias is not None and torch.equal(bias, bias[:1].expand(32, -1))
+    flat, by_position = (
+        evaluate.score(*head(changed(base, tmp_path / name, steps=0, position_bias=some)))["loss"]["all"]
+        for name, some in (("flat", False), ("by", True))
+    )
+    assert by_position < flat  # a bias a position can only fit better
+
+
+def head(recipe: Recipe) -> tuple[Any, ...]:
+    recipe.train.strategy = "ridge"
+    ran(recipe, corpus, train)
+    student, _, pairs = train.trained_student(recipe)
+    found = evaluate.heads(recipe, student, pairs, cache.teacher_of(recipe, "cpu"))[0]
+    return found.student, found.structure, found.train, [evaluate.Floors.of(pairs, 1e-3)]
+
+
+# The objective
+
+
+def test_zone_weights_count_as_they_say() -> None:
+    lengths, window = torch.tensor([4, 9]), 20
+    every, even = draw_positions(window, 9, None, 0)
+    ones = position_weights(lengths, every, even, window, ZoneWeights())
+    assert torch.allclose(ones, torch.full((2, window), 1 / window))
+    weights = position_weights(lengths, every, even, window, ZoneWeights(position0=0, content=3, end=2, pad=0.5))
+    assert torch.allclose(weights.sum(dim=1), torch.ones(2))
+    assert weights[0, 1] / weights[0, 3] == pytest.approx(1.5) and weights[0, 1] / weights[0, 4] == pytest.approx(6)
+    assert weights[:, 0].tolist() == [0, 0]
+    losses = torch.rand(2, window, generator=torch.Generator().manual_seed(1))
+    drawn = [draw_positions(window, 9, 3, seed) for seed in range(3000)]
+    zones = ZoneWeights(position0=0, content=3, end=2, pad=0.5)
+    means = [(losses[:, at] * position_weights(lengths, at, w, window, zones)).sum(dim=1) for at, w in drawn]
+    assert torch.allclose(torch.stack(means).mean(dim=0), (losses * weights).sum(dim=1), rtol=0.01)
+
+
+def test_contrast_asks_for_the_captions_own_english() -> None:
+    en = torch.eye(4)
+    centre = torch.zeros(4)
+    own = torch.eye(4, dtype=torch.bool)
+    assert contrast_loss(en, en, centre, own).max() < 1e-6
+    assert contrast_loss(en.roll(1, 0), en, centre, own).min() > 19  # 1 / the temperature of 0.05
+    half = contrast_loss(en[2:], en, centre, own[2:])
+    assert torch.equal(half, contrast_loss(en, en, centre, own)[2:])
+    twice = contrast_loss(en, torch.cat([en, en]), centre, torch.cat([own, own], dim=1))
+    assert twice.max() < 1e-6  # the same caption again is no wrong answer
+
+
+def test_norm_term_is_zero_at_the_targets_norm() -> None:
+    target = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert norm_loss(target.roll(1, -1), target).max() < 1e-10
+    assert torch.allclose(norm_loss(1.5 * target, target), torch.tensor(0.25))
+
+
+def test_learnt_norms_are_the_students(base: Recipe, tmp_path: Path) -> None:
+    recipe = ran(changed(base, tmp_path / "run", norm=1.0, steps=40))
+    found = artifact(recipe)
+    assert found.norms is None
+    report = json.loads((recipe.folder / "report.json").read_text(encoding="utf-8"))
+    assert 0.9 < report["norm_ratio"] < 1.1
+    terms = logged(recipe, "train/norm")
+    assert terms[-1] < terms[0]
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small UNet of SD1.5's arrangement, as diffusers saves it, reading vectors as wide as the small teacher's."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("unet")
+    UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=encoders.WIDTH,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_what_attention_reads_does_not_depend_on_positions(unet: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    captions = torch.randn(6, 20, encoders.WIDTH, generator=generator)
+    layers = load_layers(str(unet), captions, torch.full((6,), 9))
+    assert len(layers) == 4
+    drawn = torch.full((20,), 1 / 20)
+    assert kv_loss(captions, captions, drawn, layers).max() == 0
+    assert kv_loss(captions.roll(3, 1), captions, drawn, layers).max() < 1e-8
+    other = kv_loss(captions.roll(1, 0), captions, drawn, layers)
+    assert other.mean() == pytest.approx(2, abs=0.8)  # twice the variance, for two independent captions
+    assert cosine_loss(captions.roll(3, 1), captions).mean() > 0.9  # which the positions' own loss cannot see
+    # A drawn position stands for those that were left out: repeated padding reads as if it were all there.
+    padded = torch.cat([captions[:, :9], captions[:, 9:10].expand(-1, 11, -1)], dim=1)
+    at, weights = draw_positions(20, 9, 2, 0)
+    whole, few = (layers[0].read(z, w.log()) for z, w in ((padded, drawn), (padded[:, at], weights)))
+    assert torch.allclose(whole, few, atol=1e-5)
+
+
+def test_training_on_what_attention_reads(base: Recipe, unet: Path, tmp_path: Path) -> None:
+    recipe = ran(changed(base, tmp_path / "run", kv=1.0, unet=str(unet), steps=40))
+    terms = logged(recipe, "train/kv")
+    assert terms[-1] < terms[0]
+    with pytest.raises(SettingsError, match=r"--train.kv 1 needs --train.unet"):
+        train.run(changed(base, tmp_path / "none", kv=1.0))
+    with pytest.raises(ValueError, match=r"--train.unet .*student: it has no cross-attention"):
+        train.run(changed(base, tmp_path / "wrong", kv=1.0, unet=base.student.model))
+
+
+# What is kept
+
+
+def test_the_average_is_what_is_kept_and_survives_a_stop(base: Recipe, tmp_path: Path) -> None:
+    plain = ran(changed(base, tmp_path / "plain"), corpus, train)
+    whole = ran(changed(base, tmp_path / "whole", ema=0.9), corpus, train)
+    last = load_file(whole.folder / "checkpoints" / "step-000012.safetensors")
+    assert furthest(final(plain), {n: t for n, t in last.items() if n.startswith("param/")}) == 0
+    assert all(torch.equal(final(whole)[f"param/{n[8:]}"], t) for n, t in last.items() if n.startswith("average/"))
+    assert furthest(final(whole), final(plain)) > 1e-4
+    for name in ("final", "step-000012"):
+        (whole.folder / "checkpoints" / f"{name}.safetensors").unlink()
+    before = last
+    train.run(whole)
+    assert furthest(load_file(whole.folder / "checkpoints" / "step-000012.safetensors"), before) == 0
+
+
+def test_training_stops_when_the_dev_skill_no_longer_rises(base: Recipe, tmp_path: Path) -> None:
+    settings = {
+        "lr": 2e-3,
+        "warmup": 0,
+        "steps": 60,
+        "schedule": "constant",
+        "dev_every": 2,
+        "patience": 3,
+        "save_every": 2,
+    }
+    recipe = ran(changed(base, tmp_path / "run", **settings), corpus, cache, train)
+    skills = logged(recipe, "dev/skill")
+    assert len(skills) < 30
+    best = max(range(len(skills)), key=skills.__getitem__)
+    assert len(skills) == best + 1 + 3
+    found = checkpoint.read(checkpoint.final(recipe.folder / "checkpoints"))
+    assert found.step == 2 * (best + 1)
+    student, _, pairs = train.trained_student(recipe)
+    from trainer.loss import Dev
+
+    assert Dev.of(recipe, pairs, student, 2).skill(student) == pytest.approx(max(skills), abs=1e-6)
+    kept = final(recipe)
+    checkpoint.final(recipe.folder / "checkpoints").unlink()  # killed between the last checkpoint and this
+    train.run(recipe)
+    assert furthest(final(recipe), kept) == 0
+    with pytest.raises(SettingsError, match=r"--train.patience 3 needs --train.dev_every"):
+        train.run(changed(base, tmp_path / "none", patience=3))
+
+
+# Clip skip
+
+
+@pytest.mark.parametrize("strategy", ["unfreeze", "lora", "ridge"])
+def test_the_layer_before_the_last_gets_a_target(base: Recipe, tmp_path: Path, strategy: str) -> None:
+    recipe = changed(base, tmp_path / "run", strategy=strategy, steps=40)
+    recipe.teacher = replace(base.teacher, skip=True)
+    ran(recipe)
+    report = json.loads((recipe.folder / "report.json").read_text(encoding="utf-8"))
+    skip = report["skip"]
+    assert skip["loss"]["all"] < skip["floors"]["constant"]["all"] < skip["floors"]["untrained"]["all"]
+    if strategy != "ridge":
+        assert skip["loss"]["all"] < skip["floors"]["ridge"]["all"]
+    found = artifact(recipe)
+    assert set(found.skip) == {"proj_weight", "proj_bias", "position0", "empty", "norms"}
+    teacher = cache.teacher_of(recipe, "cpu")
+    before = replace(teacher, layer=-2)
+    assert torch.allclose(found.skip["empty"], before.encode([""])[0][0], atol=1e-5)
+    last, cut = export.readers(found, "cpu")
+    assert (last.depth, cut.depth) == (3, 2)
+    dev = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
+    z, goal = cut.encode([pair.zh for pair in dev]), before.encode([pair.en for pair in dev])[0]
+    assert float(cosine_loss(z, goal).mean()) == pytest.approx(skip["loss"]["all"], abs=2e-3)  # the cache is fp16
+
+
+def test_without_a_last_layer_the_student_is_its_own_hidden_state(base: Recipe) -> None:
+    student = load_student(str(base.student.model), 32)
+    ids = torch.tensor([student.tokens.windows("")[0]])
+    with torch.no_grad():
+        assert torch.equal(student.without_last()(ids), student.hidden(ids, student.depth - 1))
