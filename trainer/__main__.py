@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from zhclip.artifact import ArtifactError
 
 from . import cache, checkpoint, compare, compare_reports, convert, corpus, evaluate, export, publish, train, translate
-from .export import ExportError
+from .export import MAKING, ExportError
 from .failures import full_disk, goes_on, say, stoppable
 from .files import DamagedError, sweep
 from .locks import BusyError, hold
@@ -59,8 +59,8 @@ PARTS = ("corpus", "checkpoints", "card")
 # What a killed run can leave in its folder beside the stages' results, and in the cache's.
 LEFT = (
     "recipe.yaml.tmp",
+    MAKING,
     "report.*.tmp",
-    "encoder.*.tmp",
     ".adapter-*",
     ".eval-*",
     *(f"{part}/*.tmp" for part in PARTS),

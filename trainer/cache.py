@@ -12,7 +12,6 @@ without its last layer.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -22,20 +21,21 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from zhclip.calibration import sentence
 
 from . import corpus
 from .corpus import Pair
+from .files import DamagedError, read_json, read_tensors, write_tensors
 from .objective import unit
 from .recipe import Recipe, SettingsError, guard, require
 from .student import Ridge, Student, load_student, trunk_depth
 from .teacher import Teacher, load_teacher
-from .weights import digest
+from .weights import check_finite, digest
 
 CODE_VERSION = 2
+CURE = "run the cache stage again, which makes damaged shards anew"
 Shard = dict[str, torch.Tensor]
 
 
@@ -109,7 +109,7 @@ def build(
         return [_target_shard(some, teacher, batch)]
 
     def state_shards(some: list[Pair], index: int) -> list[Shard]:
-        target = load_file(_shard(folders[0], index))["target"]
+        target = read_tensors(_shard(folders[0], index), CURE)["target"]
         return _state_shards(some, student, target, depth, batch)
 
     groups = [pairs[i : i + shard_rows] for i in range(0, len(pairs), shard_rows)]
@@ -130,15 +130,22 @@ def _fill(
 ) -> None:
     index, count = (state.process_index, state.num_processes) if state else (0, 1)
     mine = range(index, len(groups), count)
-    missing = [i for i in mine if not all(_shard(folder, i).is_file() for folder in folders)]
+    missing = [i for i in mine if not all(_whole(_shard(folder, i)) for folder in folders)]
     name = " and ".join(folder.name for folder in folders)
     for index in tqdm(missing, desc=f"cache {folders[0].parent.name} {name}", unit="shard", disable=not missing):
         for folder, shard in zip(folders, make(groups[index], index)):
-            temporary = _shard(folder, index).with_suffix(".tmp")
-            save_file({name: tensor.cpu().contiguous() for name, tensor in shard.items()}, temporary)
-            temporary.replace(_shard(folder, index))
+            write_tensors(_shard(folder, index), shard)
     if state:
         state.wait_for_everyone()
+
+
+def _whole(path: Path) -> bool:
+    """Whether a shard is there and undamaged. Read once when the stage goes on, not whenever training starts."""
+    try:
+        return path.is_file() and bool(read_tensors(path, CURE, verify=True))
+    except DamagedError as error:
+        tqdm.write(f"cache: {error}")
+        return False
 
 
 def _shard(folder: Path, index: int) -> Path:
@@ -148,6 +155,7 @@ def _shard(folder: Path, index: int) -> Path:
 def _target_shard(part: list[Pair], teacher: Teacher, batch: int) -> Shard:
     outputs = [teacher.encode([p.en for p in some]) for some in _batches(part, batch)]
     target = torch.cat([hidden for hidden, _ in outputs])  # (n, W, D)
+    check_finite(target.half(), [p.en for p in part], f"--teacher.model {teacher.name}")
     lengths = torch.cat([lengths for _, lengths in outputs])
     pooled = sentence(target, torch.arange(target.shape[1], device=target.device) < lengths[:, None])
     return {
@@ -177,6 +185,7 @@ def _state_shards(
         stored = student.hidden(some, depth or 0)
         last = student.layers(stored, mask, depth or 0, student.depth)  # (B, W, S)
         trunks.append(stored.half())
+        check_finite(trunks[-1], [p.zh for p in part[len(pooled) * batch :]], "--student.model")
         pooled.append(sentence(last, mask))
         x, y = last.double(), unit(goal.to(device).float()).double()
         xx += x.flatten(0, 1).T @ x.flatten(0, 1)
@@ -208,12 +217,12 @@ class Cache:
         for part in (folder / name for name in parts_of(depth)):
             if not (part / "settings.json").is_file():
                 raise SettingsError(f"{part}: no cache there; run the cache stage first (`python -m trainer cache`)")
-            settings = json.loads((part / "settings.json").read_text(encoding="utf-8"))
+            settings = read_json(part / "settings.json", f"delete {part} and run the cache stage again")
             count = math.ceil(settings["rows"] / settings["shard_rows"])
             missing = [i for i in range(count) if not _shard(part, i).is_file()]
             if missing:
                 raise SettingsError(f"{part}: {len(missing)} of {count} shards are missing; run the cache stage again")
-            opened = [load_file(_shard(part, i)) for i in range(count)]
+            opened = [read_tensors(_shard(part, i), CURE) for i in range(count)]
             shards = [a | b for a, b in zip(shards, opened)] if shards else opened
         return cls(shards, settings["shard_rows"])
 

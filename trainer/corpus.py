@@ -13,6 +13,7 @@ from pathlib import Path
 from zhclip.tokens import PromptTokenizer
 
 from .compose import compose
+from .files import DamagedError
 from .formats import moses_language
 from .pairs import Cleaned, Length, Pair, clean, clean_english, share
 from .recipe import CorpusSettings, Recipe, SettingsError, Source, guard, require, sources, write_text
@@ -36,8 +37,10 @@ def read_pairs(path: Path) -> list[Pair]:
     """Pairs that write_pairs wrote. Raises SettingsError when the corpus stage has not run."""
     if not path.is_file():
         raise SettingsError(f"{path}: not there; run the corpus stage first (`python -m trainer corpus`)")
-    lines = path.read_text(encoding="utf-8").split("\n")[1:-1]
-    return [Pair(*line.split("\t")) for line in lines]
+    *lines, end = path.read_text(encoding="utf-8").split("\n")
+    if end or not all(line.count("\t") == 1 for line in lines):
+        raise DamagedError(f"{path}: damaged; delete {path.parent} and run the corpus stage again")
+    return [Pair(*line.split("\t")) for line in lines[1:]]
 
 
 def sha256(pairs: list[Pair]) -> str:

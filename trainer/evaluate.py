@@ -19,6 +19,7 @@ from .cache import Cache, build, default_device, teacher_of
 from .captions import Caption
 from .corpus import Pair
 from .floors import ORDINARY, Floors
+from .files import read_json
 from .objective import ZONES, cosine_loss, zone_masks
 from .recipe import EvaluateSettings, Recipe, SettingsError, TrainSettings, corpus_name, public, require, write_text
 from .report import to_markdown
@@ -222,7 +223,7 @@ def run(recipe: Recipe) -> Evaluation:
         for head in heads(recipe, student, cache, teacher)
     )
     pairs = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
-    summary = json.loads((recipe.folder / "corpus" / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(recipe.folder / "corpus" / "summary.json", "delete it and run the corpus stage again")
     report = found.report | {
         "floors_from": "training pairs",
         "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},

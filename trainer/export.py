@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from zhclip.structure import Structure
 from . import corpus
 from .cache import default_device, teacher_of
 from .evaluate import Head, heads, strategy_name
+from .files import read_json
 from .recipe import Recipe, SettingsError, public, public_name
 from .student import Student, dimensions_of
 from .train import trained_student
@@ -23,6 +23,7 @@ from .train import trained_student
 TOLERANCE = 1e-4
 SAMPLE = 64
 FILE = "encoder.safetensors"
+MAKING = ".encoder.making"  # what a killed export leaves has random names, but lies in here
 
 
 class ExportError(RuntimeError):
@@ -65,7 +66,7 @@ def run(recipe: Recipe) -> None:
             corpus=CorpusInfo(len(pairs), corpus.sha256(pairs)),
             licence=recipe.export.licence,
             recipe=public(recipe),
-            report=json.loads(report_file.read_text(encoding="utf-8")),
+            report=read_json(report_file, "run the evaluate stage again"),
             folding={chr(code): known for code, known in student.tokens.folding.items()},
         ),
         bert={k: v for k, v in student.bert.state_dict().items() if "position_ids" not in k},
@@ -73,7 +74,7 @@ def run(recipe: Recipe) -> None:
         **structures[0],
         skip={name: tensor for name, tensor in structures[-1].items() if tensor is not None and len(answers) > 1},
     )
-    candidate = path.with_suffix(".candidate")
+    candidate = path.with_name(MAKING) / FILE
     save(artifact, candidate)
     after = [reader.encode_ids(ids).cpu() for reader in readers(load(candidate), device)]
     worst = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
@@ -81,6 +82,7 @@ def run(recipe: Recipe) -> None:
         candidate.unlink()
         raise ExportError(f"{path}: its outputs differ by {worst:.2e} from the trained model's, over {TOLERANCE:g}")
     candidate.replace(path)
+    shutil.rmtree(candidate.parent, ignore_errors=True)
     print(f"export: {path}, {path.stat().st_size / 1e6:.0f} MB, largest difference after reading back {worst:.1e}")
     if recipe.install:
         print(f"export: installed as {install(path, Path(recipe.install), recipe.folder.resolve().name)}")

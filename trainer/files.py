@@ -72,6 +72,14 @@ def read_header(path: Path, cure: str) -> dict[str, str]:
     return {key: value for key, value in found.items() if key != CHECKSUM}
 
 
+def read_json(path: Path, cure: str) -> Any:
+    """A small JSON file of ours. Raises DamagedError, FileNotFoundError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedError(f"{path}: damaged ({error}); {cure}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all, in UTF-8."""
     _replace(path, lambda file: file.write(text.encode("utf-8")))

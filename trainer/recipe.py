@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import yaml
 
+from .files import read_json, write_text
+
 
 class SettingsError(ValueError):
     """A setting that cannot be used, or that differs from what a finished stage was made with."""
@@ -443,7 +445,7 @@ def guard(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> N
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1, sort_keys=True))
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path, f"delete {folder} and run the stage again")
     different = [
         f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
         for key in sorted({*found, *settings})
@@ -454,11 +456,3 @@ def guard(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> N
             f"{folder} was made with other settings: {'; '.join(different)}. "
             f"Use the old settings, another {elsewhere}, or delete that folder."
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -146,6 +146,16 @@ def load_strict(module: torch.nn.Module, tensors: dict[str, torch.Tensor], ancho
     module.load_state_dict(own_tensors, strict=False)
 
 
+def check_finite(outputs: torch.Tensor, texts: list[str], where: str) -> None:
+    """Raises ModelError for the first of the texts whose output (B, ...) is not finite."""
+    spoilt = (~outputs.flatten(1).isfinite().all(dim=1)).nonzero()
+    if len(spoilt):
+        raise ModelError(
+            f"{where}: its output for {texts[int(spoilt[0])]!r} holds NaN or infinity, or more than half precision can "
+            "hold; take another model, or leave that caption out"
+        )
+
+
 def digest(module: torch.nn.Module) -> str:
     """sha256 over names, shapes and fp32 values: the same for the same weights in any container."""
     total = hashlib.sha256()
