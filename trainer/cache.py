@@ -185,12 +185,13 @@ def _state_shards(
         stored = student.hidden(some, depth or 0)
         last = student.layers(stored, mask, depth or 0, student.depth)  # (B, W, S)
         trunks.append(stored.half())
-        check_finite(trunks[-1], [p.zh for p in part[len(pooled) * batch :]], "--student.model")
         pooled.append(sentence(last, mask))
         x, y = last.double(), unit(goal.to(device).float()).double()
         xx += x.flatten(0, 1).T @ x.flatten(0, 1)
         xy += x.flatten(0, 1).T @ y.flatten(0, 1)
         x_sum += x.sum(dim=0)
+    for outputs in (torch.cat(pooled), torch.cat(trunks)):
+        check_finite(outputs, [p.zh for p in part], "--student.model")
     states = {"ids": ids.int(), "pooled": torch.cat(pooled), "xx": xx, "xy": xy, "x_sum": x_sum}
     return [states, {"trunk": torch.cat(trunks)}][: 1 if depth is None else 2]
 

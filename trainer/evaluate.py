@@ -18,8 +18,8 @@ from . import captions, checkpoint, corpus, curves
 from .cache import Cache, build, default_device, teacher_of
 from .captions import Caption
 from .corpus import Pair
-from .floors import ORDINARY, Floors
 from .files import read_json
+from .floors import ORDINARY, Floors
 from .objective import ZONES, cosine_loss, zone_masks
 from .recipe import EvaluateSettings, Recipe, SettingsError, TrainSettings, corpus_name, public, require, write_text
 from .report import to_markdown
