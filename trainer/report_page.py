@@ -41,12 +41,14 @@ def page(report: dict, captions: Sequence[Caption], sources: Sources) -> str:
     shown = [captions[i] for i in sources.mapped]
     means = {"aligned": report["loss"]["all"], "constant": report["floors"]["constant"]["all"]}
     hardest = sorted(captions, key=lambda c: (-c.rank, -c.loss))
-    return templates.from_string(_beside("report_page.html")).render(
+    return templates.from_string(
+        _beside("report_page.html")
+    ).render(
         report=report,
         style=Markup(STYLE),
         t=text,
         count=lambda n: f"{n:,}",
-        three=lambda x: f"{x:.3f}",
+        three=lambda x: f"{round(x, 3) + 0:.3f}",  # -0.000 would look like a figure
         percent=lambda x: f"{x:.1%}",
         listed=listed,
         zones=[zone for zone in ZONES if zone in report["loss"]],
