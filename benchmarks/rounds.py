@@ -134,16 +134,17 @@ def tokenizer(size: int) -> Tokenizer:
 
 
 def encoder(path: Path, quick: bool, dtype: torch.dtype = torch.float32) -> Path:
-    """Write an artifact of random weights: 12 x 768 with 21,128 tokens, or a tiny one, and all that is optional."""
+    """Write an artifact of random weights as export does: 12 x 768 with 21,128 tokens, or a tiny one, and all that is
+    optional."""
     fmt = pack("zhclip.artifact")
     layers, width, size = (2, 64, 400) if quick else (12, 768, VOCABULARY)
     window, teacher = 77, 768
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
-        return torch.randn(shape, generator=generator) * scale
+        return (torch.randn(shape, generator=generator) * scale).to(dtype)
 
-    dimensions = fmt.Dimensions(layers, width, width // 64, 4 * width, size, 512, 2, 1e-12)
+    dimensions = fmt.Dimensions(layers, width, width // 64, 4 * width, size, window, 2, 1e-12)
     bert = {name: random(*shape, scale=shape[-1] ** -0.5) for name, shape in fmt.bert_shapes(dimensions).items()}
     bert |= {name: torch.ones_like(value) for name, value in bert.items() if name.endswith("LayerNorm.weight")}
     meta = fmt.Meta(
@@ -159,7 +160,7 @@ def encoder(path: Path, quick: bool, dtype: torch.dtype = torch.float32) -> Path
     )
     artifact = fmt.Artifact(
         meta=meta,
-        bert={name: value.to(dtype) for name, value in bert.items()},
+        bert=bert,
         tokenizer_json=tokenizer(size).to_str().encode(),
         proj_weight=random(teacher, width, scale=width**-0.5),
         proj_bias=random(window, teacher, scale=0.1),

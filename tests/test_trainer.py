@@ -91,7 +91,7 @@ def test_only_the_last_layer_and_the_projection_changed(finished: Path, inputs: 
     trained = load(finished / "encoder.safetensors")
     before = ChineseCLIPModel.from_pretrained(inputs[3]).text_model.state_dict()
     for name, tensor in trained.bert.items():
-        assert torch.equal(tensor, before[name]) != name.startswith("encoder.layer.2."), name
+        assert torch.equal(tensor, before[name][: len(tensor)]) != name.startswith("encoder.layer.2."), name
     assert trained.proj_weight is not None
     assert trained.proj_bias is not None
 
@@ -130,7 +130,7 @@ def test_lora_leaves_an_adapter_that_peft_merges_to_the_same_weights(inputs: lis
     artifact = load(run / "encoder.safetensors")
     base = ChineseCLIPModel.from_pretrained(inputs[3]).text_model
     merged = PeftModel.from_pretrained(base, str(run / "adapter")).merge_and_unload().state_dict()
-    changed = [n for n, t in artifact.bert.items() if not torch.equal(t, load_student_tensor(inputs[3], n))]
+    changed = [n for n, t in artifact.bert.items() if not torch.equal(t, load_student_tensor(inputs[3], n)[: len(t)])]
     assert changed
     assert all("query.weight" in name or "value.weight" in name for name in changed)
     for name in changed:

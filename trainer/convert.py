@@ -12,7 +12,7 @@ import torch
 
 from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
 
-from .export import TOLERANCE, ExportError
+from .export import ExportError
 from .files import scratch
 from .locks import hold
 from .published import Published, read
@@ -28,6 +28,7 @@ SAMPLES = (
     "\u5c0f\u6865\u6d41\u6c34\u4eba\u5bb6" * 4,
 )
 NO_TEACHER = "none"
+TOLERANCE = 1e-4
 
 
 def run(settings: ConvertSettings) -> Path:

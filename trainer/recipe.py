@@ -196,6 +196,8 @@ class ExportSettings:
 
     licence: str = "unknown"
     """Licence of the file, an SPDX id: it follows from the student's, the teacher's and the corpus's."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Numbers of the file. float16 is half the size, and what ComfyUI computes with unless told --fp32-text-enc."""
 
 
 @dataclass

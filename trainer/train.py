@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -103,6 +104,7 @@ def run(recipe: Recipe) -> None:
 def fit(recipe: Recipe) -> None:
     """Train by the recipe. Raises DivergedError, SettingsError."""
     train = recipe.train
+    AcceleratorState._reset_state()  # it keeps one precision a process, and a sweep's recipes may differ in theirs
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=_precision(train),
