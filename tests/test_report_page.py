@@ -87,24 +87,24 @@ def test_a_second_evaluation_leaves_the_same_bytes_and_one_set_of_figures(finish
     before = {name: (finished / name).read_bytes() for name in WRITTEN}
     assert main(["evaluate", "--run", str(finished)]) == 0
     assert {name: (finished / name).read_bytes() for name in WRITTEN} == before
-    assert len(list((finished / "logs" / "eval").iterdir())) == 1
-    assert not list(finished.rglob("*.tmp")) and not list(finished.glob(".eval-*"))
+    assert len(list((finished / "logs" / "report").iterdir())) == 1
+    assert not list(finished.rglob("*.tmp")) and not list(finished.glob(".report-*"))
 
 
 def test_tensorboard_has_the_reports_figures_under_its_keys(finished: Path) -> None:
-    (file,) = (finished / "logs" / "eval").iterdir()
+    (file,) = (finished / "logs" / "report").iterdir()
     logged = curves.EventAccumulator(str(file), size_guidance=curves.ALL).Reload()
     report = read(finished)
     expected = dict(curves.figures(report))
-    assert set(logged.Tags()["scalars"]) == set(expected) >= {"eval/loss/all", "eval/skill", "eval/skip/skill"}
-    assert expected["eval/floors/constant/content"] == report["floors"]["constant"]["content"]
+    assert set(logged.Tags()["scalars"]) == set(expected) >= {"report/loss/all", "report/skill", "report/skip/skill"}
+    assert expected["report/floors/constant/content"] == report["floors"]["constant"]["content"]
     for name, value in expected.items():
         (event,) = logged.Scalars(name)
         assert event.value == pytest.approx(value, rel=1e-6) and event.step in (4, 8, 12)
 
 
 def test_curves_of_a_resumed_run_are_one_curve(tmp_path: Path) -> None:
-    for begun, folder, first in ((1, "zhclip", 0), (2, "zhclip", 20), (3, "eval", 0)):
+    for begun, folder, first in ((1, "zhclip", 0), (2, "zhclip", 20), (3, "report", 0)):
         writer = SummaryWriter(str(tmp_path / folder))
         for step in range(first, first + 40, 10):
             writer.add_scalar("train/loss", begun, step)

@@ -62,7 +62,7 @@ LEFT = (
     MAKING,
     "report.*.tmp",
     ".adapter-*",
-    ".eval-*",
+    ".report-*",
     *(f"{part}/*.tmp" for part in PARTS),
 )
 LEFT_IN_CACHE = ("train*/*/*.tmp", "dev*/*/*.tmp")

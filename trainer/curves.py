@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 EVENTS = "events.out.tfevents.*"
-REPORT = "eval"
+REPORT = "report"
 ALL = {"scalars": 0}  # of these keep all
 
 
@@ -30,7 +30,7 @@ def read(logs: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def figures(report: dict[str, Any], name: str = REPORT) -> Iterator[tuple[str, float]]:
-    """Every number of a report by its keys: eval/loss/all, eval/floors/ridge/content, eval/skill, ..."""
+    """Every number of a report by its keys: report/loss/all, report/floors/ridge/content, report/skill, ..."""
     for key, value in report.items():
         if isinstance(value, dict):
             yield from figures(value, f"{name}/{key}")
@@ -39,9 +39,9 @@ def figures(report: dict[str, Any], name: str = REPORT) -> Iterator[tuple[str, f
 
 
 def write(logs: Path, report: dict[str, Any], step: int) -> None:
-    """Log a report's figures at a step into LOGS/eval, in place of an earlier evaluation's."""
+    """Log a report's figures at a step into LOGS/report, in place of an earlier evaluation's."""
     logs.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=logs.parent, prefix=".eval-", ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory(dir=logs.parent, prefix=".report-", ignore_cleanup_errors=True) as temporary:
         made = Path(temporary) / REPORT
         with SummaryWriter(str(made)) as writer:
             for name, value in figures(report):

@@ -214,7 +214,7 @@ class Evaluation:
 
 
 def run(recipe: Recipe) -> Evaluation:
-    """Stage `evaluate` of a run: RUN/report.json, report.md, report.html, report.captions.tsv and RUN/logs/eval."""
+    """Stage `evaluate` of a run: RUN/report.json, report.md, report.html, report.captions.tsv and RUN/logs/report."""
     device = default_device()
     student, _, cache = trained_student(recipe, device)
     teacher = teacher_of(recipe, device)
