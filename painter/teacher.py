@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from painter.unet import WINDOW
-from trainer.student import dimensions_of, load_student
+from trainer.bert import dimensions_of
+from trainer.student import load_student
 from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, save
 
 CHUNK = 256
@@ -32,7 +33,7 @@ def english_states(folder: Path, captions: list[str]) -> Tensor:
 def write_artifact(folder: Path, path: Path) -> None:
     """Write the English encoder itself as an artifact, so that the same nodes can paint English."""
     encoder = load_student(str(folder), WINDOW)
-    dimensions = dimensions_of(encoder)
+    dimensions = dimensions_of(encoder.bert)
     meta = Meta(
         dimensions=dimensions,
         special_ids=encoder.tokens.special,

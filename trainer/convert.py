@@ -12,12 +12,13 @@ import torch
 
 from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
 
+from .bert import dimensions_of
 from .export import ExportError
 from .files import scratch
 from .locks import hold
 from .published import Published, read
 from .recipe import ConvertSettings, SettingsError, public_name, require
-from .student import Student, dimensions_of, tokens_of
+from .student import Student, tokens_of
 
 # Read by both sides when the file is checked: empty, Chinese, English, both, with signs that both keep.
 SAMPLES = (
@@ -67,7 +68,7 @@ def _window(found: Published, asked: int | None) -> int:
 
 def to_artifact(student: Student, window: int, licence: str, name: str) -> Artifact:
     """The student as it is: no projection, no stored structure, no report."""
-    dimensions = dimensions_of(student)
+    dimensions = dimensions_of(student.bert)
     return Artifact(
         meta=Meta(
             dimensions=dimensions,

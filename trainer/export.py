@@ -15,11 +15,12 @@ from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
 from zhclip.structure import Structure
 
 from . import corpus
+from .bert import dimensions_of
 from .cache import default_device, teacher_of
 from .evaluate import Head, heads, strategy_name
 from .files import read_json
 from .recipe import Recipe, SettingsError, public, public_name
-from .student import Student, dimensions_of
+from .student import Student
 from .train import trained_student
 
 # Of a vector's difference from the trained model's, over its norm: what fp32 arithmetic leaves, and what rounding does.
@@ -60,7 +61,7 @@ def run(recipe: Recipe) -> None:
     pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
     artifact = Artifact(
         meta=Meta(
-            dimensions=replace(dimensions_of(student), positions=recipe.window),
+            dimensions=replace(dimensions_of(student.bert), positions=recipe.window),
             special_ids=student.tokens.special,
             window=recipe.window,
             mask_padding=student.mask_padding,

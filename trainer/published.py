@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .student import ANCHOR, bert_of, load_bert
+from .bert import ANCHOR, bert_of, load_bert
 from .weights import CHECKPOINTS, ModelError, read_config, read_tensors, resolve, under_anchor
 
 FLAG = "source"

@@ -1,0 +1,103 @@
+"""A BERT from a published folder or from tensors, read strictly, and its shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel
+
+from zhclip.artifact import Dimensions, bert_shapes
+
+from .weights import ModelError, load_strict, read_config, read_tensors, under_anchor
+
+ANCHOR = "embeddings.word_embeddings.weight"
+MEASURED = (  # whose shapes tell those of all others
+    "encoder.layer.0.intermediate.dense.bias",
+    "embeddings.position_embeddings.weight",
+    "embeddings.token_type_embeddings.weight",
+)
+KINDS = ("bert", "chinese_clip", "chinese_clip_text_model")
+
+
+def load_bert(folder: Path, flag: str) -> BertModel:
+    """The BERT of a folder in Hugging Face layout, alone or inside a ChineseCLIPModel. Raises ModelError."""
+    config = read_config(folder, flag)
+    kind = config.get("model_type")
+    if kind not in KINDS:
+        raise ModelError(f"--{flag} {folder}: model_type is {kind!r}; a student is one of {', '.join(KINDS)}")
+    text = config.get("text_config") or config if kind == "chinese_clip" else config
+    if text.get("hidden_act", "gelu") != "gelu":
+        raise ModelError(f"--{flag} {folder}: its activation is {text['hidden_act']}; the node runs gelu")
+    return bert_of(text, under_anchor(read_tensors(folder, flag), ANCHOR), f"--{flag} {folder}")
+
+
+def bert_of(text: dict, tensors: dict[str, torch.Tensor], where: str) -> BertModel:
+    """A BERT from its config.json and its tensors, named without prefix, and nothing else among them.
+
+    Raises ModelError, which begins with `where`.
+    """
+    if not tensors:
+        raise ModelError(f"{where}: its weights hold no BERT ({ANCHOR})")
+    missing = [name for name in MEASURED if name not in tensors]
+    if missing:
+        raise ModelError(f"{where}: its BERT is not whole, {missing[0]} is missing; copy or download it again")
+    dimensions = _dimensions(text, tensors)
+    if text.get("num_hidden_layers", dimensions.layers) != dimensions.layers:
+        layers = text["num_hidden_layers"]
+        raise ModelError(f"{where}: its weights have {dimensions.layers} layers, config.json says {layers}")
+    unknown = sorted(set(tensors) - set(bert_shapes(dimensions)))
+    # What no output needs: the pooler stands behind the last layer, and positions are counted.
+    unknown = [name for name in unknown if not name.startswith("pooler.") and "position_ids" not in name]
+    if unknown:
+        raise ModelError(f"{where}: beside a BERT's tensors it has {len(unknown)} others, the first is {unknown[0]}")
+    bert = BertModel(bert_config(dimensions), add_pooling_layer=False)
+    load_strict(bert, tensors, ANCHOR, where)
+    return bert
+
+
+def _dimensions(text: dict, tensors: dict[str, torch.Tensor]) -> Dimensions:
+    vocabulary, width = tensors[ANCHOR].shape
+    # Shapes tell all but these two, for which a config.json may be silent where its class's default holds.
+    default = BertConfig()
+    return Dimensions(
+        layers=sum(name.endswith("intermediate.dense.bias") for name in tensors),
+        width=width,
+        heads=text.get("num_attention_heads", default.num_attention_heads),
+        intermediate=tensors["encoder.layer.0.intermediate.dense.bias"].shape[0],
+        vocabulary=vocabulary,
+        positions=tensors["embeddings.position_embeddings.weight"].shape[0],
+        types=tensors["embeddings.token_type_embeddings.weight"].shape[0],
+        layer_norm_eps=text.get("layer_norm_eps", default.layer_norm_eps),
+    )
+
+
+def bert_config(d: Dimensions) -> BertConfig:
+    """transformers' configuration of a student: dropout off."""
+    return BertConfig(
+        vocab_size=d.vocabulary,
+        hidden_size=d.width,
+        num_hidden_layers=d.layers,
+        num_attention_heads=d.heads,
+        intermediate_size=d.intermediate,
+        max_position_embeddings=d.positions,
+        type_vocab_size=d.types,
+        layer_norm_eps=d.layer_norm_eps,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+def dimensions_of(bert: BertModel) -> Dimensions:
+    """The shape of a loaded BERT."""
+    c = bert.config
+    return Dimensions(
+        c.num_hidden_layers,
+        c.hidden_size,
+        c.num_attention_heads,
+        c.intermediate_size,
+        c.vocab_size,
+        c.max_position_embeddings,
+        c.type_vocab_size,
+        c.layer_norm_eps,
+    )
