@@ -158,6 +158,7 @@ def _evaluate(settings: EvaluateSettings) -> None:
         found = evaluate.of_artifact(settings)
     elif settings.run:
         recipe = parse_recipe(Path(settings.run) / "recipe.yaml")
+        recipe.run = settings.run  # the folder may have been moved
         with hold(Path(settings.run) / ".lock", f"--run {settings.run}", "--run"):
             found = evaluate.run(recipe)
     else:
