@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from trainer.cache import Cache
-from trainer.evaluate import Norms, Sums
 from trainer.floors import Floors
 from trainer.objective import cosine_loss, unit, zone_masks
 from trainer.recipe import TrainSettings
 from trainer.retrieval import neighbours, retrieval
+from trainer.scoring import Norms, Sums
 from trainer.train import DivergedError, check, rate, total_steps
 from zhclip.calibration import sentence
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from . import cache, corpus, evaluate
+from . import cache, corpus, evaluate, scoring
 from .cache import Cache, default_device, teacher_of
 from .floors import Floors
 from .recipe import Recipe, public, require, write_text
@@ -14,18 +14,22 @@ from .student import load_student
 from .train import trained_student
 
 
-def build(home: Recipe, name: str, source: str) -> None:
-    """Clean pairs as `evaluate --artifact` does, and cache what the teacher and the untrained student make of them, in
-    HOME/also/NAME. Raises CorpusError."""
-    device, folder = default_device(), _folder(home, name)
+def build(home: Recipe, sources: dict[str, str]) -> None:
+    """Clean pairs as `evaluate --artifact` does, and cache what the teacher and the untrained student make of them: a
+    corpus by name into HOME/also/NAME. Raises CorpusError."""
+    if not sources:
+        return
+    device = default_device()
     model = require(home.student.model, "student.model", "the Chinese encoder")
     student, teacher = load_student(model, home.window, device), teacher_of(home, device)
-    cleaned = corpus.clean(read(source), student.tokens.length, teacher.length, home.window)
-    if len(cleaned.pairs) < 4:
-        raise CorpusError(f"{source}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
-    cache.build(folder, cleaned.pairs, teacher, student, student.depth, home.cache.shard_rows, home.cache.batch)
-    corpus.write_pairs(folder / "pairs.tsv", cleaned.pairs)
-    write_text(folder / "corpus.json", json.dumps({"name": Path(source).name, "rejected": cleaned.counts()}))
+    for name, source in sources.items():
+        folder = _folder(home, name)
+        cleaned = corpus.clean(read(source), student.tokens.length, teacher.length, home.window)
+        if len(cleaned.pairs) < 4:
+            raise CorpusError(f"{source}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
+        cache.build(folder, cleaned.pairs, teacher, student, student.depth, home.cache.shard_rows, home.cache.batch)
+        corpus.write_pairs(folder / "pairs.tsv", cleaned.pairs)
+        write_text(folder / "corpus.json", json.dumps({"name": Path(source).name, "rejected": cleaned.counts()}))
 
 
 def score(recipe: Recipe, home: Recipe, name: str) -> None:
@@ -34,7 +38,7 @@ def score(recipe: Recipe, home: Recipe, name: str) -> None:
     student, _, training = trained_student(recipe, device)
     head = evaluate.heads(recipe, student, training, teacher_of(recipe, device))[0]
     floors = Floors.of(head.train, recipe.train.ridge_lambda)
-    found = evaluate.scored(head.student, head.structure, Cache.open(folder, student.depth), [floors])
+    found = scoring.scored(head.student, head.structure, Cache.open(folder, student.depth), [floors])
     report = found.report | {
         "floors_from": "training pairs",
         "corpus": json.loads((folder / "corpus.json").read_text(encoding="utf-8")),
