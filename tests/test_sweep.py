@@ -49,7 +49,7 @@ def finished(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("finished")
     done = subprocess.run(command(folder, inputs), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith((folder / "run" / "sweep.md").read_text(encoding="utf-8") + "\n")
+    assert done.stdout.endswith((folder / "run" / "sweep-grid.md").read_text(encoding="utf-8") + "\n")
     return folder / "run"
 
 
@@ -86,10 +86,10 @@ def without_seconds(table: dict) -> dict:
 
 
 def test_the_table_holds_every_row_beside_its_floors(finished: Path) -> None:
-    saved = read(finished / "sweep.json")
+    saved = read(finished / "sweep-grid.json")
     assert saved["unfinished"] == []
     assert list(saved["tables"]) == ["dev.tsv", "further.tsv"]
-    lines = (finished / "sweep.md").read_text(encoding="utf-8").splitlines()
+    lines = (finished / "sweep-grid.md").read_text(encoding="utf-8").splitlines()
     for (name, table), report in zip(saved["tables"].items(), ("report.json", "also/further.json"), strict=True):
         reports = [[read(finished / row / seed / report) for seed in ("0", "1")] for row in ("tiny", "deep")]
         for row, some in zip(("tiny", "deep"), reports, strict=True):
@@ -147,14 +147,14 @@ def test_a_killed_sweep_goes_on_and_two_processes_share_one(finished: Path, inpu
     kept = tmp_path / "run" / "tiny" / "0" / "report.json"
     written = kept.stat().st_mtime_ns
     sign.write_text(json.dumps(read(sign) | {"seconds": 1000}), encoding="utf-8")  # as though it had trained that long
-    assert list(read(tmp_path / "run" / "sweep.json")["tables"]["dev.tsv"]["rows"]) == ["tiny"]
+    assert list(read(tmp_path / "run" / "sweep-grid.json")["tables"]["dev.tsv"]["rows"]) == ["tiny"]
     said = [process.communicate(timeout=300)[0] for process in [start(tmp_path, inputs) for _ in range(2)]]
     made = [line.split(":")[1].strip() for text in said for line in text.splitlines() if " s of training" in line]
     assert sorted(made) == ["deep/0", "deep/1", "tiny/1"]
     assert kept.stat().st_mtime_ns == written
     assert 1000 < read(sign)["seconds"] < 2000
-    table = tmp_path / "run" / "sweep.json"
-    assert without_seconds(read(table)) == without_seconds(read(finished / "sweep.json"))
+    table = tmp_path / "run" / "sweep-grid.json"
+    assert without_seconds(read(table)) == without_seconds(read(finished / "sweep-grid.json"))
     ours, theirs = figures(tmp_path / "run"), figures(finished)
     assert list(ours) == list(theirs)
     for name in ours:
@@ -172,10 +172,10 @@ def test_a_run_that_another_process_holds_is_left_to_it(
     grid = "rows: {tiny: , two: {train.layers: 2}}"
     assert main(arguments(tmp_path, inputs, grid, also=False)) == 0
     assert "tiny/0 is another process's" in capfd.readouterr().out
-    assert "Not finished yet: tiny/0." in (tmp_path / "run" / "sweep.md").read_text(encoding="utf-8")
+    assert "Not finished yet: tiny/0." in (tmp_path / "run" / "sweep-grid.md").read_text(encoding="utf-8")
     holder.communicate("\n")
     assert main(arguments(tmp_path, inputs, grid)) == 0  # and further pairs, which the finished row has not seen
-    saved = read(tmp_path / "run" / "sweep.json")
+    saved = read(tmp_path / "run" / "sweep-grid.json")
     assert saved["unfinished"] == []
     assert set(saved["tables"]["further.tsv"]["rows"]) == {"tiny", "two"}
     assert saved["tables"]["dev.tsv"]["rows"]["two"]["beyond"] is None  # one seed has no spread
@@ -201,10 +201,12 @@ rows:
     assert f"sweep: row fewer is of another corpus or other encoders than --run's: its cache is in {run}" in out
     assert [path.name for path in (run / "corpora").iterdir()] == ["fewer"]
     assert read(run / "corpora" / "fewer" / "corpus" / "summary.json")["train"]["rows"] == 24
-    table = read(run / "sweep.json")["tables"]["dev.tsv"]
+    table = read(run / "sweep-grid.json")["tables"]["dev.tsv"]
     assert set(table["floors"]) == {"tiny", "fewer"}
     assert table["rows"]["hot"]["seeds"] == [] and "nan at step" in table["rows"]["hot"]["diverged"]["0"]
-    assert "| hot; diverged with seed 0: the loss is nan at step " in (run / "sweep.md").read_text(encoding="utf-8")
+    assert "| hot; diverged with seed 0: the loss is nan at step " in (run / "sweep-grid.md").read_text(
+        encoding="utf-8"
+    )
     tiny = parse_recipe(run / "tiny" / "0" / "recipe.yaml").train
     assert (tiny.strategy, tiny.steps, tiny.lr) == ("lora", 4, TrainSettings().lr)  # and not tiny.yaml's of recipes/
     encoder = [path.parent.parent.name for path in sorted(run.glob("*/0/encoder.safetensors"))]

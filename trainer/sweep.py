@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate.state import AcceleratorState
 from filelock import FileLock, Timeout
 
 from . import cache, checkpoint, corpus, evaluate, export, further, train
@@ -37,7 +36,7 @@ LOCK = ".lock"  # as `run` names it
 
 
 def run(recipe: Recipe, settings: SweepSettings) -> None:
-    """Stage `sweep`: all runs that neither are finished nor another process's, then RUN/sweep.md and sweep.json.
+    """Stage `sweep`: all runs that neither are finished nor another process's, then RUN/sweep-GRID.md and .json.
 
     Raises SettingsError, CorpusError, ModelError; for a wrong grid before anything runs.
     """
@@ -53,15 +52,15 @@ def run(recipe: Recipe, settings: SweepSettings) -> None:
     for home in {job.home.run: job.home for job in jobs}.values():
         with _alone(home.cache_folder):
             corpus.run(home)
-            for name, source in also.items():
-                further.build(home, name, source)
-    title = f"Sweep: {path.stem}"
+            further.build(home, also)
+    # Named by the grid: several can share a folder, and the rows that they have in common.
+    table = recipe.folder / f"sweep-{path.stem}.md"
     for job in jobs:
         with goes_on(f"with {job.name}; finished runs stay as they are"):
             made = not _done(job, also, settings.export) and _make(job, also, settings.export)
         if made:
-            _write_table(recipe.folder, title, jobs, also)
-    print(_write_table(recipe.folder, title, jobs, also))
+            _write_table(table, jobs, also)
+    print(_write_table(table, jobs, also))
 
 
 def _by_name(paths: list[str]) -> dict[str, str]:
@@ -155,8 +154,6 @@ def _link(source: str, target: str) -> None:
 def _train(recipe: Recipe) -> None:
     """Stage `train`, and the seconds that it took. What a killed process did after its last checkpoint counts for
     nothing, since it is done again."""
-    # Accelerate keeps one precision a process, and rows may differ in theirs.
-    AcceleratorState._reset_state()
     before, began = _seconds(recipe.folder), time.time()
     write_text(recipe.folder / CLOCK, json.dumps({"seconds": before, "since": began}))
     train.run(recipe)
@@ -173,16 +170,16 @@ def _seconds(folder: Path) -> float:
     return found["seconds"] + max(0.0, newest.stat().st_mtime - found["since"])
 
 
-def _write_table(folder: Path, title: str, jobs: list[Job], also: dict[str, str]) -> str:
-    """Write sweep.md and sweep.json from all runs that are finished, and return the former."""
-    with _alone(folder):
+def _write_table(path: Path, jobs: list[Job], also: dict[str, str]) -> str:
+    """Write the table of all runs that are finished, as Markdown and beside it as JSON. Returns the former."""
+    with _alone(path.parent):
         outcomes = [outcome for job in jobs if (outcome := _outcome(job, also))]
         found = {(outcome.row, outcome.seed) for outcome in outcomes}
         missing = [job.name for job in jobs if (job.row, job.seed) not in found]
         tables = summary(outcomes)
-        text = to_markdown(title, tables, missing)
-        write_text(folder / "sweep.json", json.dumps({"unfinished": missing, "tables": tables}, indent=1))
-        write_text(folder / "sweep.md", text)
+        text = to_markdown(f"Sweep {path.stem.removeprefix('sweep-')}", tables, missing)
+        write_text(path.with_suffix(".json"), json.dumps({"unfinished": missing, "tables": tables}, indent=1))
+        write_text(path, text)
     return text
 
 
