@@ -147,8 +147,9 @@ def fit(recipe: Recipe) -> None:
         with accelerator.accumulate(model):
             for group in optimiser.param_groups:
                 group["lr"] = rate(train, step, steps)
-            if train.lora_dropout:
-                torch.manual_seed(step)  # so that a resumed run drops what an unbroken one drops
+            if train.lora_dropout and len(pending) % train.accumulate == 0:
+                # At a step's first pass, so that a resumed run drops what an unbroken one drops.
+                torch.manual_seed(step * accelerator.num_processes + accelerator.process_index)
             terms = loss_of(model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"]), batch)
             accelerator.backward(terms["objective"])
             if accelerator.sync_gradients and train.clip is not None:
@@ -175,9 +176,10 @@ def fit(recipe: Recipe) -> None:
             model.train()
             accelerator.log({"dev/skill": skill}, step)
         done = step == steps or kept.exhausted(train.patience)
-        if (step % train.save_every == 0 or done) and accelerator.is_main_process:
-            checkpoint.save(folder, step, learning, optimiser, losses, kept)
-        accelerator.wait_for_everyone()
+        if step % train.save_every == 0 or done:
+            if accelerator.is_main_process:
+                checkpoint.save(folder, step, learning, optimiser, losses, kept)
+            accelerator.wait_for_everyone()
         if done:
             break
     bar.close()
