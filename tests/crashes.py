@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -33,7 +34,6 @@ from trainer.__main__ import main
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("corpus", "cache", "train", "evaluate", "export", "publish", "run", "translate", "convert")
 POLITE: list[tuple[int, ...]] = [(signal.SIGINT,), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)]
-COUNTS = ("kills", "hits", "identical")
 
 
 @dataclass
@@ -46,12 +46,16 @@ class Row:
     hits: int = 0
     identical: int = 0
 
+    def __str__(self) -> str:
+        return f"| {self.stage} | {self.seconds:.2f} | {self.kills} | {self.hits} | {self.identical} |"
 
-def inputs(folder: Path) -> dict[str, list[str]]:
-    """Small encoders and corpora, and each stage's arguments. Outputs are relative to the folder of a run."""
+
+def inputs(folder: Path, stages: list[str]) -> dict[str, list[str]]:
+    """Small encoders and corpora for these stages and those before them, and the arguments of each. Outputs are
+    relative to the folder of a run."""
     student, teacher = encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher")
     train, dev = encoders.corpora(folder)
-    marian = translators.marian(folder / "marian", steps=80)
+    marian = translators.marian(folder / "marian", steps=80) if "translate" in stages else None
     english = [line.split("\t")[1] for line in dev.read_text(encoding="utf-8").splitlines()]
     (folder / "english.tsv").write_text("\n".join(english) + "\n", encoding="utf-8")
     recipe = ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--window", "32", "--run", "run"]
@@ -67,7 +71,8 @@ def inputs(folder: Path) -> dict[str, list[str]]:
     settings = (text for name, value in translate.items() for text in (f"--translate.{name}", str(value)))
     arguments["translate"] = ["translate", *settings]
     arguments["convert"] = ["convert", "--source", str(student), "--out", "models/encoder.safetensors"]
-    return arguments
+    last = max(STAGES.index(stage) for stage in stages)
+    return {stage: arguments[stage] for stage in STAGES[: last + 1] if stage in stages or stage != "translate"}
 
 
 def start(arguments: list[str], folder: Path, fresh: bool = False, log: Path | None = None) -> int:
@@ -142,13 +147,24 @@ def stop(process: int, signals: tuple[int, ...], log: Path) -> bool:
 
 
 def crash(
-    stage: str, arguments: list[str], before: Path, after: Path, kills: list[tuple[int, ...]], fresh: bool, seed: int
+    stage: str,
+    arguments: list[str],
+    before: Path,
+    after: Path,
+    kills: list[tuple[int, ...]],
+    seconds: float | None,
+    seed: int,
 ) -> Row:
-    """Stop a stage by each of `kills`, each time from `before`, and compare the ends with `after`."""
+    """Stop a stage by each of `kills`, each time from `before`, and compare the ends with `after`.
+
+    `seconds`: how long `after` took; None: kill fresh processes.
+    """
+    fresh = seconds is None
     folder = after.with_name(f"{stage}-killed")
     chance = random.Random(f"{seed} {stage}")
     shutil.copytree(before, folder)
-    row = Row(f"{stage}, fresh process" if fresh else stage, whole(arguments, folder, fresh))
+    again = whole(arguments, folder, fresh)
+    row = Row(f"{stage}, fresh process" if fresh else stage, min(again, seconds or again))
     for signals in kills:
         shutil.rmtree(folder)
         shutil.copytree(before, folder)
@@ -168,33 +184,22 @@ def crash(
     return row
 
 
-def crashes(stages: list[str], kills: list[tuple[int, ...]], fresh: int = 0, seed: int = 0) -> list[Row]:
-    """All rows of the table. A stage begins from what those before it in STAGES left unbroken."""
-    rows = []
+def crashes(stages: list[str], kills: list[tuple[int, ...]], fresh: int = 0, seed: int = 0) -> Iterator[Row]:
+    """The rows of the table, one after another. A stage begins from what those before it in STAGES left unbroken."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "inputs").mkdir()
-        arguments = inputs(folder / "inputs")
         before = folder / "empty"
         before.mkdir()
-        for stage in STAGES:
+        for stage, given in inputs(folder / "inputs", stages).items():
             after = folder / stage
             shutil.copytree(before, after)
-            whole(arguments[stage], after)
+            seconds = whole(given, after)
             if stage in stages:
-                rows.append(crash(stage, arguments[stage], before, after, kills, False, seed))
-                if stage == "run" and fresh:
-                    rows.append(crash(stage, arguments[stage], before, after, kills[:fresh], True, seed))
+                yield crash(stage, given, before, after, kills, seconds, seed)
+            if stage == "run" and stage in stages and fresh:
+                yield crash(stage, given, before, after, kills[:fresh], None, seed)
             before = after
-    return rows
-
-
-def table(rows: list[Row]) -> str:
-    """The rows in Markdown, with their sum."""
-    total = Row("all", sum(r.seconds for r in rows), *(sum(getattr(r, n) for r in rows) for n in COUNTS))
-    lines = ["| stage | seconds unbroken | kills | while it ran | identical ends |", "|---|---|---|---|---|"]
-    lines += [f"| {r.stage} | {r.seconds:.2f} | {r.kills} | {r.hits} | {r.identical} |" for r in [*rows, total]]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
@@ -206,6 +211,11 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     kinds = POLITE if asked.polite else [(signal.SIGKILL,)]
-    found = crashes(asked.stages, list(islice(cycle(kinds), asked.kills)), asked.fresh, asked.seed)
-    print(table(found))
-    sys.exit(any(row.identical < row.kills for row in found))
+    total = Row("all", 0.0)
+    print("| stage | seconds unbroken | kills | while it ran | identical ends |\n|---|---|---|---|---|")
+    for row in crashes(asked.stages, list(islice(cycle(kinds), asked.kills)), asked.fresh, asked.seed):
+        print(row, flush=True)
+        for name in ("seconds", "kills", "hits", "identical"):
+            setattr(total, name, getattr(total, name) + getattr(row, name))
+    print(total)
+    sys.exit(total.identical < total.kills)

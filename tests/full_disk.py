@@ -95,17 +95,16 @@ def rows(stages: list[str], limit: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as temporary, disk(Path(temporary) / "disk") as mounted:
         folder = Path(temporary)
         (folder / "inputs").mkdir()
-        arguments = inputs(folder / "inputs")
         before = folder / "empty"
         before.mkdir()
-        for stage in STAGES:
+        for stage, given in inputs(folder / "inputs", stages).items():
             after = folder / stage
             shutil.copytree(before, after)
-            whole(arguments[stage], after)
+            whole(given, after)
             rooms = [int(share * (size(after) - size(before))) for share in SHARES]
             for room in (LIMITS if limit or not mounted else rooms) if stage in stages else ():
                 row = Row(stage, room)
-                starve(row, arguments[stage], before, after, folder / "disk", limit or not mounted)
+                starve(row, given, before, after, folder / "disk", limit or not mounted)
                 yield row
             before = after
 

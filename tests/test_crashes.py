@@ -1,0 +1,42 @@
+"""Every stage stopped at random moments, and on a full disk: the same end, or one line that says what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.crashes import STAGES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def table(module: str, *arguments: str) -> list[list[str]]:
+    """The rows of the table that a module of the tests prints; it fails when anything was lost."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_every_stage_killed_at_random_moments_ends_in_the_same_bytes() -> None:
+    rows = table("tests.crashes", "--kills", "3")
+    assert [row[0] for row in rows] == [*STAGES, "all"]
+    assert all(kills == identical == "3" for _, _, kills, _, identical in rows[:-1])
+    assert int(rows[-1][3]) >= len(STAGES)
+
+
+def test_ctrl_c_once_or_twice_and_sigterm_say_where_the_run_goes_on() -> None:
+    rows = table("tests.crashes", "--kills", "3", "--polite", "--stages", "cache", "train")
+    assert [(row[0], row[2], row[4]) for row in rows] == [("cache", "3", "3"), ("train", "3", "3"), ("all", "6", "6")]
+
+
+@pytest.mark.parametrize("how", [[], ["--limit"]])
+def test_a_full_disk_is_said_and_loses_nothing(how: list[str]) -> None:
+    rows = table("tests.full_disk", "--stages", "cache", "train", "export", *how)
+    assert len(rows) >= 6
+    assert any("give the same command again: it goes on where it stopped" in row[2] for row in rows)

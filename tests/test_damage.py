@@ -1,0 +1,212 @@
+"""What goes wrong in a run's folder: leftovers, a second run, damaged files, a changed corpus, NaN."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from tests import encoders
+from tests.crashes import contents
+from trainer.__main__ import main
+from trainer.files import DamagedError, read_header, read_tensors, write_tensors
+
+ROOT = Path(__file__).resolve().parent.parent
+LOST = "cache/train/targets/00001.safetensors"
+NEWEST = "checkpoints/step-000012.safetensors"
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings of a small run, but its folder."""
+    folder = tmp_path_factory.mktemp("inputs")
+    train, dev = encoders.corpora(folder)
+    models = ["--student.model", encoders.student(folder / "student")]
+    models += ["--teacher.model", encoders.clip_teacher(folder / "teacher")]
+    corpora = ["--corpus.train", train, "--corpus.dev", dev]
+    return ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--window", "32", *map(str, [*models, *corpora])]
+
+
+@pytest.fixture(scope="module")
+def finished(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an unbroken run."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["run", "--run", str(folder), *flags]) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the unbroken run, to be damaged. Its folder has the same name, for that stands in its files."""
+    folder = tmp_path / "run"
+    for name, text in contents(finished).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text)
+    return folder
+
+
+def same(folder: Path, finished: Path) -> None:
+    """All files are the unbroken run's but those that name the folder."""
+    found, wanted = contents(folder), contents(finished)
+    assert set(found) == set(wanted)
+    assert [name for name in found if found[name] != wanted[name] and name != "recipe.yaml"] == []
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_what_killed_runs_left_is_replaced_or_removed(finished: Path, flags: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    left = ["recipe.yaml.tmp", "corpus/train.tsv.tmp", "checkpoints/step-000004.safetensors.tmp", "report.json.tmp"]
+    left += [f"{LOST}.tmp", "checkpoints/step-000003.safetensors.tmp", ".adapter-x1/adapter/config.json"]
+    left += [".encoder.making/encoder.safetensors.a1.tmp", ".encoder.making/.tmpAbCdEf"]
+    for name in left:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"half a fi")
+    assert main(["run", "--run", str(folder), *flags]) == 0
+    same(folder, finished)
+    assert not [name for name in left if (folder / name).exists()]
+
+
+def test_a_second_run_in_one_folder_is_told_to_wait(
+    copied: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["corpus", "--run", str(copied), *flags]
+    hold = (
+        "import sys, time, filelock as f; a = f.FileLock(sys.argv[1]); a.acquire(); print(flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold, str(copied / ".lock")], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        code = main(arguments)
+        os.kill(other.pid, signal.SIGKILL)  # which leaves the file, and not the lock
+    says = f"corpus: --run {copied}: another process is working there; wait until it has ended, or give another --run"
+    assert (code, said(capsys)) == (1, says)
+    assert main(arguments) == 0
+    shared = ["--run", str(copied.with_name("other")), *flags, "--cache.dir", str(copied / "cache")]
+    assert main(["corpus", *shared]) == 0
+    with FileLock(copied / "cache" / ".lock"):
+        assert main(["cache", *shared]) == 1
+        assert "wait until it has ended, or give another --cache.dir" in said(capsys)
+    assert main(["cache", *shared]) == 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "foreign", "empty"])
+def test_a_damaged_file_of_tensors_is_named_with_its_cure(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"x": torch.arange(100.0), "n": torch.tensor(3)}, {"step": "4"})
+    assert read_header(path, "") == {"step": "4"}
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-7] ^= 1
+    path.write_bytes({"cut": whole[:-9], "flip": bytes(flipped), "foreign": b"PK\3\4" * 99, "empty": b""}[damage])
+    with pytest.raises(DamagedError, match=r"a\.safetensors: damaged \(.+\); delete it") as error:
+        read_tensors(path, "delete it", verify=True)
+    assert "\n" not in str(error.value)
+    save_file({"x": torch.zeros(1)}, path)  # another program's file has no checksum
+    with pytest.raises(DamagedError):
+        read_tensors(path, "delete it", verify=True)
+
+
+def test_equal_tensors_are_equal_bytes(tmp_path: Path) -> None:
+    header = {name: name for name in "qwertyuiop"}
+    for name, order in (("a", sorted(header)), ("b", sorted(header, reverse=True))):
+        write_tensors(tmp_path / name, {"t": torch.ones(2, 3).T, "e": torch.zeros(0)}, {key: key for key in order})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert torch.equal(load_file(tmp_path / "a")["t"], torch.ones(3, 2))
+
+
+def test_a_damaged_shard_is_made_again_and_a_damaged_checkpoint_named(
+    copied: Path, finished: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--run", str(copied), *flags]
+    shard, newest = copied / LOST, copied / NEWEST
+    shard.write_bytes(shard.read_bytes()[:-50])
+    (copied / "checkpoints" / "final.safetensors").unlink()
+    assert main(["train", *where]) == 1
+    sentence = said(capsys)
+    assert f"{shard}: damaged" in sentence and "run the cache stage again" in sentence
+    assert main(["cache", *where]) == 0
+    for path in (shard, newest):  # what a flipped bit needs is a look at every byte
+        flipped = bytearray(path.read_bytes())
+        flipped[-100] ^= 8
+        path.write_bytes(flipped)
+    assert main(["cache", *where]) == 0
+    assert shard.read_bytes() == (finished / LOST).read_bytes()
+    assert main(["train", *where]) == 1
+    sentence = said(capsys)
+    assert f"{newest}: damaged" in sentence and "Delete it and run the train stage again" in sentence
+    newest.unlink()
+    assert main(["train", *where]) == 0
+    same(copied, finished)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "corpus/settings.json",
+        "corpus/summary.json",
+        "corpus/train.tsv",
+        "cache/train/targets/settings.json",
+        "checkpoints/settings.json",
+        "report.json",
+    ],
+)
+def test_a_truncated_small_file_is_named_with_its_cure(
+    name: str, copied: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / name
+    path.write_bytes(path.read_bytes()[:-20])
+    stage = {"corpus/summary.json": "evaluate", "corpus/train.tsv": "cache", "report.json": "export"}.get(name, "run")
+    given = ["--run", str(copied)] if stage == "evaluate" else ["--run", str(copied), *flags]
+    assert main([stage, *given]) == 1
+    sentence = said(capsys)
+    assert str(path) in sentence and ("elete" in sentence or "run the" in sentence), sentence
+
+
+def test_a_corpus_that_changed_is_refused_with_both_values(
+    copied: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = Path(flags[flags.index("--corpus.train") + 1])
+    changed = tmp_path / "train.tsv"
+    changed.write_text(train.read_text(encoding="utf-8").replace("\tA ", "\tOne "), encoding="utf-8")
+    arguments = ["run", "--run", str(copied), *flags, "--corpus.train", str(changed)]
+    assert main(arguments) == 1
+    sentence = said(capsys)
+    assert "was made with other settings" in sentence and " was " in sentence and "and is now" in sentence
+
+
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_weights_that_hold_nan_are_named(
+    side: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = encoders.clip_teacher if side == "teacher" else encoders.student
+    folder = make(tmp_path / side)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(
+        n for n in tensors if n.endswith(("mlp.fc1.weight", "layer.1.output.dense.weight")) and "vision" not in n
+    )
+    tensors[name][3, 3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert main(["run", "--run", str(tmp_path / "run"), *flags, f"--{side}.model", str(folder)]) == 1
+    assert f"--{side}.model {folder}: " in (sentence := said(capsys)) and "holds NaN or infinity" in sentence
+
+
+def test_targets_that_no_half_float_holds_are_named(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = encoders.clip_teacher(tmp_path / "teacher")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(n for n in tensors if n.endswith("final_layer_norm.weight"))
+    tensors[name] *= 1e6
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert main(["run", "--run", str(tmp_path / "run"), *flags, "--teacher.model", str(folder)]) == 1
+    assert "holds NaN or infinity" in said(capsys)
