@@ -35,10 +35,11 @@ from .failures import full_disk, goes_on, say, stoppable
 from .files import DamagedError, sweep
 from .locks import BusyError, hold
 from .publish import PublishError
-from .recipe import EvaluateSettings, Recipe, SettingsError, Translation, to_yaml, write_text
+from .recipe import Recipe, SettingsError, to_yaml, write_text
 from .report import to_markdown
 from .rows import CorpusError
 from .settings import OWN, parse_recipe, parser, to_recipe, to_sweep
+from .stage_settings import EvaluateSettings, Translation
 from .sweep import run as run_sweep
 from .train import DivergedError
 from .weights import ModelError

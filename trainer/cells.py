@@ -17,7 +17,8 @@ from typing import Any
 from zhclip.artifact import read_meta
 
 from .lines import CorpusError, lines
-from .recipe import CompareSettings, SettingsError
+from .recipe import SettingsError
+from .stage_settings import CompareSettings
 
 DEFAULT = Path(__file__).with_name("prompts.tsv")
 ENGLISH = "english"

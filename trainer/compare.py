@@ -25,7 +25,8 @@ from .conditioning import Conditionings, encode_all
 from .failures import goes_on
 from .files import read_tensors, sweep, write_tensors, write_text
 from .locks import hold
-from .recipe import CompareSettings, SettingsError, public_name, require
+from .recipe import SettingsError, public_name, require
+from .stage_settings import CompareSettings
 from .weights import TOKENIZER_FILES, ModelError, resolve
 
 PIPELINE = [

@@ -12,8 +12,9 @@ import numpy as np
 from . import captions
 from .captions import Caption
 from .objective import ZONES
-from .recipe import CompareReportsSettings, SettingsError, write_text
+from .recipe import SettingsError, write_text
 from .report import ROWS
+from .stage_settings import CompareReportsSettings
 from .summary import STYLE, table
 
 RESAMPLES, SEED = 2000, 0

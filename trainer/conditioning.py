@@ -12,7 +12,7 @@ from tqdm import tqdm
 from zhclip.artifact import load
 
 from .cells import ENGLISH, Cell
-from .recipe import CompareSettings
+from .stage_settings import CompareSettings
 from .student import Student
 from .teacher import Teacher, load_teacher
 from .weights import ModelError

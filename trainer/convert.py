@@ -17,7 +17,8 @@ from .export import ExportError
 from .files import scratch
 from .locks import hold
 from .published import Published, read
-from .recipe import ConvertSettings, SettingsError, public_name, require
+from .recipe import SettingsError, public_name, require
+from .stage_settings import ConvertSettings
 from .student import Student, tokens_of
 
 # Read by both sides when the file is checked: empty, Chinese, English, both, with signs that both keep.

@@ -15,12 +15,13 @@ from .cache import Cache, build, default_device, teacher_of
 from .captions import Caption
 from .files import read_json
 from .floors import Floors
-from .recipe import EvaluateSettings, Recipe, SettingsError, TrainSettings, corpus_name, public, require, write_text
+from .recipe import Recipe, SettingsError, TrainSettings, corpus_name, public, require, write_text
 from .report import to_markdown
 from .report_page import Sources, page
 from .rows import CorpusError, read
 from .scoring import BATCH, scored
 from .settings import parse_recipe
+from .stage_settings import EvaluateSettings
 from .student import Student, load_student, trunk_depth
 from .teacher import Teacher, load_teacher
 from .train import trained_student

@@ -16,8 +16,9 @@ from zhclip.artifact import Artifact, Meta, load
 
 from .export import FILE
 from .locks import hold
-from .recipe import PublishSettings, SettingsError, require, write_text
+from .recipe import SettingsError, require, write_text
 from .report import to_markdown
+from .stage_settings import PublishSettings
 
 TEMPLATE = Path(__file__).with_name("card.md")
 TAGS = ["comfyui", "zhclip", "stable-diffusion", "text-encoder", "chinese"]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .recipe import (
+from .recipe import Recipe
+from .stage_settings import (
     CompareReportsSettings,
     CompareSettings,
     ConvertSettings,
     EvaluateSettings,
     PublishSettings,
-    Recipe,
     SweepSettings,
     Translation,
 )

@@ -23,8 +23,9 @@ from .failures import goes_on
 from .files import DamagedError
 from .grid import Job, plan, read_grid, shaping
 from .locks import BusyError, hold, processes
-from .recipe import Recipe, SettingsError, SweepSettings, corpus_name, guard, require, to_yaml, write_text
+from .recipe import Recipe, SettingsError, corpus_name, guard, require, to_yaml, write_text
 from .rows import CorpusError
+from .stage_settings import SweepSettings
 from .sweep_table import Outcome, summary, to_markdown
 from .train import DivergedError
 from .weights import ModelError

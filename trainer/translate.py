@@ -29,8 +29,9 @@ from zhclip.prompt import normalise
 
 from . import rows
 from .locks import hold
-from .recipe import SettingsError, Source, TranslateSettings, guard, require
+from .recipe import SettingsError, Source, guard, require
 from .rows import Row
+from .stage_settings import TranslateSettings
 from .translation_report import judge, read_shard
 from .translator import Direction, Search, Translator, files_sha256, load_translator, model_folder
 

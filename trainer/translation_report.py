@@ -15,7 +15,8 @@ from typing import Any
 from sacrebleu.metrics import CHRF
 from tqdm import tqdm
 
-from .recipe import SettingsError, TranslateSettings, public_name, write_text
+from .recipe import SettingsError, public_name, write_text
+from .stage_settings import TranslateSettings
 from .translation_checks import fault, flags
 
 EXAMPLES = 3  # of each reason, on the page

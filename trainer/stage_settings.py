@@ -1,0 +1,162 @@
+"""The settings of the stages that no recipe is needed for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .recipe import StudentSettings, TeacherSettings
+
+
+@dataclass
+class SweepSettings:
+    """Many recipes on one cache, in one table."""
+
+    grid: str | None = None
+    """YAML: `rows`, by name the settings in which each differs from the recipe (train.lr: 1.0e-3), or its `config`, a
+    recipe's file beside the grid; `settings` of every row; `seeds`, how many or which."""
+    set: dict[str, str] = field(default_factory=dict)
+    """What the grid's placeholders stand for: --sweep.set.captions FILE fills ${captions}."""
+    also: list[str] = field(default_factory=list)
+    """Further pairs to score each finished run on."""
+    export: bool = False
+    """Write each run's encoder, too."""
+
+
+@dataclass
+class EvaluateSettings:
+    """Score a run's checkpoint on its dev pairs, or any artifact on any pairs."""
+
+    run: str | None = None
+    """Folder of a run: scores its last checkpoint, writes RUN/report.json and report.md."""
+    artifact: str | None = None
+    """An encoder.safetensors to score instead; needs --teacher.model and --corpus."""
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    """The artifact's teacher."""
+    corpus: str | None = None
+    """Pairs to score the artifact on."""
+    report: str | None = None
+    """Where to write the artifact's report; a .md beside it."""
+    student: StudentSettings = field(default_factory=StudentSettings)
+    """The untrained student, for the floors, when the artifact does not lie in its run's folder."""
+
+
+@dataclass
+class CompareReportsSettings:
+    """Lay reports over the same captions side by side, with an interval for each difference from the first."""
+
+    reports: list[str] = field(default_factory=list)
+    """Runs' folders, or report.json files; the first is what the others are held against."""
+    out: str | None = None
+    """A .md or .html file to write as well."""
+
+
+@dataclass
+class ConvertSettings:
+    """Turn a published Chinese encoder into an artifact, without training."""
+
+    source: str | None = None
+    """Folder or hub id (a diffusers pipeline with a BERT as Taiyi's, a Chinese-CLIP, a BERT), or one file of weights: a
+    checkpoint with Taiyi's BERT, or cn_clip's .pt."""
+    out: str = "encoder.safetensors"
+    """The artifact to write."""
+    tokenizer: str | None = None
+    """Folder, hub id or vocab.txt of the encoder's tokenizer, where the source is one file, which carries none."""
+    window: int | None = None
+    """Positions of a prompt window. By default those that the encoder's own pipeline pads to (Taiyi: 512), and 77 for a
+    Chinese-CLIP."""
+    licence: str = "unknown"
+    """Licence of the file, an SPDX id: the published encoder's."""
+
+
+@dataclass
+class PublishSettings:
+    """Write a run's model card, and with --push send encoder, adapter and card to a model hub."""
+
+    run: str | None = None
+    """Folder of a finished run."""
+    repo: str | None = None
+    """Repository on the hub, OWNER/NAME. It is made where it is not there."""
+    push: bool = False
+    """Send it. Without this the card is written and what would be sent is listed."""
+
+
+@dataclass
+class TranslateSettings:
+    """English captions to pairs, by a translation model of transformers."""
+
+    source: str | None = None
+    """English captions: whatever a corpus can be, of which one column is read, or a .txt with one caption a line."""
+    column: str = "en"
+    """Column of the captions, where the source is a table."""
+    out: str | None = None
+    """Pairs to write, a .tsv with columns zh and en; beside it OUT.rejects.tsv, OUT.summary.json, OUT.sample.md."""
+    model: str = "Helsinki-NLP/opus-mt-en-zh"
+    """Folder or hub id of a Marian, NLLB or M2M100 model that translates English into Chinese."""
+    target_code: str | None = None
+    """The model's code of the target language, by default simplified Chinese: cmn_Hans, zho_Hans or zh, as it knows."""
+    beams: int = 4
+    """Beams of the search; 1: greedy, which took a quarter of the CPU time of 4."""
+    length_penalty: float = 1.0
+    """Beams only: above 1 prefers longer translations, below 1 shorter ones."""
+    max_tokens: int = 128
+    """Most tokens of a caption and of a translation. Longer captions are not translated, longer output is rejected."""
+    batch: int = 64
+    """Captions a forward pass, of like length. A killed run may go on with another number."""
+    shard_rows: int = 1024
+    """Captions a shard file: what a killed run loses at most, for each process."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """auto: bf16 on a GPU that computes in it, else fp32."""
+    limit: int | None = None
+    """Translate the first so many rows only."""
+    min_ratio: float = 0.5
+    """Least Chinese characters an English word, beside a slack for short captions."""
+    max_ratio: float = 4.0
+    """Most Chinese characters an English word, likewise."""
+    back_model: str | None = None
+    """Folder or hub id of a model that translates back, such as Helsinki-NLP/opus-mt-zh-en: pairs are scored by it."""
+    back_threshold: float = 30.0
+    """With back_model: the least chrF (0 to 100) of the back-translation against the caption."""
+    sample: int = 50
+    """Random pairs on the page to read."""
+    seed: int = 0
+    """Which pairs those are."""
+
+
+@dataclass
+class Translation:
+    """The command line of `translate`: --translate.source and so on."""
+
+    translate: TranslateSettings = field(default_factory=TranslateSettings)
+
+
+@dataclass
+class CompareSettings:
+    """Paint the same prompts through several encoders and one SD1.5, and measure how alike the outcomes are."""
+
+    checkpoint: str | None = None
+    """Stable Diffusion 1.5, or a model made of it: a folder of diffusers, a hub id or a checkpoint file."""
+    encoders: list[str] | str = "english"
+    """The rows: artifacts, as a list or between commas. `english` is the checkpoint's own CLIP, which is always there
+    since the figures are taken against it."""
+    prompts: str | None = None
+    """A .tsv or .csv with columns zh and en, and maybe paraphrase: the English in other words, which gives the figures
+    their ceiling. By default the paper's two prompts."""
+    out: str = "runs/compare"
+    """Folder of the pictures, the figures and the page. A picture that lies there is not painted again."""
+    seeds: list[int] | int | str = 42
+    """A number, or several as a list or between commas. Each makes the starting noise, the same for every row."""
+    sampler: str = "DDIMScheduler"
+    """A scheduler of diffusers, by the name of its class."""
+    steps: int = 30
+    """Of the sampler."""
+    guidance: float = 7.5
+    """Scale of classifier-free guidance, against the encoder's own empty prompt."""
+    width: int = 512
+    """Of a picture, in pixels."""
+    height: int = 512
+    """Of a picture, in pixels."""
+    clip: str | None = None
+    """Folder or hub id of a whole CLIPModel, such as openai/clip-vit-base-patch32: pictures are scored by it too."""
+    tokenizer: str = "openai/clip-vit-large-patch14"
+    """Folder or hub id of CLIP's tokenizer, read only when the checkpoint is one file, which carries none."""
