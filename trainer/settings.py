@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from .recipe import Recipe
 from .stage_settings import (
@@ -17,6 +17,8 @@ from .stage_settings import (
     SweepSettings,
     Translation,
 )
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help then says what stands below each setting
 
 STAGES = {
     "corpus": "read, clean, deduplicate and split the pairs",
