@@ -15,7 +15,7 @@ import pytest
 from tests import encoders
 from trainer.__main__ import main
 from trainer.grid import read_grid
-from trainer.recipe import Recipe, TrainSettings
+from trainer.recipe import Recipe, SettingsError, TrainSettings
 from trainer.settings import parse_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,9 +47,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def finished(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an unbroken sweep."""
     folder = tmp_path_factory.mktemp("finished")
-    done = subprocess.run(command(folder, inputs), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith((folder / "run" / "sweep-grid.md").read_text(encoding="utf-8") + "\n")
+    assert main(arguments(folder, inputs)) == 0
     return folder / "run"
 
 
@@ -171,7 +169,9 @@ def test_a_run_that_another_process_holds_is_left_to_it(
     assert holder.stdout is not None and holder.stdout.readline() == "1\n"
     grid = "rows: {tiny: , two: {train.layers: 2}}"
     assert main(arguments(tmp_path, inputs, grid, also=False)) == 0
-    assert "tiny/0 is another process's" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "tiny/0 is another process's" in said
+    assert said.endswith((tmp_path / "run" / "sweep-grid.md").read_text(encoding="utf-8") + "\n")
     assert "Not finished yet: tiny/0." in (tmp_path / "run" / "sweep-grid.md").read_text(encoding="utf-8")
     holder.communicate("\n")
     assert main(arguments(tmp_path, inputs, grid)) == 0  # and further pairs, which the finished row has not seen
@@ -239,14 +239,13 @@ rows:
         ("a", "it holds no settings by name"),
     ],
 )
-def test_a_wrong_grid_is_refused_before_anything_runs(
-    grid: str, says: str, inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments(tmp_path, inputs, grid)) == 1
-    error = capsys.readouterr().err.strip()
-    assert error.startswith(f"sweep: --sweep.grid {tmp_path / 'grid.yaml'}") and "\n" not in error
-    assert says in error
-    assert not (tmp_path / "run").exists()
+def test_a_wrong_grid_is_refused(grid: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(grid, encoding="utf-8")
+    with pytest.raises(SettingsError) as refused:
+        read_grid(path, {}, Recipe())
+    said = str(refused.value)
+    assert said.startswith(f"--sweep.grid {path}") and says in said and "\n" not in said
 
 
 def test_a_changed_row_and_missing_files_are_refused(
@@ -258,6 +257,9 @@ def test_a_changed_row_and_missing_files_are_refused(
     assert main(changed) == 1
     assert "train.layers was 2 and is now 3" in capsys.readouterr().err
     assert figures(finished) == before
+    assert main(arguments(tmp_path, inputs, "rows: {a: {}, b: {train.lrr: 1}}")) == 1
+    assert "row b: Group 'train' does not accept option 'lrr'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # nothing of the row before it has run
     wrong = "rows: {a: {corpus.train: nowhere.tsv}}"
     assert main(arguments(tmp_path, inputs, wrong)) == 1
     assert "nowhere.tsv: there is no such corpus file" in capsys.readouterr().err
