@@ -224,7 +224,7 @@ def test_paper_presets_are_the_papers() -> None:
     for train in recipes.values():
         assert (train.lr, train.batch, train.steps) == (5e-3, 1024, 20_000)
         assert (train.start, train.schedule, train.warmup, train.clip) == ("student", "constant", 0, None)
-        assert train.pad_positions is None
+        assert (train.pad_positions, train.contrast) == (None, 0)
     assert (recipes["unfreeze"].strategy, recipes["unfreeze"].layers) == ("unfreeze", 3)
     assert (recipes["lora"].strategy, recipes["lora"].lora_r, recipes["lora"].lora_alpha) == ("lora", 16, 64)
 

@@ -141,7 +141,7 @@ class TrainSettings:
     """lora: weight-decomposed, magnitudes learn beside the directions."""
     zone_weights: ZoneWeights = field(default_factory=ZoneWeights)
     """Weights of the cosine loss by zone."""
-    contrast: float = 0.0
+    contrast: float = 0.02
     """Weight of a contrast: each Chinese caption has to find its own English one among the step's. 0: none."""
     norm: float = 0.0
     """Weight of (|z| / |target| - 1)^2. Above 0 the student learns its norms, and the file has no table of them."""
@@ -173,7 +173,7 @@ class TrainSettings:
     """Split each step's batch into so many passes."""
     steps: int | None = None
     """Optimiser steps. Without it, `epochs` decides."""
-    epochs: float = 6.0
+    epochs: float = 8.0
     """Passes over the training pairs, when steps is not given."""
     pad_positions: int | None = 6
     """Padded positions behind a batch's longest text that a step computes, drawn anew each time and weighted so that

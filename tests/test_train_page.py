@@ -1,0 +1,54 @@
+"""docs/train.md, followed from its top to its end: its shell blocks as written, beside a stand-in of the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests import hub, small, translators
+from tests.test_readme import ROOT, clone, commands  # noqa: F401 - clone is a fixture
+from zhclip.artifact import read_meta
+
+
+def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa: F811
+    assert commands("docs/train.md") == commands("docs/train.zh.md")
+    translators.marian(tmp_path / "hub" / "Helsinki-NLP" / "opus-mt-en-zh", steps=80)
+    english = [en for _, en in small.captions()[: translators.LEARNT]]
+    (clone / "captions.tsv").write_text("\n".join(["en", *english]) + "\n", encoding="utf-8")
+    # 20,000 steps of 1,024 captions are no test's: the clone's recipes are cut short, the commands are not.
+    for recipe in (clone / "recipes").glob("paper-[ul]*.yaml"):
+        text = recipe.read_text(encoding="utf-8")
+        recipe.write_text(text.replace("steps: 20000", "steps: 4").replace("batch: 1024", "batch: 8"), encoding="utf-8")
+    grid = re.search(
+        r"```yaml\n# grid.yaml\n(.*?)```", (ROOT / "docs" / "train.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert grid
+    (clone / "grid.yaml").write_text(grid[1].replace("300", "4").replace("seeds: 3", "seeds: 2"), encoding="utf-8")
+    own_pairs = (clone / "train.tsv").read_text(encoding="utf-8")
+    with hub.serve(tmp_path / "hub") as (endpoint, _):
+        own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": hub.TOKEN}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        for block in commands("docs/train.md"):
+            done = subprocess.run(
+                ["bash", "-ec", block],
+                cwd=clone,
+                env={**os.environ, **own, "PATH": path},
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=False,
+            )
+            assert done.returncode == 0, block + done.stderr[-3000:]
+            if "translate" in block:
+                assert len((clone / "train.tsv").read_text(encoding="utf-8").splitlines()) > translators.LEARNT // 2
+                (clone / "train.tsv").write_text(own_pairs, encoding="utf-8")  # enough of them to train on
+    assert read_meta(tmp_path / "hub" / "OWNER" / "NAME" / "encoder.safetensors").window == 77
+    table = (clone / "runs" / "sweep" / "sweep-grid.md").read_text(encoding="utf-8")
+    assert all(f"| {row} | 2 |" in table for row in ("recommended", "hotter", "lora"))
+    assert "constant per position" in (clone / "runs" / "paper.md").read_text(encoding="utf-8")
+    runs = [json.loads((clone / "runs" / f"paper-{name}" / "report.json").read_text()) for name in ("unfreeze", "lora")]
+    assert [report["strategy"] for report in runs] == ["unfreeze", "lora"]
