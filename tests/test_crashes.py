@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.crashes import STAGES
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,19 +22,21 @@ def table(module: str, *arguments: str) -> list[list[str]]:
 
 
 def test_every_stage_killed_at_random_moments_ends_in_the_same_bytes() -> None:
-    rows = table("tests.crashes", "--kills", "3")
-    assert [row[0] for row in rows] == [*STAGES, "all"]
-    assert all(kills == identical == "3" for _, _, kills, _, identical in rows[:-1])
-    assert int(rows[-1][3]) >= len(STAGES)
+    # All stages, 20 times each: docs/results.md. Here a few, for a kill and the end of its run take seconds.
+    stages = ["corpus", "cache", "train", "export"]
+    rows = table("tests.crashes", "--kills", "2", "--stages", *stages)
+    assert [row[0] for row in rows] == [*stages, "all"]
+    assert all(kills == identical == "2" for _, _, kills, _, identical in rows[:-1])
+    assert int(rows[-1][3]) >= len(stages)
 
 
 def test_ctrl_c_once_or_twice_and_sigterm_say_where_the_run_goes_on() -> None:
-    rows = table("tests.crashes", "--kills", "3", "--polite", "--stages", "cache", "train")
-    assert [(row[0], row[2], row[4]) for row in rows] == [("cache", "3", "3"), ("train", "3", "3"), ("all", "6", "6")]
+    rows = table("tests.crashes", "--kills", "3", "--polite", "--stages", "train")
+    assert [(row[0], row[2], row[4]) for row in rows] == [("train", "3", "3"), ("all", "3", "3")]
 
 
 @pytest.mark.parametrize("how", [[], ["--limit"]])
 def test_a_full_disk_is_said_and_loses_nothing(how: list[str]) -> None:
-    rows = table("tests.full_disk", "--stages", "cache", "train", "export", *how)
-    assert len(rows) >= 6
+    rows = table("tests.full_disk", "--stages", "train", *how)
+    assert len(rows) >= 2
     assert any("give the same command again: it goes on where it stopped" in row[2] for row in rows)
