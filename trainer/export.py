@@ -85,7 +85,8 @@ def run(recipe: Recipe) -> None:
     worst = max(float(((a - b).norm(dim=-1) / b.norm(dim=-1)).max()) for a, b in zip(after, before, strict=True))
     if not worst <= TOLERANCE[recipe.export.dtype]:
         candidate.unlink()
-        raise ExportError(f"{path}: a vector of it differs by {worst:.2e} of its norm from the trained model's")
+        advice = "; add --export.dtype float32" if recipe.export.dtype == "float16" else ""
+        raise ExportError(f"{path}: a vector of it differs by {worst:.2e} of its norm from the trained model's{advice}")
     candidate.replace(path)
     shutil.rmtree(candidate.parent, ignore_errors=True)
     size = f"{path.stat().st_size / 1e6:.0f} MB in {recipe.export.dtype}"
