@@ -1,0 +1,52 @@
+"""The honest peer: the loop that transformers, PEFT and a DataLoader give, as well written as they allow.
+
+Every layer is computed for every caption in every step, padded to the whole window. All else is as good as ours:
+dropout off, bf16 where the machine has it, SDPA attention, fused AdamW, the teacher's answers computed beforehand and
+read from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import peft
+import torch
+from torch.nn.functional import cosine_similarity
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import ChineseCLIPModel
+
+LAYERS, RANK, ALPHA, RATE = 3, 16, 64, 5e-4
+
+
+def load(folder: Path, strategy: str) -> torch.nn.Module:
+    """The text tower with what the paper's strategy trains set free: its last three layers, or adapters on query and
+    value."""
+    # ChineseCLIPTextModel.from_pretrained would leave every weight at random: a whole model's names have a prefix.
+    model = ChineseCLIPModel.from_pretrained(folder).text_model.train(False).requires_grad_(False)
+    if strategy == "lora":
+        config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["query", "value"])
+        return peft.get_peft_model(model, config).train(False)
+    for layer in model.encoder.layer[-LAYERS:]:
+        layer.requires_grad_(True)
+    return model
+
+
+def steps(
+    model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, target: torch.Tensor, batch: int, precision: str
+) -> Iterator[None]:
+    """Train step by step, without end, on ids and mask (N, W) and target (N, W, D) fp16. Yields after each step."""
+    device = ids.device
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=RATE, fused=True)
+    loader = DataLoader(TensorDataset(ids, mask, target), batch_size=batch, shuffle=True, drop_last=True)
+    while True:
+        for some_ids, some_mask, goal in loader:
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                hidden = model(input_ids=some_ids, attention_mask=some_mask).last_hidden_state
+            loss = (1 - cosine_similarity(hidden.float(), goal.float(), dim=-1)).mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learning, 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            yield
