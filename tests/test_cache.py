@@ -94,9 +94,13 @@ def test_a_cache_with_other_settings_is_refused_and_both_values_shown(
 
 def test_another_depth_keeps_what_does_not_depend_on_it(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
-    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "targets").iterdir()}
-    build(tmp_path, PAIRS, teacher, student, depth=1, shard_rows=16, batch=8)
+    build(tmp_path / "one", PAIRS, teacher, student, 2, shard_rows=16, batch=8)
+    parts = (tmp_path / "one" / "targets", tmp_path / "one" / "states")
+    kept = {file: file.stat().st_mtime_ns for part in parts for file in part.iterdir()}
+    build(tmp_path / "one", PAIRS, teacher, student, 1, shard_rows=16, batch=8)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    assert torch.equal(Cache.open(tmp_path, 1).column("ids"), Cache.open(tmp_path, None).column("ids"))
-    assert not torch.equal(Cache.open(tmp_path, 1).column("trunk"), Cache.open(tmp_path, 2).column("trunk"))
+    build(tmp_path / "other", PAIRS, teacher, student, 1, shard_rows=16, batch=8)
+    for file in (tmp_path / "other").rglob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "one" / file.relative_to(tmp_path / "other")).read_bytes()
+    trunks = [Cache.open(tmp_path / "one", depth).column("trunk") for depth in (1, 2)]
+    assert not torch.equal(*trunks)

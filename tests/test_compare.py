@@ -249,8 +249,8 @@ def test_checkpoint_and_clip_by_id_bring_no_more_than_needed(parts: Path, tmp_pa
     given = ["--checkpoint", "someone/sd15", "--clip", "someone/clip", "--prompts", str(tmp_path / "one.tsv")]
     given += ["--seeds", "1,2", "--width", "64", "--height", "64", "--steps", "1", "--out", str(tmp_path / "out")]
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
-        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-        done = python("-m", "trainer", "compare", *given, **settings, HF_HUB_OFFLINE="0")
+        hub_of = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        done = python("-m", "trainer", "compare", *given, cwd=ROOT, HF_HOME=str(tmp_path / "home"), **hub_of)
     assert done.returncode == 0, done.stdout
     assert not any("pruned" in path or "fp16" in path for path in asked)
     figures = figures_of(tmp_path / "out")

@@ -13,7 +13,7 @@ without its last layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -105,10 +105,12 @@ def build(
         for part, made_with in zip(folders, settings):
             guard(part, made_with)
 
-    def target_shard(some: list[Pair], _: int) -> list[Shard]:
+    def target_shard(some: list[Pair], _: int) -> Sequence[Shard | None]:
         return [_target_shard(some, teacher, batch)]
 
-    def state_shards(some: list[Pair], index: int) -> list[Shard]:
+    def state_shards(some: list[Pair], index: int) -> Sequence[Shard | None]:
+        if depth is not None and _whole(_shard(folders[1], index)):  # made with a trunk of another depth
+            return [None, _trunk_shard(some, student, depth, batch)]
         target = read_tensors(_shard(folders[0], index), CURE)["target"]
         return _state_shards(some, student, target, depth, batch)
 
@@ -125,7 +127,7 @@ def parts_of(depth: int | None) -> list[str]:
 def _fill(
     folders: list[Path],
     groups: list[list[Pair]],
-    make: Callable[[list[Pair], int], list[Shard]],
+    make: Callable[[list[Pair], int], Sequence[Shard | None]],
     state: PartialState | None,
 ) -> None:
     index, count = (state.process_index, state.num_processes) if state else (0, 1)
@@ -134,7 +136,8 @@ def _fill(
     name = " and ".join(folder.name for folder in folders)
     for index in tqdm(missing, desc=f"cache {folders[0].parent.name} {name}", unit="shard", disable=not missing):
         for folder, shard in zip(folders, make(groups[index], index)):
-            write_tensors(_shard(folder, index), shard)
+            if shard is not None:
+                write_tensors(_shard(folder, index), shard)
     if state:
         state.wait_for_everyone()
 
@@ -171,7 +174,7 @@ def _target_shard(part: list[Pair], teacher: Teacher, batch: int) -> Shard:
 @torch.inference_mode()
 def _state_shards(
     part: list[Pair], student: Student, target: torch.Tensor, depth: int | None, batch: int
-) -> list[Shard]:
+) -> Sequence[Shard | None]:
     ids = torch.tensor([student.tokens.windows(p.zh)[0] for p in part])
     device = student.bert.device
     trunks, pooled = [], []
@@ -194,6 +197,15 @@ def _state_shards(
         check_finite(outputs, [p.zh for p in part], "--student.model")
     states = {"ids": ids.int(), "pooled": torch.cat(pooled), "xx": xx, "xy": xy, "x_sum": x_sum}
     return [states, {"trunk": torch.cat(trunks)}][: 1 if depth is None else 2]
+
+
+@torch.inference_mode()
+def _trunk_shard(part: list[Pair], student: Student, depth: int, batch: int) -> Shard:
+    """The second of `_state_shards` alone, without the layers above it."""
+    ids = torch.tensor([student.tokens.windows(p.zh)[0] for p in part])
+    trunk = torch.cat([student.hidden(some.to(student.bert.device), depth).half() for some in ids.split(batch)])
+    check_finite(trunk, [p.zh for p in part], "--student.model")
+    return {"trunk": trunk}
 
 
 def _batches(part: list[Pair], size: int) -> Iterator[list[Pair]]:
