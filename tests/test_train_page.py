@@ -50,7 +50,7 @@ def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa:
             if "translate" in block:
                 assert len((clone / "train.tsv").read_text(encoding="utf-8").splitlines()) > translators.LEARNT // 2
                 (clone / "train.tsv").write_text(own_pairs, encoding="utf-8")  # enough of them to train on
-    assert read_meta(tmp_path / "hub" / "OWNER" / "NAME" / "encoder.safetensors").window == 77
+    assert read_meta(tmp_path / "hub" / "OWNER" / "NAME" / "NAME.safetensors").window == 77
     table = (clone / "runs" / "sweep" / "sweep-grid.md").read_text(encoding="utf-8")
     assert all(f"| {row} | 2 |" in table for row in ("recommended", "hotter", "lora"))
     assert "constant per position" in (clone / "runs" / "paper.md").read_text(encoding="utf-8")
