@@ -274,7 +274,7 @@ def test_a_changed_row_and_missing_files_are_refused(
 
 
 def test_the_grids_of_this_repository_name_settings_that_are_there() -> None:
-    given = {"unet": "unet", "general": "general.tsv", "captions": "captions.tsv", "pairs": "20000"}
+    given = {"unet": "unet", "general": "general.tsv", "captions": "captions.tsv", "pairs": "20000", "half": "0.17"}
     base = parse_recipe(ROOT / "recipes" / "recommended.yaml")
     grids = {path.stem: read_grid(path, given, base) for path in sorted(GRIDS.glob("*.yaml"))}
     assert list(grids) == ["ablations", "corpora", "recipes"]
@@ -286,7 +286,9 @@ def test_the_grids_of_this_repository_name_settings_that_are_there() -> None:
         strategy="lora", start="student", lr=5e-3, schedule="constant", warmup=0, clip=None, batch=128, steps=200,
         pad_positions=None, contrast=0.0,
     )  # fmt: skip
-    assert grids["corpora"].rows["mixture"].corpus.limit == 20000
+    mixture = grids["corpora"].rows["mixture"].corpus
+    assert mixture.limit == 20000
+    assert isinstance(mixture.train, list) and [source.weight for source in mixture.train] == [0.17, 0.17]
     first, *others = grids["ablations"].rows.values()
     for recipe in others:
         changed = {key for key in vars(first.train) if getattr(recipe.train, key) != getattr(first.train, key)}

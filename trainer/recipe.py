@@ -75,7 +75,7 @@ class CorpusSettings:
     dev_share: float = 0.02
     """Without dev: the share of English captions held out, by a hash of the caption, so that a row never moves."""
     limit: int | None = None
-    """Use the first so many clean training pairs only."""
+    """Use the first so many clean training pairs only; of a mixture, those of its first sources."""
     min_han: float = 0.2
     """Least share of ideographs in the Chinese side, where a word of another script counts as one."""
     min_latin: float = 0.5
