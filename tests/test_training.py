@@ -150,11 +150,20 @@ def test_embeddings_learn_when_asked_to(base: Recipe, tmp_path: Path) -> None:
         train.run(changed(base, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("settings", [{"lora_rslora": True}, {"lora_dora": True}, {"lora_dropout": 0.2}])
+EVERY = ("value", "query", "key", "dense")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"lora_rslora": True}, {"lora_dora": True}, {"lora_dropout": 0.2}, {"lora_targets": EVERY}]
+)
 def test_lora_as_peft_gives_it(base: Recipe, tmp_path: Path, settings: dict[str, Any]) -> None:
     recipe = ran(changed(base, tmp_path / "run", strategy="lora", lora_r=4, lr=5e-3, **settings))
     names = parts(recipe, base)
-    assert names and all(name.endswith(("query.weight", "value.weight")) for name in names)
+    targets = settings.get("lora_targets", ("query", "value"))
+    assert names and all(name.split(".")[-2] in targets for name in names)
+    # PEFT keeps them as a set, whose order is another in every process.
+    config = json.loads((recipe.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["target_modules"] == sorted(targets)
     student = ChineseCLIPModel.from_pretrained(str(base.student.model)).text_model
     merged = PeftModel.from_pretrained(student, str(recipe.folder / "adapter")).merge_and_unload().state_dict()
     written = artifact(recipe).bert

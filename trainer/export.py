@@ -54,7 +54,9 @@ def run(recipe: Recipe) -> None:
     ids = torch.cat([ids, torch.tensor(student.tokens.windows(""))])
     before = [head.student.encode_ids(ids).cpu() for head in answers]
     if adapter is not None:
-        adapter.peft_config["default"].base_model_name_or_path = public_name(recipe.student.model)
+        config = adapter.peft_config["default"]
+        config.base_model_name_or_path = public_name(recipe.student.model)
+        config.target_modules = sorted(config.target_modules)  # of a set, whose order is another in every process
         _write_folder(recipe.folder / "adapter", lambda to: adapter.save_pretrained(to, save_embedding_layers=False))
         adapter.merge_and_unload()
     structures = [stored(head, recipe.window) for head in answers]
