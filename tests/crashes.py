@@ -29,6 +29,7 @@ from pathlib import Path
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
 
 from tests import encoders, translators
+from tests.runs import contents
 from trainer.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,14 +116,6 @@ def whole(arguments: list[str], folder: Path, fresh: bool = False) -> float:
         log = folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
         raise SystemExit(f"{' '.join(arguments[:1])} ended with {code}:\n{log[-3000:]}")
     return time.monotonic() - began
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder by name, without TensorBoard's, which carry times, and without locks."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    named = {str(path.relative_to(folder)): path for path in files}
-    kept = {n: p for n, p in named.items() if "logs" not in Path(n).parts and not n.endswith(".lock")}
-    return {name: path.read_bytes() for name, path in kept.items()}
 
 
 def unlike(folder: Path, unbroken: Path) -> list[str]:

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.crashes import STAGES, contents, ended, inputs, start, unlike, whole
+from tests.crashes import STAGES, ended, inputs, start, unlike, whole
+from tests.runs import contents
 
 SHARES = (0.0, 0.3, 0.8)  # of what a stage writes: how much of it still fits
 LIMITS = (30_000, 90_000)  # bytes a file; the log of a run is a file as well, and shorter

@@ -26,3 +26,11 @@ def run(folder: Path, given: dict[str, str], *more: str) -> Path:
     flags = [text for pair in given.items() for text in pair]
     assert main(["run", "--config", TINY, "--run", str(folder), "--window", "32", *flags, *more]) == 0
     return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder by name, without TensorBoard's, which carry times, and without locks."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    named = {str(path.relative_to(folder)): path for path in files}
+    kept = {n: p for n, p in named.items() if "logs" not in Path(n).parts and not n.endswith(".lock")}
+    return {name: path.read_bytes() for name, path in kept.items()}

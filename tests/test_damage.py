@@ -14,7 +14,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from tests import encoders
-from tests.crashes import contents
+from tests.runs import contents
 from trainer.__main__ import main
 from trainer.files import DamagedError, read_header, read_tensors, write_tensors
 
