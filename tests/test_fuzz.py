@@ -84,11 +84,11 @@ def test_encoder_and_node_answer_any_text_alike_and_finitely(texts: list[str], t
     two = 0
     for at, text in enumerate(texts):
         mine, zh, both = student.encode_prompt(text), found[f"zh.{at}"], found[f"both.{at}"]
-        windows = student.tokens.weighted_windows(text)
-        assert zh.shape == mine.shape == (77 * len(windows), 768), ascii(text)
-        # Absurd weights, up to 100, magnify what two implementations differ by: a span adds (w - 1) of its contrast.
-        weight = max(1 + sum(abs(run.weight - 1) for run in runs(window.weights)) for window in windows)
-        assert torch.isfinite(zh).all() and (zh - mine).abs().max() <= 1e-4 * max(1.0, weight / 10), ascii(text)
+        assert zh.shape == mine.shape == (77 * len(student.tokens.weighted_windows(text)), 768), ascii(text)
+        # Absurd weights, up to 100, magnify what two implementations differ by.
+        assert torch.isfinite(zh).all() and (zh - mine).abs().max() <= 1e-4 * max(
+            1.0, float(mine.norm(dim=-1).max()) / 30
+        )
         assert torch.isfinite(both).all() and both.shape[0] % 77 == 0 and both.shape[0] > 0 and both.shape[1] == 768
         two += both.shape[0] > zh.shape[0]
     print(f"{len(texts)} prompts: node, both ways, {node_s:.1f} s; trainer {time.monotonic() - began:.1f} s")
