@@ -23,6 +23,8 @@ sys.path.insert(0, str(rounds.ROOT))
 
 from tests import encoders, small
 from trainer import cache, checkpoint, corpus, train
+from trainer.cached import Cache
+from trainer.floors import answers
 from trainer.loss import Loss
 from trainer.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.student import trunk_depth
@@ -51,9 +53,9 @@ def ours(recipe: Recipe, device: torch.device) -> Iterator[None]:
     student, _, cached = train.open_training(recipe, device)
     depth = trunk_depth(settings, student.depth)
     learning = checkpoint.trainable(student)
-    optimiser = torch.optim.AdamW(learning.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimiser = torch.optim.AdamW(learning.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     loss_of = Loss.of(cached, settings, student, device)
-    loader = train._loader(recipe, cached, student, depth is not None, range(10**6), accelerator)
+    loader = train._loader(recipe, cached, range(10**6), accelerator)
     model, prepared = accelerator.prepare(student, optimiser)
     model.train()
     for batch in loader:
@@ -104,11 +106,13 @@ def main() -> None:
         )
         corpus.run(recipe)
         cache.run(recipe)
-        stored = cache.Cache.open(recipe.cache_folder / "train", trunk_depth(settings, layers))
-        rows = list(range(len(stored)))
-        ids = stored.rows("ids", rows).long().to(device)
+        pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
+        answer = answers(cache.teacher_of(recipe, device), pairs)
+        rows = range(len(pairs))
+        target = torch.cat([answer(list(rows[at : at + batch])).half() for at in rows[::batch]]).to(device)
+        stored = Cache.open(recipe.cache_folder / "train", None, settings.pad_positions)
+        ids = stored.column("ids").long().to(device)
         model = plain_loop.load(student, given.strategy).to(device)
-        target = stored.rows("target", rows).to(device)
         plain = plain_loop.steps(model, ids, (ids != 0).long(), target, batch, precision)
         our = ours(recipe, device)
         race = rounds.race(

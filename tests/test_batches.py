@@ -9,8 +9,9 @@ import torch
 
 from tests import encoders
 from tests.small import captions
-from trainer.batches import Order, draw_positions
+from trainer.batches import Order
 from trainer.objective import cosine_loss
+from trainer.positions import keep, shares
 from trainer.recipe import TrainSettings
 from trainer.student import Ridge, Student, load_student, prepare
 
@@ -54,20 +55,23 @@ def test_a_corpus_smaller_than_a_batch_fills_it() -> None:
     assert [sorted(batch) for batch in batches(rows=3, batch=6, last=1)] == [[0, 0, 1, 1, 2, 2]]
 
 
-def test_drawn_positions_weigh_as_much_as_all() -> None:
-    every, even = draw_positions(WINDOW, 12, None, 0)
-    assert every.tolist() == list(range(WINDOW))
-    assert even.sum() == pytest.approx(1)
-    losses = torch.rand(WINDOW, generator=torch.Generator().manual_seed(0))
+def test_kept_positions_weigh_as_much_as_all() -> None:
+    lengths = torch.tensor([3, 12, WINDOW - 2, WINDOW])
+    losses = torch.rand(4, WINDOW, generator=torch.Generator().manual_seed(0))
     means = []
     for seed in range(2000):
-        positions, weights = draw_positions(WINDOW, 12, 4, seed)
-        assert positions[:12].tolist() == list(range(12))
-        assert len(set(positions.tolist())) == 16
-        assert weights.sum() == pytest.approx(1)
-        means.append((losses[positions] * weights).sum())
-    assert torch.stack(means).mean() == pytest.approx(float(losses.mean()), rel=5e-3)
-    assert torch.equal(draw_positions(WINDOW, 39, 4, 0)[0], every)
+        positions, counts = keep(lengths, torch.rand(4, WINDOW, generator=torch.Generator().manual_seed(seed)), 4)
+        weights = shares(lengths, counts, WINDOW)
+        assert counts.tolist() == [7, 16, WINDOW, WINDOW] and weights.shape == (4, WINDOW)
+        assert torch.allclose(weights.sum(dim=1), torch.ones(4))
+        rows = positions.split(counts.tolist())
+        for at, length in zip(rows, lengths.tolist()):
+            assert at[:length].tolist() == list(range(length)) and len(set(at.tolist())) == len(at)
+        means.append(torch.stack([(loss[at] * w[: len(at)]).sum() for loss, at, w in zip(losses, rows, weights)]))
+    assert torch.allclose(torch.stack(means).mean(dim=0), losses.mean(dim=1), rtol=5e-3)
+    positions, counts = keep(lengths, torch.rand(4, WINDOW), None)
+    assert torch.equal(positions.view(4, -1), torch.arange(WINDOW).expand(4, -1))
+    assert torch.allclose(shares(lengths, counts, WINDOW), torch.full((4, WINDOW), 1 / WINDOW))
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +85,24 @@ def test_leaving_padding_out_changes_nothing_of_the_rest(student: Student) -> No
     bias = torch.randn(WINDOW, width, generator=generator)
     prepare(student, TrainSettings(layers=2), Ridge(torch.eye(width), bias))
     ids = torch.tensor([student.tokens.windows(zh)[0] for zh, _ in captions()[:8]])
-    longest = int(student.tokens.key_mask(ids).sum(dim=1).max())
-    positions, _ = draw_positions(WINDOW, longest, 5, 1)
+    lengths = student.tokens.key_mask(ids).sum(dim=1)
+    assert len(lengths.unique()) > 1
+    flat, counts = keep(lengths, torch.rand(8, WINDOW, generator=generator), 5)
+    positions = torch.nn.utils.rnn.pad_sequence(flat.split(counts.tolist()), True, WINDOW - 1)
+    weights = shares(lengths, counts, WINDOW)
+    rows = torch.arange(8)[:, None]
     goal = torch.randn(8, WINDOW, width, generator=generator)
 
     def gradients(trunk: torch.Tensor | None, at: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         student.zero_grad()
         z = student(ids, trunk, 1, at)
-        z = z if at is not None else z[:, positions]
-        cosine_loss(z, goal[:, positions]).mean().backward()
+        z = z if at is not None else z[rows, positions]
+        (cosine_loss(z, goal[rows, positions]) * weights).sum().backward()
         return z.detach(), [p.grad.clone() for p in student.parameters() if p.grad is not None]
 
     whole, expected = gradients(None, None)
     stored = student.hidden(ids, 1).detach()
-    for z, found in (gradients(None, positions), gradients(stored[:, positions], positions)):
+    for z, found in (gradients(None, positions), gradients(stored[rows, positions], positions)):
         assert torch.allclose(z, whole, atol=1e-5)
         assert len(found) == len(expected)
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected))

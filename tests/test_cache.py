@@ -10,7 +10,8 @@ import torch
 from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import captions
-from trainer.cache import Cache, build
+from trainer.cache import build
+from trainer.cached import Cache
 from trainer.corpus import Pair
 from trainer.objective import unit
 from trainer.recipe import SettingsError
@@ -31,7 +32,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, Student]:
 def test_rows_are_what_the_encoders_give(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
     build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
-    cache = Cache.open(tmp_path, 2)
+    cache = Cache.open(tmp_path, 2, None)
     assert len(cache) == 50
     chosen = [49, 3, 16, 15]
     target, lengths = teacher.encode([PAIRS[i].en for i in chosen])
@@ -43,11 +44,43 @@ def test_rows_are_what_the_encoders_give(pair: tuple[Teacher, Student], tmp_path
         assert torch.allclose(cache.rows("trunk", chosen).float(), student.hidden(ids, 2), atol=5e-3)
 
 
+def test_kept_positions_are_those_of_the_whole(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
+    teacher, student = pair
+    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
+    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8)
+    few, whole = Cache.open(tmp_path, 2, 3), Cache.open(tmp_path, 2, None)
+    chosen = [49, 3, 16, 15, 40]
+    lengths, counts = few.rows("length", chosen), few.rows("count", chosen)
+    ids, en = few.rows("ids", chosen).long(), few.rows("en_length", chosen)
+    assert torch.equal(lengths, torch.maximum(student.tokens.key_mask(ids).sum(dim=1), en))
+    assert torch.equal(counts, (lengths + 3).clamp(max=WINDOW)) and len(counts.unique()) > 1
+    position = few.rows("position", chosen)
+    assert position.shape == (5, counts.max()) and few.rows("trunk", chosen).shape[:2] == position.shape
+    for row, count, length in zip(range(5), counts.tolist(), lengths.tolist()):
+        mine = position[row, :count]
+        assert mine[:length].tolist() == list(range(length)) and (mine.diff() > 0).all()
+        assert (position[row, count:] == WINDOW - 1).all()
+        for name in ("target", "trunk"):
+            assert torch.equal(few.rows(name, chosen)[row, :count], whole.rows(name, chosen)[row, mine])
+    for name in ("xx", "xy", "x_sum", "unit_sum", "norm_sum"):
+        assert torch.equal(few.sums[name], whole.sums[name])
+
+
+def test_a_copy_on_a_device_reads_the_same(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
+    teacher, student = pair
+    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
+    mapped = Cache.open(tmp_path, 2, 3)
+    copied = mapped.moved(torch.device("cpu"))
+    assert len(copied) == len(mapped) == 50 and copied.vector_bytes() == mapped.vector_bytes() > 0
+    for name in ("target", "trunk", "position", "ids", "count", "length", "en_length", "en_pooled"):
+        assert torch.equal(copied.rows(name, [49, 3, 16, 15]), mapped.rows(name, [49, 3, 16, 15]))
+
+
 def test_sums_are_those_of_the_whole_corpus(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
     build(tmp_path, PAIRS, teacher, student, depth=None, shard_rows=16, batch=8)
-    cache = Cache.open(tmp_path, None)
-    target = cache.column("target").float()
+    cache = Cache.open(tmp_path, None, None)
+    target = cache.rows("target", list(range(len(cache)))).float()
     with torch.no_grad():
         x = student(cache.column("ids").long()).double()  # (N, W, S)
     y = unit(target).double()
@@ -70,10 +103,10 @@ def test_a_killed_cache_goes_on_and_ends_in_the_same_bytes(pair: tuple[Teacher, 
     teacher, student = pair
     for name in ("whole", "broken"):
         build(tmp_path / name, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
-    for lost in ("targets/00002", "states/00001", "trunk-2/00003"):
+    for lost in ("captions/00002", "captions/00001", "captions/sums", "trunk-2/00003"):
         (tmp_path / "broken" / f"{lost}.safetensors").unlink()
-    with pytest.raises(SettingsError, match=r"1 of 4 shards are missing; run the cache stage again"):
-        Cache.open(tmp_path / "broken", 2)
+    with pytest.raises(SettingsError, match=r"2 of 4 shards are missing; run the cache stage again"):
+        Cache.open(tmp_path / "broken", 2, None)
     build(tmp_path / "broken", PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
     for file in sorted((tmp_path / "whole").rglob("*.safetensors")):
         assert file.read_bytes() == (tmp_path / "broken" / file.relative_to(tmp_path / "whole")).read_bytes()
@@ -89,18 +122,17 @@ def test_a_cache_with_other_settings_is_refused_and_both_values_shown(
     with pytest.raises(SettingsError, match="rows was 50 and is now 49"):
         build(tmp_path, PAIRS[1:], teacher, student, depth=2, shard_rows=16, batch=8)
     with pytest.raises(SettingsError, match=r"trunk-1: no cache there; run the cache stage first"):
-        Cache.open(tmp_path, 1)
+        Cache.open(tmp_path, 1, None)
 
 
 def test_another_depth_keeps_what_does_not_depend_on_it(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
     build(tmp_path / "one", PAIRS, teacher, student, 2, shard_rows=16, batch=8)
-    parts = (tmp_path / "one" / "targets", tmp_path / "one" / "states")
-    kept = {file: file.stat().st_mtime_ns for part in parts for file in part.iterdir()}
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "one" / "captions").iterdir()}
     build(tmp_path / "one", PAIRS, teacher, student, 1, shard_rows=16, batch=8)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     build(tmp_path / "other", PAIRS, teacher, student, 1, shard_rows=16, batch=8)
     for file in (tmp_path / "other").rglob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "one" / file.relative_to(tmp_path / "other")).read_bytes()
-    trunks = [Cache.open(tmp_path / "one", depth).column("trunk") for depth in (1, 2)]
+    trunks = [Cache.open(tmp_path / "one", depth, None).column("trunk") for depth in (1, 2)]
     assert not torch.equal(*trunks)

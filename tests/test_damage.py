@@ -16,10 +16,13 @@ from safetensors.torch import load_file, save_file
 from tests import encoders
 from tests.runs import contents
 from trainer.__main__ import main
+from trainer.cached import parts_of
 from trainer.files import DamagedError, read_header, read_tensors, write_tensors
+from trainer.recipe import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-LOST = "cache/train/targets/00001.safetensors"
+CAPTIONS = f"cache/train/{parts_of(None, TrainSettings.pad_positions)[0]}"
+LOST = f"{CAPTIONS}/00001.safetensors"
 NEWEST = "checkpoints/step-000012.safetensors"
 
 
@@ -155,7 +158,7 @@ def test_a_damaged_shard_is_made_again_and_a_damaged_checkpoint_named(
         "corpus/settings.json",
         "corpus/summary.json",
         "corpus/train.tsv",
-        "cache/train/targets/settings.json",
+        f"{CAPTIONS}/settings.json",
         "checkpoints/settings.json",
         "report.json",
     ],

@@ -80,16 +80,18 @@ def test_encoder_and_node_answer_any_text_alike_and_finitely(texts: list[str], t
         ROOT / "tests" / "fuzz_in_host.py", path, tmp_path / "prompts.json", tmp_path / "out.safetensors", timeout=900
     )
     node_s, began = time.monotonic() - began, time.monotonic()
-    found, student = load_file(tmp_path / "out.safetensors"), Student.from_artifact(small.artifact())
-    two = 0
+    # In double precision, so that the difference is the node's own rounding and not that of two.
+    found, student = load_file(tmp_path / "out.safetensors"), Student.from_artifact(small.artifact()).double()
+    two, worst = 0, 0.0
     for at, text in enumerate(texts):
         mine, zh, both = student.encode_prompt(text), found[f"zh.{at}"], found[f"both.{at}"]
         assert zh.shape == mine.shape == (77 * len(student.tokens.weighted_windows(text)), 768), ascii(text)
         # Absurd weights, up to 100, magnify what two implementations differ by.
-        assert torch.isfinite(zh).all() and (zh - mine).abs().max() <= 1e-4 * max(
-            1.0, float(mine.norm(dim=-1).max()) / 30
-        )
+        bound = 1e-4 * max(1.0, float(mine.norm(dim=-1).max()) / 30)
+        share = float((zh - mine).abs().max()) / bound
+        assert torch.isfinite(zh).all() and share <= 1, ascii(text)
+        worst = max(worst, share)
         assert torch.isfinite(both).all() and both.shape[0] % 77 == 0 and both.shape[0] > 0 and both.shape[1] == 768
         two += both.shape[0] > zh.shape[0]
-    print(f"{len(texts)} prompts: node, both ways, {node_s:.1f} s; trainer {time.monotonic() - began:.1f} s")
+    print(f"{len(texts)} prompts: node, both ways, {node_s:.1f} s; trainer {time.monotonic() - began:.1f} s; worst {worst:.2f}")
     assert two > 100  # prompts that went to both encoders

@@ -13,8 +13,10 @@ from transformers import AutoTokenizer, ChineseCLIPModel, CLIPTextModel
 
 from tests import encoders
 from trainer import cache, corpus
-from trainer.batches import Captions, Piece, text_lengths
+from trainer.batches import Captions, Piece
+from trainer.cached import Cache
 from trainer.objective import cosine_loss
+from trainer.positions import keep
 from trainer.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.student import trunk_depth
 from trainer.train import open_training
@@ -56,19 +58,28 @@ def plain(recipe: Recipe) -> tuple[float, dict[str, Tensor]]:
     return loss.item(), learning(text.encoder.layer[-LAYERS:])
 
 
-def ours(recipe: Recipe, pad_positions: int | None, seeds: range) -> Iterator[tuple[float, dict[str, Tensor]]]:
+def ours(recipe: Recipe, pads: int | None, seeds: range) -> Iterator[tuple[float, dict[str, Tensor]]]:
     """The same from the cache, as steps of training compute it: one for each seed that positions are drawn by."""
     student, _, cached = open_training(recipe, "cpu")
-    lengths = text_lengths(cached, student.tokens)
     depth = trunk_depth(recipe.train, student.depth)
     assert depth is not None
     for seed in seeds:
         student.zero_grad()
-        batch = Captions(cached, lengths, pad_positions, True, seed).__getitems__(Piece(STEP, 0, len(STEP)))
+        batch = Captions(kept(cached, pads, seed)).__getitems__(Piece(STEP, 0, len(STEP)))
         z = student(batch["ids"], batch["trunk"], depth, batch["positions"])
         loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
         loss.backward()
         yield loss.item(), learning(student.bert.encoder.layer[-LAYERS:])
+
+
+def kept(whole: Cache, pads: int | None, seed: int) -> Cache:
+    """The cache as it would be with so many padded positions, drawn by another seed."""
+    shard = whole.moved(torch.device("cpu")).shards[0]
+    chance = torch.rand(len(whole), WINDOW, generator=torch.Generator().manual_seed(seed))
+    position, counts = keep(shard["length"].long(), chance, pads)
+    at = torch.arange(len(whole)).repeat_interleave(counts) * WINDOW + position
+    few = {name: shard[name][at] for name in ("target", "trunk", "position")}
+    return Cache([shard | few | {"count": counts}], len(whole), whole.sums)
 
 
 def flat(gradients: dict[str, Tensor]) -> Tensor:

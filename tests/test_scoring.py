@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trainer.cache import Cache
+from trainer.cached import Cache
 from trainer.floors import Floors
 from trainer.objective import cosine_loss, unit, zone_masks
 from trainer.recipe import TrainSettings
@@ -76,13 +76,17 @@ def test_nearest_by_shards_is_the_nearest_of_all() -> None:
     generator = torch.Generator().manual_seed(0)
     pooled = torch.randn(1000, 24, generator=generator) + 3  # a common part, which centring takes out
     target = torch.randn(1000, 4, 8, generator=generator)
-    shards = []
+    shards: list[dict[str, torch.Tensor]] = []
     for rows in torch.arange(1000).split(300):  # the last one is shorter
-        x, y = pooled[rows][:, None].expand(-1, 4, -1).double(), unit(target[rows]).double()
-        sums = {"xx": torch.einsum("nws,nwt->st", x, x), "xy": torch.einsum("nws,nwd->sd", x, y), "x_sum": x.sum(0)}
-        column = {"pooled": pooled[rows], "target": target[rows].half(), "en_length": torch.full((len(rows),), 3)}
-        shards.append(column | sums | {"unit_sum": y.sum(0)})
-    floors = Floors.of(Cache(shards, 300), 1e-3)
+        column = {
+            "pooled": pooled[rows],
+            "target": target[rows].half().flatten(0, 1),
+            "count": torch.full(rows.shape, 4),
+        }
+        shards.append(column)
+    x, y = pooled[:, None].expand(-1, 4, -1).double(), unit(target).double()
+    sums = {"xx": torch.einsum("nws,nwt->st", x, x), "xy": torch.einsum("nws,nwd->sd", x, y)}
+    floors = Floors.of(Cache(shards, 300, sums | {"x_sum": x.sum(0), "unit_sum": y.sum(0)}), 1e-3)
     queries = torch.randn(200, 24, generator=generator) + 3
     centre = pooled.mean(dim=0)
     plain = (unit(queries - centre) @ unit(pooled - centre).T).argmax(dim=1)

@@ -18,7 +18,8 @@ from transformers import ChineseCLIPModel
 
 from tests import encoders
 from trainer.__main__ import main
-from trainer.recipe import Recipe
+from trainer.cached import parts_of
+from trainer.recipe import Recipe, TrainSettings
 from trainer.settings import parse_recipe
 from zhclip.artifact import load, read_meta
 
@@ -146,7 +147,7 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_bytes(finished: Path, inpu
     run = tmp_path / "run"
     signs = {
         "corpus": "corpus/settings.json",
-        "cache": "cache/train/targets/00001.safetensors",
+        "cache": f"cache/train/{parts_of(None, TrainSettings.pad_positions)[0]}/00001.safetensors",
         "train": "checkpoints/step-000004.safetensors",
         "evaluate": "checkpoints/step-000012.safetensors",
         "export": "report.md",

@@ -19,9 +19,10 @@ from transformers import ChineseCLIPModel
 
 from tests import encoders
 from trainer import cache, checkpoint, corpus, evaluate, export, train
-from trainer.batches import draw_positions
+from trainer.cached import parts_of
 from trainer.kv import kv_loss, load_layers
 from trainer.objective import contrast_loss, cosine_loss, norm_loss, position_weights
+from trainer.positions import keep, shares
 from trainer.recipe import Recipe, SettingsError, ZoneWeights
 from trainer.settings import parse_recipe
 from trainer.student import load_student
@@ -154,13 +155,17 @@ EVERY = ("value", "query", "key", "dense")
 
 
 @pytest.mark.parametrize(
-    "settings", [{"lora_rslora": True}, {"lora_dora": True}, {"lora_dropout": 0.2}, {"lora_targets": EVERY}]
+    "settings",
+    [{"lora_rslora": True}, {"lora_dora": True}, {"lora_dropout": 0.2}, {"lora_targets": EVERY}, {"lora_layers": 1}],
 )
 def test_lora_as_peft_gives_it(base: Recipe, tmp_path: Path, settings: dict[str, Any]) -> None:
     recipe = ran(changed(base, tmp_path / "run", strategy="lora", lora_r=4, lr=5e-3, **settings))
     names = parts(recipe, base)
     targets = settings.get("lora_targets", ("query", "value"))
     assert names and all(name.split(".")[-2] in targets for name in names)
+    stored = {path.name for path in (recipe.cache_folder / "train").glob("trunk-*")}
+    if "lora_layers" in settings:
+        assert {name.split(".")[2] for name in names} == {"2"} and parts_of(2, recipe.train.pad_positions)[1] in stored
     # PEFT keeps them as a set, whose order is another in every process.
     config = json.loads((recipe.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["target_modules"] == sorted(targets)
@@ -186,15 +191,25 @@ def test_one_bias_for_all_positions(base: Recipe, tmp_path: Path) -> None:
 @torch.no_grad()
 def training_loss(recipe: Recipe) -> float:
     student, _, pairs = train.trained_student(recipe)
-    return float(cosine_loss(student(pairs.column("ids").long()), pairs.column("target")).mean())
+    rows = list(range(len(pairs)))
+    z = student(pairs.rows("ids", rows).long(), positions=pairs.rows("position", rows))
+    drawn = shares(pairs.rows("length", rows), pairs.rows("count", rows), pairs.window)
+    return float((cosine_loss(z, pairs.rows("target", rows)) * drawn).sum(dim=1).mean())
 
 
 # The objective
 
 
+def drawn_for(lengths: torch.Tensor, window: int, pads: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, P) positions of captions of one length, and their shares."""
+    chance = torch.rand(len(lengths), window, generator=torch.Generator().manual_seed(seed))
+    positions, counts = keep(lengths, chance, pads)
+    return positions.view(len(lengths), -1), shares(lengths, counts, window)
+
+
 def test_zone_weights_count_as_they_say() -> None:
     lengths, window = torch.tensor([4, 9]), 20
-    every, even = draw_positions(window, 9, None, 0)
+    every, even = torch.arange(window).expand(2, -1), torch.full((2, window), 1 / window)
     ones = position_weights(lengths, every, even, window, ZoneWeights())
     assert torch.allclose(ones, torch.full((2, window), 1 / window))
     weights = position_weights(lengths, every, even, window, ZoneWeights(position0=0, content=3, end=2, pad=0.5))
@@ -202,9 +217,9 @@ def test_zone_weights_count_as_they_say() -> None:
     assert weights[0, 1] / weights[0, 3] == pytest.approx(1.5) and weights[0, 1] / weights[0, 4] == pytest.approx(6)
     assert weights[:, 0].tolist() == [0, 0]
     losses = torch.rand(2, window, generator=torch.Generator().manual_seed(1))
-    drawn = [draw_positions(window, 9, 3, seed) for seed in range(3000)]
+    drawn = [drawn_for(torch.tensor([9, 9]), window, 3, seed) for seed in range(3000)]
     zones = ZoneWeights(position0=0, content=3, end=2, pad=0.5)
-    means = [(losses[:, at] * position_weights(lengths, at, w, window, zones)).sum(dim=1) for at, w in drawn]
+    means = [(losses.gather(1, at) * position_weights(lengths, at, w, window, zones)).sum(dim=1) for at, w in drawn]
     assert torch.allclose(torch.stack(means).mean(dim=0), (losses * weights).sum(dim=1), rtol=0.01)
 
 
@@ -257,9 +272,9 @@ def unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_attention_reads_does_not_depend_on_positions(unet: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     captions = torch.randn(6, 20, encoders.WIDTH, generator=generator)
-    layers = load_layers(str(unet), captions, torch.full((6,), 9))
+    drawn = torch.full((6, 20), 1 / 20)
+    layers = load_layers(str(unet), captions, drawn, torch.full((6,), 9))
     assert len(layers) == 4
-    drawn = torch.full((20,), 1 / 20)
     assert kv_loss(captions, captions, drawn, layers).max() == 0
     assert kv_loss(captions.roll(3, 1), captions, drawn, layers).max() < 1e-8
     other = kv_loss(captions.roll(1, 0), captions, drawn, layers)
@@ -267,8 +282,8 @@ def test_what_attention_reads_does_not_depend_on_positions(unet: Path) -> None:
     assert cosine_loss(captions.roll(3, 1), captions).mean() > 0.9  # which the positions' own loss cannot see
     # A drawn position stands for those that were left out: repeated padding reads as if it were all there.
     padded = torch.cat([captions[:, :9], captions[:, 9:10].expand(-1, 11, -1)], dim=1)
-    at, weights = draw_positions(20, 9, 2, 0)
-    whole, few = (layers[0].read(z, w.log()) for z, w in ((padded, drawn), (padded[:, at], weights)))
+    at, weights = drawn_for(torch.full((6,), 9), 20, 2, 0)
+    whole, few = (layers[0].read(z, w) for z, w in ((padded, drawn), (padded[torch.arange(6)[:, None], at], weights)))
     assert torch.allclose(whole, few, atol=1e-5)
 
 
@@ -374,3 +389,30 @@ def test_without_a_last_layer_the_student_is_its_own_hidden_state(base: Recipe) 
     ids = torch.tensor([student.tokens.windows("")[0]])
     with torch.no_grad():
         assert torch.equal(student.without_last()(ids), student.hidden(ids, student.depth - 1))
+
+
+# What is stored
+
+
+def test_a_budget_leaves_the_frozen_layers_output_out(
+    base: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def within(name: str, budget: float | None) -> Recipe:
+        recipe = changed(base, tmp_path / name)
+        return replace(recipe, cache=replace(recipe.cache, dir=str(tmp_path / name / "cache"), budget=budget))
+
+    def size(recipe: Recipe) -> float:
+        return sum(path.stat().st_size for path in (recipe.cache_folder / "train").rglob("*.safetensors")) / 1e9
+
+    stored = ran(within("stored", None), corpus, cache, train)
+    assert "both are stored" in capsys.readouterr().out
+    both = size(stored)
+    few = ran(within("few", 0.7 * both), corpus, cache, train)
+    assert "targets alone are stored" in capsys.readouterr().out
+    assert not list(few.cache_folder.rglob("trunk-2*/*")) and size(few) <= 0.7 * both
+    assert 0 < furthest(final(stored), final(few)) < 1e-3  # half precision once, and not
+    with pytest.raises(SettingsError, match=r"--cache.budget .*: the targets of \d+ captions alone take"):
+        ran(within("none", 0.01 * both), corpus, cache)
+    # With room again, the stage stores it after all.
+    again = ran(within("few", None), cache)
+    assert size(again) == both

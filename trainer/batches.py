@@ -1,24 +1,17 @@
-"""Which captions a step sees, and which of their positions.
-
-Padding is masked as keys, so a padded query neither changes nor sees another position's output: leaving some out of a
-step is exact for all that remain. A step computes the positions up to the longest text of its batch, and a few of the
-padded ones behind it, drawn anew each step and weighted so that the mean over all positions stays unbiased.
-"""
+"""Which captions a step sees, and what it reads of them."""
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import Dataset
 
-from zhclip.tokens import PromptTokenizer
-
-from .cache import Cache
+from .cached import Cache
 from .objective import position_weights
+from .positions import shares
 from .recipe import ZoneWeights
 
 BUCKET = 16  # batches that are sorted by length together: long enough to even lengths out, short enough to mix
@@ -86,16 +79,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Captions(Dataset):
-    """Cache rows, asked for a piece at once. Of the padded positions `pad_positions` are drawn; None: all.
+    """Cache rows, asked for a piece at once.
 
     With `skip`, a cache of the same captions for clip skip's target; with `contrast`, English sentence vectors as well.
     """
 
     cache: Cache
-    lengths: torch.Tensor
-    pad_positions: int | None
-    trunk: bool
-    seed: int
     zones: ZoneWeights = field(default_factory=ZoneWeights)
     skip: Cache | None = None
     contrast: bool = False
@@ -104,50 +93,25 @@ class Captions(Dataset):
         return len(self.cache)
 
     def __getitems__(self, piece: Piece) -> dict[str, torch.Tensor]:
-        """ids (B, W), positions (P,), drawn (P,) and weights (B, P) of the loss, target (B, P, D) and, where asked for,
-        trunk (B, P, S), target_skip (B, P, D), and en (N, D) with own (B, N) bool of the step's captions.
+        """ids (B, W), positions (B, P), drawn and weights (B, P) of the loss, target (B, P, D) and, where they are
+        there, trunk (B, P, S), target_skip (B, P, D), and en (N, D) with own (B, N) bool of the step's captions.
         """
-        rows = piece.rows
-        ids = self.cache.rows("ids", rows).long()
-        window = ids.shape[1]
-        # Of the whole step, so that its pieces share their positions: pieces of a step then add up to it exactly.
-        longest = int(self.lengths[piece.step].max())
-        # From the rows themselves, and so again a function of seed and step alone.
-        seed = zlib.crc32(repr((self.seed, piece.step)).encode())
-        positions, drawn = draw_positions(window, longest, self.pad_positions, seed)
+        rows, cache = piece.rows, self.cache
+        ids, positions = cache.rows("ids", rows).long(), cache.rows("position", rows)
+        drawn = shares(cache.rows("length", rows), cache.rows("count", rows), ids.shape[1])
         batch = {
             "ids": ids,
-            "target": self.cache.rows("target", rows)[:, positions],
+            "target": cache.rows("target", rows),
             "positions": positions,
             "drawn": drawn,
-            "weights": position_weights(self.cache.rows("en_length", rows), positions, drawn, window, self.zones),
+            "weights": position_weights(cache.rows("en_length", rows), positions, drawn, ids.shape[1], self.zones),
         }
-        if self.trunk:
-            batch["trunk"] = self.cache.rows("trunk", rows)[:, positions].float()
+        if cache.stores_trunk:
+            batch["trunk"] = cache.rows("trunk", rows)
         if self.skip is not None:
-            batch["target_skip"] = self.skip.rows("target", rows)[:, positions]
+            batch["target_skip"] = self.skip.rows("target", rows)
         if self.contrast:
             step = torch.tensor(piece.step)
-            batch["en"] = self.cache.rows("en_pooled", piece.step).float()
+            batch["en"] = cache.rows("en_pooled", piece.step)
             batch["own"] = step[piece.begin : piece.end, None] == step[None, :]
         return batch
-
-
-def draw_positions(window: int, longest: int, drawn: int | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of a step (P,) and their weights (P,), which sum to 1 and make a weighted mean unbiased.
-
-    All of [0, longest) are taken, and `drawn` of the others, at random by `seed`; all others when drawn is None.
-    """
-    others = window - longest
-    if drawn is None or drawn >= others:
-        return torch.arange(window), torch.full((window,), 1 / window)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = longest + torch.randperm(others, generator=generator)[:drawn].sort().values
-    weights = torch.full((longest + drawn,), 1 / window)
-    weights[longest:] = others / (window * drawn)
-    return torch.cat([torch.arange(longest), chosen]), weights
-
-
-def text_lengths(cache: Cache, tokens: PromptTokenizer) -> torch.Tensor:
-    """(rows,) positions that a pair's text takes, on the side where it takes more."""
-    return torch.maximum(tokens.key_mask(cache.column("ids")).sum(dim=1), cache.column("en_length"))

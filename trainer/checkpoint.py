@@ -91,8 +91,7 @@ def restore(
         parameter.data.copy_(checkpoint.tensors[f"param/{name}"])
         if optimiser is not None and f"step/{name}" in checkpoint.tensors:
             state = {m: checkpoint.tensors[f"{m}/{name}"] for m in MOMENTS}
-            moved = {m: t.clone() if m == "step" else t.to(parameter.device, copy=True) for m, t in state.items()}
-            optimiser.state[parameter] = moved
+            optimiser.state[parameter] = {m: t.to(parameter.device, copy=True) for m, t in state.items()}
         if kept is not None:
             for part, weights in (("average", kept.average), ("best", kept.best)):
                 if f"{part}/{name}" in checkpoint.tensors:

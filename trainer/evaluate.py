@@ -11,10 +11,11 @@ from zhclip.artifact import load
 from zhclip.structure import Structure
 
 from . import captions, checkpoint, corpus, curves
-from .cache import Cache, build, default_device, teacher_of
+from .cache import build, default_device, teacher_of
+from .cached import Cache
 from .captions import Caption
 from .files import read_json
-from .floors import Floors
+from .floors import Floors, answers
 from .recipe import Recipe, SettingsError, TrainSettings, corpus_name, public, require, write_text
 from .report import to_markdown
 from .report_page import Sources, page
@@ -22,7 +23,7 @@ from .rows import CorpusError, read
 from .scoring import BATCH, scored
 from .settings import parse_recipe
 from .stage_settings import EvaluateSettings
-from .student import Student, load_student, trunk_depth
+from .student import Student, load_student
 from .teacher import Teacher, load_teacher
 from .train import trained_student
 
@@ -44,20 +45,28 @@ class Head:
     """One of a run's two answers, the last layer's or clip skip's: who gives it, and the pairs it is scored on."""
 
     student: Student
+    teacher: Teacher
     structure: Structure
     train: Cache
     dev: Cache
+
+    def floors(self, recipe: Recipe) -> Floors:
+        """What its losses are read against, from the run's training pairs."""
+        pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
+        return Floors.of(self.train, recipe.train.ridge_lambda, answers(self.teacher, pairs))
 
 
 def heads(recipe: Recipe, student: Student, cache: Cache, teacher: Teacher) -> list[Head]:
     """The last layer's answer and, where the recipe has a target for it, that of the layer before."""
     folder, norms = recipe.cache_folder, recipe.train.norm > 0
-    last = Head(student, structure_of(teacher, cache, norms), cache, Cache.open(folder / "dev", student.depth))
+    dev = Cache.open(folder / "dev", student.depth, None)
+    last = Head(student, teacher, structure_of(teacher, cache, norms), cache, dev)
     if not recipe.teacher.skip:
         return [last]
     cut, before = student.without_last(), replace(teacher, layer=teacher.layer - 1)
-    skip = Cache.open(folder / "train-skip", None)
-    return [last, Head(cut, structure_of(before, skip), skip, Cache.open(folder / "dev-skip", cut.depth))]
+    skip = Cache.open(folder / "train-skip", None, recipe.train.pad_positions)
+    dev = Cache.open(folder / "dev-skip", cut.depth, None)
+    return [last, Head(cut, before, structure_of(before, skip), skip, dev)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def run(recipe: Recipe) -> Evaluation:
     student, _, cache = trained_student(recipe, device)
     teacher = teacher_of(recipe, device)
     found, *skip = (
-        scored(head.student, head.structure, head.dev, [Floors.of(head.train, recipe.train.ridge_lambda)])
+        scored(head.student, head.structure, [(head.dev, head.floors(recipe))])
         for head in heads(recipe, student, cache, teacher)
     )
     pairs = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
@@ -139,10 +148,12 @@ def of_artifact(settings: EvaluateSettings) -> Evaluation:
     penalty = float(meta.recipe.get("train", {}).get("ridge_lambda", TrainSettings.ridge_lambda))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         half = (len(cleaned.pairs) + 1) // 2
-        build(Path(temporary), cleaned.pairs, teacher, untrained, untrained.depth, half, BATCH)
-        cache = Cache.open(Path(temporary), untrained.depth)
-        floors, origin = _floors(beside, untrained, cache, penalty)
-        found = scored(student, student.structure, cache, floors)
+        halves = []
+        for name, some in (("first", cleaned.pairs[:half]), ("second", cleaned.pairs[half:])):
+            build(Path(temporary, name), some, teacher, untrained, untrained.depth, half, BATCH)
+            halves.append(Cache.open(Path(temporary, name), untrained.depth, None))
+        floors, origin = _floors(beside, teacher, halves, penalty)
+        found = scored(student, student.structure, list(zip(halves, floors, strict=True)))
     report = found.report | {
         "floors_from": origin,
         "corpus": {"name": Path(source).name, "rejected": cleaned.counts()},
@@ -160,12 +171,12 @@ def recipe_beside(artifact: Path) -> Recipe | None:
     return parse_recipe(path)
 
 
-def _floors(beside: Recipe | None, untrained: Student, cache: Cache, penalty: float) -> tuple[list[Floors], str]:
+def _floors(beside: Recipe | None, teacher: Teacher, halves: list[Cache], penalty: float) -> tuple[list[Floors], str]:
     if beside is not None and (beside.cache_folder / "train").is_dir():
-        train = Cache.open(beside.cache_folder / "train", trunk_depth(beside.train, untrained.depth))
-        return [Floors.of(train, penalty)], "training pairs"
-    halves = [Floors.of(cache.only(1), penalty), Floors.of(cache.only(0), penalty)]
-    return halves, "the other half of the scored pairs"
+        train = Cache.open(beside.cache_folder / "train", None, beside.train.pad_positions)
+        pairs = corpus.read_pairs(beside.folder / "corpus" / "train.tsv")
+        return [Floors.of(train, penalty, answers(teacher, pairs))] * 2, "training pairs"
+    return [Floors.of(half, penalty) for half in reversed(halves)], "the other half of the scored pairs"
 
 
 def write_report(path: Path, evaluation: Evaluation) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from zhclip.structure import project
 
-from .cache import Cache
+from .cached import Cache
+from .corpus import Pair
 from .objective import unit
 from .student import Ridge
+from .teacher import Teacher
 
 ORDINARY = ("constant", "nearest", "untrained", "ridge")
+
+
+def answers(teacher: Teacher, pairs: list[Pair]) -> Callable[[list[int]], torch.Tensor]:
+    """The teacher's output (N, W, D) for the English of the pairs at given indices, computed when asked for."""
+    return lambda rows: teacher.encode([pairs[row].en for row in rows])[0].cpu()
 
 
 @dataclass(frozen=True)
@@ -23,12 +32,14 @@ class Floors:
     constant: torch.Tensor  # (W, D)
     ridge: Ridge
     centre: torch.Tensor  # (S,)
+    targets: Callable[[list[int]], torch.Tensor]  # rows of the cache -> (N, W, D) at all positions
 
     @classmethod
-    def of(cls, cache: Cache, penalty: float) -> Floors:
-        """Solve them from the cache's sums."""
+    def of(cls, cache: Cache, penalty: float, targets: Callable[[list[int]], torch.Tensor] | None = None) -> Floors:
+        """Solve them from the cache's sums. `targets`, when the cache does not keep all positions."""
         total = torch.stack([shard["pooled"].double().sum(dim=0) for shard in cache.shards]).sum(dim=0)
-        return cls(cache, cache.constant(), cache.ridge(penalty), (total / len(cache)).float())
+        centre = (total / len(cache)).float()
+        return cls(cache, cache.constant(), cache.ridge(penalty), centre, targets or partial(cache.rows, "target"))
 
     def nearest(self, pooled: torch.Tensor) -> list[int]:
         """(N, S) sentence vectors of the untrained student -> for each the caption here that lies nearest to it.
@@ -53,7 +64,7 @@ class Floors:
         """
         predictions = {
             "constant": self.constant.expand(len(untrained), -1, -1),
-            "nearest": self.cache.rows("target", nearest).float(),
+            "nearest": self.targets(nearest).float(),
             "ridge": project(untrained, self.ridge.weight, self.ridge.bias),
         }
         if untrained.shape[-1] == self.constant.shape[-1]:

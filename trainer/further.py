@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from . import cache, corpus, evaluate, scoring
-from .cache import Cache, default_device, teacher_of
-from .floors import Floors
+from .cache import default_device, teacher_of
+from .cached import Cache
 from .recipe import Recipe, public, require, write_text
 from .rows import CorpusError, read
 from .student import load_student
@@ -37,8 +37,8 @@ def score(recipe: Recipe, home: Recipe, name: str) -> None:
     device, folder = default_device(), _folder(home, name)
     student, _, training = trained_student(recipe, device)
     head = evaluate.heads(recipe, student, training, teacher_of(recipe, device))[0]
-    floors = Floors.of(head.train, recipe.train.ridge_lambda)
-    found = scoring.scored(head.student, head.structure, Cache.open(folder, student.depth), [floors])
+    pairs = Cache.open(folder, student.depth, None)
+    found = scoring.scored(head.student, head.structure, [(pairs, head.floors(recipe))])
     report = found.report | {
         "floors_from": "training pairs",
         "corpus": json.loads((folder / "corpus.json").read_text(encoding="utf-8")),

@@ -36,19 +36,20 @@ class Layer:
     queries: torch.Tensor
     variance: float
 
-    def read(self, z: torch.Tensor, log_weights: torch.Tensor | float = 0.0) -> torch.Tensor:
-        """(B, P, D) -> (B, heads, Q, C / heads). `log_weights` (P,) counts a drawn position for those it stands for."""
+    def read(self, z: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """(B, P, D) -> (B, heads, Q, C / heads). By `drawn` (B, P) a kept position counts for those it stands for."""
         heads = (len(self.queries), -1)
         k, v = (torch.unflatten(z @ m.T, -1, heads).transpose(1, 2) for m in (self.key, self.value))
-        logits = self.queries @ k.transpose(-1, -2) + log_weights  # (B, heads, Q, P)
+        logits = self.queries @ k.transpose(-1, -2) + drawn.log()[:, None, None]  # (B, heads, Q, P)
         return torch.softmax(logits, dim=-1) @ v
 
 
-def load_layers(model: str, captions: torch.Tensor, lengths: torch.Tensor) -> list[Layer]:
+def load_layers(model: str, captions: torch.Tensor, drawn: torch.Tensor, lengths: torch.Tensor) -> list[Layer]:
     """The cross-attention layers of a UNet, with queries from English encodings.
 
-    model: a diffusers UNet or pipeline folder, or an SD1.5 checkpoint file. captions: (Q, W, D) the teacher's output,
-    fp32, of which each gives one query; lengths: (Q,). Raises ModelError when there are no such layers of that width.
+    model: a diffusers UNet or pipeline folder, or an SD1.5 checkpoint file. captions: (Q, P, D) the teacher's output,
+    fp32, of which each gives one query; drawn: (Q, P) shares of its positions; lengths: (Q,). Raises ModelError when
+    there are no such layers of that width.
     """
     path = resolve(model, FLAG, PATTERNS)
     folder = path / "unet" if (path / "unet").is_dir() else path
@@ -65,15 +66,23 @@ def load_layers(model: str, captions: torch.Tensor, lengths: torch.Tensor) -> li
     maps = {name: tensor.float().to(captions.device) for name, tensor in tensors.items() if ".attn2.to_" in name}
     # The middle of each text: the start would give one query to all captions, the end is a summary.
     asked = captions[torch.arange(len(captions)), (lengths.long() // 2).clamp(min=1)]  # (Q, D)
-    return [_layer(maps[f"{name}.to_k.weight"], maps[f"{name}.to_v.weight"], heads, asked, captions) for name in names]
+    return [
+        _layer(maps[f"{name}.to_k.weight"], maps[f"{name}.to_v.weight"], heads, asked, captions, drawn)
+        for name in names
+    ]
 
 
-def _layer(key: torch.Tensor, value: torch.Tensor, heads: int, asked: torch.Tensor, captions: torch.Tensor) -> Layer:
+def _layer(
+    key: torch.Tensor, value: torch.Tensor, heads: int, asked: torch.Tensor, captions: torch.Tensor, drawn: torch.Tensor
+) -> Layer:
     queries = torch.unflatten(asked @ key.T, -1, (heads, -1)).transpose(0, 1)  # (heads, Q, c)
-    keys = torch.unflatten(captions @ key.T, -1, (heads, -1)).transpose(1, 2)  # (Q, heads, W, c)
-    logits = queries @ keys.transpose(-1, -2)
-    queries = queries * (SPREAD / logits.std())
-    read = Layer(key, value, queries, 1.0).read(captions)
+    keys = torch.unflatten(captions @ key.T, -1, (heads, -1)).transpose(1, 2)  # (Q, heads, P, c)
+    logits = queries @ keys.transpose(-1, -2)  # (Q, heads, Q, P)
+    by_drawn = drawn[:, None, None]
+    mean = (logits * by_drawn).sum(dim=-1).mean()
+    variance = ((logits - mean).square() * by_drawn).sum(dim=-1).mean()
+    queries = queries * (SPREAD / variance.sqrt())
+    read = Layer(key, value, queries, 1.0).read(captions, drawn)
     return Layer(key, value, queries, float(read.var(dim=0, unbiased=False).mean()))
 
 
@@ -89,11 +98,10 @@ def _heads(folder: Path) -> int:
 def kv_loss(z: torch.Tensor, target: torch.Tensor, drawn: torch.Tensor, layers: list[Layer]) -> torch.Tensor:
     """Difference of what is read out of (B, P, D) encodings, in units of its variance over captions -> (B,).
 
-    drawn: (P,) weights of the positions, as in `draw_positions`. 0 where both read the same, 2 for another caption's.
+    drawn: (B, P) shares of the positions. 0 where both read the same, 2 for another caption's.
     """
-    log_weights = drawn.log()
     out = torch.zeros(len(z), device=z.device)
     for layer in layers:
-        difference = layer.read(z.float(), log_weights) - layer.read(target.float(), log_weights)
+        difference = layer.read(z.float(), drawn) - layer.read(target.float(), drawn)
         out = out + difference.square().mean(dim=(1, 2, 3)) / layer.variance
     return out / len(layers)

@@ -8,9 +8,10 @@ import torch
 
 from zhclip.calibration import sentence
 
-from .cache import Cache
+from .cached import Cache
 from .kv import Layer, kv_loss, load_layers
 from .objective import contrast_loss, cosine_loss, norm_loss
+from .positions import shares
 from .recipe import Recipe, TrainSettings
 from .student import Student
 
@@ -33,13 +34,14 @@ class Loss:
     @classmethod
     def of(cls, cache: Cache, train: TrainSettings, student: Student, device: torch.device) -> Loss:
         """Read the constants from the cache and, for kv, the UNet."""
-        centre = (cache.total("en_pooled_sum") / len(cache)).float().to(device) if train.contrast else None
+        centre = (cache.sums["en_pooled_sum"] / len(cache)).float().to(device) if train.contrast else None
         if not train.kv or not train.unet:
             return cls(train, student, centre)
         generator = torch.Generator().manual_seed(train.seed)
         bank = torch.randperm(len(cache), generator=generator)[:BANK].tolist()
-        captions = cache.rows("target", bank).float().to(device)
-        layers = load_layers(train.unet, captions, cache.rows("en_length", bank))
+        captions, lengths = cache.rows("target", bank).float().to(device), cache.rows("en_length", bank)
+        drawn = shares(cache.rows("length", bank), cache.rows("count", bank), cache.window).to(device)
+        layers = load_layers(train.unet, captions, drawn, lengths)
         return cls(train, student, centre, cache.norms().to(device), cache.position0(), layers)
 
     def __call__(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -57,7 +59,7 @@ class Loss:
             terms["skip"] = (cosine_loss(skip, batch["target_skip"]) * batch["weights"]).sum(dim=1).mean()
             objective = objective + terms["skip"]
         if train.contrast and self.centre is not None:
-            text = self.student.tokens.key_mask(batch["ids"])[:, batch["positions"]]
+            text = self.student.tokens.key_mask(batch["ids"]).gather(1, batch["positions"])
             zh = sentence(z, text)
             terms["contrast"] = contrast_loss(zh, batch["en"], self.centre, batch["own"]).mean()
             objective = objective + train.contrast * terms["contrast"]
@@ -73,7 +75,7 @@ class Loss:
     def _as_the_node_gives(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B, P, D) with the norms and the first position that the file's structure will give."""
         if not self.train.norm and self.norms is not None:
-            z = torch.nn.functional.normalize(z, dim=-1) * self.norms[batch["positions"], None]
+            z = torch.nn.functional.normalize(z, dim=-1) * self.norms[batch["positions"]][:, :, None]
         return torch.cat([batch["target"][:, :1].float(), z[:, 1:]], dim=1) if self.position0 else z
 
 
@@ -90,7 +92,7 @@ class Dev:
     @classmethod
     def of(cls, recipe: Recipe, cache: Cache, student: Student, every: int) -> Dev:
         """The first rows of the dev cache, and the constant's loss on them."""
-        dev = Cache.open(recipe.cache_folder / "dev", student.depth)
+        dev = Cache.open(recipe.cache_folder / "dev", student.depth, None)
         rows = list(range(min(len(dev), DEV_ROWS)))
         ids, target = dev.rows("ids", rows).long(), dev.rows("target", rows)
         first = int(cache.position0())

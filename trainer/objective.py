@@ -26,10 +26,10 @@ def zone_masks(lengths: torch.Tensor, window: int) -> dict[str, torch.Tensor]:
 
     position0 is the start; content what stands between start and end; end the end token; pad all behind it.
     """
-    position = torch.arange(window)[None, :]
+    position = torch.arange(window, device=lengths.device)[None, :]
     end = (lengths.long() - 1)[:, None]
     return {
-        "all": torch.ones(len(lengths), window, dtype=torch.bool),
+        "all": torch.ones_like(position < end),
         "position0": (position == 0).expand(len(lengths), -1),
         "content": (position > 0) & (position < end),
         "end": position == end,
@@ -40,14 +40,14 @@ def zone_masks(lengths: torch.Tensor, window: int) -> dict[str, torch.Tensor]:
 def position_weights(
     lengths: torch.Tensor, positions: torch.Tensor, drawn: torch.Tensor, window: int, zones: ZoneWeights
 ) -> torch.Tensor:
-    """(B, P) weights of a step's positions: `drawn` (P,), which make a mean over the window unbiased, times the zone's.
+    """(B, P) weights of a step's positions (B, P): their shares `drawn` of a mean over the window, times the zone's.
 
     Each caption's zone weights are divided by their mean over the whole window, so that captions count alike.
     """
     masks = zone_masks(lengths, window)
     by_zone = torch.stack([masks[zone] * getattr(zones, zone) for zone in ZONES[1:]]).sum(dim=0)  # (B, W)
     by_zone = by_zone / by_zone.mean(dim=1, keepdim=True)
-    return by_zone[:, positions] * drawn
+    return by_zone.gather(1, positions) * drawn
 
 
 def contrast_loss(zh: torch.Tensor, en: torch.Tensor, centre: torch.Tensor, own: torch.Tensor) -> torch.Tensor:

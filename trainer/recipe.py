@@ -98,6 +98,9 @@ class CacheSettings:
     """Captions a shard file. Peak memory follows it."""
     batch: int = 64
     """Captions a forward pass."""
+    budget: float | None = None
+    """GB that the training cache may take; null: what the disk has free. Where the targets and the frozen layers'
+    output do not fit both, the targets alone are stored, and training runs the frozen layers in every step."""
 
 
 @dataclass
@@ -133,6 +136,8 @@ class TrainSettings:
     """lora: scale of the update, alpha / r."""
     lora_targets: tuple[str, ...] = ("query", "value")
     """lora: the linear layers that get an adapter, by PEFT's rules."""
+    lora_layers: int | None = None
+    """lora: adapters in so many of the last layers alone, so that what is below can be stored; null: in all."""
     lora_dropout: float = 0.0
     """lora: share of an adapter's input that is dropped in training."""
     lora_rslora: bool = False
@@ -176,7 +181,7 @@ class TrainSettings:
     epochs: float = 8.0
     """Passes over the training pairs, when steps is not given."""
     pad_positions: int | None = 6
-    """Padded positions behind a batch's longest text that a step computes, drawn anew each time and weighted so that
+    """Padded positions behind its text that a caption keeps in the cache and in a step, drawn once and weighted so that
     the loss stays unbiased; null: all of them."""
     ridge_lambda: float = 1e-3
     """Ridge penalty, as a share of the mean variance of the student's features."""

@@ -10,7 +10,7 @@ import torch
 from zhclip.calibration import sentence
 from zhclip.structure import Structure
 
-from .cache import Cache
+from .cached import Cache
 from .captions import Caption
 from .corpus import Pair
 from .floors import ORDINARY, Floors
@@ -96,24 +96,15 @@ class Scored:
         return chosen.tolist(), self.likeness[chosen][:, chosen].tolist()
 
 
-def score(student: Student, structure: Structure, cache: Cache, floors: list[Floors]) -> dict:
-    """The report of a student over a cached corpus (all layers' states stored).
-
-    `floors[i]` serve shard i, or floors[0] all shards. Returns the report as plain JSON values.
-    """
-    return scored(student, structure, cache, floors).report
-
-
 @torch.inference_mode()
-def scored(student: Student, structure: Structure, cache: Cache, floors: list[Floors]) -> Scored:
-    """`score`, and the figures of each caption in the cache's order."""
+def scored(student: Student, structure: Structure, parts: Sequence[tuple[Cache, Floors]]) -> Scored:
+    """A student over cached pairs, all positions and all layers' states stored, each part beside floors of its own."""
     device = student.bert.device
     sums: dict[str, Sums] = {}
     norms = Norms()
     en, en_content, losses, losses_content = [], [], [], []
-    window = cache.shards[0]["target"].shape[1]
-    for index in range(len(cache.shards)):
-        part, floor = cache.only(index), floors[index if len(floors) > 1 else 0]
+    window = parts[0][0].window
+    for part, floor in parts:
         nearest = floor.nearest(part.column("pooled"))
         for some in torch.arange(len(part)).split(BATCH):
             chosen = some.tolist()
@@ -136,7 +127,7 @@ def scored(student: Student, structure: Structure, cache: Cache, floors: list[Fl
     ratios = norms.ratios()
     skills = {z: 1 - means["aligned"][z] / c for z, c in means["constant"].items() if c > 1e-6}
     report = {
-        "rows": len(cache),
+        "rows": sum(len(cache) for cache, _ in parts),
         "window": window,
         "loss": means["aligned"],
         "floors": {name: means.get(name) for name in ORDINARY},

@@ -99,24 +99,26 @@ class Student(nn.Module):
         positions: torch.Tensor | None = None,
         hidden_keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, W) ids -> (B, P, D) before structure, at `positions` (P,), by default all W.
+        """(B, W) ids -> (B, P, D) before structure, at `positions` (B, P), by default all W.
 
-        Positions may be left out where they are padding for every row. `trunk` (B, P, S) is the state after `depth`
-        layers, when it is known already. `hidden_keys` (B, W) bool hides some more positions as keys. A student that
+        Positions that are padding may be left out. `trunk` (B, P, S) is the state after `depth` layers, when it is
+        known already. `hidden_keys` (B, W) bool hides some more positions as keys. A student that
         skips answers with (2, B, P, D), of which the second comes from its layer before the last.
         """
-        at = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
-        hidden = self.bert.embeddings(input_ids=ids[:, at], position_ids=at[None]) if trunk is None else trunk
-        keys = (self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys)[:, at]
+        keys = self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys
+        if positions is not None:
+            ids, keys = ids.gather(1, positions), keys.gather(1, positions)
+        # Read back in half precision, as it is stored.
+        hidden = self.bert.embeddings(input_ids=ids, position_ids=positions) if trunk is None else trunk.float()
         depth = 0 if trunk is None else depth
         if not self.skips:
-            return self._last(self.layers(hidden, keys, depth, self.depth), at)
+            return self._last(self.layers(hidden, keys, depth, self.depth), positions)
         before = self.layers(hidden, keys, depth, self.depth - 1)
-        skip = project(before, self.skip_weight, bias_at(self.skip_bias, at))
-        return torch.stack([self._last(self.layers(before, keys, self.depth - 1, self.depth), at), skip])
+        skip = project(before, self.skip_weight, bias_at(self.skip_bias, positions))
+        return torch.stack([self._last(self.layers(before, keys, self.depth - 1, self.depth), positions), skip])
 
-    def _last(self, hidden: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        return project(hidden, self.proj_weight, bias_at(self.proj_bias, at))
+    def _last(self, hidden: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        return project(hidden, self.proj_weight, bias_at(self.proj_bias, positions))
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:
@@ -178,9 +180,11 @@ def load_student(model: str, window: int, device: torch.device | str = "cpu") ->
     return Student(bert, load_tokens(model, window)).requires_grad_(False).train(False).to(device)
 
 
-def bias_at(bias: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor | None:
-    """(W, D) -> (P, D) at these positions; (1, D), one for all, as it is."""
-    return bias if bias is None or len(bias) == 1 else bias[positions]
+def bias_at(bias: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor | None:
+    """(W, D) -> (B, P, D) at these positions (B, P), None: all; (1, D), one for all, as it is."""
+    if bias is None or positions is None or len(bias) == 1:
+        return bias
+    return torch.nn.functional.embedding(positions, bias)  # as bias[positions], whose backward is slower
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,7 @@ def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft
         r=train.lora_r,
         lora_alpha=train.lora_alpha,
         target_modules=list(train.lora_targets),
+        layers_to_transform=list(range(student.depth))[-train.lora_layers :] if train.lora_layers else None,
         lora_dropout=train.lora_dropout,
         use_rslora=train.lora_rslora,
         use_dora=train.lora_dora,
@@ -216,4 +221,6 @@ def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft
 
 def trunk_depth(train: TrainSettings, depth: int) -> int | None:
     """How many of the student's layers stay frozen below the first that learns; None when nothing can be stored."""
+    if train.strategy == "lora":
+        return depth - train.lora_layers if train.lora_layers else None
     return depth - train.layers if train.strategy == "unfreeze" and not train.embeddings else None

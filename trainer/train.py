@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoint
-from .batches import Captions, Order, text_lengths
-from .cache import Cache
+from .batches import Captions, Order
+from .cached import Cache
 from .keep import Kept
 from .loss import Dev, Loss
 from .recipe import Recipe, SettingsError, TrainSettings, guard, require
@@ -52,13 +52,12 @@ def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, 
     """The untrained student made ready for its strategy, PEFT's view of it for lora, and the cache to train on."""
     train = recipe.train
     student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
-    cache = Cache.open(recipe.cache_folder / "train", trunk_depth(train, student.depth))
+    cache = Cache.open(recipe.cache_folder / "train", trunk_depth(train, student.depth), train.pad_positions)
     caches = [cache, *skip_caches(recipe)]
     ridge_start = train.start == "ridge" or train.strategy == "ridge"
-    width = cache.shards[0]["target"].shape[-1]
-    if not ridge_start and width != student.bert.config.hidden_size:
+    if not ridge_start and cache.width != student.bert.config.hidden_size:
         raise SettingsError(
-            f"the student is {student.bert.config.hidden_size} wide and the teacher {width}: "
+            f"the student is {student.bert.config.hidden_size} wide and the teacher {cache.width}: "
             "only --train.start ridge brings the map between them"
         )
     maps = [start_map(some, train) if ridge_start else None for some in caches]
@@ -70,7 +69,9 @@ def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, 
 
 def skip_caches(recipe: Recipe) -> list[Cache]:
     """The training cache of clip skip's target, where the recipe has one."""
-    return [Cache.open(recipe.cache_folder / "train-skip", None)] if recipe.teacher.skip else []
+    if not recipe.teacher.skip:
+        return []
+    return [Cache.open(recipe.cache_folder / "train-skip", None, recipe.train.pad_positions)]
 
 
 def start_map(cache: Cache, train: TrainSettings) -> Ridge:
@@ -122,7 +123,7 @@ def fit(recipe: Recipe) -> None:
     if steps == 0 or checkpoint.final(folder).is_file():
         return
     learning = checkpoint.trainable(student)
-    optimiser = torch.optim.AdamW(learning.values(), lr=train.lr, weight_decay=train.weight_decay)
+    optimiser = torch.optim.AdamW(learning.values(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
     first, kept = 0, Kept(train.ema)
     losses: dict[str, list[float]] = {"start": [], "recent": []}
     newest = checkpoint.newest(folder)
@@ -132,7 +133,7 @@ def fit(recipe: Recipe) -> None:
         first, losses = found.step, found.losses
     depth = trunk_depth(train, student.depth)
     last = first if kept.exhausted(train.patience) else steps
-    loader = _loader(recipe, cache, student, depth is not None, range(first, last), accelerator)
+    loader = _loader(recipe, cache, range(first, last), accelerator)
     loss_of = Loss.of(cache, train, student, device)
     dev = Dev.of(recipe, cache, student, train.dev_every) if train.dev_every else None
     model, prepared = accelerator.prepare(student, optimiser)
@@ -207,26 +208,21 @@ def check_settings(train: TrainSettings, processes: int) -> None:
         raise SettingsError(f"--train.ema {train.ema:g} is no decay; give a number between 0 and 1, such as 0.99")
 
 
-def _loader(
-    recipe: Recipe, cache: Cache, student: Student, trunk: bool, steps: range, accelerator: Accelerator
-) -> DataLoader:
-    train = recipe.train
-    lengths = text_lengths(cache, student.tokens)
-    captions = Captions(
-        cache,
-        lengths,
-        train.pad_positions,
-        trunk,
-        train.seed,
-        train.zone_weights,
-        next(iter(skip_caches(recipe)), None),
-        train.contrast > 0,
-    )
-    like_lengths = lengths if train.pad_positions is not None else None
+def _loader(recipe: Recipe, cache: Cache, steps: range, accelerator: Accelerator) -> DataLoader:
+    train, caches = recipe.train, [cache, *skip_caches(recipe)]
+    like_lengths = cache.column("length") if train.pad_positions is not None else None
     share = (accelerator.process_index, accelerator.num_processes)
     order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, like_lengths, *share)
-    pinned = accelerator.device.type == "cuda"
+    there = fits_on(accelerator.device, sum(some.vector_bytes() for some in caches))
+    read, *skip = [some.moved(accelerator.device) for some in caches] if there else caches
+    captions = Captions(read, train.zone_weights, next(iter(skip), None), train.contrast > 0)
+    pinned = accelerator.device.type == "cuda" and not there
     return DataLoader(captions, batch_sampler=order, collate_fn=_as_is, pin_memory=pinned)  # type: ignore[arg-type]
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether so many bytes leave half of a GPU's free memory to the step itself. Never on a CPU, which maps them."""
+    return device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]
 
 
 def _means(pending: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> dict[str, float]:

@@ -1,0 +1,65 @@
+"""Whether the frozen layers' output is stored beside the targets: it halves a step and doubles the cache."""
+
+from __future__ import annotations
+
+import shutil
+
+from .cached import left_out, parts_of
+from .corpus import Pair
+from .files import write_text
+from .recipe import Recipe, SettingsError
+from .student import Student, trunk_depth
+from .teacher import Teacher
+
+SAMPLE = 1000  # captions by which the size is told beforehand
+ROOM = 0.95  # of the free disk
+BYTES = 2  # a number in half precision
+
+
+def trunk(recipe: Recipe, pairs: list[Pair], student: Student, teacher: Teacher, says: bool) -> int | None:
+    """The trunk's depth, or None when there is none to store or no room for it: said in one line, and noted beside.
+
+    A trunk once begun is gone on with. Raises SettingsError when --cache.budget is too small for the targets alone.
+    """
+    depth, pads = trunk_depth(recipe.train, student.depth), recipe.train.pad_positions
+    if depth is None:
+        return None
+    folder = recipe.cache_folder / "train" / parts_of(depth, pads)[-1]
+    if (folder / "settings.json").is_file():
+        return depth
+    positions = len(pairs) * _mean_positions(pairs[:: -(-len(pairs) // SAMPLE)], pads, student, teacher)
+    targets, states = (BYTES * positions * width / 1e9 for width in (teacher.width, student.bert.config.hidden_size))
+    room = _room(recipe)
+    if recipe.cache.budget is not None and targets > room:
+        raise SettingsError(
+            f"--cache.budget {room:g}: the targets of {len(pairs):,} captions alone take {targets:.3g} GB; give more, "
+            "or use fewer captions (--corpus.limit)"
+        )
+    fits = targets + states <= room
+    line = (
+        f"cache: {len(pairs):,} captions take {targets:.3g} GB of targets and {states:.3g} GB of the frozen layers' "
+        f"output; there is room for {room:.3g} GB: "
+    )
+    line += "both are stored" if fits else "targets alone are stored, and the frozen layers run in every step"
+    if says:
+        print(line, flush=True)
+    if not fits:
+        write_text(left_out(folder), f"{line}\n")
+        return None
+    left_out(folder).unlink(missing_ok=True)
+    return depth
+
+
+def _mean_positions(pairs: list[Pair], pads: int | None, student: Student, teacher: Teacher) -> float:
+    if pads is None:
+        return teacher.window
+    lengths = [max(student.tokens.length(pair.zh), teacher.length(pair.en)) for pair in pairs]
+    return sum(min(teacher.window, length + pads) for length in lengths) / len(lengths)
+
+
+def _room(recipe: Recipe) -> float:
+    """GB that the cache of the training pairs may take."""
+    if recipe.cache.budget is not None:
+        return recipe.cache.budget
+    recipe.cache_folder.mkdir(parents=True, exist_ok=True)
+    return ROOM * shutil.disk_usage(recipe.cache_folder).free / 1e9
