@@ -1,4 +1,4 @@
-"""python benchmarks/memory.py FOLDER [--rows 300000] [--captions 2000] [--copies 12] [--steps 50]
+"""python benchmarks/memory.py FOLDER [--rows 300000] [--captions 2000] [--copies 60] [--steps 50]
 
 What the trainer holds in memory, at full shape (12 x 768 both, 21,128 and 49,408 tokens, 77 positions, random weights):
 the corpus stage on `rows` generated pairs, the cache stage on the first `captions` of them, and `steps` of both
@@ -25,6 +25,8 @@ from corpus import generate
 sys.path.insert(0, str(rounds.ROOT))
 
 from tests import encoders
+from trainer.cached import CURE, SUMS
+from trainer.files import read_tensors, write_tensors
 
 LAYERS = 12
 
@@ -47,13 +49,16 @@ def watched(stage: str, flags: dict[str, object]) -> tuple[float, float, float]:
 
 
 def copied(cache: Path, large: Path, copies: int) -> float:
-    """Write the training shards of a cache `copies` times over. Returns the new cache's size in GB."""
+    """Write the training shards of a cache `copies` times over, and its sums as often. Returns the new size in GB."""
     for part in sorted((cache / "train").iterdir()):
         to = large / "train" / part.name
         to.mkdir(parents=True, exist_ok=True)
-        shards = sorted(part.glob("*.safetensors"))
+        shards = sorted(part.glob("[0-9]*.safetensors"))
         for at in range(copies * len(shards)):
             shutil.copyfile(shards[at % len(shards)], to / f"{at:05d}.safetensors")
+        for sums in part.glob(SUMS):
+            added = {name: copies * value for name, value in read_tensors(sums, CURE).items()}
+            write_tensors(to / SUMS, added)
         settings = json.loads((part / "settings.json").read_text(encoding="utf-8"))
         settings["rows"] *= copies
         (to / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -66,7 +71,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--captions", type=int, default=2000)
-    parser.add_argument("--copies", type=int, default=12)
+    parser.add_argument("--copies", type=int, default=60)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--small", action="store_true", help="one layer of each encoder: whether it runs, no figures")

@@ -20,10 +20,14 @@ LAYERS, RANK, ALPHA, RATE = 3, 16, 64, 5e-4
 
 
 def load(folder: Path, strategy: str) -> torch.nn.Module:
-    """The text tower with what the paper's strategy trains set free: its last three layers, or adapters on query and
-    value."""
+    """The text tower of a Chinese-CLIP, with what the strategy trains set free."""
     # ChineseCLIPTextModel.from_pretrained would leave every weight at random: a whole model's names have a prefix.
-    model = ChineseCLIPModel.from_pretrained(folder).text_model.train(False).requires_grad_(False)
+    return free(ChineseCLIPModel.from_pretrained(folder).text_model, strategy)
+
+
+def free(model: torch.nn.Module, strategy: str) -> torch.nn.Module:
+    """Set free what the paper's strategy trains: the last three layers, or adapters on query and value."""
+    model.train(False).requires_grad_(False)
     if strategy == "lora":
         config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["query", "value"])
         return peft.get_peft_model(model, config).train(False)

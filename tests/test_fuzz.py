@@ -93,5 +93,6 @@ def test_encoder_and_node_answer_any_text_alike_and_finitely(texts: list[str], t
         worst = max(worst, share)
         assert torch.isfinite(both).all() and both.shape[0] % 77 == 0 and both.shape[0] > 0 and both.shape[1] == 768
         two += both.shape[0] > zh.shape[0]
-    print(f"{len(texts)} prompts: node, both ways, {node_s:.1f} s; trainer {time.monotonic() - began:.1f} s; worst {worst:.2f}")
+    trainer_s = time.monotonic() - began
+    print(f"{len(texts)} prompts: node, both ways, {node_s:.1f} s; trainer {trainer_s:.1f} s; worst {worst:.2f}")
     assert two > 100  # prompts that went to both encoders
