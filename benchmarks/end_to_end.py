@@ -66,7 +66,8 @@ def plain(folder: Path, wanted: float, constant: float, limit: float) -> list[tu
     targets = [teacher.encode(english[at : at + BATCH])[0].half() for at in range(0, len(pairs), BATCH)]
     model = plain_loop.free(student.bert, "unfreeze")
     mask = student.tokens.key_mask(ids).long()
-    steps = plain_loop.steps(model, ids, mask, torch.cat(targets), BATCH, train._precision(recipe.train))
+    precision, batch = train._precision(recipe.train), min(BATCH, len(pairs))
+    steps = plain_loop.steps(model, ids, mask, torch.cat(targets), batch, precision)
     found, scoring = [], 0.0
     while not found or (found[-1][2] < wanted and found[-1][1] < limit):
         for _ in range(EVERY):

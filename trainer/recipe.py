@@ -180,7 +180,7 @@ class TrainSettings:
     """Optimiser steps. Without it, `epochs` decides."""
     epochs: float = 8.0
     """Passes over the training pairs, when steps is not given."""
-    pad_positions: int | None = 6
+    pad_positions: int | None = 2
     """Padded positions behind its text that a caption keeps in the cache and in a step, drawn once and weighted so that
     the loss stays unbiased; null: all of them."""
     ridge_lambda: float = 1e-3
