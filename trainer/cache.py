@@ -166,48 +166,66 @@ def _shards(
     some: list[Pair], number: int, teacher: Teacher, student: Student, depth: int | None, pads: int | None, batch: int
 ) -> tuple[Shard, Shard, Shard]:
     """The captions of a shard, their sums, and their trunk."""
-    window, device = teacher.window, student.bert.device
     ids = torch.tensor([student.tokens.windows(p.zh)[0] for p in some])
-    chance = torch.rand(len(some), window, generator=torch.Generator().manual_seed(number))
-    columns: dict[str, list[torch.Tensor]] = {}
+    chance = torch.rand(len(some), teacher.window, generator=torch.Generator().manual_seed(number))
+    made: list[Shard] = []
     sums: Shard = {}
     for first in range(0, len(some), batch):
-        part, zh = some[first : first + batch], ids[first : first + batch].to(device)
-        target, en_length = teacher.encode([p.en for p in part])  # (B, W, D)
-        mask = student.tokens.key_mask(zh)
-        stored = student.hidden(zh, depth or 0)
-        last = student.layers(stored, mask, depth or 0, student.depth)  # (B, W, S)
-        length = torch.maximum(mask.sum(dim=1), en_length).cpu()
-        position, kept = keep(length, chance[first : first + batch], pads)
-        flat = (torch.arange(len(part)).repeat_interleave(kept) * window + position).to(device)
-        en_pooled = sentence(target, torch.arange(window, device=device) < en_length[:, None])
-        pooled = sentence(last, mask)
-        check_finite(target.half(), [p.en for p in part], f"--teacher.model {teacher.name}")
-        for outputs in (last, stored.half()):
-            check_finite(outputs, [p.zh for p in part], "--student.model")
-        for name, value in {
-            "target": target.flatten(0, 1)[flat].half(),
-            "trunk": stored.flatten(0, 1)[flat].half(),
-            "position": position.short(),
-            "count": kept.int(),
-            "length": length.int(),
-            "en_length": en_length.int(),
-            "en_pooled": en_pooled.half(),
-            "pooled": pooled.half(),
-        }.items():
-            columns.setdefault(name, []).append(value.cpu())
-        x, y = last.double(), unit(target).double()
-        for name, value in {
-            "xx": x.flatten(0, 1).T @ x.flatten(0, 1),  # (S, S)
-            "xy": x.flatten(0, 1).T @ y.flatten(0, 1),  # (S, D)
-            "x_sum": x.sum(dim=0),  # (W, S)
-            "unit_sum": y.sum(dim=0),  # (W, D)
-            "norm_sum": target.norm(dim=-1).double().sum(dim=0),  # (W,)
-            "en_pooled_sum": en_pooled.double().sum(dim=0),  # (D,)
-        }.items():
-            sums[name] = sums[name] + value if name in sums else value
-    captions = {name: torch.cat(values) for name, values in columns.items()} | {"ids": ids.int()}
+        at = slice(first, first + batch)
+        columns, own = _columns(some[at], ids[at], chance[at], teacher, student, depth or 0, pads)
+        made.append(columns)
+        sums = {name: value + sums[name] for name, value in own.items()} if sums else own
+    captions = {name: torch.cat([columns[name] for columns in made]) for name in made[0]}
     return captions, sums, {"trunk": captions.pop("trunk")}
+
+
+def _columns(
+    some: list[Pair],
+    ids: torch.Tensor,
+    chance: torch.Tensor,
+    teacher: Teacher,
+    student: Student,
+    depth: int,
+    pads: int | None,
+) -> tuple[Shard, Shard]:
+    """The columns of a batch, trunk among them, and its sums. ids and chance (B, W)."""
+    device, zh = student.bert.device, ids.to(student.bert.device)
+    target, en_length = teacher.encode([p.en for p in some])  # (B, W, D)
+    text = student.tokens.key_mask(zh)
+    stored = student.hidden(zh, depth)
+    last = student.layers(stored, text, depth, student.depth)  # (B, W, S)
+    check_finite(target.half(), [p.en for p in some], f"--teacher.model {teacher.name}")
+    for outputs in (last, stored.half()):
+        check_finite(outputs, [p.zh for p in some], "--student.model")
+    length = torch.maximum(text.sum(dim=1), en_length).cpu()
+    position, count = keep(length, chance, pads)
+    kept = (torch.arange(len(some)).repeat_interleave(count) * ids.shape[1] + position).to(device)
+    en_pooled = sentence(target, torch.arange(ids.shape[1], device=device) < en_length[:, None])
+    columns = {
+        "target": target.flatten(0, 1)[kept].half(),
+        "trunk": stored.flatten(0, 1)[kept].half(),
+        "position": position.short(),
+        "count": count.int(),
+        "length": length.int(),
+        "ids": ids.int(),
+        "en_length": en_length.int(),
+        "en_pooled": en_pooled.half(),
+        "pooled": sentence(last, text).half(),
+    }
+    sums = _sums(last.double(), target) | {"en_pooled_sum": en_pooled.double().sum(dim=0)}  # (D,)
+    return {name: column.cpu() for name, column in columns.items()}, sums
+
+
+def _sums(x: torch.Tensor, target: torch.Tensor) -> Shard:
+    """The normal equations' sums over a batch: student (B, W, S) in double precision, teacher (B, W, D)."""
+    y = unit(target).double()
+    return {
+        "xx": x.flatten(0, 1).T @ x.flatten(0, 1),  # (S, S)
+        "xy": x.flatten(0, 1).T @ y.flatten(0, 1),  # (S, D)
+        "x_sum": x.sum(dim=0),  # (W, S)
+        "unit_sum": y.sum(dim=0),  # (W, D)
+        "norm_sum": target.norm(dim=-1).double().sum(dim=0),  # (W,)
+    }
 
 
 @torch.inference_mode()
