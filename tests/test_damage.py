@@ -161,6 +161,7 @@ def test_a_damaged_shard_is_made_again_and_a_damaged_checkpoint_named(
         f"{CAPTIONS}/settings.json",
         "checkpoints/settings.json",
         "report.json",
+        "recipe.yaml",
     ],
 )
 def test_a_truncated_small_file_is_named_with_its_cure(
@@ -168,7 +169,8 @@ def test_a_truncated_small_file_is_named_with_its_cure(
 ) -> None:
     path = copied / name
     path.write_bytes(path.read_bytes()[:-20])
-    stage = {"corpus/summary.json": "evaluate", "corpus/train.tsv": "cache", "report.json": "export"}.get(name, "run")
+    stages = {"corpus/summary.json": "evaluate", "corpus/train.tsv": "cache", "report.json": "export"}
+    stage = (stages | {"recipe.yaml": "evaluate"}).get(name, "run")
     given = ["--run", str(copied)] if stage == "evaluate" else ["--run", str(copied), *flags]
     assert main([stage, *given]) == 1
     sentence = said(capsys)

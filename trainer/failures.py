@@ -86,9 +86,12 @@ def full_disk(error: BaseException | None, folder: Path, move: str) -> str | Non
             number = int(found[1])
         if number in FULL:
             path = Path(named or folder)
+            cure = "raise that limit (`ulimit -f`)"
+            if number != errno.EFBIG:
+                cure = f"make room ({_free(path) / 1e6:.1f} MB are free there)"
             return (
-                f"{path}: {FULL[number]} ({_free(path) / 1e6:.1f} MB are free there); make room, or move the folder to "
-                f"another disk and name it by {move}, then give the same command again: it goes on where it stopped"
+                f"{path}: {FULL[number]}; {cure}, or move the folder to another disk and name it by {move}, then give "
+                "the same command again: it goes on where it stopped"
             )
         error = error.__cause__ or error.__context__
     return None

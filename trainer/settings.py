@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from dataclasses import fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from .recipe import Recipe
+from .recipe import Recipe, SettingsError
 from .stage_settings import (
     CompareReportsSettings,
     CompareSettings,
@@ -64,9 +65,9 @@ def parser() -> ArgumentParser:
     return root
 
 
-def recipe_parser(purpose: str = "") -> ArgumentParser:
-    """Flags of a Recipe, and --config."""
-    made = ArgumentParser(description=purpose)
+def recipe_parser(purpose: str = "", exits: bool = True) -> ArgumentParser:
+    """Flags of a Recipe, and --config. Without `exits` a wrong value raises argparse.ArgumentError."""
+    made = ArgumentParser(description=purpose, exit_on_error=exits)
     made.add_argument("--config", action="config", help="a recipe in YAML; flags after it win")
     made.add_class_arguments(Recipe)
     return made
@@ -88,8 +89,13 @@ def to_sweep(values: Namespace) -> tuple[Recipe, SweepSettings]:
 
 
 def parse_recipe(path: Path) -> Recipe:
-    """A recipe from YAML alone."""
-    return to_recipe(recipe_parser().parse_args(["--config", str(path)]))
+    """A run's resolved recipe. Raises SettingsError when it is damaged."""
+    try:
+        return to_recipe(recipe_parser(exits=False).parse_args(["--config", str(path)]))
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        cure = "delete it, and give `python -m trainer run` the run's settings again"
+        raise SettingsError(f"{path}: damaged, or no recipe ({reason}); {cure}") from error
 
 
 def to_recipe(values: Namespace) -> Recipe:
