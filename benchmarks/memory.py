@@ -35,7 +35,8 @@ def watched(stage: str, flags: dict[str, object]) -> tuple[float, float, float]:
     """Run one stage: seconds, and the peak of its own memory and of all that was resident, in GB."""
     arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "trainer", stage, *arguments], cwd=rounds.ROOT)
+    command = [sys.executable, "-m", "trainer", stage, *arguments]
+    process = subprocess.Popen(command, cwd=rounds.ROOT, stdout=sys.stderr)  # the table alone goes to stdout
     own = resident = 0.0
     while process.poll() is None:
         lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
