@@ -40,7 +40,7 @@ def measure(folder: Path, rows: int) -> dict[str, tuple[float, float]]:
 
 
 def draw(figures: dict[int, dict[str, tuple[float, float]]], path: Path) -> None:
-    """Two panels over the number of captions, on logarithmic axes: seconds and memory, a line a stage."""
+    """Two panels over the number of captions: seconds, both axes logarithmic, and memory, a line a stage."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -50,8 +50,9 @@ def draw(figures: dict[int, dict[str, tuple[float, float]]], path: Path) -> None
     for axis, what, label in zip(axes, (0, 1), ("seconds", "own memory, GB")):
         for stage in STAGES:
             axis.plot(list(figures), [found[stage][what] for found in figures.values()], marker="o", label=stage)
-        axis.set(xscale="log", yscale="log", xlabel="captions", ylabel=label)
+        axis.set(xscale="log", yscale=("log", "linear")[what], xlabel="captions", ylabel=label)
         axis.grid(alpha=0.3)
+    axes[1].set_ylim(bottom=0)
     axes[0].legend()
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
