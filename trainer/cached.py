@@ -139,7 +139,8 @@ class Cache:
             if at is not None:
                 last = shard["count"][rows].long()[:, None] - 1
                 rows = self._firsts[number][rows][:, None] + torch.minimum(at, last)
-            out[here.to(out.device)] = shard[name][rows.to(out.device)]
+            where = here.nonzero()[:, 0].to(out.device)  # a mask would have a GPU waited for
+            out[where] = shard[name][rows.to(out.device)]
         return out
 
     def column(self, name: str) -> torch.Tensor:
