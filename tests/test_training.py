@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -405,8 +406,9 @@ def test_a_budget_leaves_the_frozen_layers_output_out(
         return sum(path.stat().st_size for path in (recipe.cache_folder / "train").rglob("*.safetensors")) / 1e9
 
     stored = ran(within("stored", None), corpus, cache, train)
-    assert "both are stored" in capsys.readouterr().out
-    both = size(stored)
+    line, both = capsys.readouterr().out, size(stored)
+    assert "both are stored" in line
+    assert sum(map(float, re.findall(r"([\d.e-]+) GB of t", line))) == pytest.approx(both, rel=0.2)
     few = ran(within("few", 0.7 * both), corpus, cache, train)
     assert "targets alone are stored" in capsys.readouterr().out
     assert not list(few.cache_folder.rglob("trunk-2*/*")) and size(few) <= 0.7 * both

@@ -13,7 +13,7 @@ from .teacher import Teacher
 
 SAMPLE = 1000  # captions by which the size is told beforehand
 ROOM = 0.95  # of the free disk
-BYTES = 2  # a number in half precision
+HALF, WHOLE, DOUBLE = 2, 4, 8  # bytes of a number
 
 
 def trunk(recipe: Recipe, pairs: list[Pair], student: Student, teacher: Teacher, says: bool) -> int | None:
@@ -28,7 +28,11 @@ def trunk(recipe: Recipe, pairs: list[Pair], student: Student, teacher: Teacher,
     if (folder / "settings.json").is_file():
         return depth
     positions = len(pairs) * _mean_positions(pairs[:: -(-len(pairs) // SAMPLE)], pads, student, teacher)
-    targets, states = (BYTES * positions * width / 1e9 for width in (teacher.width, student.bert.config.hidden_size))
+    width = student.bert.config.hidden_size
+    # Sentence vectors of both sides and ids, and once for all captions the normal equations.
+    beside = len(pairs) * (HALF * (teacher.width + width) + WHOLE * recipe.window)
+    beside += DOUBLE * (width + recipe.window) * (width + teacher.width)
+    targets, states = (HALF * positions * teacher.width + beside) / 1e9, HALF * positions * width / 1e9
     room = _room(recipe)
     if recipe.cache.budget is not None and targets > room:
         raise SettingsError(

@@ -35,6 +35,17 @@ SLOT = f"""([kind, slot, side]) => {{
     ];
 }}"""
 
+# Marks the line that belongs to the text box of a number: the page may hold the lines in another order than the boxes.
+MARK = """(number) => {
+    const box = document.querySelectorAll("textarea.comfy-multiline-input")[number];
+    const node = window.app.graph.nodes.find((one) => one.widgets?.some((widget) => widget.element === box));
+    const line = node?.widgets.find((widget) => widget.name === "zhclip_count")?.element;
+    if (!box || !line) return false;
+    document.querySelectorAll(`[data-of-box="${number}"]`).forEach((other) => delete other.dataset.ofBox);
+    line.dataset.ofBox = number;
+    return true;
+}"""
+
 
 class Ui:
     """One page of the front end."""
@@ -115,8 +126,9 @@ class Ui:
         return self.page.locator("textarea.comfy-multiline-input").nth(number)
 
     def line(self, number: int = 0) -> Locator:
-        """What ZhCLIP shows under a prompt's text box."""
-        return self.page.locator(".zhclip_count").nth(number)
+        """What ZhCLIP shows under a prompt's text box, once it is there."""
+        self.page.wait_for_function(MARK, arg=number)
+        return self.page.locator(f'[data-of-box="{number}"]')
 
     def write(self, text: str, number: int = 0) -> None:
         """Replace a prompt by typing."""
