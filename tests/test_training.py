@@ -415,6 +415,8 @@ def test_a_budget_leaves_the_frozen_layers_output_out(
     assert 0 < furthest(final(stored), final(few)) < 1e-3  # half precision once, and not
     with pytest.raises(SettingsError, match=r"--cache.budget .*: the targets of \d+ captions alone take"):
         ran(within("none", 0.01 * both), corpus, cache)
+    with pytest.raises(SettingsError, match=r"--train.pad_positions 0: give 1 or more"):
+        ran(changed(few, tmp_path / "few", pad_positions=0), cache)
     # With room again, the stage stores it after all.
     again = ran(within("few", None), cache)
     assert size(again) == both

@@ -22,6 +22,8 @@ def trunk(recipe: Recipe, pairs: list[Pair], student: Student, teacher: Teacher,
     A trunk once begun is gone on with. Raises SettingsError when --cache.budget is too small for the targets alone.
     """
     depth, pads = trunk_depth(recipe.train, student.depth), recipe.train.pad_positions
+    if pads is not None and pads < 1:  # nothing would stand for the padding that is left out
+        raise SettingsError(f"--train.pad_positions {pads}: give 1 or more, or null for all padded positions")
     if depth is None:
         return None
     folder = recipe.cache_folder / "train" / parts_of(depth, pads)[-1]
