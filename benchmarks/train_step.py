@@ -60,7 +60,8 @@ def ours(recipe: Recipe, device: torch.device) -> Iterator[None]:
     model.train()
     for batch in loader:
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        terms = loss_of(model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"]), batch)
+        z = model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"], batch["kept"])
+        terms = loss_of(z, batch)
         accelerator.backward(terms["objective"])
         accelerator.clip_grad_norm_(learning.values(), settings.clip or 1.0)
         prepared.step()

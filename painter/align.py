@@ -50,10 +50,8 @@ def trainer(*arguments: str) -> None:
 
 
 def chosen(material: Material, run: Path, recipe: str) -> Path:
-    """The encoder of a recipe, but for the demonstration's batch, steps and positions."""
-    # Captions of one template have one length: batches of like lengths would show one template each, and 24 positions
-    # hold too little padding for leaving some out to pay.
-    fixed = ("--train.batch", str(BATCH), "--train.steps", str(STEPS), "--train.pad_positions", "null")
+    """The encoder of a recipe, but for the demonstration's batch and steps."""
+    fixed = ("--train.batch", str(BATCH), "--train.steps", str(STEPS))
     descent = () if recipe == "ridge" else fixed
     return align(material, run, recipe, *descent)
 

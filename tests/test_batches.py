@@ -16,7 +16,6 @@ from trainer.recipe import TrainSettings
 from trainer.student import Ridge, Student, load_student, prepare
 
 WINDOW = 40
-LENGTHS = torch.tensor([3, 9, 5, 7, 4, 8, 6, 9, 3, 5])
 
 
 def batches(**settings: Any) -> list[list[int]]:
@@ -24,31 +23,24 @@ def batches(**settings: Any) -> list[list[int]]:
     return [piece.rows for piece in Order(**{"rows": 10, "batch": 4, "seed": 3, "first": 0, "last": 9, **settings})]
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
-def test_order_is_a_function_of_seed_and_step(lengths: torch.Tensor | None) -> None:
-    whole = batches(lengths=lengths)
+def test_order_is_a_function_of_seed_and_step() -> None:
+    whole = batches()
     assert len(whole) == 9
-    assert batches(first=5, lengths=lengths) == whole[5:]
+    assert batches(first=5) == whole[5:]
     passes = [{i for batch in whole[start : start + 3] for i in batch} for start in (0, 3, 6)]
     assert passes == [set(range(10))] * 3
     assert whole[:3] != whole[3:6]
-    assert batches(seed=4, lengths=lengths) != whole
+    assert batches(seed=4) != whole
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
-def test_passes_and_processes_share_a_step(lengths: torch.Tensor | None) -> None:
-    whole = batches(lengths=lengths)
-    halves = batches(parts=2, lengths=lengths)
+def test_passes_and_processes_share_a_step() -> None:
+    whole = batches()
+    halves = batches(parts=2)
     assert [a + b for a, b in zip(halves[::2], halves[1::2])] == whole
-    mine, others = (batches(parts=2, processes=2, process=i, lengths=lengths) for i in (0, 1))
+    mine, others = (batches(parts=2, processes=2, process=i) for i in (0, 1))
     assert [a + b for a, b in zip(mine, others)] == halves
-    pieces = list(Order(rows=10, batch=4, seed=3, first=0, last=9, parts=2, lengths=lengths))
+    pieces = list(Order(rows=10, batch=4, seed=3, first=0, last=9, parts=2))
     assert [piece.step for piece in pieces[::2]] == [piece.step for piece in pieces[1::2]] == whole
-
-
-def test_like_lengths_share_a_batch() -> None:
-    for batch in batches(batch=5, last=2, lengths=LENGTHS):
-        assert LENGTHS[batch].max() <= 6 or LENGTHS[batch].min() >= 5
 
 
 def test_a_corpus_smaller_than_a_batch_fills_it() -> None:
@@ -93,16 +85,23 @@ def test_leaving_padding_out_changes_nothing_of_the_rest(student: Student) -> No
     rows = torch.arange(8)[:, None]
     goal = torch.randn(8, WINDOW, width, generator=generator)
 
-    def gradients(trunk: torch.Tensor | None, at: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def gradients(
+        trunk: torch.Tensor | None, at: torch.Tensor | None, kept: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         student.zero_grad()
-        z = student(ids, trunk, 1, at)
+        z = student(ids, trunk, 1, at, kept)
         z = z if at is not None else z[rows, positions]
         (cosine_loss(z, goal[rows, positions]) * weights).sum().backward()
         return z.detach(), [p.grad.clone() for p in student.parameters() if p.grad is not None]
 
     whole, expected = gradients(None, None)
-    stored = student.hidden(ids, 1).detach()
-    for z, found in (gradients(None, positions), gradients(stored[rows, positions], positions)):
-        assert torch.allclose(z, whole, atol=1e-5)
+    stored = student.hidden(ids, 1).detach()[rows, positions]
+    there = weights > 0
+    kept = there.flatten().nonzero()[:, 0]
+    assert len(kept) == counts.sum() < there.numel()
+    for trunk, some in ((None, None), (stored, None), (stored, kept), (None, kept)):
+        z, found = gradients(trunk, positions, some)
+        assert torch.allclose(z[there], whole[there], atol=1e-5)
+        assert some is None or not z[~there].any()
         assert len(found) == len(expected)
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected))

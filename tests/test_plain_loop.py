@@ -66,7 +66,7 @@ def ours(recipe: Recipe, pads: int | None, seeds: range) -> Iterator[tuple[float
     for seed in seeds:
         student.zero_grad()
         batch = Captions(kept(cached, pads, seed)).__getitems__(Piece(STEP, 0, len(STEP)))
-        z = student(batch["ids"], batch["trunk"], depth, batch["positions"])
+        z = student(batch["ids"], batch["trunk"], depth, batch["positions"], batch["kept"])
         loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
         loss.backward()
         yield loss.item(), learning(student.bert.encoder.layer[-LAYERS:])

@@ -14,8 +14,6 @@ from .objective import position_weights
 from .positions import shares
 from .recipe import ZoneWeights
 
-BUCKET = 16  # batches that are sorted by length together: long enough to even lengths out, short enough to mix
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -35,9 +33,9 @@ class Piece:
 class Order:
     """Batches from one step on: a pure function of seed and step, so that a resumed run sees what an unbroken one saw.
 
-    Each pass over the captions is a new permutation of `rows`, filled up to whole batches from its own beginning. With
-    `lengths` (rows,), captions of like length share a batch. A step's batch is cut into `parts` passes, and each of
-    them into `processes` pieces, of which those of `process` are yielded.
+    Each pass over the captions is a new permutation of `rows`, filled up to whole batches from its own beginning. A
+    step's batch is cut into `parts` passes, and each of them into `processes` pieces, of which those of `process` are
+    yielded.
     """
 
     rows: int
@@ -46,7 +44,6 @@ class Order:
     first: int
     last: int
     parts: int = 1
-    lengths: torch.Tensor | None = None
     process: int = 0
     processes: int = 1
 
@@ -70,11 +67,7 @@ class Order:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         order = torch.randperm(self.rows, generator=generator)
         count = math.ceil(self.rows / self.batch)
-        order = order[torch.arange(count * self.batch) % self.rows]
-        if self.lengths is None:
-            return order.view(count, self.batch)
-        sorts = [some[self.lengths[some].argsort(stable=True)] for some in order.split(self.batch * BUCKET)]
-        return torch.cat(sorts).view(count, self.batch)[torch.randperm(count, generator=generator)]
+        return order[torch.arange(count * self.batch) % self.rows].view(count, self.batch)
 
 
 @dataclass(frozen=True)
@@ -93,14 +86,16 @@ class Captions(Dataset):
         return len(self.cache)
 
     def __getitems__(self, piece: Piece) -> dict[str, torch.Tensor]:
-        """ids (B, W), positions (B, P), drawn and weights (B, P) of the loss, target (B, P, D) and, where they are
-        there, trunk (B, P, S), target_skip (B, P, D), and en (N, D) with own (B, N) bool of the step's captions.
+        """ids (B, W), positions (B, P), drawn and weights (B, P) of the loss, target (B, P, D), kept (T,), which of the
+        flat (B, P) are no filling, and, where they are there, trunk (B, P, S), target_skip (B, P, D), and en (N, D)
+        with own (B, N) bool of the step's captions.
         """
         rows, cache = piece.rows, self.cache
         ids, positions = cache.rows("ids", rows).long(), cache.rows("position", rows)
         drawn = shares(cache.rows("length", rows), cache.rows("count", rows), ids.shape[1])
         batch = {
             "ids": ids,
+            "kept": drawn.flatten().nonzero()[:, 0],
             "target": cache.rows("target", rows),
             "positions": positions,
             "drawn": drawn,

@@ -17,6 +17,7 @@ from zhclip.tokens import PromptTokenizer
 
 from .bert import ANCHOR, bert_config, load_bert
 from .folding import folding
+from .ragged import layer, spread
 from .recipe import TrainSettings
 from .weights import ModelError, load_strict, resolve
 
@@ -80,11 +81,15 @@ class Student(nn.Module):
         """(B, W) ids -> (B, W) bool, True where a key may be seen."""
         return self.tokens.key_mask(ids) if self.mask_padding else torch.ones_like(ids, dtype=torch.bool)
 
-    def layers(self, hidden: torch.Tensor, keys: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        """Run layers [first, last) on (B, W, S); keys (B, W) bool, True where a key may be seen."""
-        mask = keys[:, None, None, :]  # (B, 1, 1, W)
-        for layer in self.bert.encoder.layer[first:last]:
-            hidden = layer(hidden, mask)
+    def layers(
+        self, hidden: torch.Tensor, keys: torch.Tensor, first: int, last: int, kept: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run layers [first, last) on (B, W, S); keys (B, W) bool, True where a key may be seen.
+
+        With `kept` (T,), only those positions of the flat (B, W) are there: (T, S) -> (T, S).
+        """
+        for block in self.bert.encoder.layer[first:last]:
+            hidden = block(hidden, keys[:, None, None, :]) if kept is None else layer(block, hidden, keys, kept)
         return hidden
 
     def hidden(self, ids: torch.Tensor, depth: int) -> torch.Tensor:
@@ -97,13 +102,15 @@ class Student(nn.Module):
         trunk: torch.Tensor | None = None,
         depth: int = 0,
         positions: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
         hidden_keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, W) ids -> (B, P, D) before structure, at `positions` (B, P), by default all W.
 
-        Positions that are padding may be left out. `trunk` (B, P, S) is the state after `depth` layers, when it is
-        known already. `hidden_keys` (B, W) bool hides some more positions as keys. A student that
-        skips answers with (2, B, P, D), of which the second comes from its layer before the last.
+        Positions that are padding may be left out. `kept` (T,): only so many of the flat (B, P) are computed, and the
+        others, none of which may be text, come back as zeros. `trunk` (B, P, S) is the state after `depth` layers, when
+        it is known already. `hidden_keys` (B, W) bool hides some more positions as keys. A student that skips answers
+        with (2, B, P, D), of which the second comes from its layer before the last.
         """
         keys = self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys
         if positions is not None:
@@ -111,14 +118,17 @@ class Student(nn.Module):
         # Read back in half precision, as it is stored.
         hidden = self.bert.embeddings(input_ids=ids, position_ids=positions) if trunk is None else trunk.float()
         depth = 0 if trunk is None else depth
+        if kept is not None:
+            hidden = hidden.flatten(0, 1).index_select(0, kept)
+            positions = None if positions is None else positions.flatten()[kept]
+        before = self.layers(hidden, keys, depth, self.depth - 1, kept)
+        last = self.layers(before, keys, max(depth, self.depth - 1), self.depth, kept)
+        z = project(last, self.proj_weight, bias_at(self.proj_bias, positions))
+        z = z if kept is None else spread(z, kept, keys.shape)
         if not self.skips:
-            return self._last(self.layers(hidden, keys, depth, self.depth), positions)
-        before = self.layers(hidden, keys, depth, self.depth - 1)
+            return z
         skip = project(before, self.skip_weight, bias_at(self.skip_bias, positions))
-        return torch.stack([self._last(self.layers(before, keys, self.depth - 1, self.depth), positions), skip])
-
-    def _last(self, hidden: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        return project(hidden, self.proj_weight, bias_at(self.proj_bias, positions))
+        return torch.stack([z, skip if kept is None else spread(skip, kept, keys.shape)])
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:
@@ -181,7 +191,7 @@ def load_student(model: str, window: int, device: torch.device | str = "cpu") ->
 
 
 def bias_at(bias: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor | None:
-    """(W, D) -> (B, P, D) at these positions (B, P), None: all; (1, D), one for all, as it is."""
+    """(W, D) -> (..., D) at these positions (...), None: all; (1, D), one for all, as it is."""
     if bias is None or positions is None or len(bias) == 1:
         return bias
     return torch.nn.functional.embedding(positions, bias)  # as bias[positions], whose backward is slower

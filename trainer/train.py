@@ -151,7 +151,8 @@ def fit(recipe: Recipe) -> None:
             if train.lora_dropout and len(pending) % train.accumulate == 0:
                 # At a step's first pass, so that a resumed run drops what an unbroken one drops.
                 torch.manual_seed(step * accelerator.num_processes + accelerator.process_index)
-            terms = loss_of(model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"]), batch)
+            z = model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"], batch["kept"])
+            terms = loss_of(z, batch)
             accelerator.backward(terms["objective"])
             if accelerator.sync_gradients and train.clip is not None:
                 accelerator.clip_grad_norm_(learning.values(), train.clip)
@@ -210,9 +211,8 @@ def check_settings(train: TrainSettings, processes: int) -> None:
 
 def _loader(recipe: Recipe, cache: Cache, steps: range, accelerator: Accelerator) -> DataLoader:
     train, caches = recipe.train, [cache, *skip_caches(recipe)]
-    like_lengths = cache.column("length") if train.pad_positions is not None else None
     share = (accelerator.process_index, accelerator.num_processes)
-    order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, like_lengths, *share)
+    order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, *share)
     there = fits_on(accelerator.device, sum(some.vector_bytes() for some in caches))
     read, *skip = [some.moved(accelerator.device) for some in caches] if there else caches
     captions = Captions(read, train.zone_weights, next(iter(skip), None), train.contrast > 0)

@@ -1,0 +1,34 @@
+"""A layer of BERT over captions of unlike lengths at once, without a padded position between them.
+
+All linear maps, which are nearly all of the work, see one row a position that is there; attention alone sees captions
+apart, each filled up to the longest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def spread(x: torch.Tensor, kept: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Positions (T, N), put where `kept` (T,) says in a flat (B, P) -> (B, P, N), zero elsewhere."""
+    return x.new_zeros(shape.numel(), x.shape[1]).index_copy(0, kept, x).view(*shape, -1)
+
+
+def layer(block: Any, x: torch.Tensor, keys: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """transformers' BertLayer on (T, S), those positions of (B, P) that `kept` (T,) tells -> (T, S).
+
+    keys: (B, P) bool, True where a key may be seen; nowhere where a position is not kept.
+    """
+    own = block.attention.self
+
+    def heads(y: torch.Tensor) -> torch.Tensor:
+        return spread(y, kept, keys.shape).unflatten(-1, (own.num_attention_heads, -1)).transpose(1, 2)
+
+    query, key, value = heads(own.query(x)), heads(own.key(x)), heads(own.value(x))  # each (B, H, P, S / H)
+    seen = scaled_dot_product_attention(query, key, value, attn_mask=keys[:, None, None, :])
+    seen = seen.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, kept)
+    x = block.attention.output(seen, x)
+    return block.output(block.intermediate(x), x)
