@@ -23,11 +23,10 @@ sys.path.insert(0, str(rounds.ROOT))
 
 from tests import encoders, small
 from trainer import cache, checkpoint, corpus, train
-from trainer.cached import Cache
 from trainer.floors import answers
 from trainer.loss import Loss
 from trainer.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
-from trainer.student import trunk_depth
+from trainer.student import load_tokens, trunk_depth
 
 # Tokens of a caption, start and end included, on its longer side: every twentieth of 3AM's training pairs, sorted.
 LENGTHS = (8, 12, 13, 14, 15, 16, 17, 18, 18, 19, 20, 22, 23, 24, 26, 27, 30, 32, 35, 40)
@@ -111,8 +110,8 @@ def main() -> None:
         answer = answers(cache.teacher_of(recipe, device), pairs)
         rows = range(len(pairs))
         target = torch.cat([answer(list(rows[at : at + batch])).half() for at in rows[::batch]]).to(device)
-        stored = Cache.open(recipe.cache_folder / "train", None, settings.pad_positions)
-        ids = stored.column("ids").long().to(device)
+        tokens = load_tokens(str(student), recipe.window)
+        ids = torch.tensor([tokens.windows(pair.zh)[0] for pair in pairs], device=device)
         model = plain_loop.load(student, given.strategy).to(device)
         plain = plain_loop.steps(model, ids, (ids != 0).long(), target, batch, precision)
         our = ours(recipe, device)

@@ -60,7 +60,7 @@ def test_kept_positions_are_those_of_the_whole(pair: tuple[Teacher, Student], tm
         mine = position[row, :count]
         assert mine[:length].tolist() == list(range(length)) and (mine.diff() > 0).all()
         assert (position[row, count:] == WINDOW - 1).all()
-        for name in ("target", "trunk"):
+        for name in ("target", "trunk", "ids"):
             assert torch.equal(few.rows(name, chosen)[row, :count], whole.rows(name, chosen)[row, mine])
     for name in ("xx", "xy", "x_sum", "unit_sum", "norm_sum"):
         assert torch.equal(few.sums[name], whole.sums[name])
@@ -82,7 +82,7 @@ def test_sums_are_those_of_the_whole_corpus(pair: tuple[Teacher, Student], tmp_p
     cache = Cache.open(tmp_path, None, None)
     target = cache.rows("target", list(range(len(cache)))).float()
     with torch.no_grad():
-        x = student(cache.column("ids").long()).double()  # (N, W, S)
+        x = student(cache.rows("ids", list(range(len(cache)))).long()).double()  # (N, W, S)
     y = unit(target).double()
     assert torch.allclose(cache.norms(), target.norm(dim=-1).mean(dim=0), atol=1e-3)
     assert torch.allclose(cache.constant().double(), y.mean(dim=0), atol=1e-3)

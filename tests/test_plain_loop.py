@@ -78,7 +78,7 @@ def kept(whole: Cache, pads: int | None, seed: int) -> Cache:
     chance = torch.rand(len(whole), WINDOW, generator=torch.Generator().manual_seed(seed))
     position, counts = keep(shard["length"].long(), chance, pads)
     at = torch.arange(len(whole)).repeat_interleave(counts) * WINDOW + position
-    few = {name: shard[name][at] for name in ("target", "trunk", "position")}
+    few = {name: shard[name][at] for name in ("target", "trunk", "position", "ids")}
     return Cache([shard | few | {"count": counts}], len(whole), whole.sums)
 
 

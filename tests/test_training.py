@@ -417,6 +417,9 @@ def test_a_budget_leaves_the_frozen_layers_output_out(
         ran(within("none", 0.01 * both), corpus, cache)
     with pytest.raises(SettingsError, match=r"--train.pad_positions 0: give 1 or more"):
         ran(changed(few, tmp_path / "few", pad_positions=0), cache)
+    for settings in ({"layers": 5}, {"strategy": "lora", "lora_layers": 0}):
+        with pytest.raises(SettingsError, match=r"layers [05]: the student has \d layers; give [01] to \d"):
+            ran(changed(few, tmp_path / "few", **settings), cache)
     # With room again, the stage stores it after all.
     again = ran(within("few", None), cache)
     assert size(again) == both

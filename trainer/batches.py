@@ -86,20 +86,20 @@ class Captions(Dataset):
         return len(self.cache)
 
     def __getitems__(self, piece: Piece) -> dict[str, torch.Tensor]:
-        """ids (B, W), positions (B, P), drawn and weights (B, P) of the loss, target (B, P, D), kept (T,), which of the
+        """ids and positions (B, P), drawn and weights (B, P) of the loss, target (B, P, D), kept (T,), which of the
         flat (B, P) are no filling, and, where they are there, trunk (B, P, S), target_skip (B, P, D), and en (N, D)
         with own (B, N) bool of the step's captions.
         """
         rows, cache = piece.rows, self.cache
-        ids, positions = cache.rows("ids", rows).long(), cache.rows("position", rows)
-        drawn = shares(cache.rows("length", rows), cache.rows("count", rows), ids.shape[1])
+        positions = cache.rows("position", rows)
+        drawn = shares(cache.rows("length", rows), cache.rows("count", rows), cache.window)
         batch = {
-            "ids": ids,
+            "ids": cache.rows("ids", rows).long(),
             "kept": drawn.flatten().nonzero()[:, 0],
             "target": cache.rows("target", rows),
             "positions": positions,
             "drawn": drawn,
-            "weights": position_weights(cache.rows("en_length", rows), positions, drawn, ids.shape[1], self.zones),
+            "weights": position_weights(cache.rows("en_length", rows), positions, drawn, cache.window, self.zones),
         }
         if cache.stores_trunk:
             batch["trunk"] = cache.rows("trunk", rows)

@@ -37,7 +37,7 @@ from .student import Student, load_student
 from .teacher import Teacher, load_teacher
 from .weights import check_finite, digest
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 
 
 def run(recipe: Recipe) -> None:
@@ -207,7 +207,7 @@ def _columns(
         "position": position.short(),
         "count": count.int(),
         "length": length.int(),
-        "ids": ids.int(),
+        "ids": ids.flatten()[kept.cpu()].int(),
         "en_length": en_length.int(),
         "en_pooled": en_pooled.half(),
         "pooled": sentence(last, text).half(),
@@ -232,7 +232,8 @@ def _sums(x: torch.Tensor, target: torch.Tensor) -> Shard:
 def _trunk_shard(some: list[Pair], captions: Shard, student: Student, depth: int, batch: int) -> Shard:
     """The last of `_shards` alone: no teacher, and no layers above."""
     device = student.bert.device
-    hidden = torch.cat([student.hidden(ids.long().to(device), depth).half() for ids in captions["ids"].split(batch)])
+    ids = torch.tensor([student.tokens.windows(p.zh)[0] for p in some])
+    hidden = torch.cat([student.hidden(part.to(device), depth).half() for part in ids.split(batch)])
     check_finite(hidden, [p.zh for p in some], "--student.model")
     rows = torch.arange(len(some)).repeat_interleave(captions["count"].long())
     return {"trunk": hidden[rows, captions["position"].long()]}

@@ -14,7 +14,7 @@ from .recipe import SettingsError
 from .student import Ridge
 
 CURE = "run the cache stage again, which makes damaged shards anew"
-PER_POSITION = ("target", "trunk", "position")
+PER_POSITION = ("target", "trunk", "position", "ids")
 VECTORS = ("target", "trunk", "en_pooled")  # what a step reads most of
 NUMBERS = ("position", "ids", "count", "length", "en_length")  # and what it decides by
 SUMS = "sums.safetensors"
@@ -41,7 +41,7 @@ def left_out(trunk: Path) -> Path:
 class Cache:
     """Shards, all columns of each by name, and sums over all captions.
 
-    Columns with a value a position ("target" (_, D) and "trunk" (_, S), both fp16, and "position") hold the kept
+    Columns with a value a position ("target" (_, D) and "trunk" (_, S), both fp16, "position" and "ids") hold the kept
     positions of one caption after another, "count" of them each.
     """
 
@@ -99,7 +99,7 @@ class Cache:
     @property
     def window(self) -> int:
         """Positions of a caption, padding included."""
-        return self.shards[0]["ids"].shape[1]
+        return len(self.sums["unit_sum"])
 
     @property
     def width(self) -> int:
@@ -115,7 +115,7 @@ class Cache:
         """Rows of a column by index, stacked in that order: (B, ...), or (B, P, ...) of one with a value a position.
 
         P is the largest count among them; a caption with fewer is filled up with its last one, and as "position" with
-        the window's last, which is padding. Columns beside those of the class: "ids" (W,), "count", "length" (positions
+        the window's last, which is padding. Columns beside those of the class: "count", "length" (positions
         of the longer side's text), "en_length", and the sentence vectors "en_pooled" (D,) and "pooled" (S,).
         """
         index = torch.tensor(indices)

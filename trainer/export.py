@@ -50,7 +50,7 @@ def run(recipe: Recipe) -> None:
     answers = heads(recipe, student, cache, teacher)
     for head in answers:
         head.student.structure = head.structure
-    ids = answers[0].dev.shards[0]["ids"][:SAMPLE].long()
+    ids = answers[0].dev.rows("ids", list(range(len(answers[0].dev)))[:SAMPLE]).long()
     ids = torch.cat([ids, torch.tensor(student.tokens.windows(""))])
     before = [head.student.encode_ids(ids).cpu() for head in answers]
     if adapter is not None:

@@ -59,7 +59,7 @@ class Loss:
             terms["skip"] = (cosine_loss(skip, batch["target_skip"]) * batch["weights"]).sum(dim=1).mean()
             objective = objective + terms["skip"]
         if train.contrast and self.centre is not None:
-            text = self.student.tokens.key_mask(batch["ids"]).gather(1, batch["positions"])
+            text = self.student.tokens.key_mask(batch["ids"])
             zh = sentence(z, text)
             terms["contrast"] = contrast_loss(zh, batch["en"], self.centre, batch["own"]).mean()
             objective = objective + train.contrast * terms["contrast"]

@@ -18,7 +18,7 @@ from zhclip.tokens import PromptTokenizer
 from .bert import ANCHOR, bert_config, load_bert
 from .folding import folding
 from .ragged import layer, spread
-from .recipe import TrainSettings
+from .recipe import SettingsError, TrainSettings
 from .weights import ModelError, load_strict, resolve
 
 FLAG = "student.model"
@@ -105,16 +105,14 @@ class Student(nn.Module):
         kept: torch.Tensor | None = None,
         hidden_keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, W) ids -> (B, P, D) before structure, at `positions` (B, P), by default all W.
+        """(B, P) ids -> (B, P, D) before structure, at `positions` (B, P) of the window, by default its first P.
 
         Positions that are padding may be left out. `kept` (T,): only so many of the flat (B, P) are computed, and the
         others, none of which may be text, come back as zeros. `trunk` (B, P, S) is the state after `depth` layers, when
-        it is known already. `hidden_keys` (B, W) bool hides some more positions as keys. A student that skips answers
+        it is known already. `hidden_keys` (B, P) bool hides some more positions as keys. A student that skips answers
         with (2, B, P, D), of which the second comes from its layer before the last.
         """
         keys = self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys
-        if positions is not None:
-            ids, keys = ids.gather(1, positions), keys.gather(1, positions)
         # Read back in half precision, as it is stored.
         hidden = self.bert.embeddings(input_ids=ids, position_ids=positions) if trunk is None else trunk.float()
         depth = 0 if trunk is None else depth
@@ -230,7 +228,16 @@ def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft
 
 
 def trunk_depth(train: TrainSettings, depth: int) -> int | None:
-    """How many of the student's layers stay frozen below the first that learns; None when nothing can be stored."""
-    if train.strategy == "lora":
-        return depth - train.lora_layers if train.lora_layers else None
-    return depth - train.layers if train.strategy == "unfreeze" and not train.embeddings else None
+    """How many of the student's layers stay frozen below the first that learns; None when nothing can be stored.
+
+    Raises SettingsError when more layers shall learn than there are.
+    """
+    if train.strategy == "ridge":
+        return None
+    name, fewest = ("lora_layers", 1) if train.strategy == "lora" else ("layers", 0)
+    learning: int | None = getattr(train, name)
+    if learning is not None and not fewest <= learning <= depth:
+        raise SettingsError(f"--train.{name} {learning}: the student has {depth} layers; give {fewest} to {depth}")
+    if learning is None or (train.strategy == "unfreeze" and train.embeddings):
+        return None
+    return depth - learning
