@@ -60,6 +60,7 @@ def inputs(folder: Path, stages: list[str]) -> dict[str, list[str]]:
     english = [line.split("\t")[1] for line in dev.read_text(encoding="utf-8").splitlines()]
     (folder / "english.tsv").write_text("\n".join(english) + "\n", encoding="utf-8")
     recipe = ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--window", "32", "--run", "run"]
+    recipe += ["--train.lr", "1e-4"]  # small enough for an encoder that `publish` takes for aligned
     models = ["--student.model", str(student), "--teacher.model", str(teacher)]
     corpora = ["--corpus.train", str(train), "--corpus.dev", str(dev)]
     lora = ["--run", "lora", "--train.strategy", "lora", "--train.lora_r", "4", "--train.ema", "0.9"]
