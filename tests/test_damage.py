@@ -79,6 +79,14 @@ def test_what_killed_runs_left_is_replaced_or_removed(finished: Path, flags: lis
     assert not [name for name in left if (folder / name).exists()]
 
 
+def test_evaluate_by_itself_removes_what_a_killed_one_left(copied: Path, finished: Path) -> None:
+    for name in (".report-x1/report/events.out.tfevents.1.host.1.0", "report.html.tmp"):
+        (copied / name).parent.mkdir(parents=True, exist_ok=True)
+        (copied / name).write_bytes(b"half a fi")
+    assert main(["evaluate", "--run", str(copied)]) == 0
+    assert set(contents(copied)) == set(contents(finished))
+
+
 def test_a_second_run_in_one_folder_is_told_to_wait(
     copied: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

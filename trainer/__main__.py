@@ -19,8 +19,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds: no traceback
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,12 +109,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(stage: str, recipe: Recipe) -> None:
-    with hold(recipe.folder / ".lock", f"--run {recipe.run}", "--run"):
+    with _held(recipe):
         resolved = recipe.folder / "recipe.yaml"
-        if cache.processes().is_main_process:
-            sweep(recipe.folder, *LEFT)
-            if not resolved.is_file():
-                write_text(resolved, to_yaml(recipe))
+        if cache.processes().is_main_process and not resolved.is_file():
+            write_text(resolved, to_yaml(recipe))
         for name in STAGES if stage == "run" else (stage,):
             with goes_on(partial(_kept, name, recipe)):
                 if name in SHARED or cache.processes().is_main_process:
@@ -126,6 +124,15 @@ def _run(stage: str, recipe: Recipe) -> None:
     if stage == "run" and cache.processes().is_main_process:
         print((recipe.folder / "report.md").read_text(encoding="utf-8"))
     cache.processes().destroy_process_group()
+
+
+@contextmanager
+def _held(recipe: Recipe) -> Iterator[None]:
+    """Hold a run's folder, cleared of what killed runs left there."""
+    with hold(recipe.folder / ".lock", f"--run {recipe.run}", "--run"):
+        if cache.processes().is_main_process:
+            sweep(recipe.folder, *LEFT)
+        yield
 
 
 def _stage(name: str, recipe: Recipe) -> None:
@@ -160,7 +167,7 @@ def _evaluate(settings: EvaluateSettings) -> None:
     elif settings.run:
         recipe = parse_recipe(Path(settings.run) / "recipe.yaml")
         recipe.run = settings.run  # the folder may have been moved
-        with hold(Path(settings.run) / ".lock", f"--run {settings.run}", "--run"):
+        with _held(recipe):
             found = evaluate.run(recipe)
     else:
         raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
