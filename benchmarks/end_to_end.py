@@ -1,9 +1,10 @@
 """python benchmarks/end_to_end.py FOLDER --student MODEL --teacher MODEL --train PAIRS --dev PAIRS [--window 77]
-    [--limit 7200] [--json F]
+    [--steps N] [--limit 7200] [--json F]
 
-From nothing to an encoder beside the plain way (plain_loop.py): `python -m trainer run` with the recommended recipe, to
-the artifact, and then the plain loop on the same clean pairs until its skill on the dev pairs is as high, or the limit
-of seconds is over. The plain loop's teacher answers each caption once, kept in memory; its scorings cost it nothing.
+From nothing to an encoder beside the plain way (plain_loop.py): `python -m trainer run` with the recommended recipe, or
+N steps of it, to the artifact, and then the plain loop on the same clean pairs until its skill on the dev pairs is as
+high, or the limit of seconds is over. The plain loop's teacher answers each caption once, kept in memory; its scorings
+cost it nothing.
 For encoders of one width, such as those of painter/real_pair.py. Run it on a machine that does nothing else.
 """
 
@@ -38,6 +39,7 @@ def ours(folder: Path, given: argparse.Namespace) -> float:
     flags = ["--config", rounds.ROOT / "recipes" / "recommended.yaml", "--run", folder, "--window", given.window]
     flags += ["--student.model", given.student, "--teacher.model", given.teacher]
     flags += ["--corpus.train", given.train, "--corpus.dev", given.dev]
+    flags += ["--train.steps", given.steps] if given.steps else []
     subprocess.run([sys.executable, "-m", "trainer", "run", *map(str, flags)], cwd=rounds.ROOT, check=True)
     return time.perf_counter() - began
 
@@ -86,6 +88,7 @@ def main() -> None:
     for name in ("student", "teacher", "train", "dev"):
         parser.add_argument(f"--{name}", required=True, type=Path)
     parser.add_argument("--window", type=int, default=77)
+    parser.add_argument("--steps", type=int, help="of ours; by default the recipe's")
     parser.add_argument("--limit", type=float, default=7200)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
