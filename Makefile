@@ -26,7 +26,7 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m painter.real_pair $(MODELS)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 test-browser: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/browser
