@@ -1,8 +1,8 @@
 """The honest peer: the loop that transformers, PEFT and a DataLoader give, as well written as they allow.
 
 Every layer is computed for every caption in every step, padded to the whole window. All else is as good as ours:
-dropout off, bf16 where the machine has it, SDPA attention, fused AdamW, the teacher's answers computed beforehand and
-read from memory.
+dropout off, bf16 where the machine has it, SDPA attention, fused AdamW, warm-up and clipping, the teacher's answers
+computed beforehand and read from memory.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import peft
 import torch
 from torch.nn.functional import cosine_similarity
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import ChineseCLIPModel
+from transformers import ChineseCLIPModel, get_constant_schedule_with_warmup
 
-LAYERS, RANK, ALPHA, RATE = 3, 16, 64, 5e-4
+LAYERS, RANK, ALPHA, RATE, WARM_UP = 3, 16, 64, 5e-4, 50
 
 
 def load(folder: Path, strategy: str) -> torch.nn.Module:
@@ -43,6 +43,7 @@ def steps(
     device = ids.device
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=RATE, fused=True)
+    schedule = get_constant_schedule_with_warmup(optimiser, WARM_UP)
     loader = DataLoader(TensorDataset(ids, mask, target), batch_size=batch, shuffle=True, drop_last=True)
     while True:
         for some_ids, some_mask, goal in loader:
@@ -52,5 +53,6 @@ def steps(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learning, 1.0)
             optimiser.step()
+            schedule.step()
             optimiser.zero_grad()
             yield
