@@ -4,8 +4,8 @@
 From nothing to an encoder beside the plain way (plain_loop.py): `python -m trainer run` with the recommended recipe, or
 N steps of it, to the artifact, and then the plain loop on the same clean pairs until its skill on the dev pairs is as
 high, or the limit of seconds is over. The plain loop's teacher answers each caption once, kept in memory; its scorings
-cost it nothing.
-For encoders of one width, such as those of painter/real_pair.py. Run it on a machine that does nothing else.
+cost it nothing, and it trains a linear map and a bias for each position besides the layers.
+Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def ours(folder: Path, given: argparse.Namespace) -> float:
 
 
 @torch.inference_mode()
-def loss(model: torch.nn.Module, ids: torch.Tensor, target: torch.Tensor) -> float:
+def loss(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, target: torch.Tensor) -> float:
     """Mean cosine loss over all positions."""
     total = 0.0
-    for some, goal in zip(ids.split(BATCH), target.split(BATCH)):
-        hidden = model(input_ids=some, attention_mask=(some != model.config.pad_token_id).long()).last_hidden_state
+    for some, seen, goal in zip(ids.split(BATCH), mask.split(BATCH), target.split(BATCH)):
+        hidden = model(input_ids=some, attention_mask=seen).last_hidden_state
         total += float(cosine_loss(hidden, goal).sum())
     return total / target.shape[0] / target.shape[1]
 
@@ -66,8 +66,8 @@ def plain(folder: Path, wanted: float, constant: float, limit: float) -> list[tu
     ids = torch.tensor([student.tokens.windows(pair.zh)[0] for pair in pairs])
     english = [pair.en for pair in pairs]
     targets = [teacher.encode(english[at : at + BATCH])[0].half() for at in range(0, len(pairs), BATCH)]
-    model = plain_loop.free(student.bert, "unfreeze")
-    mask = student.tokens.key_mask(ids).long()
+    model = plain_loop.WithHead(plain_loop.free(student.bert, "unfreeze"), recipe.window, targets[0].shape[-1])
+    mask, dev_mask = (student.tokens.key_mask(some).long() for some in (ids, dev_ids))
     precision, batch = train._precision(recipe.train), min(BATCH, len(pairs))
     steps = plain_loop.steps(model, ids, mask, torch.cat(targets), batch, precision)
     found, scoring = [], 0.0
@@ -75,7 +75,7 @@ def plain(folder: Path, wanted: float, constant: float, limit: float) -> list[tu
         for _ in range(EVERY):
             next(steps)
         seconds = time.perf_counter() - began - scoring
-        found.append((EVERY * (len(found) + 1), seconds, 1 - loss(model, dev_ids, dev_target) / constant))
+        found.append((EVERY * (len(found) + 1), seconds, 1 - loss(model, dev_ids, dev_mask, dev_target) / constant))
         scoring = time.perf_counter() - began - seconds
         print(f"plain loop: step {found[-1][0]}, {seconds:.0f} s, skill {found[-1][2]:.3f} of {wanted:.3f}", flush=True)
     return found

@@ -17,6 +17,12 @@ def spread(x: torch.Tensor, kept: torch.Tensor, shape: torch.Size) -> torch.Tens
     return x.new_zeros(shape.numel(), x.shape[1]).index_copy(0, kept, x).view(*shape, -1)
 
 
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Scaled dot-product attention (B, H, P, S / H) by its parts, at the keys that `keys` (B, 1, 1, P) bool names."""
+    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    return scores.masked_fill(~keys, -torch.inf).softmax(dim=-1).to(value.dtype) @ value
+
+
 def layer(block: Any, x: torch.Tensor, keys: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """transformers' BertLayer on (T, S), those positions of (B, P) that `kept` (T,) tells -> (T, S).
 
@@ -28,7 +34,9 @@ def layer(block: Any, x: torch.Tensor, keys: torch.Tensor, kept: torch.Tensor) -
         return spread(y, kept, keys.shape).unflatten(-1, (own.num_attention_heads, -1)).transpose(1, 2)
 
     query, key, value = heads(own.query(x)), heads(own.key(x)), heads(own.value(x))  # each (B, H, P, S / H)
-    seen = scaled_dot_product_attention(query, key, value, attn_mask=keys[:, None, None, :])
+    # torch's fused attention of the CPU goes backward two to six times slower than its parts do (docs/performance.md).
+    learns = x.device.type == "cpu" and torch.is_grad_enabled()
+    seen = (attention if learns else scaled_dot_product_attention)(query, key, value, keys[:, None, None, :])
     seen = seen.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, kept)
     x = block.attention.output(seen, x)
     return block.output(block.intermediate(x), x)
