@@ -18,7 +18,6 @@ Encode = Callable[[list[str]], Tensor]
 """Prompts to conditioning (B, 24, 384)."""
 
 
-@torch.no_grad()
 def paint(
     network: UNet2DConditionModel,
     conditioning: Tensor,
@@ -37,15 +36,30 @@ def paint(
             f"The painter takes conditioning (B, {unet.WINDOW}, {unet.WIDTH}), got {tuple(conditioning.shape)}. "
             f"Align the encoder with --window {unet.WINDOW} to the teacher that the painter was trained on."
         )
+    latents = sample(network, conditioning, empty, steps, guidance, seed)
+    return (latents.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).numpy()
+
+
+@torch.no_grad()
+def sample(
+    network: UNet2DConditionModel,
+    conditioning: Tensor,
+    empty: Tensor,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    seed: int = 0,
+) -> Tensor:
+    """Latents (B, C, H, W) of a network that predicts velocity, from conditioning (B, W, D) and the empty prompt's."""
     schedule = unet.schedule()
     schedule.set_timesteps(steps)
-    count = len(conditioning)
-    sample = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    count, side = len(conditioning), network.config.sample_size
+    size = (count, network.config.in_channels, side, side)
+    latents = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     both = torch.cat([conditioning.float(), empty.float().expand(count, -1, -1)])
     for time in schedule.timesteps:
-        prompted, plain = network(torch.cat([sample, sample]), time, both).sample.chunk(2)
-        sample = schedule.step(plain + guidance * (prompted - plain), time, sample).prev_sample
-    return (sample.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).numpy()
+        prompted, plain = network(torch.cat([latents, latents]), time, both).sample.chunk(2)
+        latents = schedule.step(plain + guidance * (prompted - plain), time, latents).prev_sample
+    return latents
 
 
 def score_encoder(

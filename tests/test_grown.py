@@ -1,0 +1,153 @@
+"""The painter's next world: nothing held out is trained on, what is drawn reads back, and its network learns."""
+
+import itertools
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from painter.grown import drawable, picture, reader, train, unet
+from painter.real_pair import real_pair
+from trainer.student import load_student
+from zhclip.prompt import normalise
+
+MODELS = Path(__file__).resolve().parent.parent / ".cache" / "models"
+UNHEARD = ("sizes", "colours", "materials", "shapes", "backgrounds", "relations", "places")
+
+
+@pytest.fixture(scope="module")
+def encoders() -> tuple[Path, Path]:
+    return real_pair(MODELS)
+
+
+def drawn(count: int, seed: int) -> list[drawable.Scene]:
+    """Random scenes, half of them held out."""
+    rng = random.Random(seed)
+    return [drawable.random_scene(rng, kept=bool(i % 2)) for i in range(count)]
+
+
+def test_every_clean_picture_reads_back() -> None:
+    rng = random.Random(1)
+    for scene in drawn(500, 1):
+        assert reader.read(picture.render(scene, rng)) == scene
+
+
+def test_every_object_reads_back() -> None:
+    rng = random.Random(2)
+    turns = itertools.cycle(itertools.product((1, 2, 3), drawable.words()["places"], drawable.words()["backgrounds"]))
+    for look in reader.looks():
+        count, where, background = next(turns)
+        scene = drawable.Scene(look._replace(number=count), None, where, background)
+        assert reader.read(picture.render(scene, rng)) == scene
+
+
+def test_noisy_pictures_read_back() -> None:
+    rng, noise = random.Random(3), np.random.default_rng(3)
+    right = []
+    for scene in drawn(100, 3):
+        clean = picture.render(scene, rng)
+        right += reader.compare(reader.read(clean + noise.normal(0, 0.1, clean.shape).astype(np.float32)), scene)
+    assert np.mean([good for _, good in right]) > 0.995
+
+
+def test_scores_count_each_attribute() -> None:
+    group = drawable.Group(2, "small", "red", "wooden", "star")
+    scene = drawable.Scene(group, group._replace(number=3, colour="blue", shape="heart"), "above", "white")
+    near = scene._replace(first=group._replace(number=1, material=""), background="black")
+    pictures = np.stack([picture.render(each, random.Random(4)) for each in (scene, near)])
+    shares = reader.score(pictures, [scene, scene])
+    assert shares["number"] == shares["material"] == 0.75 and shares["background"] == shares["scenes"] == 0.5
+    assert shares["size"] == shares["colour"] == shares["shape"] == shares["where"] == 1
+    assert shares["attributes"] == pytest.approx(21 / 24)
+
+
+def test_a_group_that_is_not_there_shows_nothing() -> None:
+    first, second = (drawable.Group(1, "big", colour, "", "star") for colour in ("red", "blue"))
+    alone = drawable.Scene(first, None, "at the top", "white")
+    found = reader.compare(alone, drawable.Scene(first, second, "above", "white"))
+    assert [good for _, good in found] == [False, True] + [True] * 5 + [False] * 5
+
+
+def test_a_picture_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected \(36, 36, 3\)"):
+        reader.read(np.zeros((16, 16, 3), np.float32))
+
+
+def test_held_out_combinations_are_apart() -> None:
+    pairs, triples = drawable.held_out()
+    rng = random.Random(5)
+    for scene in (drawable.random_scene(rng, kept=False) for _ in range(2000)):
+        assert frozenset(group.thing for group in scene.groups) not in pairs
+        assert triples.isdisjoint(group.triple for group in scene.groups)
+    prompts = drawable.held_out_prompts()
+    assert len(prompts) == 132 == len({prompt.en for prompt in prompts})
+    assert all(drawable.is_held_out(prompt.scene) for prompt in prompts)
+
+
+def test_unheard_words_are_not_in_training() -> None:
+    rng = random.Random(6)
+    heard = {drawable.prompt(drawable.random_scene(rng, False), rng).zh for _ in range(3000)}
+    assert len(heard) > 2900
+    # Some are a shorter form of a word that training says, and lie within it.
+    unheard = [word for name in UNHEARD for entry in drawable.words()[name].values() for word in entry[1] if word]
+    inside = {word for name in UNHEARD for entry in drawable.words()[name].values() for word in entry[0]}
+    new = [word for word in unheard if not any(word in known for known in inside)]
+    assert len(new) > 0.85 * len(unheard)
+    assert not [word for word in new if any(word in text for text in heard)]
+    said, again = drawable.held_out_prompts(), drawable.held_out_prompts(unheard=True)
+    assert all(a.scene == b.scene and a.zh != b.zh for a, b in zip(said, again, strict=True))
+
+
+def test_hand_written_prompts_say_what_they_must_show() -> None:
+    prompts = drawable.hand_written()
+    words = drawable.words()
+    assert len({prompt.zh for prompt in prompts}) == len(prompts) >= 200
+    for zh, _, scene in prompts:
+        for group in scene.groups:
+            assert words["colours"][group.colour][0][0][0] in zh, zh
+            for name in ("material", "shape"):
+                assert any(word in zh for word in words[f"{name}s"][getattr(group, name)][0]), zh
+        assert words["backgrounds"][scene.background][0][0][0] in zh, zh
+
+
+def test_everything_fits_the_window(encoders: tuple[Path, Path]) -> None:
+    rng = random.Random(7)
+    prompts = [drawable.prompt(drawable.random_scene(rng, False), rng) for _ in range(2000)]
+    prompts += [*drawable.held_out_prompts(unheard=True), *drawable.hand_written()]
+    student, teacher = (load_student(str(folder), 64).tokens for folder in encoders)
+    assert max(student.length(normalise(prompt.zh)) for prompt in prompts) <= unet.WINDOW
+    assert max(teacher.length(prompt.en) for prompt in prompts) <= unet.WINDOW
+
+
+def test_a_latent_is_the_picture() -> None:
+    pixels = torch.rand(2, 3, 36, 36)
+    latent = unet.to_latent(pixels)
+    assert latent.shape == (2, unet.CHANNELS, unet.LATENT, unet.LATENT)
+    assert torch.allclose(unet.to_pixels(latent), pixels, atol=1e-6)
+
+
+def test_folding_the_scale_of_states_changes_no_answer() -> None:
+    torch.manual_seed(0)
+    network = unet.build().eval()
+    states, mean, deviation = torch.randn(2, unet.WINDOW, unet.WIDTH), torch.randn(unet.WIDTH), torch.rand(unet.WIDTH)
+    deviation += 0.5
+    noisy = torch.randn(2, unet.CHANNELS, unet.LATENT, unet.LATENT)
+    with torch.no_grad():
+        wanted = network(noisy, torch.tensor([10, 900]), (states - mean) / deviation).sample
+        other = network(noisy, torch.tensor([10, 900]), states).sample
+        unet.fold(network, mean, deviation)
+        found = network(noisy, torch.tensor([10, 900]), states).sample
+    assert (other - wanted).abs().max() > 1e-3
+    assert (found - wanted).abs().max() < 1e-4
+
+
+def test_training_lowers_the_loss_and_moves_every_parameter(encoders: tuple[Path, Path]) -> None:
+    network, losses = train.fit(encoders[1], steps=30, batch=12, captions=8)
+    torch.manual_seed(0)
+    start = unet.build().state_dict()
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert not [name for name, tensor in network.state_dict().items() if torch.equal(tensor, start[name])]
+    shares = train.held_out_shares(network, encoders[1])
+    assert set(shares) == {*reader.ATTRIBUTES, "attributes", "scenes"}
