@@ -1,7 +1,7 @@
 """python benchmarks/attention.py [--quick] [--json F]
 
 Attention of a training step on the CPU, forwards and backwards: by its parts (trainer/ragged.py) beside torch's fused
-kernel, at the shapes of a full-size step of 32 and of the real pair's step of 128.
+kernel, at the shapes of a full-size step of 32 and of the real pair's step of 128. The trainer takes the parts in bf16.
 """
 
 from __future__ import annotations

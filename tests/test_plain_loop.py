@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
 from transformers import AutoTokenizer, ChineseCLIPModel, CLIPTextModel
 
 from tests import encoders
@@ -17,6 +17,7 @@ from trainer.batches import Captions, Piece
 from trainer.cached import Cache
 from trainer.objective import cosine_loss
 from trainer.positions import keep
+from trainer.ragged import attention
 from trainer.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.student import trunk_depth
 from trainer.train import open_training
@@ -36,6 +37,23 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     corpus.run(made)
     cache.run(made)
     return made
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_attention_by_its_parts_is_torchs(dtype: torch.dtype, bound: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(3, 2, 7, 8, generator=generator) for _ in range(3)]
+    keys = torch.rand(3, 1, 1, 7, generator=generator) < 0.5
+    keys[..., 0] = True
+    fused, parts = ([x.to(kind).requires_grad_() for x in drawn] for kind in (torch.float32, dtype))
+    wanted, found = scaled_dot_product_attention(*fused, attn_mask=keys), attention(*parts, keys)
+    assert found.dtype == dtype
+    wanted.square().sum().backward()
+    found.square().sum().backward()
+    assert (found - wanted).norm() < bound * wanted.norm()
+    for one, other in zip(parts, fused, strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert (one.grad - other.grad).norm() < bound * other.grad.norm()
 
 
 def learning(layers: torch.nn.ModuleList) -> dict[str, Tensor]:
