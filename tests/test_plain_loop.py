@@ -45,7 +45,7 @@ def test_attention_by_its_parts_is_torchs(dtype: torch.dtype, bound: float) -> N
     drawn = [torch.randn(3, 2, 7, 8, generator=generator) for _ in range(3)]
     keys = torch.rand(3, 1, 1, 7, generator=generator) < 0.5
     keys[..., 0] = True
-    fused, parts = ([x.to(kind).requires_grad_() for x in drawn] for kind in (torch.float32, dtype))
+    fused, parts = ([x.to(kind, copy=True).requires_grad_() for x in drawn] for kind in (torch.float32, dtype))
     wanted, found = scaled_dot_product_attention(*fused, attn_mask=keys), attention(*parts, keys)
     assert found.dtype == dtype
     wanted.square().sum().backward()
