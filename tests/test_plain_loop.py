@@ -46,7 +46,10 @@ def test_attention_by_its_parts_is_torchs(dtype: torch.dtype, bound: float) -> N
     keys = torch.rand(3, 1, 1, 7, generator=generator) < 0.5
     keys[..., 0] = True
     fused, parts = ([x.to(kind, copy=True).requires_grad_() for x in drawn] for kind in (torch.float32, dtype))
-    wanted, found = scaled_dot_product_attention(*fused, attn_mask=keys), attention(*parts, keys)
+    q, k, v = fused
+    wanted = scaled_dot_product_attention(q, k, v, attn_mask=keys)
+    q, k, v = parts
+    found = attention(q, k, v, keys)
     assert found.dtype == dtype
     wanted.square().sum().backward()
     found.square().sum().backward()
