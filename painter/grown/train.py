@@ -6,7 +6,6 @@ DIR is the English encoder in Hugging Face layout. A step of 64 pictures takes 0
 """
 
 import argparse
-import math
 import random
 from pathlib import Path
 
@@ -20,23 +19,17 @@ from tqdm import trange
 from painter.grown import drawable, picture, reader, unet
 from painter.paint import sample
 from painter.teacher import english_states
+from painter.train import LEARNING_RATE, rate
 from painter.unet import save, schedule
 
 BATCH = 64
 CAPTIONS = 16_000
 """Different captions that are learnt from; each is encoded once, before the first step."""
 EMPTY_SHARE = 0.1
-LEARNING_RATE = 1e-3
-WARM_UP = 50
 TEXT_STEPS = 700
 """So many steps come first in which the picture is all noise and only the text says what it shows. With all noise
 levels from the start, the text was not read after 1,200 steps; so, it is after 400."""
 NOISIEST = 960
-
-
-def rate(step: int, steps: int) -> float:
-    """Learning rate of a step: linear warm-up, then half a cosine down to zero."""
-    return LEARNING_RATE * min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 def latents(scenes: list[drawable.Scene], rng: random.Random) -> Tensor:
