@@ -21,6 +21,7 @@ from painter.paint import sample
 from painter.teacher import english_states
 from painter.train import LEARNING_RATE, rate
 from painter.unet import save, schedule
+from trainer.train import _cpu_has_bf16
 
 BATCH = 64
 CAPTIONS = 16_000
@@ -71,7 +72,7 @@ def fit(
         clean, level = latents([scenes[row] for row in chosen], rng), times(step, batch)
         noise = torch.randn_like(clean)
         noisy = noise_schedule.add_noise(clean, noise, level)
-        with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu.get_capabilities().get("avx512_bf16", False)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=_cpu_has_bf16()):
             velocity = network(noisy, level, states[rows]).sample
         loss = mse_loss(velocity.float(), noise_schedule.get_velocity(clean, noise, level))
         optimizer.param_groups[0]["lr"] = rate(step, steps)
