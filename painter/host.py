@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlparse
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = Path(__file__).with_name("workflow.json")
+SHOWN = 8
+"""Pixels a side that ComfyUI shows one pixel of the painter as."""
 START_SECONDS = 180
 RUN_SECONDS = 180
 QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
@@ -127,3 +133,8 @@ def paint(host: Host, text: str, encoder: str, seed: int = 0) -> Path:
         said = run.stdout.strip()[-1500:] + run.stderr.strip()[-1500:]
         raise RuntimeError(f"comfy-cli could not run {sent} in ComfyUI (its log: {host.log}):\n{said}") from error
     return host.base / "output" / parse_qs(urlparse(address).query)["filename"][0]
+
+
+def picture(path: Path) -> NDArray[np.float32]:
+    """A PNG (H, W, 3) in 0..1."""
+    return np.asarray(Image.open(path).convert("RGB"), np.float32) / np.float32(255)

@@ -12,12 +12,13 @@ from painter import reader, unet
 from painter.drawable import Prompt
 
 STEPS = 20
-GUIDANCE = 3.0
+GUIDANCE = 1.25
 
 Encode = Callable[[list[str]], Tensor]
-"""Prompts to conditioning (B, 24, 384)."""
+"""Prompts to conditioning (B, 40, 384)."""
 
 
+@torch.no_grad()
 def paint(
     network: UNet2DConditionModel,
     conditioning: Tensor,
@@ -28,38 +29,24 @@ def paint(
 ) -> NDArray[np.float32]:
     """Sample one picture a row by DDIM with classifier-free guidance.
 
-    conditioning: (B, 24, 384); empty: (24, 384) or (1, 24, 384), the encoder's empty prompt.
-    Returns (B, 16, 16, 3), values 0..1. ValueError for conditioning of another width or window.
+    conditioning: (B, 40, 384); empty: (40, 384) or (1, 40, 384), the encoder's empty prompt.
+    Returns (B, 36, 36, 3), values 0..1. ValueError for conditioning of another width or window.
     """
     if tuple(conditioning.shape[1:]) != (unet.WINDOW, unet.WIDTH):
         raise ValueError(
             f"The painter takes conditioning (B, {unet.WINDOW}, {unet.WIDTH}), got {tuple(conditioning.shape)}. "
             f"Align the encoder with --window {unet.WINDOW} to the teacher that the painter was trained on."
         )
-    latents = sample(network, conditioning, empty, steps, guidance, seed)
-    return (latents.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).numpy()
-
-
-@torch.no_grad()
-def sample(
-    network: UNet2DConditionModel,
-    conditioning: Tensor,
-    empty: Tensor,
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-    seed: int = 0,
-) -> Tensor:
-    """Latents (B, C, H, W) of a network that predicts velocity, from conditioning (B, W, D) and the empty prompt's."""
     schedule = unet.schedule()
     schedule.set_timesteps(steps)
-    count, side = len(conditioning), network.config.sample_size
-    size = (count, network.config.in_channels, side, side)
+    count = len(conditioning)
+    size = (count, unet.CHANNELS, unet.LATENT, unet.LATENT)
     latents = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     both = torch.cat([conditioning.float(), empty.float().expand(count, -1, -1)])
     for time in schedule.timesteps:
         prompted, plain = network(torch.cat([latents, latents]), time, both).sample.chunk(2)
         latents = schedule.step(plain + guidance * (prompted - plain), time, latents).prev_sample
-    return latents
+    return unet.to_pixels(latents).numpy()
 
 
 def score_encoder(

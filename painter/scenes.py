@@ -38,9 +38,8 @@ class Corpus(NamedTuple):
 
 def drawable_pairs(held_out: bool, rng: random.Random) -> Iterator[Pair]:
     """Endless captions of the drawable world, on one side of its split."""
-    scenes = drawable.scenes(held_out)
     while True:
-        said = drawable.prompt(rng.choice(scenes), rng)
+        said = drawable.prompt(drawable.random_scene(rng, held_out), rng)
         yield Pair(said.zh, said.en)
 
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -28,6 +28,9 @@ from .locks import hold
 from .recipe import SettingsError, public_name, require
 from .stage_settings import CompareSettings
 from .weights import TOKENIZER_FILES, ModelError, resolve
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 PIPELINE = [
     *("model_index.json", "scheduler/scheduler_config.json", *(f"tokenizer/{name}" for name in TOKENIZER_FILES)),
@@ -61,9 +64,16 @@ def _run(settings: CompareSettings, folder: Path) -> dict[str, Any]:
     every = cells(settings, prompts, made, shared)
     work = missing(folder, every)
     if work:
-        _paint(settings, checkpoint, folder, every, work, layer)
+        from .pictures import load_pipeline
+
+        conditionings = encode_all(settings, checkpoint, needed(every, work), layer)
+        paint_cells(folder, every, work, conditionings, load_pipeline(checkpoint, settings.sampler))
     shared |= {"clip": public_name(settings.clip), "torch": torch.__version__.partition("+")[0]}
-    figures = {"settings": shared, **summary(settings.clip, folder, prompts, made, every)}
+    return write_outcome(folder, {"settings": shared, **summary(settings.clip, folder, prompts, made, every)})
+
+
+def write_outcome(folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """figures.json, figures.md, the grids and the page of finished pictures. Returns the figures."""
     write_text(folder / "figures.json", json.dumps(figures, ensure_ascii=False, indent=1))
 
     from .compare_page import to_markdown, write_grids, write_page
@@ -159,16 +169,21 @@ def missing(folder: Path, every: list[Cell]) -> list[Cell]:
     ]
 
 
-def _paint(
-    settings: CompareSettings, checkpoint: Path, folder: Path, every: list[Cell], work: list[Cell], layer: int
+def needed(every: list[Cell], work: list[Cell]) -> list[Cell]:
+    """The cells whose conditionings the work takes: its own, and those of the English ones that it is held against."""
+    english = references(every)
+    found = {cell.name: cell for one in work for cell in (one, english[one.column, one.seed])}
+    return list(found.values())
+
+
+def paint_cells(
+    folder: Path, every: list[Cell], work: list[Cell], conditionings: Conditionings, pipeline: StableDiffusionPipeline
 ) -> None:
+    """Paint the cells of `work`, each picture with its agreement. Raises ModelError where widths do not fit."""
     from .agreement import agreement, reference_answers
-    from .pictures import load_pipeline, paint
+    from .pictures import paint
 
     english = references(every)
-    needed = {cell.name: cell for one in work for cell in (one, english[one.column, one.seed])}
-    conditionings = encode_all(settings, checkpoint, needed.values(), layer)
-    pipeline = load_pipeline(checkpoint, settings.sampler)
     _check_widths(work, conditionings, pipeline.unet.config.cross_attention_dim)
     progress = tqdm(work, desc="paint", unit="picture")
     answers_of, answers = None, None

@@ -258,11 +258,12 @@ def _precision(train: TrainSettings) -> str:
         return train.precision
     cuda = torch.cuda.is_available()
     # On a CPU without the bf16 instructions bf16 is emulated, and slower than fp32.
-    has_bf16 = torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()
+    has_bf16 = torch.cuda.is_bf16_supported() if cuda else cpu_has_bf16()
     return "bf16" if has_bf16 else "no"
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies in bf16 itself; where it does not, bf16 is slower than fp32."""
     # get_capabilities came after torch 2.4
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16"))

@@ -1,4 +1,4 @@
-"""The painter's next world: nothing held out is trained on, what is drawn reads back, and its network learns."""
+"""The drawable world: what is drawn reads back, nothing held out is trained on, and everything fits the window."""
 
 import itertools
 import random
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from painter.grown import drawable, picture, reader, train, unet
+from painter import drawable, picture, reader, unet
 from painter.real_pair import real_pair
 from trainer.student import load_student
 from zhclip.prompt import normalise
@@ -119,35 +118,3 @@ def test_everything_fits_the_window(encoders: tuple[Path, Path]) -> None:
     student, teacher = (load_student(str(folder), 64).tokens for folder in encoders)
     assert max(student.length(normalise(prompt.zh)) for prompt in prompts) <= unet.WINDOW
     assert max(teacher.length(prompt.en) for prompt in prompts) <= unet.WINDOW
-
-
-def test_a_latent_is_the_picture() -> None:
-    pixels = torch.rand(2, 3, 36, 36)
-    latent = unet.to_latent(pixels)
-    assert latent.shape == (2, unet.CHANNELS, unet.LATENT, unet.LATENT)
-    assert torch.allclose(unet.to_pixels(latent), pixels, atol=1e-6)
-
-
-def test_folding_the_scale_of_states_changes_no_answer() -> None:
-    torch.manual_seed(0)
-    network = unet.build().eval()
-    states, mean, deviation = torch.randn(2, unet.WINDOW, unet.WIDTH), torch.randn(unet.WIDTH), torch.rand(unet.WIDTH)
-    deviation += 0.5
-    noisy = torch.randn(2, unet.CHANNELS, unet.LATENT, unet.LATENT)
-    with torch.no_grad():
-        wanted = network(noisy, torch.tensor([10, 900]), (states - mean) / deviation).sample
-        other = network(noisy, torch.tensor([10, 900]), states).sample
-        unet.fold(network, mean, deviation)
-        found = network(noisy, torch.tensor([10, 900]), states).sample
-    assert (other - wanted).abs().max() > 1e-3
-    assert (found - wanted).abs().max() < 1e-4
-
-
-def test_training_lowers_the_loss_and_moves_every_parameter(encoders: tuple[Path, Path]) -> None:
-    network, losses = train.fit(encoders[1], steps=30, batch=12, captions=8)
-    torch.manual_seed(0)
-    start = unet.build().state_dict()
-    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    assert not [name for name, tensor in network.state_dict().items() if torch.equal(tensor, start[name])]
-    shares = train.held_out_shares(network, encoders[1])
-    assert set(shares) == {*reader.ATTRIBUTES, "attributes", "scenes"}
