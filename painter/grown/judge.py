@@ -1,11 +1,11 @@
 """Judge encoders by what their prompts paint, and the cheap figures by how well they foresee it.
 
-python -m painter.judge --english FILE --encoders A,B,... --dev TSV [--seeds 0,1,2]
+python -m painter.grown.judge --teacher DIR --encoders A,B,... --dev TSV [--seeds 0,1,2]
 
-FILE is the painter's teacher as an artifact (`make demo` writes runs/demo/english.safetensors); each encoder is an
-artifact that lies beside its report.json; TSV are the dev captions, for the agreement of keys and values. Prints tables
-in Markdown: attributes by set, with the spread over seeds, and one by one; the cheap figures; and in how many pairs of
-encoders each names the one that paints better. Pairs that differ by less than seeds do are left out.
+DIR is the painter's teacher, a Hugging Face folder; each encoder is an artifact of 40 positions that lies beside its
+report.json; TSV are the dev captions, for the agreement of keys and values. Prints tables in Markdown: attributes by
+set, with the spread over seeds, and one by one; the cheap figures; and in how many pairs of encoders each names the one
+that paints better. Pairs that differ by less than seeds do are left out.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from painter import figures, unet
+from painter.grown import figures, unet
 from trainer import kv
 from trainer.rows import read
-from trainer.student import Student
+from trainer.student import Student, load_student
 from zhclip.artifact import load
 
 CAPTIONS = 200
@@ -87,8 +87,8 @@ def ranking(rows: list[figures.Row], cheap: list[dict[str, float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line of the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m painter.judge", description=__doc__.partition("\n")[0])
-    parser.add_argument("--english", type=Path, required=True, help="the painter's teacher as an artifact")
+    parser = argparse.ArgumentParser(prog="python -m painter.grown.judge", description=__doc__.partition("\n")[0])
+    parser.add_argument("--teacher", type=Path, required=True, help="the painter's teacher, a Hugging Face folder")
     parser.add_argument("--encoders", required=True, help="artifacts, between commas, each beside its report.json")
     parser.add_argument("--dev", type=Path, required=True, help="dev captions, a TSV with columns zh and en")
     parser.add_argument("--seeds", default="0,1,2", help="seeds of the starting noise, between commas")
@@ -96,11 +96,12 @@ def main(arguments: list[str] | None = None) -> None:
     paths = [Path(path) for path in options.encoders.split(",")]
     seeds = [int(seed) for seed in options.seeds.split(",")]
     try:
-        english, *encoders = (Student.from_artifact(load(path)) for path in (options.english, *paths))
+        english = load_student(str(options.teacher), unet.WINDOW)
+        encoders = [Student.from_artifact(load(path)) for path in paths]
         network = unet.load()
         rows = [figures.row(path.parent.name, network, path, seeds) for path in paths]
         known = [cheap_figures(*one) for one in zip(paths, kv_losses(english, encoders, options.dev), strict=True)]
-        print(figures.table([*figures.english_rows(network, options.english, seeds), *rows]))
+        print(figures.table([*figures.english_rows(network, english, seeds), *rows]))
         print(ranking(rows, known))
     except (OSError, ValueError) as error:
         sys.exit(f"judge: {error}")
