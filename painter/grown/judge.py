@@ -1,6 +1,6 @@
 """Judge encoders by what their prompts paint, and the cheap figures by how well they foresee it.
 
-python -m painter.grown.judge --teacher DIR --encoders A,B,... --dev TSV [--seeds 0,1,2]
+python -m painter.grown.judge --teacher DIR --encoders NAME=FILE,... --dev TSV [--seeds 0,1,2]
 
 DIR is the painter's teacher, a Hugging Face folder; each encoder is an artifact of 40 positions that lies beside its
 report.json; TSV are the dev captions, for the agreement of keys and values. Prints tables in Markdown: attributes by
@@ -89,18 +89,20 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line of the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m painter.grown.judge", description=__doc__.partition("\n")[0])
     parser.add_argument("--teacher", type=Path, required=True, help="the painter's teacher, a Hugging Face folder")
-    parser.add_argument("--encoders", required=True, help="artifacts, between commas, each beside its report.json")
+    parser.add_argument("--encoders", required=True, help="NAME=FILE of artifacts, between commas")
     parser.add_argument("--dev", type=Path, required=True, help="dev captions, a TSV with columns zh and en")
     parser.add_argument("--seeds", default="0,1,2", help="seeds of the starting noise, between commas")
     options = parser.parse_args(arguments)
-    paths = [Path(path) for path in options.encoders.split(",")]
+    named = {name: Path(path) for name, _, path in (part.partition("=") for part in options.encoders.split(","))}
     seeds = [int(seed) for seed in options.seeds.split(",")]
     try:
         english = load_student(str(options.teacher), unet.WINDOW)
-        encoders = [Student.from_artifact(load(path)) for path in paths]
+        encoders = [Student.from_artifact(load(path)) for path in named.values()]
         network = unet.load()
-        rows = [figures.row(path.parent.name, network, path, seeds) for path in paths]
-        known = [cheap_figures(*one) for one in zip(paths, kv_losses(english, encoders, options.dev), strict=True)]
+        rows = [figures.row(name, network, path, seeds) for name, path in named.items()]
+        known = [
+            cheap_figures(*one) for one in zip(named.values(), kv_losses(english, encoders, options.dev), strict=True)
+        ]
         print(figures.table([*figures.english_rows(network, english, seeds), *rows]))
         print(ranking(rows, known))
     except (OSError, ValueError) as error:
