@@ -34,7 +34,7 @@ class PixelVae(torch.nn.Module):
     """Stands where SD1.5's VAE stands: the painter's latent is a picture, whose pixels are shown as squares."""
 
     config = SimpleNamespace(block_out_channels=(1, 1, 1, 1), scaling_factor=1.0, force_upcast=False, latent_channels=0)
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
 
     def decode(self, latents: Tensor, return_dict: bool, generator: Any) -> tuple[Tensor]:
         """(B, 3, 16, 16) to (B, 3, 128, 128), both in -1..1."""
@@ -90,7 +90,7 @@ def run(english: Path, encoders: str, count: int, seeds: str, out: Path) -> dict
     if work:
         known = conditionings(english, compare.needed(every, work))
         compare.paint_cells(out, every, work, known, pipeline())
-    return compare.write_outcome(out, {"settings": shared, **compare.summary(None, out, prompts, made, every)})
+    return compare.write_outcome(None, out, shared, prompts, made, every)
 
 
 def main(arguments: list[str] | None = None) -> None:

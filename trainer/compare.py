@@ -68,12 +68,15 @@ def _run(settings: CompareSettings, folder: Path) -> dict[str, Any]:
 
         conditionings = encode_all(settings, checkpoint, needed(every, work), layer)
         paint_cells(folder, every, work, conditionings, load_pipeline(checkpoint, settings.sampler))
-    shared |= {"clip": public_name(settings.clip), "torch": torch.__version__.partition("+")[0]}
-    return write_outcome(folder, {"settings": shared, **summary(settings.clip, folder, prompts, made, every)})
+    return write_outcome(settings.clip, folder, shared, prompts, made, every)
 
 
-def write_outcome(folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
+def write_outcome(
+    clip: str | None, folder: Path, shared: dict[str, Any], prompts: list[Prompt], made: list[Row], every: list[Cell]
+) -> dict[str, Any]:
     """figures.json, figures.md, the grids and the page of finished pictures. Returns the figures."""
+    shared = shared | {"clip": public_name(clip), "torch": torch.__version__.partition("+")[0]}
+    figures = {"settings": shared, **summary(clip, folder, prompts, made, every)}
     write_text(folder / "figures.json", json.dumps(figures, ensure_ascii=False, indent=1))
 
     from .compare_page import to_markdown, write_grids, write_page
