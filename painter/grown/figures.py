@@ -20,7 +20,7 @@ SETS: dict[str, Callable[[], list[Prompt]]] = {
     "by hand": lambda: list(hand_written()),
     "synonyms": lambda: held_out_prompts(unheard=True),
 }
-"""Prompts of combinations that no training caption has: in phrasings of training, in others, in words it never had."""
+"""Prompts of combinations that no training caption has; others, in phrasings of no caption; the first in unheard words."""
 
 Shares = dict[str, float]
 
