@@ -20,7 +20,7 @@ SETS: dict[str, Callable[[], list[Prompt]]] = {
     "by hand": lambda: list(hand_written()),
     "synonyms": lambda: held_out_prompts(unheard=True),
 }
-"""Prompts of combinations that no training caption has; others, in phrasings of no caption; the first in unheard words."""
+"""Combinations that no training caption has; other prompts, in phrasings of no caption; the first in unheard words."""
 
 Shares = dict[str, float]
 
