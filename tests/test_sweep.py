@@ -278,8 +278,9 @@ def test_the_grids_of_this_repository_name_settings_that_are_there() -> None:
     given = {"unet": "unet", "general": "general.tsv", "captions": "captions.tsv", "pairs": "20000", "half": "0.17"}
     base = parse_recipe(ROOT / "recipes" / "recommended.yaml")
     grids = {path.stem: read_grid(path, given, base) for path in sorted(GRIDS.glob("*.yaml"))}
-    assert list(grids) == ["ablations", "corpora", "recipes"]
-    assert {name: len(grid.seeds) for name, grid in grids.items()} == {"ablations": 1, "corpora": 1, "recipes": 3}
+    seeds = {"ablations": 1, "corpora": 1, "pictures": 1, "recipes": 3}
+    assert {name: len(grid.seeds) for name, grid in grids.items()} == seeds
+    assert [recipe.train.steps for recipe in grids.pop("pictures").rows.values()] == [900, 300, 300, 100, 0, 300, 0]
     for grid in grids.values():
         assert {(recipe.train.steps, recipe.train.batch) for recipe in grid.rows.values()} == {(200, 128)}
     paper = grids["recipes"].rows["paper-lora"].train
