@@ -51,7 +51,7 @@ def trainer(*arguments: str) -> None:
 
 def chosen(material: Material, run: Path, recipe: str) -> Path:
     """The encoder of a recipe, but for the demonstration's batch, steps and positions."""
-    # 24 positions hold too little padding for leaving some out to pay.
+    # 40 positions hold too little padding for leaving some out to pay.
     fixed = ("--train.batch", str(BATCH), "--train.steps", str(STEPS), "--train.pad_positions", "null")
     descent = () if recipe == "ridge" else fixed
     return align(material, run, recipe, *descent)

@@ -21,7 +21,7 @@ from zhclip.artifact import load
 
 
 def painted_by_comfyui(comfyui: host.Host, encoder: str, prompts: list[Prompt]) -> NDArray[np.float32]:
-    """The prompts' pictures (B, 16, 16, 3), values 0..1, by stock KSampler. RuntimeError as host.paint."""
+    """The prompts' pictures (B, 36, 36, 3), values 0..1, by stock KSampler. RuntimeError as host.paint."""
     paths = [host.paint(comfyui, prompt.zh, encoder) for prompt in tqdm(prompts, desc="ComfyUI")]
     return np.stack([host.picture(path)[:: host.SHOWN, :: host.SHOWN] for path in paths])
 
