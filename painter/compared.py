@@ -36,7 +36,7 @@ class PixelVae(torch.nn.Module):
     """Stands where SD1.5's VAE stands: the painter's latent is a folded picture, whose pixels are shown as squares."""
 
     config = SimpleNamespace(block_out_channels=(1, 1, 1, 1), scaling_factor=1.0, force_upcast=False, latent_channels=0)
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
 
     def decode(self, latents: Tensor, return_dict: bool, generator: Any) -> tuple[Tensor]:
         """(B, 432, 3, 3) to (B, 3, 288, 288) in -1..1."""

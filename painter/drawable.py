@@ -2,8 +2,9 @@
 
 Held out are 100 pairs of objects (a colour and a shape each) that may stand in one picture, and 16 triples of a
 material, a colour and a shape: no training caption, in either language, has both objects of such a pair or such a
-triple. So is a second set of Chinese words for everything, the unheard synonyms. The words are in words.json; prompts
-written by hand, in phrasings that the grammar has not, are in phrasings.tsv.
+triple. So is a second set of Chinese words for everything, the unheard synonyms. The words are in words.json. Prompts
+written by hand, in phrasings that the grammar has not, are in phrasings.tsv, whose writer did not know the grammar, and
+in phrasings_dev.tsv, which was looked at while the grammar was made.
 """
 
 import itertools
@@ -14,11 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 WORDS = Path(__file__).with_name("words.json")
-HAND_WRITTEN = Path(__file__).with_name("phrasings.tsv")
+PHRASINGS, DEV_PHRASINGS = (Path(__file__).with_name(f"{name}.tsv") for name in ("phrasings", "phrasings_dev"))
 HELD_OUT_PAIRS, HELD_OUT_TRIPLES = 100, 16
 SPLIT_SEED = 2024
 TWO_GROUPS = 0.6
 """Share of scenes that show two groups."""
+LONGEST = 36
+"""Characters of a Chinese caption. No tokenizer makes more tokens of so many than the window holds."""
+
+NAMED = ("size", "colour", "material", "shape")
+"""What else is said of a group, in the order of Group's fields."""
 
 Thing = tuple[str, str]
 """A colour and a shape."""
@@ -148,10 +154,13 @@ def english_captions(scene: Scene) -> list[str]:
 
 
 def chinese_group(group: Group, rng: random.Random, unheard: bool) -> str:
-    """A group in Chinese, its synonyms chosen by `rng` among those of training or, `unheard`, the others."""
-    names = ("size", "colour", "material", "shape")
-    said = [rng.choice(words()[f"{name}s"][getattr(group, name)][unheard]) for name in names]
-    return f"{words()['counts'][group.number - 1][0]}{''.join(said)}"
+    """A group in Chinese: its words in an order of words.json, synonyms of training or, `unheard`, the others."""
+    said = {name: rng.choice(words()[f"{name}s"][getattr(group, name)][unheard]) for name in NAMED}
+    order: str = rng.choice(words()["orders"])
+    text = order.format(number=rng.choice(words()["counts"][group.number - 1][0]), **said)
+    for unsaid, left in words()["unsaid"]:
+        text = text.replace(unsaid, left)
+    return text
 
 
 def chinese(scene: Scene, phrasing: int, rng: random.Random, unheard: bool = False) -> str:
@@ -161,14 +170,19 @@ def chinese(scene: Scene, phrasing: int, rng: random.Random, unheard: bool = Fal
     template: str = phrasings(scene)[phrasing][0]
     if scene.second is None:
         return template.format(a=groups[0], here=rng.choice(words()["places"][scene.where][unheard]), g=background)
-    sides, side = words()["relations"][scene.where][unheard], rng.randrange(2)
-    return template.format(a=groups[0], b=groups[1], here=sides[side], there=sides[side + 2], g=background)
+    sides = words()["relations"][scene.where][unheard]
+    side = rng.randrange(len(sides) // 2)
+    here, there = sides[side], sides[side + len(sides) // 2]
+    return template.format(a=groups[0], b=groups[1], here=here, there=there, g=background)
 
 
 def prompt(scene: Scene, rng: random.Random, unheard: bool = False) -> Prompt:
     """A scene in a phrasing chosen by `rng`, the same one for both languages."""
-    phrasing = rng.randrange(len(phrasings(scene)))
-    return Prompt(chinese(scene, phrasing, rng, unheard), english(scene, phrasing), scene)
+    while True:
+        phrasing = rng.randrange(len(phrasings(scene)))
+        said = chinese(scene, phrasing, rng, unheard)
+        if len(said) <= LONGEST:
+            return Prompt(said, english(scene, phrasing), scene)
 
 
 def held_out_prompts(unheard: bool = False, seed: int = 0) -> list[Prompt]:
@@ -191,10 +205,10 @@ def read_group(said: str) -> Group:
 
 
 @cache
-def hand_written() -> tuple[Prompt, ...]:
-    """The prompts of phrasings.tsv, whose columns are the Chinese and what it must show."""
+def hand_written(path: Path = PHRASINGS) -> tuple[Prompt, ...]:
+    """The prompts of a TSV whose columns are the Chinese and what it must show."""
     prompts = []
-    for line in HAND_WRITTEN.read_text(encoding="utf-8").splitlines()[1:]:
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         zh, first, second, where, background = line.split("\t")
         scene = Scene(read_group(first), read_group(second) if second else None, where, background)
         prompts.append(Prompt(zh, english(scene, 0), scene))

@@ -21,11 +21,14 @@ from zhclip.calibration import sentence
 
 CAPTIONS = 20
 SETS: dict[str, Callable[[], list[Prompt]]] = {
-    "held out": held_out_prompts,
+    "held out": lambda: held_out_prompts(seed=1),
     "by hand": lambda: list(hand_written()),
-    "synonyms": lambda: held_out_prompts(unheard=True),
+    "synonyms": lambda: held_out_prompts(unheard=True, seed=1),
 }
-"""Combinations that no training caption has; other prompts, in phrasings of no caption; the first in unheard words."""
+"""Combinations that no training caption has; other prompts, in phrasings of no caption; the first in unheard words.
+
+Development looks at seed 0 and at phrasings_dev.tsv.
+"""
 
 Shares = dict[str, float]
 

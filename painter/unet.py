@@ -9,13 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from painter.picture import CELL, SIDE
-
 WINDOW = 40
 WIDTH = 384
-FOLD, LATENT = CELL, SIDE
+FOLD, LATENT = 12, 3
 """A latent holds one of the picture's 3 x 3 cells, of 12 x 12 pixels, at each position. A network on squares of 3 x 3
-has to lead each object from the one place that reads the text to many, and read little in the same time."""
+has to lead each object from the one place that reads the text to many, and read little in the same time. The numbers
+are picture.py's, which ComfyUI cannot import."""
 CHANNELS = 3 * FOLD * FOLD
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
 

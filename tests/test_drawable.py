@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +101,46 @@ def test_unheard_words_are_not_in_training() -> None:
     assert all(a.scene == b.scene and a.zh != b.zh for a, b in zip(said, again, strict=True))
 
 
-def test_hand_written_prompts_say_what_they_must_show() -> None:
-    prompts = drawable.hand_written()
+def any_of(words: Iterable[str]) -> str:
+    """A pattern that matches any of some words."""
+    return f"(?:{'|'.join(map(re.escape, sorted(set(words), key=len, reverse=True)))})"
+
+
+def heard(kind: str) -> str:
+    """A pattern that matches any word of training for things of a kind."""
+    return any_of(word for entry in drawable.words()[kind].values() for word in entry[0])
+
+
+def sayable() -> re.Pattern[str]:
+    """A pattern that matches all that the grammar says in training, and more."""
+    words = drawable.words()
+    slots = {name: heard(f"{name}s") for name in drawable.NAMED}
+    slots["number"] = any_of(word for entry in words["counts"] for word in entry[0])
+    orders = [
+        re.sub("([\uff0c\uff08\uff09])", r"\1?", order).format(**slots) for order in dict.fromkeys(words["orders"])
+    ]
+    group, relation, place, colour = (
+        f"(?:{'|'.join(orders)})",
+        heard("relations"),
+        heard("places"),
+        heard("backgrounds"),
+    )
+    two = [zh.format(a=group, b=group, here=relation, there=relation, g=colour) for zh, _ in words["phrasings"]["two"]]
+    one = [zh.format(a=group, here=place, g=colour) for zh, _ in words["phrasings"]["one"]]
+    return re.compile("|".join([*two, *one]))
+
+
+@pytest.mark.parametrize("path", [drawable.PHRASINGS, drawable.DEV_PHRASINGS])
+def test_hand_written_prompts_are_in_no_phrasing_of_training(path: Path) -> None:
+    rng, pattern = random.Random(8), sayable()
+    said = [drawable.prompt(scene, rng).zh for scene in drawn(200, 8)]
+    assert all(pattern.fullmatch(text) for text in said)
+    assert not [prompt.zh for prompt in drawable.hand_written(path) if pattern.fullmatch(prompt.zh)]
+
+
+@pytest.mark.parametrize("path", [drawable.PHRASINGS, drawable.DEV_PHRASINGS])
+def test_hand_written_prompts_say_what_they_must_show(path: Path) -> None:
+    prompts = drawable.hand_written(path)
     words = drawable.words()
     assert len({prompt.zh for prompt in prompts}) == len(prompts) >= 200
     for zh, _, scene in prompts:
@@ -114,7 +154,8 @@ def test_hand_written_prompts_say_what_they_must_show() -> None:
 def test_everything_fits_the_window(encoders: tuple[Path, Path]) -> None:
     rng = random.Random(7)
     prompts = [drawable.prompt(drawable.random_scene(rng, False), rng) for _ in range(2000)]
-    prompts += [*drawable.held_out_prompts(unheard=True), *drawable.hand_written()]
+    prompts += drawable.held_out_prompts(unheard=True)
+    prompts += [*drawable.hand_written(), *drawable.hand_written(drawable.DEV_PHRASINGS)]
     student, teacher = (load_student(str(folder), 64).tokens for folder in encoders)
     assert max(student.length(normalise(prompt.zh)) for prompt in prompts) <= unet.WINDOW
     assert max(teacher.length(prompt.en) for prompt in prompts) <= unet.WINDOW

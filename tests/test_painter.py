@@ -100,7 +100,7 @@ def test_the_teacher_as_an_artifact_encodes_alike(teacher: Path, english: Path) 
 
 
 def test_stock_nodes_paint_as_the_direct_sampler_does(english: Path, tmp_path: Path) -> None:
-    prompts = [drawable.Prompt(prompt.en, prompt.en, prompt.scene) for prompt in PROMPTS[:2]]
+    prompts = [drawable.Prompt(prompt.en, prompt.en, prompt.scene) for prompt in PROMPTS[:4]]
     host.prepare(tmp_path, {"english": english})
     with host.running(tmp_path) as comfyui:
         painted = queued.painted_by_comfyui(comfyui, "english", prompts)
@@ -109,7 +109,8 @@ def test_stock_nodes_paint_as_the_direct_sampler_does(english: Path, tmp_path: P
     direct = queued.painted_directly(english, prompts)
     # ComfyUI may encode in fp16 and writes 8 bits.
     assert np.abs(painted - direct).mean() < 0.02
-    assert [*map(reader.read, painted)] == [*map(reader.read, direct)] == [prompt.scene for prompt in prompts]
+    assert [*map(reader.read, painted)] == [*map(reader.read, direct)]
+    assert reader.score(painted, [prompt.scene for prompt in prompts])["attributes"] > 0.8
 
 
 def test_the_painter_can_be_compared(english: Path, tmp_path: Path) -> None:

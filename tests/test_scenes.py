@@ -1,7 +1,6 @@
 """The demonstration's corpus: enough of it, the same every time, nothing held out in it, and short enough."""
 
 import itertools
-import random
 import re
 from pathlib import Path
 
@@ -94,8 +93,20 @@ def test_everything_fits_the_window(corpus: scenes.Corpus) -> None:
 def test_the_example_is_one_of_the_grammar_and_held_out() -> None:
     stars, square = drawable.Group(2, "big", "red", "", "star"), drawable.Group(1, "big", "blue", "wooden", "square")
     scene = drawable.Scene(stars, square, "above", "gray")
-    assert drawable.english(scene, 0) == drawable.words()["prompt_en"]
-    assert drawable.words()["prompt"] in {drawable.chinese(scene, 0, random.Random(seed)) for seed in range(20_000)}
+    words = drawable.words()
+    assert drawable.english(scene, 0) == words["prompt_en"]
+    (red, blue), above = (
+        (words["colours"][colour][0][0] for colour in ("red", "blue")),
+        words["relations"]["above"][0][0],
+    )
+    star, square, wooden = (
+        words["shapes"]["star"][0][0],
+        words["shapes"]["square"][0][0],
+        words["materials"]["wooden"][0][0],
+    )
+    first, second = f"{words['counts'][1][0][0]}{red}{star}", f"{words['counts'][0][0][0]}{blue}{wooden}{square}"
+    said: str = words["phrasings"]["two"][0][0]
+    assert words["prompt"] == said.format(a=first, b=second, here=above, g=words["backgrounds"]["gray"][0][0])
     assert drawable.is_held_out(scene)
 
 
