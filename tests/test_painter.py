@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks import painted_weights
 from painter import compared, drawable, figures, host, judge, paint, picture, queued, reader, real_pair, train, unet
 from painter.teacher import english_states, write_artifact
 from trainer.student import Student, load_student
@@ -139,6 +140,15 @@ def test_a_figure_is_judged_by_the_pairs_that_differ() -> None:
     assert judge.foreseen("loss", [0.1, 0.5, 0.2, 0.4], rows, "held out") == (4, 5)
     assert judge.foreseen("skill", [0.4, 0.2, 0.1, 0.0], rows, "held out") == (4, 5)
     assert judge.foreseen("skill", [0.1, 0.1, 0.1, 0.1], rows, "held out") == (0, 5)
+
+
+def test_weights_are_judged_by_paintings(english: Path) -> None:
+    # The English encoder in both places: its vocabulary has ideographs, which it does not understand.
+    rows = painted_weights.table(english, english, 12).splitlines()[2:]
+    cells = [row.split("|")[1:-1] for row in rows]
+    found = {name.strip(): [float(cell.split("/")[0]) for cell in values] for name, *values in cells}
+    assert found["English, by position"][0] < 0.5 < 0.9 < found["English, by position"][2]
+    assert found["Chinese, by position"][2] < 0.6
 
 
 def test_both_encoders_are_whole(teacher: Path) -> None:
