@@ -1,0 +1,94 @@
+"""Read a 36 x 36 picture of the drawable world by pixel arithmetic: which groups, where, on which background.
+
+Every scene that the renderer can draw is compared, cell by cell, and the nearest (least squared difference) is what
+the picture is said to show. No network is involved, and a clean picture is always read rightly.
+"""
+
+import itertools
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from painter.grown.drawable import Group, Scene, english, words
+from painter.grown.picture import CELL, CELLS, COLUMNS, LIGHT, ROWS, SIDE, SIZE, Pixels, canvas, cell, lines, put
+
+GROUP = ("number", "size", "colour", "material", "shape")
+ATTRIBUTES = (*GROUP, "where", "background")
+WHERE = tuple(ROWS) + tuple(COLUMNS)
+
+
+@cache
+def looks() -> tuple[Group, ...]:
+    """Every look that an object can have, as groups of one."""
+    names = ("sizes", "colours", "materials", "shapes")
+    return tuple(Group(1, *choice) for choice in itertools.product(*(words()[name] for name in names)))
+
+
+@cache
+def templates(background: str) -> NDArray[np.float32]:
+    """A cell with each look in middling light, flat: (L, 432), the last row an empty cell."""
+    cells = [cell(canvas(background), 0, 0) for _ in range(len(looks()) + 1)]
+    for area, look in zip(cells, looks(), strict=False):
+        put(area, look)
+    return np.stack(cells).reshape(len(cells), -1) * np.float32(1 - LIGHT / 2)
+
+
+def differences(picture: Pixels, background: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Squared difference of each cell to each look (3, 3, L), and to an empty cell (3, 3)."""
+    cells = picture.reshape(SIDE, CELL, SIDE, CELL, 3).swapaxes(1, 2).reshape(SIDE * SIDE, -1)
+    known = templates(background)
+    found = (cells**2).sum(1, keepdims=True) - 2 * cells @ known.T + (known**2).sum(1)
+    found = found.reshape(SIDE, SIDE, -1)
+    return found[..., :-1], found[..., -1]
+
+
+def group_on(
+    line: list[tuple[int, int]], looked: NDArray[np.float32], empty: NDArray[np.float32]
+) -> tuple[float, Group]:
+    """The group that a line of cells shows best, and how much nearer it is than three empty cells."""
+    found = []
+    for count, places in CELLS.items():
+        cost = sum(looked[line[i]] - empty[line[i]] for i in places)
+        best = int(np.argmin(cost))
+        found.append((float(cost[best]), looks()[best]._replace(number=count)))
+    return min(found)
+
+
+def read(picture: Pixels) -> Scene:
+    """The scene that a picture (36, 36, 3), values 0..1, shows best. ValueError for another shape."""
+    if picture.shape != (SIZE, SIZE, 3):
+        raise ValueError(f"Cannot read a picture of shape {picture.shape}: expected ({SIZE}, {SIZE}, 3), values 0..1.")
+    readings = []
+    for background in words()["backgrounds"]:
+        looked, empty = differences(picture, background)
+        for where in WHERE:
+            found = [group_on(line, looked, empty) for line in lines(where)]
+            groups = [group for _, group in found]
+            if len({group.thing for group in groups}) < len(groups):
+                continue  # no scene has two groups of one object: this is one group, seen as two
+            scene = Scene(groups[0], groups[1] if len(groups) > 1 else None, where, background)
+            readings.append((float(empty.sum()) + sum(cost for cost, _ in found), scene))
+    return min(readings, key=lambda reading: reading[0])[1]
+
+
+def compare(shown: Scene, wanted: Scene) -> list[tuple[str, bool]]:
+    """Attribute by attribute of what is wanted, whether it is shown. A group that is not there shows nothing."""
+    right = [("where", shown.where == wanted.where), ("background", shown.background == wanted.background)]
+    for want, have in itertools.zip_longest(wanted.groups, shown.groups[: len(wanted.groups)]):
+        right += [(name, have is not None and getattr(want, name) == getattr(have, name)) for name in GROUP]
+    return right
+
+
+def score(pictures: NDArray[np.float32], wanted: list[Scene]) -> dict[str, float]:
+    """Share of each attribute right over pictures (B, 36, 36, 3); `attributes`: all, `scenes`: wholly right."""
+    found = [compare(read(picture), scene) for picture, scene in zip(pictures, wanted, strict=True)]
+    every = [one for right in found for one in right]
+    shares = {name: float(np.mean([good for said, good in every if said == name])) for name in ATTRIBUTES}
+    whole = [all(good for _, good in right) for right in found]
+    return {**shares, "attributes": float(np.mean([good for _, good in every])), "scenes": float(np.mean(whole))}
+
+
+def describe(scene: Scene) -> str:
+    """A scene in plain English."""
+    return english(scene, 0)

@@ -1,0 +1,79 @@
+"""The grown painter's network, latents and noise schedule: one level of SD1.5's UNet at 4 million parameters."""
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+import painter.unet
+from painter.grown.picture import CELL, SIDE
+
+WINDOW = 40
+WIDTH = 384
+FOLD, LATENT = CELL, SIDE
+"""A latent holds one of the picture's 3 x 3 cells, of 12 x 12 pixels, at each position. A network on squares of 3 x 3
+has to lead each object from the one place that reads the text to many, and read little in the same time."""
+CHANNELS = 3 * FOLD * FOLD
+WEIGHTS = Path(__file__).with_name("weights.safetensors")
+
+
+def build() -> UNet2DConditionModel:
+    """The network: latents (B, 432, 3, 3), step (B,), text (B, 40, 384) to clean latents (B, 432, 3, 3)."""
+    network = UNet2DConditionModel(
+        sample_size=LATENT,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        conv_in_kernel=1,
+        conv_out_kernel=1,
+        layers_per_block=1,
+        block_out_channels=(128,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+    # By its parts: torch's fused attention goes backward slowly in bf16 on a CPU (benchmarks/attention.py).
+    network.set_attn_processor(AttnProcessor())
+    return network
+
+
+def schedule() -> DDIMScheduler:
+    """SD1.5's noise schedule, for a network that answers the clean latent.
+
+    Noise, and velocity, which is mostly noise where there is little of it, have 432 free numbers at each position, and
+    the network carries 128.
+    """
+    return painter.unet.schedule("sample")
+
+
+def to_latent(pixels: Tensor) -> Tensor:
+    """Pixels (B, 3, 36, 36) in 0..1 as a latent (B, 432, 3, 3)."""
+    return pixel_unshuffle(pixels * 2 - 1, FOLD)
+
+
+def to_pixels(latent: Tensor) -> Tensor:
+    """A latent (B, 432, 3, 3) as pixels (B, 36, 36, 3) in 0..1."""
+    return (pixel_shuffle(latent, FOLD) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+@torch.no_grad()
+def absorb(network: UNet2DConditionModel, mean: Tensor, deviation: Tensor) -> None:
+    """Make a network that was trained on (states - mean) / deviation, both (384,), read the states themselves.
+
+    A constant in every key shifts all of a query's scores alike, which the softmax does not see; one in every value
+    comes out as itself, and is taken from the bias that follows.
+    """
+    for name, module in network.named_modules():
+        if name.endswith("attn2"):
+            module.to_k.weight /= deviation
+            module.to_v.weight /= deviation
+            module.to_out[0].bias -= module.to_out[0].weight @ (module.to_v.weight @ mean)
+
+
+def load() -> UNet2DConditionModel:
+    """The trained network, fp32, in evaluation mode. FileNotFoundError says how to make the file."""
+    return painter.unet.load_into(build(), WEIGHTS, "painter.grown.train")
