@@ -1,9 +1,9 @@
 """What a weight on a colour does to paintings: the colour's own share that is right, and all other attributes'.
 
-python benchmarks/painted_weights.py --encoder FILE --teacher DIR [--prompts 150]
+python benchmarks/painted_weights.py --encoder FILE --english FILE [--prompts 150]
 
-FILE is an artifact of 40 positions, aligned to the teacher in DIR, all-MiniLM-L6-v2, which the painter learnt. Prompts
-are random scenes of two groups, none held out; in each the first group's colour gets the weight. Prints a table: by
+FILE are artifacts of 40 positions, an aligned encoder and the painter's teacher (`make demo` writes both). Prompts are
+random scenes of two groups, none held out; in each the first group's colour gets the weight. Prints a table: by
 contrast, which is what the nodes do, and by position, ComfyUI's rule for CLIP, in Chinese; in English by position.
 """
 
@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import sides, weighted  # noqa: E402 - the project is not installed
-from painter.grown import drawable, paint, reader, unet  # noqa: E402
-from painter.grown.figures import markdown  # noqa: E402
-from trainer.student import Student, load_student  # noqa: E402
+from painter import drawable, paint, reader, unet  # noqa: E402
+from painter.figures import markdown  # noqa: E402
+from trainer.student import Student  # noqa: E402
 from zhclip.artifact import load  # noqa: E402
 from zhclip.emphasis import runs  # noqa: E402
 from zhclip.prompt import normalise  # noqa: E402
@@ -66,8 +66,9 @@ def shares(conditioning: Tensor, empty: Tensor, scenes: list[drawable.Scene]) ->
     return float(np.mean(own)), (sum(every) - sum(own)) / (len(every) - len(own))
 
 
-def table(chinese: Student, english: Student, count: int) -> str:
+def table(encoder: Path, teacher: Path, count: int) -> str:
     """The table, in Markdown: of each way and weight, the colour's share and all else's."""
+    chinese, english = (Student.from_artifact(load(path)) for path in (encoder, teacher))
     scenes, zh, en = map(list, zip(*(found for found, _ in zip(cases(chinese, english), range(count)))))
     zh_side, en_side = sides.Side.of(chinese, zh), sides.Side.of(english, en)
     ways = {
@@ -86,11 +87,10 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--encoder", type=Path, required=True, help="an artifact aligned to the painter's teacher")
-    parser.add_argument("--teacher", type=Path, required=True, help="the painter's teacher, a Hugging Face folder")
+    parser.add_argument("--english", type=Path, required=True, help="the teacher as an artifact")
     parser.add_argument("--prompts", type=int, default=150, help="so many prompts")
     options = parser.parse_args(arguments)
-    english = load_student(str(options.teacher), unet.WINDOW)
-    print(table(Student.from_artifact(load(options.encoder)), english, options.prompts))
+    print(table(options.encoder, options.english, options.prompts))
 
 
 if __name__ == "__main__":

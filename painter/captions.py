@@ -4,12 +4,17 @@ A template names its slots and the lists that fill them. A slot filled from `thi
 measure word and perhaps an adjective; a slot filled from `words` is taken as it stands in both languages.
 """
 
+import json
 import random
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from painter.drawable import grammar, with_article
+from painter.drawable import with_article
+
+GRAMMAR_FILE = Path(__file__).with_name("scenes.json")
 
 HELD_OUT_SHARE = 12
 """One in so many combinations of adjective and noun is held out."""
@@ -24,6 +29,13 @@ class Phrase(NamedTuple):
     en: str
     words: frozenset[str]
     combinations: frozenset[tuple[str, str]] = frozenset()
+
+
+@cache
+def grammar() -> dict[str, Any]:
+    """The whole of scenes.json."""
+    content: dict[str, Any] = json.loads(GRAMMAR_FILE.read_text(encoding="utf-8"))
+    return content
 
 
 def is_held_out(combination: tuple[str, str]) -> bool:

@@ -21,7 +21,6 @@ from painter import unet
 from painter.drawable import held_out_prompts
 from painter.host import SHOWN
 from painter.paint import GUIDANCE, STEPS
-from painter.picture import SIZE
 from trainer import compare
 from trainer.cells import ENGLISH, Cell, Prompt, cells, file_sha256, rows
 from trainer.conditioning import Conditionings
@@ -29,16 +28,20 @@ from trainer.stage_settings import CompareSettings
 from trainer.student import Student
 from zhclip.artifact import load
 
+PIXELS = 24
+"""Of a latent's side by the reckoning of SD1.5, 8 for each of its 3 positions."""
+
 
 class PixelVae(torch.nn.Module):
-    """Stands where SD1.5's VAE stands: the painter's latent is a picture, whose pixels are shown as squares."""
+    """Stands where SD1.5's VAE stands: the painter's latent is a folded picture, whose pixels are shown as squares."""
 
     config = SimpleNamespace(block_out_channels=(1, 1, 1, 1), scaling_factor=1.0, force_upcast=False, latent_channels=0)
     dtype, device = torch.float32, torch.device("cpu")
 
     def decode(self, latents: Tensor, return_dict: bool, generator: Any) -> tuple[Tensor]:
-        """(B, 3, 16, 16) to (B, 3, 128, 128), both in -1..1."""
-        return (latents.repeat_interleave(SHOWN, 2).repeat_interleave(SHOWN, 3),)
+        """(B, 432, 3, 3) to (B, 3, 288, 288) in -1..1."""
+        pixels = unet.to_pixels(latents).movedim(-1, 1)
+        return (pixels.repeat_interleave(SHOWN, 2).repeat_interleave(SHOWN, 3) * 2 - 1,)
 
 
 def pipeline() -> StableDiffusionPipeline:
@@ -58,7 +61,7 @@ def pipeline() -> StableDiffusionPipeline:
 
 
 def conditionings(english: Path, wanted: Iterable[Cell]) -> Conditionings:
-    """What each cell's encoder makes of its text and of the empty prompt, (24, 384) each."""
+    """What each cell's encoder makes of its text and of the empty prompt, (40, 384) each."""
     found: Conditionings = {}
     encoders: dict[str, Student] = {}
     for cell in wanted:
@@ -77,8 +80,8 @@ def run(english: Path, encoders: str, count: int, seeds: str, out: Path) -> dict
         seeds=seeds,
         steps=STEPS,
         guidance=GUIDANCE,
-        width=SIZE * SHOWN,
-        height=SIZE * SHOWN,
+        width=PIXELS,
+        height=PIXELS,
         out=str(out),
     )
     prompts = [Prompt(prompt.zh, prompt.en) for prompt in held_out_prompts()[:count]]

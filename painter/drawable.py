@@ -1,7 +1,10 @@
-"""The drawable world: two coloured shapes in a relation on a plain background, and how both languages say it.
+"""The drawable world: one or two groups of coloured shapes on a plain background, and how both languages say it.
 
-A combination is an unordered pair of objects. Fifty combinations are held out: no training caption, in either
-language and in any order, relation or background, has both of their objects. The words are in scenes.json.
+Held out are 100 pairs of objects (a colour and a shape each) that may stand in one picture, and 16 triples of a
+material, a colour and a shape: no training caption, in either language, has both objects of such a pair or such a
+triple. So is a second set of Chinese words for everything, the unheard synonyms. The words are in words.json. Prompts
+written by hand, in phrasings that the grammar has not, are in phrasings.tsv, whose writer did not know the grammar, and
+in phrasings_dev.tsv, which was looked at while the grammar was made.
 """
 
 import itertools
@@ -11,25 +14,54 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-GRAMMAR_FILE = Path(__file__).with_name("scenes.json")
-HELD_OUT = 50
+WORDS = Path(__file__).with_name("words.json")
+PHRASINGS, DEV_PHRASINGS = (Path(__file__).with_name(f"{name}.tsv") for name in ("phrasings", "phrasings_dev"))
+HELD_OUT_PAIRS, HELD_OUT_TRIPLES = 100, 16
 SPLIT_SEED = 2024
+TWO_GROUPS = 0.6
+"""Share of scenes that show two groups."""
+LONGEST = 36
+"""Characters of a Chinese caption. No tokenizer makes more tokens of so many than the window holds."""
+
+NAMED = ("size", "colour", "material", "shape")
+"""What else is said of a group, in the order of Group's fields."""
+
+Thing = tuple[str, str]
+"""A colour and a shape."""
 
 
-class Thing(NamedTuple):
-    """One object, named in English as scenes.json names it."""
+class Group(NamedTuple):
+    """One to three equal objects, named in English as words.json names them; material "" is flat colour."""
 
+    number: int
+    size: str
     colour: str
+    material: str
     shape: str
+
+    @property
+    def thing(self) -> Thing:
+        """Its colour and shape."""
+        return self.colour, self.shape
+
+    @property
+    def triple(self) -> tuple[str, str, str]:
+        """Its material, colour and shape."""
+        return self.material, self.colour, self.shape
 
 
 class Scene(NamedTuple):
-    """What a picture shows: `first` is above or left of `second`."""
+    """What a picture shows. `where`: the relation of `first` to `second`, or the place of `first` if it is alone."""
 
-    first: Thing
-    second: Thing
-    relation: str
+    first: Group
+    second: Group | None
+    where: str
     background: str
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The one or two groups."""
+        return (self.first,) if self.second is None else (self.first, self.second)
 
 
 class Prompt(NamedTuple):
@@ -41,40 +73,53 @@ class Prompt(NamedTuple):
 
 
 @cache
-def grammar() -> dict[str, Any]:
-    """The whole of scenes.json."""
-    content: dict[str, Any] = json.loads(GRAMMAR_FILE.read_text(encoding="utf-8"))
+def words() -> dict[str, Any]:
+    """The whole of words.json."""
+    content: dict[str, Any] = json.loads(WORDS.read_text(encoding="utf-8"))
     return content
 
 
 @cache
-def things() -> tuple[Thing, ...]:
-    """The 24 objects: every colour with every shape."""
-    words = grammar()["drawable"]
-    return tuple(Thing(colour, shape) for colour in words["colours"] for shape in words["shapes"])
+def held_out() -> tuple[frozenset[frozenset[Thing]], frozenset[tuple[str, str, str]]]:
+    """The pairs and the triples kept for development; the example of the documentation is one of the pairs."""
+    rng = random.Random(SPLIT_SEED)
+    things = list(itertools.product(words()["colours"], words()["shapes"]))
+    example = frozenset([("red", "star"), ("blue", "square")])
+    pairs = [frozenset(pair) for pair in itertools.combinations(things, 2) if frozenset(pair) != example]
+    triples = [(material, *thing) for material in words()["materials"] if material for thing in things]
+    return (
+        frozenset([example, *rng.sample(pairs, HELD_OUT_PAIRS - 1)]),
+        frozenset(rng.sample(triples, HELD_OUT_TRIPLES)),
+    )
 
 
-@cache
-def held_out_combinations() -> frozenset[frozenset[Thing]]:
-    """The combinations kept for development; the example of the documentation is one of them."""
-    pairs = list(itertools.combinations(things(), 2))
-    random.Random(SPLIT_SEED).shuffle(pairs)
-    example = (Thing("red", "circle"), Thing("blue", "square"))
-    chosen = [pair for pair in pairs if set(pair) != set(example)][: HELD_OUT - 1]
-    return frozenset(frozenset(pair) for pair in [example, *chosen])
+def is_held_out(scene: Scene) -> bool:
+    """Whether a pair or a triple in it is kept for development."""
+    pairs, triples = held_out()
+    return frozenset(group.thing for group in scene.groups) in pairs or any(g.triple in triples for g in scene.groups)
 
 
-def scenes(held_out: bool) -> list[Scene]:
-    """All scenes whose combination is (or is not) held out, in a fixed order."""
-    words = grammar()["drawable"]
-    kept = held_out_combinations()
-    return [
-        Scene(first, second, relation, background)
-        for first, second in itertools.permutations(things(), 2)
-        if (frozenset((first, second)) in kept) == held_out
-        for relation in words["relations"]
-        for background in words["backgrounds"]
-    ]
+def random_group(rng: random.Random, thing: Thing | None = None, material: str | None = None) -> Group:
+    """A group of which all is chosen by `rng` but what is given."""
+    colour, shape = thing or (rng.choice(list(words()["colours"])), rng.choice(list(words()["shapes"])))
+    material = rng.choice(list(words()["materials"])) if material is None else material
+    return Group(rng.randrange(1, 4), rng.choice(list(words()["sizes"])), colour, material, shape)
+
+
+def place(groups: list[Group], rng: random.Random) -> Scene:
+    """A scene of one or two groups, set up by `rng`."""
+    kind = "relations" if len(groups) == 2 else "places"
+    background = rng.choice(list(words()["backgrounds"]))
+    return Scene(groups[0], groups[1] if len(groups) == 2 else None, rng.choice(list(words()[kind])), background)
+
+
+def random_scene(rng: random.Random, kept: bool) -> Scene:
+    """A scene that is (or is not) kept for development."""
+    while True:
+        groups = [random_group(rng) for _ in range(1 + (rng.random() < TWO_GROUPS))]
+        scene = place(groups, rng)
+        if len({group.thing for group in groups}) == len(groups) and is_held_out(scene) == kept:
+            return scene
 
 
 def with_article(noun: str) -> str:
@@ -82,52 +127,89 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
+def english_group(group: Group) -> str:
+    """`two small red wooden crosses`; what is big or flat is said by leaving the word out."""
+    noun = words()["plurals"].get(group.shape, f"{group.shape}s") if group.number > 1 else group.shape
+    size = "" if group.size == "big" else group.size
+    said = " ".join(filter(None, (size, group.colour, group.material, noun)))
+    return with_article(said) if group.number == 1 else f"{words()['counts'][group.number - 1][1]} {said}"
+
+
 def english(scene: Scene, phrasing: int) -> str:
-    """The caption of a scene in the English of one phrasing (an index into scenes.json's list)."""
-    first, second = " ".join(scene.first), " ".join(scene.second)
-    template: str = grammar()["drawable"]["phrasings"][phrasing][1]
-    return template.format(
-        a=first,
-        b=second,
-        a_a=with_article(first),
-        a_b=with_article(second),
-        relation=scene.relation,
-        g=scene.background,
-    )
+    """The caption of a scene in the English of one phrasing (an index into words.json's list)."""
+    second = "" if scene.second is None else english_group(scene.second)
+    template: str = phrasings(scene)[phrasing][1]
+    return template.format(a=english_group(scene.first), b=second, where=scene.where, g=scene.background)
+
+
+def phrasings(scene: Scene) -> list[list[str]]:
+    """The Chinese and English templates for a scene's number of groups."""
+    found: list[list[str]] = words()["phrasings"]["one" if scene.second is None else "two"]
+    return found
 
 
 def english_captions(scene: Scene) -> list[str]:
     """Every English caption of a scene, each once."""
-    phrasings = range(len(grammar()["drawable"]["phrasings"]))
-    return list(dict.fromkeys(english(scene, phrasing) for phrasing in phrasings))
+    return list(dict.fromkeys(english(scene, phrasing) for phrasing in range(len(phrasings(scene)))))
 
 
-def chinese(scene: Scene, phrasing: int, rng: random.Random) -> str:
+def chinese_group(group: Group, rng: random.Random, unheard: bool) -> str:
+    """A group in Chinese: its words in an order of words.json, synonyms of training or, `unheard`, the others."""
+    said = {name: rng.choice(words()[f"{name}s"][getattr(group, name)][unheard]) for name in NAMED}
+    order: str = rng.choice(words()["orders"])
+    text = order.format(number=rng.choice(words()["counts"][group.number - 1][0]), **said)
+    for unsaid, left in words()["unsaid"]:
+        text = text.replace(unsaid, left)
+    return text
+
+
+def chinese(scene: Scene, phrasing: int, rng: random.Random, unheard: bool = False) -> str:
     """The caption of a scene in the Chinese of one phrasing, its synonyms chosen by `rng`."""
-    words = grammar()["drawable"]
-    side = rng.randrange(2)
-    sides = words["relations"][scene.relation]
-    template: str = words["phrasings"][phrasing][0]
-    return template.format(
-        a=rng.choice(words["colours"][scene.first.colour]) + rng.choice(words["shapes"][scene.first.shape]),
-        b=rng.choice(words["colours"][scene.second.colour]) + rng.choice(words["shapes"][scene.second.shape]),
-        here=sides[side],
-        there=sides[side + 2],
-        g=words["backgrounds"][scene.background],
-    )
+    background = rng.choice(words()["backgrounds"][scene.background][unheard])
+    groups = [chinese_group(group, rng, unheard) for group in scene.groups]
+    template: str = phrasings(scene)[phrasing][0]
+    if scene.second is None:
+        return template.format(a=groups[0], here=rng.choice(words()["places"][scene.where][unheard]), g=background)
+    sides = words()["relations"][scene.where][unheard]
+    side = rng.randrange(len(sides) // 2)
+    here, there = sides[side], sides[side + len(sides) // 2]
+    return template.format(a=groups[0], b=groups[1], here=here, there=there, g=background)
 
 
-def prompt(scene: Scene, rng: random.Random) -> Prompt:
+def prompt(scene: Scene, rng: random.Random, unheard: bool = False) -> Prompt:
     """A scene in a phrasing chosen by `rng`, the same one for both languages."""
-    phrasing = rng.randrange(len(grammar()["drawable"]["phrasings"]))
-    return Prompt(chinese(scene, phrasing, rng), english(scene, phrasing), scene)
+    while True:
+        phrasing = rng.randrange(len(phrasings(scene)))
+        said = chinese(scene, phrasing, rng, unheard)
+        if len(said) <= LONGEST:
+            return Prompt(said, english(scene, phrasing), scene)
 
 
-def held_out_prompts(seed: int = 0) -> list[Prompt]:
-    """100 prompts for painting: each held-out combination in both orders, relations and backgrounds in turn."""
+def held_out_prompts(unheard: bool = False, seed: int = 0) -> list[Prompt]:
+    """132 prompts for painting: each held-out pair once, and each held-out triple twice, alone in its picture."""
     rng = random.Random(seed)
-    words = grammar()["drawable"]
-    settings = list(itertools.product(words["relations"], words["backgrounds"]))
-    kept = held_out_combinations()
-    orders = [pair for pair in itertools.permutations(things(), 2) if frozenset(pair) in kept]
-    return [prompt(Scene(*pair, *settings[i % len(settings)]), rng) for i, pair in enumerate(orders)]
+    pairs, triples = held_out()
+    scenes = []
+    for pair in sorted(map(sorted, pairs)):
+        rng.shuffle(pair)
+        scenes.append(place([random_group(rng, thing) for thing in pair], rng))
+    for material, *thing in sorted(triples) * 2:
+        scenes.append(place([random_group(rng, (thing[0], thing[1]), material)], rng))
+    return [prompt(scene, rng, unheard) for scene in scenes]
+
+
+def read_group(said: str) -> Group:
+    """`2 small red - circle` as a group."""
+    number, size, colour, material, shape = said.split()
+    return Group(int(number), size, colour, material.replace("-", ""), shape)
+
+
+@cache
+def hand_written(path: Path = PHRASINGS) -> tuple[Prompt, ...]:
+    """The prompts of a TSV whose columns are the Chinese and what it must show."""
+    prompts = []
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        zh, first, second, where, background = line.split("\t")
+        scene = Scene(read_group(first), read_group(second) if second else None, where, background)
+        prompts.append(Prompt(zh, english(scene, 0), scene))
+    return tuple(prompts)

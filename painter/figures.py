@@ -1,7 +1,9 @@
 """The demonstration's figures: what each encoder's prompts paint, and how near translations lie."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -9,52 +11,88 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from painter.drawable import Prompt
-from painter.paint import score_encoder
+from painter.drawable import Prompt, hand_written, held_out_prompts
+from painter.paint import Encode, score_encoder
 from painter.poster import Heat
+from painter.reader import ATTRIBUTES
 from trainer.student import Student
 from zhclip.artifact import load
 from zhclip.calibration import sentence
 
 CAPTIONS = 20
+SETS: dict[str, Callable[[], list[Prompt]]] = {
+    "held out": lambda: held_out_prompts(seed=1),
+    "by hand": lambda: list(hand_written()),
+    "synonyms": lambda: held_out_prompts(unheard=True, seed=1),
+}
+"""Combinations that no training caption has; other prompts, in phrasings of no caption; the first in unheard words.
+
+Development looks at seed 0 and at phrasings_dev.tsv.
+"""
+
+Shares = dict[str, float]
 
 
 class Row(NamedTuple):
-    """One encoder: its report on the dev captions (empty for the teacher itself) and its shares right."""
+    """One encoder: its report on the dev captions (empty if it has none), and for each set the shares by seed."""
 
     name: str
     report: dict[str, float]
-    shares: dict[str, float]
+    painted: dict[str, list[Shares]]
+
+    def mean(self, of: str, share: str) -> float:
+        """A share of a set, over the seeds."""
+        return fmean(shares[share] for shares in self.painted[of])
 
 
-def row(name: str, network: UNet2DConditionModel, artifact: Path, prompts: list[Prompt]) -> Row:
+def painted(
+    network: UNet2DConditionModel, encode: Encode, language: str, seeds: Sequence[int]
+) -> dict[str, list[Shares]]:
+    """What an encoder's prompts paint, by set and seed."""
+    return {
+        name: [score_encoder(network, encode, prompts(), language, seed) for seed in seeds]
+        for name, prompts in SETS.items()
+    }
+
+
+def row(name: str, network: UNet2DConditionModel, artifact: Path, seeds: Sequence[int] = (0,)) -> Row:
     """Paint Chinese prompts through an artifact that lies beside its report.json."""
     report = json.loads((artifact.parent / "report.json").read_text(encoding="utf-8"))
-    student = Student.from_artifact(load(artifact))
-    shares, _ = score_encoder(network, student.encode, prompts, "zh")
     found = {"loss": report["loss"]["all"], "R@1": report["retrieval"]["zh_to_en"]["R@1"]}
-    return Row(name, found, shares)
+    return Row(name, found, painted(network, Student.from_artifact(load(artifact)).encode, "zh", seeds))
 
 
-def english_row(network: UNet2DConditionModel, artifact: Path, prompts: list[Prompt]) -> Row:
-    """Paint English prompts through the teacher itself: the most that an aligned encoder can reach."""
-    student = Student.from_artifact(load(artifact))
-    shares, _ = score_encoder(network, student.encode, prompts, "en")
-    return Row("English, the teacher itself", {}, shares)
+def english_rows(network: UNet2DConditionModel, english: Student, seeds: Sequence[int] = (0,)) -> list[Row]:
+    """Paint through the teacher itself: English prompts, the most that can be reached, and empty ones, the least."""
+    return [
+        Row("English, the teacher itself", {}, painted(network, english.encode, "en", seeds)),
+        Row("the empty prompt", {}, painted(network, lambda texts: english.encode([""] * len(texts)), "en", seeds)),
+    ]
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
-    names = list(rows[0].shares)
-    lines = [
-        "| encoder | loss | R@1 zh to en | " + " | ".join(name.replace("_", " ") for name in names) + " |",
-        "|---" * (len(names) + 3) + "|",
-    ]
+    """The attributes that are right, by set, and the held out prompts' by attribute, as two Markdown tables."""
+    by_set, by_attribute = [], []
     for entry in rows:
-        found = [f"{entry.report[key]:.3f}" if entry.report else "-" for key in ("loss", "R@1")]
-        shares = [f"{entry.shares[name]:.2f}" for name in names]
-        lines.append(f"| {' | '.join([entry.name, *found, *shares])} |")
-    return "\n".join(lines) + "\n"
+        report = [f"{entry.report[key]:.3f}" if entry.report else "-" for key in ("loss", "R@1")]
+        shares = [with_spread([shares["attributes"] for shares in entry.painted[name]]) for name in SETS]
+        scenes = with_spread([shares["scenes"] for shares in entry.painted["held out"]])
+        by_set.append([entry.name, *report, *shares, scenes])
+        by_attribute.append([entry.name, *(f"{entry.mean('held out', name):.2f}" for name in ATTRIBUTES)])
+    first = markdown(["encoder", "loss", "R@1 zh to en", *SETS, "scenes held out"], by_set)
+    return first + "\n" + markdown(["encoder", *ATTRIBUTES], by_attribute)
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def with_spread(values: list[float]) -> str:
+    """A mean, and of several values the lowest and the highest."""
+    span = f" ({min(values):.3f} .. {max(values):.3f})" if len(values) > 1 else ""
+    return f"{fmean(values):.3f}{span}"
 
 
 def floors(artifact: Path) -> str:

@@ -1,66 +1,108 @@
-"""Pictures of the drawable world: a scene as 16 x 16 RGB."""
+"""Pictures of the drawable world: a scene as 36 x 36 RGB.
+
+A picture has 3 x 3 cells of 12 x 12 pixels. A group stands in one row or column of them: one object in the middle cell,
+two in the outer cells, three in all. A material is a texture: wooden, rows; metal, bright diagonals; glass, an outline;
+woolen, checks. The shapes are drawn in shapes.txt, small and big.
+"""
 
 import random
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from painter.drawable import Scene, Thing
+from painter.drawable import Group, Scene
 
-SIZE = 16
-SHAPE_SIZE = 7
-
+CELL, SIDE = 12, 3
+SIZE = CELL * SIDE
+SHAPES = Path(__file__).with_name("shapes.txt")
 COLOURS = {
     "red": (220, 30, 40),
+    "orange": (250, 135, 15),
+    "yellow": (250, 225, 40),
     "green": (30, 170, 60),
     "blue": (35, 80, 225),
-    "yellow": (250, 225, 40),
-    "purple": (150, 45, 190),
-    "orange": (250, 135, 15),
+    "purple": (140, 40, 190),
+    "pink": (250, 150, 200),
+    "brown": (120, 70, 30),
 }
-BACKGROUNDS = {"white": (245, 245, 245), "gray": (128, 128, 128), "black": (15, 15, 15)}
-MASKS = {
-    "circle": "..###.. .#####. ####### ####### ####### .#####. ..###..",
-    "square": "####### ####### ####### ####### ####### ####### #######",
-    "triangle": "...#... ...#... ..###.. ..###.. .#####. .#####. #######",
-    "cross": "..###.. ..###.. ####### ####### ####### ..###.. ..###..",
-}
-ALONG = (0, 1)
-"""Where an object may start in its half, along the axis of the relation (pixels)."""
-ACROSS = (4, 5)
-"""Where an object may start across that axis (pixels)."""
+BACKGROUNDS = {"white": (245, 245, 245), "gray": (128, 128, 128), "black": (15, 15, 15), "teal": (10, 120, 125)}
+CELLS = {1: (1,), 2: (0, 2), 3: (0, 1, 2)}
+"""Which cells of its row or column a group of so many stands in."""
+LIGHT = 0.1
+"""A picture's light: all its values are times 1 - LIGHT to 1."""
+ROWS = {"above": (0, 2), "in the center": (1,), "at the top": (0,), "at the bottom": (2,)}
+COLUMNS = {"left of": (0, 2), "on the left": (0,), "on the right": (2,)}
+"""The rows or columns where the groups of a relation, or the one group of a place, stand."""
 
 Pixels = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
-def mask(shape: str) -> NDArray[np.bool_]:
-    """The pixels (7, 7) that a shape covers."""
-    return np.array([[pixel == "#" for pixel in row] for row in MASKS[shape].split()])
+@cache
+def masks() -> dict[tuple[str, str], Mask]:
+    """The pixels that a shape of a size covers, by (shape, size): (7, 7) small, (11, 11) big."""
+    found = {}
+    for block in SHAPES.read_text(encoding="ascii").strip().split("\n\n"):
+        name, *rows = block.splitlines()
+        shape, size = name.split()
+        found[shape, size] = np.array([[pixel == "#" for pixel in row] for row in rows])
+    return found
+
+
+def inside(mask: Mask) -> Mask:
+    """Those pixels of a mask whose four neighbours belong to it as well."""
+    framed = np.pad(mask, 1)
+    return mask & framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
+
+
+def draw(area: Pixels, group: Group) -> None:
+    """Draw one object of a group over an area (S, S, 3), values 0..1, of its shape's size."""
+    mask = masks()[group.shape, group.size]
+    colour = np.array(COLOURS[group.colour], np.float32) / 255
+    row, column = np.indices(mask.shape)
+    if group.material == "glass":
+        mask = mask & ~inside(mask if group.size == "small" else inside(mask))
+    area[mask] = colour
+    if group.material == "wooden":
+        area[mask & (row % 4 > 1)] = colour * 0.45
+    if group.material == "metal":
+        area[mask & ((row + column) % 4 > 1)] = colour * 0.35 + 0.65
+    if group.material == "woolen":
+        area[mask & ((row // 2 + column // 2) % 2 > 0)] = colour * 0.45
 
 
 def canvas(background: str) -> Pixels:
-    """An empty picture (16, 16, 3), values 0..1."""
+    """An empty picture (36, 36, 3), values 0..1."""
     picture = np.empty((SIZE, SIZE, 3), np.float32)
     picture[:] = np.array(BACKGROUNDS[background], np.float32) / 255
     return picture
 
 
-def put(picture: Pixels, thing: Thing, corner: tuple[int, int]) -> None:
-    """Draw an object into a picture; `corner` is its top row and left column."""
-    row, column = corner
-    area = picture[row : row + SHAPE_SIZE, column : column + SHAPE_SIZE]
-    area[mask(thing.shape)] = np.array(COLOURS[thing.colour], np.float32) / 255
+def cell(picture: Pixels, row: int, column: int) -> Pixels:
+    """A cell of a picture (12, 12, 3), as a view."""
+    return picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
 
 
-def corners(relation: str, place: int) -> list[tuple[int, int]]:
-    """Where the first (place 0) or the second (place 1) object of a relation may stand."""
-    spots = [(place * SIZE // 2 + along, across) for along in ALONG for across in ACROSS]
-    return spots if relation == "above" else [(across, along) for along, across in spots]
+def put(area: Pixels, group: Group) -> None:
+    """Draw one object of a group into a cell (12, 12, 3)."""
+    size = len(masks()[group.shape, group.size])
+    start = (CELL - size) // 2
+    draw(area[start : start + size, start : start + size], group)
+
+
+def lines(where: str) -> list[list[tuple[int, int]]]:
+    """For each group of a relation or place, the three cells (row, column) of its line."""
+    if where in ROWS:
+        return [[(row, i) for i in range(SIDE)] for row in ROWS[where]]
+    return [[(i, column) for i in range(SIDE)] for column in COLUMNS[where]]
 
 
 def render(scene: Scene, rng: random.Random) -> Pixels:
-    """Paint a scene (16, 16, 3), values 0..1; `rng` chooses where the objects stand."""
+    """Paint a scene (36, 36, 3), values 0..1; `rng` chooses its light."""
     picture = canvas(scene.background)
-    for place, thing in enumerate((scene.first, scene.second)):
-        put(picture, thing, rng.choice(corners(scene.relation, place)))
-    return picture
+    for group, line in zip(scene.groups, lines(scene.where), strict=True):
+        for i in CELLS[group.number]:
+            put(cell(picture, *line[i]), group)
+    return picture * np.float32(1 - LIGHT * rng.random())

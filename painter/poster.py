@@ -11,7 +11,7 @@ from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
 from pylopdf_fonts_zh_cn import sans_path
 
-from painter.drawable import grammar
+from painter.captions import grammar
 
 INK, FAINT = "#1d2330", "#6b7280"
 LABEL_WIDTH = 46

@@ -1,88 +1,92 @@
-"""Read a 16 x 16 picture of the drawable world by pixel arithmetic: which objects, relation and background it shows.
+"""Read a 36 x 36 picture of the drawable world by pixel arithmetic: which groups, where, on which background.
 
-Every picture that the renderer can make is compared, half by half, and the nearest (least squared difference) is
-what the picture is said to show. No network is involved, and a clean picture is always read rightly.
+Every scene that the renderer can draw is compared, cell by cell, and the nearest (least squared difference) is what
+the picture is said to show. No network is involved, and a clean picture is always read rightly.
 """
 
+import itertools
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from painter.drawable import Scene, Thing, english, grammar, things
-from painter.picture import SIZE, Pixels, canvas, corners, put
+from painter.drawable import Group, Scene, english, words
+from painter.picture import CELL, CELLS, COLUMNS, LIGHT, ROWS, SIDE, SIZE, Pixels, canvas, cell, lines, put
 
-
-class Attributes(NamedTuple):
-    """Which attributes of a scene a picture shows rightly."""
-
-    first_colour: bool
-    first_shape: bool
-    second_colour: bool
-    second_shape: bool
-    relation: bool
-    background: bool
-
-
-def half(picture: Pixels, relation: str, place: int) -> Pixels:
-    """The half of a picture where the first (place 0) or second (place 1) object of a relation stands, flat."""
-    area = slice(place * SIZE // 2, (place + 1) * SIZE // 2)
-    return (picture[area] if relation == "above" else picture[:, area]).reshape(-1)
+GROUP = ("number", "size", "colour", "material", "shape")
+ATTRIBUTES = (*GROUP, "where", "background")
+WHERE = tuple(ROWS) + tuple(COLUMNS)
 
 
 @cache
-def templates(relation: str, background: str, place: int) -> tuple[NDArray[np.float32], tuple[Thing, ...]]:
-    """Every half picture that may be there (T, 384), and the object in each."""
-    rows, shown = [], []
-    for thing in things():
-        for corner in corners(relation, place):
-            picture = canvas(background)
-            put(picture, thing, corner)
-            rows.append(half(picture, relation, place))
-            shown.append(thing)
-    return np.stack(rows), tuple(shown)
+def looks() -> tuple[Group, ...]:
+    """Every look that an object can have, as groups of one."""
+    names = ("sizes", "colours", "materials", "shapes")
+    return tuple(Group(1, *choice) for choice in itertools.product(*(words()[name] for name in names)))
 
 
-def nearest(picture: Pixels, relation: str, background: str, place: int) -> tuple[float, Thing]:
-    """Squared difference and object of the template nearest to a half of the picture."""
-    known, shown = templates(relation, background, place)
-    differences = ((known - half(picture, relation, place)) ** 2).sum(1)
-    best = int(differences.argmin())
-    return float(differences[best]), shown[best]
+@cache
+def templates(background: str) -> NDArray[np.float32]:
+    """A cell with each look in middling light, flat: (L, 432), the last row an empty cell."""
+    cells = [cell(canvas(background), 0, 0) for _ in range(len(looks()) + 1)]
+    for area, look in zip(cells, looks(), strict=False):
+        put(area, look)
+    return np.stack(cells).reshape(len(cells), -1) * np.float32(1 - LIGHT / 2)
+
+
+def differences(picture: Pixels, background: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Squared difference of each cell to each look (3, 3, L), and to an empty cell (3, 3)."""
+    cells = picture.reshape(SIDE, CELL, SIDE, CELL, 3).swapaxes(1, 2).reshape(SIDE * SIDE, -1)
+    known = templates(background)
+    found = (cells**2).sum(1, keepdims=True) - 2 * cells @ known.T + (known**2).sum(1)
+    found = found.reshape(SIDE, SIDE, -1)
+    return found[..., :-1], found[..., -1]
+
+
+def group_on(
+    line: list[tuple[int, int]], looked: NDArray[np.float32], empty: NDArray[np.float32]
+) -> tuple[float, Group]:
+    """The group that a line of cells shows best, and how much nearer it is than three empty cells."""
+    found = []
+    for count, places in CELLS.items():
+        cost = sum(looked[line[i]] - empty[line[i]] for i in places)
+        best = int(np.argmin(cost))
+        found.append((float(cost[best]), looks()[best]._replace(number=count)))
+    return min(found)
 
 
 def read(picture: Pixels) -> Scene:
-    """The scene that a picture (16, 16, 3), values 0..1, shows best. ValueError for another shape."""
+    """The scene that a picture (36, 36, 3), values 0..1, shows best. ValueError for another shape."""
     if picture.shape != (SIZE, SIZE, 3):
         raise ValueError(f"Cannot read a picture of shape {picture.shape}: expected ({SIZE}, {SIZE}, 3), values 0..1.")
-    words = grammar()["drawable"]
     readings = []
-    for relation in words["relations"]:
-        for background in words["backgrounds"]:
-            first, first_thing = nearest(picture, relation, background, 0)
-            second, second_thing = nearest(picture, relation, background, 1)
-            readings.append((first + second, Scene(first_thing, second_thing, relation, background)))
-    return min(readings)[1]
+    for background in words()["backgrounds"]:
+        looked, empty = differences(picture, background)
+        for where in WHERE:
+            found = [group_on(line, looked, empty) for line in lines(where)]
+            groups = [group for _, group in found]
+            if len({group.thing for group in groups}) < len(groups):
+                continue  # no scene has two groups of one object: this is one group, seen as two
+            scene = Scene(groups[0], groups[1] if len(groups) > 1 else None, where, background)
+            readings.append((float(empty.sum()) + sum(cost for cost, _ in found), scene))
+    return min(readings, key=lambda reading: reading[0])[1]
 
 
-def compare(shown: Scene, wanted: Scene) -> Attributes:
-    """Attribute by attribute, whether what is shown is what was wanted."""
-    return Attributes(
-        shown.first.colour == wanted.first.colour,
-        shown.first.shape == wanted.first.shape,
-        shown.second.colour == wanted.second.colour,
-        shown.second.shape == wanted.second.shape,
-        shown.relation == wanted.relation,
-        shown.background == wanted.background,
-    )
+def compare(shown: Scene, wanted: Scene) -> list[tuple[str, bool]]:
+    """Attribute by attribute of what is wanted, whether it is shown. A group that is not there shows nothing."""
+    right = [("where", shown.where == wanted.where), ("background", shown.background == wanted.background)]
+    for want, have in itertools.zip_longest(wanted.groups, shown.groups[: len(wanted.groups)]):
+        right += [(name, have is not None and getattr(want, name) == getattr(have, name)) for name in GROUP]
+    return right
 
 
 def score(pictures: NDArray[np.float32], wanted: list[Scene]) -> dict[str, float]:
-    """Share of each attribute right over pictures (B, 16, 16, 3); `attributes`: their mean, `scenes`: all right."""
-    right = np.array([compare(read(picture), scene) for picture, scene in zip(pictures, wanted, strict=True)])
-    shares = dict(zip(Attributes._fields, right.mean(0).tolist(), strict=True))
-    return {**shares, "attributes": float(right.mean()), "scenes": float(right.all(1).mean())}
+    """Share of each attribute right over pictures (B, 36, 36, 3); `attributes`: all, `scenes`: wholly right."""
+    found = [compare(read(picture), scene) for picture, scene in zip(pictures, wanted, strict=True)]
+    every = [one for right in found for one in right]
+    shares = {name: float(np.mean([good for said, good in every if said == name])) for name in ATTRIBUTES}
+    whole = [all(good for _, good in right) for right in found]
+    return {**shares, "attributes": float(np.mean([good for _, good in every])), "scenes": float(np.mean(whole))}
 
 
 def describe(scene: Scene) -> str:

@@ -1,6 +1,6 @@
 """Write the demonstration's corpus: captions of scenes in Chinese and English, and two held-out sets.
 
-python -m painter.scenes OUT_DIR [--pairs 45000] [--drawable 0.15] [--seed 0] [--grown]
+python -m painter.scenes OUT_DIR [--pairs 45000] [--drawable 0.15] [--seed 0]
 
 writes train.tsv, dev_combinations.tsv (its combinations of words never occur together in train.tsv, whatever the
 phrasing) and dev_words.tsv (each pair has a word that never occurs in train.tsv). UTF-8, header zh<TAB>en, no quoting.
@@ -14,16 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import painter.grown.drawable as grown
 from painter import captions, drawable
 
 DEV_PAIRS = 500
 PATIENCE = 200_000
 """Draws in a row without a new pair, after which the grammar counts as exhausted."""
-
-
-Drawn = Callable[[bool, random.Random], Iterator["Pair"]]
-"""Endless captions of a drawable world, by whether they are held out."""
 
 
 class Pair(NamedTuple):
@@ -43,16 +38,8 @@ class Corpus(NamedTuple):
 
 def drawable_pairs(held_out: bool, rng: random.Random) -> Iterator[Pair]:
     """Endless captions of the drawable world, on one side of its split."""
-    scenes = drawable.scenes(held_out)
     while True:
-        said = drawable.prompt(rng.choice(scenes), rng)
-        yield Pair(said.zh, said.en)
-
-
-def grown_pairs(held_out: bool, rng: random.Random) -> Iterator[Pair]:
-    """The same of the grown world."""
-    while True:
-        said = grown.prompt(grown.random_scene(rng, held_out), rng)
+        said = drawable.prompt(drawable.random_scene(rng, held_out), rng)
         yield Pair(said.zh, said.en)
 
 
@@ -102,14 +89,14 @@ def mixed(drawn: Iterator[Pair], told: Iterator[Pair], count: int, share: float,
     return pairs
 
 
-def generate(pairs: int, share: float, seed: int = 0, drawn: Drawn = drawable_pairs) -> Corpus:
+def generate(pairs: int, share: float, seed: int = 0) -> Corpus:
     """A corpus of `pairs` training pairs, `share` (0..1) of them drawable, with 500 pairs in each dev set."""
     if pairs < 1 or not 0 <= share <= 1:
         raise ValueError(f"Expected --pairs of 1 or more and --drawable from 0 to 1, got {pairs} and {share}.")
     rng = random.Random(seed)
     return Corpus(
-        mixed(drawn(False, rng), caption_pairs(is_training, rng), pairs, share, rng),
-        mixed(drawn(True, rng), caption_pairs(is_new_combination, rng), DEV_PAIRS, share, rng),
+        mixed(drawable_pairs(False, rng), caption_pairs(is_training, rng), pairs, share, rng),
+        mixed(drawable_pairs(True, rng), caption_pairs(is_new_combination, rng), DEV_PAIRS, share, rng),
         different(caption_pairs(captions.has_held_out_word, rng), DEV_PAIRS),
     )
 
@@ -131,11 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=45_000, help="training pairs")
     parser.add_argument("--drawable", type=float, default=0.15, help="share of pairs that the painter can draw")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--grown", action="store_true", help="draw from the grown world")
     options = parser.parse_args(arguments)
-    drawn = grown_pairs if options.grown else drawable_pairs
     try:
-        corpus = generate(options.pairs, options.drawable, options.seed, drawn)
+        corpus = generate(options.pairs, options.drawable, options.seed)
     except ValueError as error:
         sys.exit(str(error))
     write(corpus, options.out_dir)

@@ -1,4 +1,4 @@
-"""What the painter is conditioned on: the last hidden states of the English encoder, at all 24 positions."""
+"""What the painter is conditioned on: the last hidden states of the English encoder, at all 40 positions."""
 
 from pathlib import Path
 
@@ -14,18 +14,18 @@ CHUNK = 256
 
 
 @torch.no_grad()
-def english_states(folder: Path, captions: list[str], window: int = WINDOW) -> Tensor:
-    """Encode captions with a BERT in Hugging Face layout, under its own mask, padded to the window.
+def english_states(folder: Path, captions: list[str]) -> Tensor:
+    """Encode captions with a BERT in Hugging Face layout, under its own mask, padded to the painter's window.
 
-    Returns (len(captions), window, width), fp16. ValueError names a caption that is longer than the window.
+    Returns (len(captions), 40, width), fp16. ValueError names a caption that is longer than the window.
     """
-    encoder = load_student(str(folder), window)
+    encoder = load_student(str(folder), WINDOW)
     states = []
     for start in range(0, len(captions), CHUNK):
         batch = captions[start : start + CHUNK]
         longest = max(batch, key=encoder.tokens.length)
-        if encoder.tokens.length(longest) > window:
-            raise ValueError(f"Caption over {window} tokens: {longest!r}. Shorten it.")
+        if encoder.tokens.length(longest) > WINDOW:
+            raise ValueError(f"Caption over {WINDOW} tokens: {longest!r}. Shorten it.")
         states.append(encoder.encode(batch).half())
     return torch.cat(states)
 

@@ -1,54 +1,89 @@
-"""The painter's network and noise schedule: SD1.5's arrangement at 2.7 million parameters, straight on pixels."""
+"""The painter's network, latents and noise schedule: one level of SD1.5's UNet at 4 million parameters."""
 
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-WINDOW = 24
+WINDOW = 40
 WIDTH = 384
+FOLD, LATENT = 12, 3
+"""A latent holds one of the picture's 3 x 3 cells, of 12 x 12 pixels, at each position. A network on squares of 3 x 3
+has to lead each object from the one place that reads the text to many, and read little in the same time. The numbers
+are picture.py's, which ComfyUI cannot import."""
+CHANNELS = 3 * FOLD * FOLD
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
 
 
 def build() -> UNet2DConditionModel:
-    """The network: pixels (B, 3, 16, 16) in -1..1, step (B,), text (B, 24, 384) to velocity (B, 3, 16, 16)."""
-    return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=3,
-        out_channels=3,
+    """The network: latents (B, 432, 3, 3), step (B,), text (B, 40, 384) to clean latents (B, 432, 3, 3)."""
+    network = UNet2DConditionModel(
+        sample_size=LATENT,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        conv_in_kernel=1,
+        conv_out_kernel=1,
         layers_per_block=1,
-        block_out_channels=(48, 96),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(128,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
     )
+    # By its parts: torch's fused attention goes backward slowly in bf16 on a CPU (benchmarks/attention.py).
+    network.set_attn_processor(AttnProcessor())
+    return network
 
 
-def schedule(predicts: str = "v_prediction") -> DDIMScheduler:
-    """SD1.5's noise schedule, so that ComfyUI's own samplers fit; velocity is better posed at the noisy end."""
+def schedule() -> DDIMScheduler:
+    """SD1.5's noise schedule, so that ComfyUI's own samplers fit.
+
+    The network answers the clean latent: noise, and velocity, which is mostly noise where there is little of it, have
+    432 free numbers at each position, and the network carries 128.
+    """
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type=predicts,
+        prediction_type="sample",
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
     )
 
 
-def to_pixels(latents: Tensor) -> Tensor:
-    """What the network paints, (B, 3, 16, 16) in -1..1, as pixels (B, 16, 16, 3) in 0..1."""
-    return (latents / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+def to_latent(pixels: Tensor) -> Tensor:
+    """Pixels (B, 3, 36, 36) in 0..1 as a latent (B, 432, 3, 3)."""
+    return pixel_unshuffle(pixels * 2 - 1, FOLD)
+
+
+def to_pixels(latent: Tensor) -> Tensor:
+    """A latent (B, 432, 3, 3) as pixels (B, 36, 36, 3) in 0..1."""
+    return (pixel_shuffle(latent, FOLD) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+@torch.no_grad()
+def absorb(network: UNet2DConditionModel, mean: Tensor, deviation: Tensor) -> None:
+    """Make a network that was trained on (states - mean) / deviation, both (384,), read the states themselves.
+
+    A constant in every key shifts all of a query's scores alike, which the softmax does not see; one in every value
+    comes out as itself, and is taken from the bias that follows.
+    """
+    for name, module in network.named_modules():
+        if name.endswith("attn2"):
+            module.to_k.weight /= deviation
+            module.to_v.weight /= deviation
+            module.to_out[0].bias -= module.to_out[0].weight @ (module.to_v.weight @ mean)
 
 
 def save(network: UNet2DConditionModel, path: Path) -> None:
-    """Write the weights as fp16."""
+    """Write the weights as fp16 (about 9 MB)."""
     tensors = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
@@ -58,14 +93,10 @@ def save(network: UNet2DConditionModel, path: Path) -> None:
 
 def load(path: Path = WEIGHTS) -> UNet2DConditionModel:
     """The trained network, fp32, in evaluation mode. FileNotFoundError says how to make the file."""
-    return load_into(build(), path, "painter.train")
-
-
-def load_into(network: UNet2DConditionModel, path: Path, maker: str) -> UNet2DConditionModel:
-    """Fill a network from its file. FileNotFoundError names the module that makes it."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"No painter weights at {path}. Make them: python -m {maker} --teacher DIR --out {path}"
+            f"No painter weights at {path}. Make them: python -m painter.train --teacher DIR --out {path}"
         )
+    network = build()
     network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in load_file(path).items()})
     return network.eval()

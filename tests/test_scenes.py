@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from painter import drawable, scenes
-from painter.grown import drawable as grown
+from painter import captions, drawable, scenes
 from painter.real_pair import real_pair
 from painter.unet import WINDOW
 from zhclip.prompt import normalise
@@ -23,7 +22,7 @@ def corpus() -> scenes.Corpus:
 
 
 def chinese_of_held_out_words() -> list[str]:
-    content = drawable.grammar()
+    content = captions.grammar()
     nouns = [noun for group in content["things"].values() for noun in group["nouns"]]
     words = {en: zh for zh, _, en, *_ in nouns} | {
         en: zh for entries in content["words"].values() for zh, en in entries
@@ -31,20 +30,14 @@ def chinese_of_held_out_words() -> list[str]:
     return [words[name] for name in content["held_out_words"]]
 
 
-def objects(text: str) -> frozenset[drawable.Thing]:
-    words = drawable.grammar()["drawable"]
-    pattern = rf"({'|'.join(words['colours'])}) ({'|'.join(words['shapes'])})\b"
-    return frozenset(drawable.Thing(*found) for found in re.findall(pattern, text))
-
-
 def has_kept_objects(text: str) -> bool:
-    """Whether a caption of the grown world names two objects, or a material on one, that are kept for development."""
-    words = grown.words()
+    """Whether an English caption names two objects, or a material on one, that are kept for development."""
+    words = drawable.words()
     nouns = {shape: shape for shape in words["shapes"]} | {plural: shape for shape, plural in words["plurals"].items()}
     colours, materials = "|".join(words["colours"]), "|".join(filter(None, words["materials"]))
     pattern = rf"({colours}) (?:({materials}) )?({'|'.join(sorted(nouns, key=len, reverse=True))})s?\b"
     found = [(material, colour, nouns[noun]) for colour, material, noun in re.findall(pattern, text)]
-    pairs, triples = grown.held_out()
+    pairs, triples = drawable.held_out()
     return frozenset(thing[1:] for thing in found) in pairs or not triples.isdisjoint(found)
 
 
@@ -57,11 +50,9 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         scenes.main([str(tmp_path / name), "--pairs", "300", "--seed", "5"])
     scenes.main([str(tmp_path / "c"), "--pairs", "300", "--seed", "6"])
-    scenes.main([str(tmp_path / "grown"), "--pairs", "300", "--seed", "5", "--grown"])
     for file in ("train.tsv", "dev_combinations.tsv", "dev_words.tsv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         assert (tmp_path / "a" / file).read_bytes() != (tmp_path / "c" / file).read_bytes()
-    assert (tmp_path / "a" / "train.tsv").read_bytes() != (tmp_path / "grown" / "train.tsv").read_bytes()
 
 
 def test_files_are_plain_two_column_tsv(tmp_path: Path) -> None:
@@ -72,17 +63,10 @@ def test_files_are_plain_two_column_tsv(tmp_path: Path) -> None:
 
 
 def test_no_training_caption_has_a_held_out_combination(corpus: scenes.Corpus) -> None:
-    held = drawable.held_out_combinations()
-    assert not [pair for pair in corpus.train if objects(pair.en) in held]
-    assert sum(objects(pair.en) in held for pair in corpus.dev_combinations) == 75
+    assert not [pair for pair in corpus.train if has_kept_objects(pair.en)]
+    assert sum(has_kept_objects(pair.en) for pair in corpus.dev_combinations) == 75
     trained = {pair.en for pair in corpus.train}
     assert trained.isdisjoint(pair.en for pair in corpus.dev_combinations + corpus.dev_words)
-
-
-def test_no_training_caption_of_the_grown_world_is_held_out() -> None:
-    corpus = scenes.generate(2000, 0.6, drawn=scenes.grown_pairs)
-    assert not [pair for pair in corpus.train if has_kept_objects(pair.en)]
-    assert sum(has_kept_objects(pair.en) for pair in corpus.dev_combinations) == 300
 
 
 def test_no_training_caption_has_a_held_out_word(corpus: scenes.Corpus) -> None:
@@ -106,21 +90,24 @@ def test_everything_fits_the_window(corpus: scenes.Corpus) -> None:
         assert max(map(len, tokenizer.encode_batch(texts))) <= WINDOW
 
 
-def test_painting_prompts_are_held_out_and_balanced() -> None:
-    prompts = drawable.held_out_prompts()
-    held = drawable.held_out_combinations()
-    assert len(prompts) == 100 == len({prompt.scene for prompt in prompts})
-    assert all(frozenset((prompt.scene.first, prompt.scene.second)) in held for prompt in prompts)
-    assert all(objects(prompt.en) == {prompt.scene.first, prompt.scene.second} for prompt in prompts)
-    for relation in drawable.grammar()["drawable"]["relations"]:
-        assert 40 <= sum(prompt.scene.relation == relation for prompt in prompts) <= 60
-
-
 def test_the_example_is_one_of_the_grammar_and_held_out() -> None:
-    words = drawable.grammar()["drawable"]
-    scene = drawable.Scene(drawable.Thing("red", "circle"), drawable.Thing("blue", "square"), "above", "gray")
+    stars, square = drawable.Group(2, "big", "red", "", "star"), drawable.Group(1, "big", "blue", "wooden", "square")
+    scene = drawable.Scene(stars, square, "above", "gray")
+    words = drawable.words()
     assert drawable.english(scene, 0) == words["prompt_en"]
-    assert frozenset(scene[:2]) in drawable.held_out_combinations()
+    (red, blue), above = (
+        (words["colours"][colour][0][0] for colour in ("red", "blue")),
+        words["relations"]["above"][0][0],
+    )
+    star, square, wooden = (
+        words["shapes"]["star"][0][0],
+        words["shapes"]["square"][0][0],
+        words["materials"]["wooden"][0][0],
+    )
+    first, second = f"{words['counts'][1][0][0]}{red}{star}", f"{words['counts'][0][0][0]}{blue}{wooden}{square}"
+    said: str = words["phrasings"]["two"][0][0]
+    assert words["prompt"] == said.format(a=first, b=second, here=above, g=words["backgrounds"]["gray"][0][0])
+    assert drawable.is_held_out(scene)
 
 
 @pytest.mark.parametrize("arguments", [["--drawable", "1.5"], ["--pairs", "0"], ["--pairs", "9000", "--drawable", "0"]])

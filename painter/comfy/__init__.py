@@ -13,7 +13,8 @@ class PainterLoader(io.ComfyNode):
             node_id="PainterLoader",
             display_name="Load Painter (demonstration)",
             category="loaders",
-            description="A tiny model that paints two coloured shapes, 128 x 128. For demonstrations without SD1.5.",
+            description="A tiny model that paints coloured shapes, 288 x 288, from an empty latent of 24 x 24. "
+            "For demonstrations without SD1.5.",
             inputs=[],
             outputs=[io.Model.Output(display_name="MODEL"), io.Vae.Output(display_name="VAE")],
         )

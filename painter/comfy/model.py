@@ -1,6 +1,7 @@
-"""The painter as a stock MODEL, with pixels for latents; the one file here that knows ComfyUI's internals."""
+"""The painter as a stock MODEL, its folded pixels for latents; the one file here that knows ComfyUI's internals."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -9,12 +10,15 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-PIXELS_PER_CELL = 8
-"""ComfyUI's latents have one cell for 8 x 8 pixels; the painter's picture is its latent."""
+LATENT_PIXELS = 8
+"""ComfyUI's latents have one position for 8 x 8 pixels."""
+SHOWN = 8
+"""Each pixel of the painter is shown as so many a side."""
 
 
 def painter_network() -> ModuleType:
@@ -31,16 +35,20 @@ def painter_network() -> ModuleType:
 
 
 class PixelFormat(comfy.latent_formats.LatentFormat):
-    """RGB in -1..1 in place of a latent; ComfyUI's empty latent gets three channels by it."""
+    """A cell's pixels in place of a latent; ComfyUI's empty latent gets its channels by it."""
 
-    latent_channels = 3
+    latent_channels = 432
 
 
 class PainterConfig(comfy.supported_models_base.BASE):
     """What ComfyUI reads of a model; its default schedule is SD1.5's, which is the painter's."""
 
-    unet_config: ClassVar = {"disable_unet_model_creation": True, "in_channels": 3, "context_dim": 384}
+    unet_config: ClassVar = {"disable_unet_model_creation": True, "in_channels": 432, "context_dim": 384}
     latent_format = PixelFormat
+
+
+class CleanSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.X0):
+    """The painter answers the clean latent."""
 
 
 class Painter(torch.nn.Module):
@@ -54,12 +62,13 @@ class Painter(torch.nn.Module):
         self.dtype = torch.float32
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **_: Any) -> Tensor:
-        """Pixels (B, 3, 16, 16), steps (B,), conditioning (B, L, 384) to velocity. ValueError for other sizes."""
+        """Latents (B, 432, 3, 3), steps (B,), conditioning (B, L, 384) to clean latents. ValueError for other sizes."""
         if x.shape[-2:] != (self.side, self.side):
-            size = self.side * PIXELS_PER_CELL
-            found = f"{x.shape[-1] * PIXELS_PER_CELL} x {x.shape[-2] * PIXELS_PER_CELL}"
+            size = self.side * LATENT_PIXELS
+            found = f"{x.shape[-1] * LATENT_PIXELS} x {x.shape[-2] * LATENT_PIXELS}"
             raise ValueError(
-                f"The painter paints {size} x {size}, the latent is {found}. Set Empty Latent Image to {size} x {size}."
+                f"The painter's latents are of {size} x {size}, this one is of {found}. "
+                f"Set Empty Latent Image to {size} x {size}."
             )
         if context.shape[-1] != self.width:
             raise ValueError(
@@ -70,20 +79,22 @@ class Painter(torch.nn.Module):
 
 
 class PixelDecoder:
-    """Stands where a VAE stands: the painter's latent is a picture already."""
+    """Stands where a VAE stands: the painter's latent is a folded picture."""
+
+    def __init__(self, to_pixels: Callable[[Tensor], Tensor]) -> None:
+        self.to_pixels = to_pixels
 
     def decode(self, samples: Tensor) -> Tensor:
-        """(B, 3, 16, 16) in -1..1 to ComfyUI's image (B, 128, 128, 3) in 0..1, each cell one flat square."""
-        image = (samples / 2 + 0.5).clamp(0, 1).movedim(1, -1)
-        return image.repeat_interleave(PIXELS_PER_CELL, 1).repeat_interleave(PIXELS_PER_CELL, 2)
+        """(B, 432, 3, 3) to ComfyUI's image (B, 288, 288, 3) in 0..1, each pixel a flat square of 8 x 8."""
+        return self.to_pixels(samples).repeat_interleave(SHOWN, 1).repeat_interleave(SHOWN, 2)
 
 
 def load() -> tuple[comfy.model_patcher.ModelPatcher, PixelDecoder]:
     """The trained painter. FileNotFoundError says how to make missing weights."""
     source = painter_network()
-    model = comfy.model_base.BaseModel(
-        PainterConfig({**PainterConfig.unet_config}), comfy.model_base.ModelType.V_PREDICTION
-    )
+    config = PainterConfig({**PainterConfig.unet_config})
+    model = comfy.model_base.BaseModel(config)
+    model.model_sampling = CleanSampling(config)
     network = source.load()
     model.diffusion_model = Painter(network, network.config.sample_size, source.WIDTH)
     patcher = comfy.model_patcher.ModelPatcher(
@@ -91,4 +102,4 @@ def load() -> tuple[comfy.model_patcher.ModelPatcher, PixelDecoder]:
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    return patcher, PixelDecoder()
+    return patcher, PixelDecoder(source.to_pixels)

@@ -1,6 +1,6 @@
 """Judge encoders by what their prompts paint, and the cheap figures by how well they foresee it.
 
-python -m painter.grown.judge --teacher DIR --encoders NAME=FILE,... --dev TSV [--seeds 0,1,2]
+python -m painter.judge --teacher DIR --encoders NAME=FILE,... --dev TSV [--seeds 0,1,2]
 
 DIR is the painter's teacher, a Hugging Face folder; each encoder is an artifact of 40 positions that lies beside its
 report.json; TSV are the dev captions, for the agreement of keys and values. Prints tables in Markdown: attributes by
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from painter.grown import figures, unet
+from painter import figures, unet
 from trainer import kv
 from trainer.rows import read
 from trainer.student import Student, load_student
@@ -87,7 +87,7 @@ def ranking(rows: list[figures.Row], cheap: list[dict[str, float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line of the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m painter.grown.judge", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m painter.judge", description=__doc__.partition("\n")[0])
     parser.add_argument("--teacher", type=Path, required=True, help="the painter's teacher, a Hugging Face folder")
     parser.add_argument("--encoders", required=True, help="NAME=FILE of artifacts, between commas")
     parser.add_argument("--dev", type=Path, required=True, help="dev captions, a TSV with columns zh and en")
