@@ -23,6 +23,15 @@ TWO_GROUPS = 0.6
 LONGEST = 36
 """Characters of a Chinese caption. No tokenizer makes more tokens of so many than the window holds."""
 
+SHUFFLED, NUMBER_AFTER, AFTER = 0.5, 0.3, 0.08
+"""Shares, in Chinese, of groups with attributes in an unusual order, with the number last, and of attributes after a
+comma."""
+SHARED, OPENED, BETWEEN = 0.4, 0.25, 0.1
+"""Shares of Chinese captions that say of both groups what both are, that have an opener, that have the background
+within."""
+SLOTS = {"verb": "verbs", "at": "at", "of": "of", "it": "pronouns"}
+"""What phrasings are filled with, whatever the scene, and its list in words.json."""
+
 NAMED = ("size", "colour", "material", "shape")
 """What else is said of a group, in the order of Group's fields."""
 
@@ -31,7 +40,7 @@ Thing = tuple[str, str]
 
 
 class Group(NamedTuple):
-    """One to three equal objects, named in English as words.json names them; material "" is flat colour."""
+    """One to three equal objects, named in English as words.json names them; material plain is flat colour."""
 
     number: int
     size: str
@@ -86,7 +95,7 @@ def held_out() -> tuple[frozenset[frozenset[Thing]], frozenset[tuple[str, str, s
     things = list(itertools.product(words()["colours"], words()["shapes"]))
     example = frozenset([("red", "star"), ("blue", "square")])
     pairs = [frozenset(pair) for pair in itertools.combinations(things, 2) if frozenset(pair) != example]
-    triples = [(material, *thing) for material in words()["materials"] if material for thing in things]
+    triples = [(material, *thing) for material in words()["materials"] if material != "plain" for thing in things]
     return (
         frozenset([example, *rng.sample(pairs, HELD_OUT_PAIRS - 1)]),
         frozenset(rng.sample(triples, HELD_OUT_TRIPLES)),
@@ -127,62 +136,78 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def english_group(group: Group) -> str:
-    """`two small red wooden crosses`; what is big or flat is said by leaving the word out."""
+def english_group(group: Group, brief: bool) -> str:
+    """`two big red plain crosses`, or `brief`: `two red crosses`, where big and plain go without saying."""
     noun = words()["plurals"].get(group.shape, f"{group.shape}s") if group.number > 1 else group.shape
-    size = "" if group.size == "big" else group.size
-    said = " ".join(filter(None, (size, group.colour, group.material, noun)))
+    known = ("big", "plain") if brief else ()
+    said = " ".join(word for word in (group.size, group.colour, group.material, noun) if word not in known)
     return with_article(said) if group.number == 1 else f"{words()['counts'][group.number - 1][1]} {said}"
 
 
-def english(scene: Scene, phrasing: int) -> str:
-    """The caption of a scene in the English of one phrasing (an index into words.json's list)."""
-    second = "" if scene.second is None else english_group(scene.second)
-    template: str = phrasings(scene)[phrasing][1]
-    return template.format(a=english_group(scene.first), b=second, where=scene.where, g=scene.background)
+def english(scene: Scene, brief: bool = False) -> str:
+    """The English caption of a scene. Unless `brief`, each word of it has a place of its own, whatever the scene."""
+    first, *second = (english_group(group, brief) for group in scene.groups)
+    return " ".join([first, scene.where, *second, "on a", scene.background, "background"])
 
 
-def phrasings(scene: Scene) -> list[list[str]]:
-    """The Chinese and English templates for a scene's number of groups."""
-    found: list[list[str]] = words()["phrasings"]["one" if scene.second is None else "two"]
-    return found
-
-
-def english_captions(scene: Scene) -> list[str]:
-    """Every English caption of a scene, each once."""
-    return list(dict.fromkeys(english(scene, phrasing) for phrasing in range(len(phrasings(scene)))))
-
-
-def chinese_group(group: Group, rng: random.Random, unheard: bool) -> str:
-    """A group in Chinese: its words in an order of words.json, synonyms of training or, `unheard`, the others."""
+def chinese_group(group: Group, rng: random.Random, unheard: bool, shared: str) -> str:
+    """A group in Chinese, its attributes before the noun or after a comma, without the one that is said of both."""
     said = {name: rng.choice(words()[f"{name}s"][getattr(group, name)][unheard]) for name in NAMED}
-    order: str = rng.choice(words()["orders"])
-    text = order.format(number=rng.choice(words()["counts"][group.number - 1][0]), **said)
-    for unsaid, left in words()["unsaid"]:
-        text = text.replace(unsaid, left)
-    return text
+    number = rng.choice(words()["counts"][group.number - 1][0])
+    attributes = [name for name in NAMED[:-1] if name != shared]
+    if rng.random() < SHUFFLED:
+        rng.shuffle(attributes)
+    after = [name for name in attributes if said[name] and rng.random() < AFTER]
+    noun = "".join(said[name] for name in attributes if name not in after) + said["shape"]
+    text = noun + number if rng.random() < NUMBER_AFTER else number + noun
+    return "\uff0c".join([text, *(said[name] for name in after)])
 
 
-def chinese(scene: Scene, phrasing: int, rng: random.Random, unheard: bool = False) -> str:
-    """The caption of a scene in the Chinese of one phrasing, its synonyms chosen by `rng`."""
-    background = rng.choice(words()["backgrounds"][scene.background][unheard])
-    groups = [chinese_group(group, rng, unheard) for group in scene.groups]
-    template: str = phrasings(scene)[phrasing][0]
+def chinese_core(scene: Scene, rng: random.Random, unheard: bool) -> str:
+    """A scene without its background, in Chinese."""
+    pick = {name: rng.choice(words()[kind]) for name, kind in SLOTS.items()}
     if scene.second is None:
-        return template.format(a=groups[0], here=rng.choice(words()["places"][scene.where][unheard]), g=background)
+        group = chinese_group(scene.first, rng, unheard, "")
+        here = rng.choice(words()["places"][scene.where][unheard])
+        return str(rng.choice(words()["phrasings"]["one"]).format(a=group, here=here, **pick))
+    shared, of_both = said_of_both(scene, rng, unheard)
+    a, b = (chinese_group(group, rng, unheard, shared) for group in scene.groups)
     sides = words()["relations"][scene.where][unheard]
     side = rng.randrange(len(sides) // 2)
-    here, there = sides[side], sides[side + len(sides) // 2]
-    return template.format(a=groups[0], b=groups[1], here=here, there=there, g=background)
+    kind = "shape" if scene.first.shape != scene.second.shape else "colour"
+    this, that = (rng.choice(words()[f"{kind}s"][getattr(group, kind)][unheard]) for group in scene.groups)
+    sweep, back = map(rng.choice, words()["sweeps"][scene.where])
+    sides = {"here": sides[side], "there": sides[side + len(sides) // 2]}
+    core = rng.choice(words()["phrasings"]["two"])
+    return str(core.format(a=a, b=b, this=this, that=that, sweep=sweep, back=back, **sides, **pick)) + of_both
+
+
+def said_of_both(scene: Scene, rng: random.Random, unheard: bool) -> tuple[str, str]:
+    """An attribute that two groups share and how it is said of both at the end; "" and "" for none."""
+    first, second = scene.groups
+    alike = [name for name in NAMED[:-1] if getattr(first, name) == getattr(second, name)]
+    shared = rng.choice(alike) if alike and rng.random() < SHARED else ""
+    said = rng.choice(words()[f"{shared}s"][getattr(first, shared)][unheard]) if shared else ""
+    return (shared, f"\uff0c{rng.choice(words()['both'])}{said}") if said else ("", "")
+
+
+def chinese(scene: Scene, rng: random.Random, unheard: bool = False) -> str:
+    """A scene in Chinese, all of how it is said chosen by `rng`."""
+    core = chinese_core(scene, rng, unheard)
+    background = rng.choice(words()["backgrounds"][scene.background][unheard])
+    before, after = (rng.choice(words()["backdrops"][side]).format(g=background) for side in ("before", "after"))
+    opener = rng.choice(words()["openers"]) if rng.random() < OPENED else ""
+    if rng.random() < BETWEEN and "\uff0c" in core:
+        return opener + core.replace("\uff0c", f"{after}\uff0c", 1)
+    return opener + (f"{before}{core}" if rng.random() < 0.5 else f"{core}{after}")
 
 
 def prompt(scene: Scene, rng: random.Random, unheard: bool = False) -> Prompt:
-    """A scene in a phrasing chosen by `rng`, the same one for both languages."""
+    """A scene in both languages, in Chinese of no more than LONGEST characters."""
     while True:
-        phrasing = rng.randrange(len(phrasings(scene)))
-        said = chinese(scene, phrasing, rng, unheard)
+        said = chinese(scene, rng, unheard)
         if len(said) <= LONGEST:
-            return Prompt(said, english(scene, phrasing), scene)
+            return Prompt(said, english(scene), scene)
 
 
 def held_out_prompts(unheard: bool = False, seed: int = 0) -> list[Prompt]:
@@ -199,9 +224,9 @@ def held_out_prompts(unheard: bool = False, seed: int = 0) -> list[Prompt]:
 
 
 def read_group(said: str) -> Group:
-    """`2 small red - circle` as a group."""
+    """`2 small red plain circle` as a group."""
     number, size, colour, material, shape = said.split()
-    return Group(int(number), size, colour, material.replace("-", ""), shape)
+    return Group(int(number), size, colour, material, shape)
 
 
 @cache
@@ -211,5 +236,5 @@ def hand_written(path: Path = PHRASINGS) -> tuple[Prompt, ...]:
     for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         zh, first, second, where, background = line.split("\t")
         scene = Scene(read_group(first), read_group(second) if second else None, where, background)
-        prompts.append(Prompt(zh, english(scene, 0), scene))
+        prompts.append(Prompt(zh, english(scene), scene))
     return tuple(prompts)

@@ -2,7 +2,7 @@
 
 A picture has 3 x 3 cells of 12 x 12 pixels. A group stands in one row or column of them: one object in the middle cell,
 two in the outer cells, three in all. A material is a texture: wooden, rows; metal, bright diagonals; glass, an outline;
-woolen, checks. The shapes are drawn in shapes.txt, small and big.
+wool, checks. The shapes are drawn in shapes.txt, small and big.
 """
 
 import random
@@ -69,7 +69,7 @@ def draw(area: Pixels, group: Group) -> None:
         area[mask & (row % 4 > 1)] = colour * 0.45
     if group.material == "metal":
         area[mask & ((row + column) % 4 > 1)] = colour * 0.35 + 0.65
-    if group.material == "woolen":
+    if group.material == "wool":
         area[mask & ((row // 2 + column // 2) % 2 > 0)] = colour * 0.45
 
 

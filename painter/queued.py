@@ -18,14 +18,11 @@ from painter import host, paint, reader, unet
 from painter.drawable import Prompt, held_out_prompts
 from trainer.student import Student
 from zhclip.artifact import load
-from zhclip.prompt import Span, normalise, render
 
 
 def painted_by_comfyui(comfyui: host.Host, encoder: str, prompts: list[Prompt]) -> NDArray[np.float32]:
     """The prompts' pictures (B, 36, 36, 3), values 0..1, by stock KSampler. RuntimeError as host.paint."""
-    # A caption's brackets are text, a prompt's are a weight.
-    texts = [render([Span(normalise(prompt.zh), 1.0)]) for prompt in prompts]
-    paths = [host.paint(comfyui, text, encoder) for text in tqdm(texts, desc="ComfyUI")]
+    paths = [host.paint(comfyui, prompt.zh, encoder) for prompt in tqdm(prompts, desc="ComfyUI")]
     return np.stack([host.picture(path)[:: host.SHOWN, :: host.SHOWN] for path in paths])
 
 

@@ -91,4 +91,4 @@ def score(pictures: NDArray[np.float32], wanted: list[Scene]) -> dict[str, float
 
 def describe(scene: Scene) -> str:
     """A scene in plain English."""
-    return english(scene, 0)
+    return english(scene, brief=True)

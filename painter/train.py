@@ -45,6 +45,17 @@ def rate(step: int, steps: int) -> float:
     return LEARNING_RATE * min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
+BLEND = 0.4
+"""Later they are mixed with up to so much of another caption's: unsure encoders answer a mean of what they think of."""
+BRIEF = 0.5
+"""Share of captions that leave out what goes without saying."""
+
+
+def blend(text: Tensor, other: Tensor, wanted: Tensor) -> Tensor:
+    """States (B, P, S) with a random share of other ones in each row that is `wanted` (B,) bool."""
+    return text.lerp(other, BLEND * torch.rand(len(text), 1, 1) * wanted[:, None, None])
+
+
 def latents(scenes: list[drawable.Scene], rng: random.Random) -> Tensor:
     """Render scenes to latents (B, 432, 3, 3)."""
     pixels = np.stack([picture.render(scene, rng) for scene in scenes])
@@ -66,7 +77,7 @@ def fit(
     rng = random.Random(seed)
     scenes = [drawable.random_scene(rng, kept=False) for _ in range(captions)]
     # The empty prompt is the last row: guidance needs the painter to know it.
-    said = [rng.choice(drawable.english_captions(scene)) for scene in scenes]
+    said = [drawable.english(scene, brief=rng.random() < BRIEF) for scene in scenes]
     states = english_states(teacher, [*said, ""]).float()
     few = states[:2000].flatten(0, 1)
     # Some of the teacher's dimensions are constant.
@@ -84,6 +95,8 @@ def fit(
         clean, level = latents([scenes[row] for row in chosen], rng), times(step, batch)
         noisy = noise_schedule.add_noise(clean, torch.randn_like(clean), level)
         text = states[rows]
+        if step >= TEXT_STEPS:
+            text = blend(text, states[torch.randint(captions, (batch,))], torch.tensor(rows) < captions)
         text = text + BLUR * torch.rand(batch, 1, 1) * torch.randn_like(text)
         with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
             found = network(noisy, level, text).sample

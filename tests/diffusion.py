@@ -18,19 +18,25 @@ VAE_WIDTHS = (32, 32, 32, 32)
 TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 
-def pipeline(folder: Path) -> Path:
+def pipeline(
+    folder: Path,
+    width: int = WIDTH,
+    layers: int = 2,
+    unet_widths: tuple[int, ...] = UNET_WIDTHS,
+    vae_widths: tuple[int, ...] = VAE_WIDTHS,
+) -> Path:
     """A diffusers folder: a UNet of four levels with 16 cross-attention layers, a VAE and a CLIP."""
-    encoders.clip_teacher(folder / "text_encoder", width=WIDTH)
+    encoders.clip_teacher(folder / "text_encoder", width=width, layers=layers)
     (folder / "tokenizer").mkdir()
     for name in TOKENIZER:
         shutil.move(folder / "text_encoder" / name, folder / "tokenizer" / name)
     torch.manual_seed(5)
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=UNET_WIDTHS, cross_attention_dim=WIDTH, attention_head_dim=8
+        sample_size=8, block_out_channels=unet_widths, cross_attention_dim=width, attention_head_dim=8
     )
     unet.save_pretrained(folder / "unet")
     vae = AutoencoderKL(
-        block_out_channels=VAE_WIDTHS,
+        block_out_channels=vae_widths,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,

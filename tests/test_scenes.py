@@ -34,8 +34,8 @@ def has_kept_objects(text: str) -> bool:
     """Whether an English caption names two objects, or a material on one, that are kept for development."""
     words = drawable.words()
     nouns = {shape: shape for shape in words["shapes"]} | {plural: shape for shape, plural in words["plurals"].items()}
-    colours, materials = "|".join(words["colours"]), "|".join(filter(None, words["materials"]))
-    pattern = rf"({colours}) (?:({materials}) )?({'|'.join(sorted(nouns, key=len, reverse=True))})s?\b"
+    colours, materials = "|".join(words["colours"]), "|".join(words["materials"])
+    pattern = rf"({colours}) ({materials}) ({'|'.join(sorted(nouns, key=len, reverse=True))})s?\b"
     found = [(material, colour, nouns[noun]) for colour, material, noun in re.findall(pattern, text)]
     pairs, triples = drawable.held_out()
     return frozenset(thing[1:] for thing in found) in pairs or not triples.isdisjoint(found)
@@ -91,10 +91,13 @@ def test_everything_fits_the_window(corpus: scenes.Corpus) -> None:
 
 
 def test_the_example_is_one_of_the_grammar_and_held_out() -> None:
-    stars, square = drawable.Group(2, "big", "red", "", "star"), drawable.Group(1, "big", "blue", "wooden", "square")
+    stars, square = (
+        drawable.Group(2, "big", "red", "plain", "star"),
+        drawable.Group(1, "big", "blue", "wooden", "square"),
+    )
     scene = drawable.Scene(stars, square, "above", "gray")
     words = drawable.words()
-    assert drawable.english(scene, 0) == words["prompt_en"]
+    assert drawable.english(scene, brief=True) == words["prompt_en"]
     (red, blue), above = (
         (words["colours"][colour][0][0] for colour in ("red", "blue")),
         words["relations"]["above"][0][0],
@@ -105,8 +108,9 @@ def test_the_example_is_one_of_the_grammar_and_held_out() -> None:
         words["materials"]["wooden"][0][0],
     )
     first, second = f"{words['counts'][1][0][0]}{red}{star}", f"{words['counts'][0][0][0]}{blue}{wooden}{square}"
-    said: str = words["phrasings"]["two"][0][0]
-    assert words["prompt"] == said.format(a=first, b=second, here=above, g=words["backgrounds"]["gray"][0][0])
+    core: str = words["phrasings"]["two"][0].format(a=first, b=second, of="", here=above, verb=words["verbs"][0])
+    backdrop: str = words["backdrops"]["after"][0].format(g=words["backgrounds"]["gray"][0][0])
+    assert words["prompt"] == core + backdrop
     assert drawable.is_held_out(scene)
 
 
