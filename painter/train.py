@@ -45,7 +45,7 @@ def rate(step: int, steps: int) -> float:
     return LEARNING_RATE * min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
-BLEND = 0.4
+BLEND = 0.2
 """Later they are mixed with up to so much of another caption's: unsure encoders answer a mean of what they think of."""
 BRIEF = 0.5
 """Share of captions that leave out what goes without saying."""
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line of the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m painter.train", description=__doc__.partition("\n")[0])
     parser.add_argument("--teacher", type=Path, required=True, help="the English encoder, a Hugging Face folder")
-    parser.add_argument("--steps", type=int, default=5500, help=f"optimizer steps of {BATCH} pictures")
+    parser.add_argument("--steps", type=int, default=6500, help=f"optimizer steps of {BATCH} pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=unet.WEIGHTS, help="where the fp16 weights go")
     options = parser.parse_args(arguments)
