@@ -2,9 +2,10 @@
     [--steps N] [--limit 7200] [--json F]
 
 From nothing to an encoder beside the plain way (plain_loop.py): `python -m trainer run` with the recommended recipe, or
-N steps of it, to the artifact, and then the plain loop on the same clean pairs until its skill on the dev pairs is as
-high, or the limit of seconds is over. The plain loop's teacher answers each caption once, kept in memory; its scorings
-cost it nothing, and it trains a linear map and a bias for each position besides the layers.
+N steps of it, for the three layers that the plain loop trains, to the artifact, and then the plain loop on the same
+clean pairs until its skill on the dev pairs is as high, or the limit of seconds is over. The plain loop's teacher
+answers each caption once, kept in memory; its scorings cost it nothing, and it trains a linear map and a bias for each
+position besides the layers.
 Run it on a machine that does nothing else.
 """
 
@@ -39,7 +40,7 @@ def ours(folder: Path, given: argparse.Namespace) -> float:
     flags = ["--config", rounds.ROOT / "recipes" / "recommended.yaml", "--run", folder, "--window", given.window]
     flags += ["--student.model", given.student, "--teacher.model", given.teacher]
     flags += ["--corpus.train", given.train, "--corpus.dev", given.dev]
-    flags += ["--train.steps", given.steps] if given.steps else []
+    flags += ["--train.layers", 3, "--train.lr", 5e-4, *(["--train.steps", given.steps] if given.steps else [])]
     subprocess.run([sys.executable, "-m", "trainer", "run", *map(str, flags)], cwd=rounds.ROOT, check=True)
     return time.perf_counter() - began
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,9 +59,11 @@ def cases(chinese: Student, english: Student) -> Iterator[tuple[drawable.Scene, 
             yield said.scene, zh, en
 
 
-def shares(conditioning: Tensor, empty: Tensor, scenes: list[drawable.Scene]) -> tuple[float, float]:
+def shares(
+    network: UNet2DConditionModel, conditioning: Tensor, empty: Tensor, scenes: list[drawable.Scene]
+) -> tuple[float, float]:
     """Of pictures of a conditioning (N, 40, 384): how many first colours are right, and which share of all else."""
-    shown = [reader.read(picture) for picture in paint.paint(unet.load(), conditioning, empty)]
+    shown = [reader.read(picture) for picture in paint.paint(network, conditioning, empty)]
     own = [a.first.colour == b.first.colour for a, b in zip(shown, scenes)]
     every = [good for a, b in zip(shown, scenes) for _, good in reader.compare(a, b)]
     return float(np.mean(own)), (sum(every) - sum(own)) / (len(every) - len(own))
@@ -76,9 +79,9 @@ def table(encoder: Path, teacher: Path, count: int) -> str:
         "Chinese, by position": (zh_side, zh_side.by_position),
         "English, by position": (en_side, en_side.by_position),
     }
-    lines = []
+    network, lines = unet.load(), []
     for name, (side, way) in ways.items():
-        found = [shares(way(weight), side.empty, scenes) for weight in WEIGHTS]
+        found = [shares(network, way(weight), side.empty, scenes) for weight in WEIGHTS]
         lines.append([name, *(f"{own:.2f} / {other:.2f}" for own, other in found)])
     return markdown(["colour right / all else right", *(f"weight {weight:g}" for weight in WEIGHTS)], lines)
 

@@ -88,7 +88,7 @@ def main() -> None:
     device = torch.device(given.device)
     layers, width, heads = (4, 64, 4) if given.quick else (12, 768, 12)
     captions, batch = (64, 8) if given.quick else (given.captions, given.batch)
-    settings = TrainSettings(strategy=given.strategy, start="student", contrast=0.0, batch=batch)
+    settings = TrainSettings(strategy=given.strategy, layers=3, start="student", contrast=0.0, batch=batch)
     precision = train._precision(settings)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -9,7 +9,7 @@ from painter.unet import WINDOW
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 64
-STEPS = 2400
+STEPS = 1400
 
 
 class Material(NamedTuple):
@@ -59,6 +59,6 @@ def chosen(material: Material, run: Path, recipe: str) -> Path:
 
 def untouched(material: Material, run: Path, start: str) -> Path:
     """No step of descent: the student as it is (`student`) or with the closed-form map after it (`ridge`)."""
-    # By the recipe that stores three layers' input, so that the cache of the recommended recipe serves again.
+    # By a recipe that stores what the upper layers read, so that the cache of the recommended recipe serves again.
     options = ("--train.strategy", "unfreeze", "--train.start", start, "--train.steps", "0")
     return align(material, run, "recommended", *options)

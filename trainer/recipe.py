@@ -126,8 +126,8 @@ class TrainSettings:
     """unfreeze: the last layers. lora: low-rank adapters. ridge: the closed form alone, no gradient."""
     start: Literal["student", "ridge"] = "ridge"
     """Where gradient descent starts: the student as it is, or with the ridge map and biases after it."""
-    layers: int = 3
-    """unfreeze: how many of the last layers learn."""
+    layers: int | None = None
+    """unfreeze: how many of the last layers learn; null: half of them."""
     embeddings: bool = False
     """unfreeze: the token, position and type embeddings learn as well. Nothing of the student can be stored then."""
     lora_r: int = 16
@@ -162,7 +162,7 @@ class TrainSettings:
     """Stop after so many scorings without a better dev skill, and keep the best weights. Needs `dev_every`."""
     position_bias: bool = True
     """The start's ridge map has one bias a position; false: one for all."""
-    lr: float = 5e-4
+    lr: float = 4e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: decay to zero by a half cosine, or stay."""

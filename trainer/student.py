@@ -209,7 +209,7 @@ def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft
     if ridge is not None:
         student.set_projection(ridge)
     if train.strategy == "unfreeze":
-        for layer in student.bert.encoder.layer[student.depth - train.layers :]:
+        for layer in student.bert.encoder.layer[student.depth - unfrozen(train, student.depth) :]:
             layer.requires_grad_(True)
         student.bert.embeddings.requires_grad_(train.embeddings)
     if train.strategy != "lora":
@@ -227,6 +227,11 @@ def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft
     return peft.get_peft_model(student.bert, config)
 
 
+def unfrozen(train: TrainSettings, depth: int) -> int:
+    """How many of so many layers learn by `unfreeze`."""
+    return (depth + 1) // 2 if train.layers is None else train.layers
+
+
 def trunk_depth(train: TrainSettings, depth: int) -> int | None:
     """How many of the student's layers stay frozen below the first that learns; None when nothing can be stored.
 
@@ -234,8 +239,9 @@ def trunk_depth(train: TrainSettings, depth: int) -> int | None:
     """
     if train.strategy == "ridge":
         return None
-    name, fewest = ("lora_layers", 1) if train.strategy == "lora" else ("layers", 0)
-    learning: int | None = getattr(train, name)
+    name, fewest, learning = (
+        ("lora_layers", 1, train.lora_layers) if train.strategy == "lora" else ("layers", 0, unfrozen(train, depth))
+    )
     if learning is not None and not fewest <= learning <= depth:
         raise SettingsError(f"--train.{name} {learning}: the student has {depth} layers; give {fewest} to {depth}")
     if learning is None or (train.strategy == "unfreeze" and train.embeddings):
