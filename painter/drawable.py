@@ -2,9 +2,9 @@
 
 Held out are 100 pairs of objects (a colour and a shape each) that may stand in one picture, and 16 triples of a
 material, a colour and a shape: no training caption, in either language, has both objects of such a pair or such a
-triple. So is a second set of Chinese words for everything, the unheard synonyms. The words are in words.json. Prompts
-written by hand, in phrasings that the grammar has not, are in phrasings.tsv, whose writer did not know the grammar, and
-in phrasings_dev.tsv, which was looked at while the grammar was made.
+triple. So are two more lists of Chinese words for everything, the unheard synonyms. The words are in words.json.
+Prompts written by hand, in phrasings that the grammar has not, are in phrasings.tsv, whose writer did not know the
+grammar, and in phrasings_dev.tsv, which was looked at while the grammar was made.
 """
 
 import itertools
@@ -29,6 +29,9 @@ comma."""
 SHARED, OPENED, BETWEEN = 0.4, 0.25, 0.1
 """Shares of Chinese captions that say of both groups what both are, that have an opener, that have the background
 within."""
+HEARD, UNHEARD, DEV_UNHEARD = range(3)
+"""Which of a thing's three lists in words.json its Chinese word comes from: those of training, those that nothing was
+changed for, and those that were looked at while the words of training were chosen."""
 SLOTS = {"verb": "verbs", "at": "at", "of": "of", "it": "pronouns"}
 """What phrasings are filled with, whatever the scene, and its list in words.json."""
 
@@ -150,9 +153,9 @@ def english(scene: Scene, brief: bool = False) -> str:
     return " ".join([first, scene.where, *second, "on a", scene.background, "background"])
 
 
-def chinese_group(group: Group, rng: random.Random, unheard: bool, shared: str) -> str:
+def chinese_group(group: Group, rng: random.Random, of: int, shared: str) -> str:
     """A group in Chinese, its attributes before the noun or after a comma, without the one that is said of both."""
-    said = {name: rng.choice(words()[f"{name}s"][getattr(group, name)][unheard]) for name in NAMED}
+    said = {name: rng.choice(words()[f"{name}s"][getattr(group, name)][of]) for name in NAMED}
     number = rng.choice(words()["counts"][group.number - 1][0])
     attributes = [name for name in NAMED[:-1] if name != shared]
     if rng.random() < SHUFFLED:
@@ -163,38 +166,38 @@ def chinese_group(group: Group, rng: random.Random, unheard: bool, shared: str) 
     return "\uff0c".join([text, *(said[name] for name in after)])
 
 
-def chinese_core(scene: Scene, rng: random.Random, unheard: bool) -> str:
+def chinese_core(scene: Scene, rng: random.Random, of: int) -> str:
     """A scene without its background, in Chinese."""
     pick = {name: rng.choice(words()[kind]) for name, kind in SLOTS.items()}
     if scene.second is None:
-        group = chinese_group(scene.first, rng, unheard, "")
-        here = rng.choice(words()["places"][scene.where][unheard])
+        group = chinese_group(scene.first, rng, of, "")
+        here = rng.choice(words()["places"][scene.where][of])
         return str(rng.choice(words()["phrasings"]["one"]).format(a=group, here=here, **pick))
-    shared, of_both = said_of_both(scene, rng, unheard)
-    a, b = (chinese_group(group, rng, unheard, shared) for group in scene.groups)
-    sides = words()["relations"][scene.where][unheard]
+    shared, of_both = said_of_both(scene, rng, of)
+    a, b = (chinese_group(group, rng, of, shared) for group in scene.groups)
+    sides = words()["relations"][scene.where][of]
     side = rng.randrange(len(sides) // 2)
     kind = "shape" if scene.first.shape != scene.second.shape else "colour"
-    this, that = (rng.choice(words()[f"{kind}s"][getattr(group, kind)][unheard]) for group in scene.groups)
+    this, that = (rng.choice(words()[f"{kind}s"][getattr(group, kind)][of]) for group in scene.groups)
     sweep, back = map(rng.choice, words()["sweeps"][scene.where])
     sides = {"here": sides[side], "there": sides[side + len(sides) // 2]}
     core = rng.choice(words()["phrasings"]["two"])
     return str(core.format(a=a, b=b, this=this, that=that, sweep=sweep, back=back, **sides, **pick)) + of_both
 
 
-def said_of_both(scene: Scene, rng: random.Random, unheard: bool) -> tuple[str, str]:
+def said_of_both(scene: Scene, rng: random.Random, of: int) -> tuple[str, str]:
     """An attribute that two groups share and how it is said of both at the end; "" and "" for none."""
     first, second = scene.groups
     alike = [name for name in NAMED[:-1] if getattr(first, name) == getattr(second, name)]
     shared = rng.choice(alike) if alike and rng.random() < SHARED else ""
-    said = rng.choice(words()[f"{shared}s"][getattr(first, shared)][unheard]) if shared else ""
+    said = rng.choice(words()[f"{shared}s"][getattr(first, shared)][of]) if shared else ""
     return (shared, f"\uff0c{rng.choice(words()['both'])}{said}") if said else ("", "")
 
 
-def chinese(scene: Scene, rng: random.Random, unheard: bool = False) -> str:
+def chinese(scene: Scene, rng: random.Random, of: int = HEARD) -> str:
     """A scene in Chinese, all of how it is said chosen by `rng`."""
-    core = chinese_core(scene, rng, unheard)
-    background = rng.choice(words()["backgrounds"][scene.background][unheard])
+    core = chinese_core(scene, rng, of)
+    background = rng.choice(words()["backgrounds"][scene.background][of])
     before, after = (rng.choice(words()["backdrops"][side]).format(g=background) for side in ("before", "after"))
     opener = rng.choice(words()["openers"]) if rng.random() < OPENED else ""
     if rng.random() < BETWEEN and "\uff0c" in core:
@@ -202,15 +205,15 @@ def chinese(scene: Scene, rng: random.Random, unheard: bool = False) -> str:
     return opener + (f"{before}{core}" if rng.random() < 0.5 else f"{core}{after}")
 
 
-def prompt(scene: Scene, rng: random.Random, unheard: bool = False) -> Prompt:
+def prompt(scene: Scene, rng: random.Random, of: int = HEARD) -> Prompt:
     """A scene in both languages, in Chinese of no more than LONGEST characters."""
     while True:
-        said = chinese(scene, rng, unheard)
+        said = chinese(scene, rng, of)
         if len(said) <= LONGEST:
             return Prompt(said, english(scene), scene)
 
 
-def held_out_prompts(unheard: bool = False, seed: int = 0) -> list[Prompt]:
+def held_out_prompts(of: int = HEARD, seed: int = 0) -> list[Prompt]:
     """132 prompts for painting: each held-out pair once, and each held-out triple twice, alone in its picture."""
     rng = random.Random(seed)
     pairs, triples = held_out()
@@ -220,7 +223,7 @@ def held_out_prompts(unheard: bool = False, seed: int = 0) -> list[Prompt]:
         scenes.append(place([random_group(rng, thing) for thing in pair], rng))
     for material, *thing in sorted(triples) * 2:
         scenes.append(place([random_group(rng, (thing[0], thing[1]), material)], rng))
-    return [prompt(scene, rng, unheard) for scene in scenes]
+    return [prompt(scene, rng, of) for scene in scenes]
 
 
 def read_group(said: str) -> Group:

@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from painter.drawable import Prompt, hand_written, held_out_prompts
+from painter.drawable import UNHEARD, Prompt, hand_written, held_out_prompts
 from painter.paint import Encode, score_encoder
 from painter.poster import Heat
 from painter.reader import ATTRIBUTES
@@ -23,11 +23,11 @@ CAPTIONS = 20
 SETS: dict[str, Callable[[], list[Prompt]]] = {
     "held out": lambda: held_out_prompts(seed=1),
     "by hand": lambda: list(hand_written()),
-    "synonyms": lambda: held_out_prompts(unheard=True, seed=1),
+    "synonyms": lambda: held_out_prompts(UNHEARD, seed=1),
 }
 """Combinations that no training caption has; other prompts, in phrasings of no caption; the first in unheard words.
 
-Development looks at seed 0 and at phrasings_dev.tsv.
+Development looks at seed 0, at the words of DEV_UNHEARD and at phrasings_dev.tsv.
 """
 
 Shares = dict[str, float]
