@@ -176,13 +176,14 @@ def chinese_core(scene: Scene, rng: random.Random, of: int) -> str:
     shared, of_both = said_of_both(scene, rng, of)
     a, b = (chinese_group(group, rng, of, shared) for group in scene.groups)
     sides = words()["relations"][scene.where][of]
-    side = rng.randrange(len(sides) // 2)
+    opposite = len(sides) // 2
+    side = rng.randrange(opposite)
     kind = "shape" if scene.first.shape != scene.second.shape else "colour"
     this, that = (rng.choice(words()[f"{kind}s"][getattr(group, kind)][of]) for group in scene.groups)
     sweep, back = map(rng.choice, words()["sweeps"][scene.where])
-    sides = {"here": sides[side], "there": sides[side + len(sides) // 2]}
     core = rng.choice(words()["phrasings"]["two"])
-    return str(core.format(a=a, b=b, this=this, that=that, sweep=sweep, back=back, **sides, **pick)) + of_both
+    pick |= {"here": sides[side], "there": sides[side + opposite]}
+    return str(core.format(a=a, b=b, this=this, that=that, sweep=sweep, back=back, **pick)) + of_both
 
 
 def said_of_both(scene: Scene, rng: random.Random, of: int) -> tuple[str, str]:
