@@ -153,9 +153,15 @@ def english(scene: Scene, brief: bool = False) -> str:
     return " ".join([first, scene.where, *second, "on a", scene.background, "background"])
 
 
+def word(kind: str, name: str, rng: random.Random, of: int) -> str:
+    """A Chinese word for a thing. Those of training come by Zipf's law, the first of its list most often."""
+    known = words()[kind][name][of]
+    return str(rng.choices(known, [1 / rank for rank in range(1, len(known) + 1)] if of == HEARD else None)[0])
+
+
 def chinese_group(group: Group, rng: random.Random, of: int, shared: str) -> str:
     """A group in Chinese, its attributes before the noun or after a comma, without the one that is said of both."""
-    said = {name: rng.choice(words()[f"{name}s"][getattr(group, name)][of]) for name in NAMED}
+    said = {name: word(f"{name}s", getattr(group, name), rng, of) for name in NAMED}
     number = rng.choice(words()["counts"][group.number - 1][0])
     attributes = [name for name in NAMED[:-1] if name != shared]
     if rng.random() < SHUFFLED:
@@ -171,7 +177,7 @@ def chinese_core(scene: Scene, rng: random.Random, of: int) -> str:
     pick = {name: rng.choice(words()[kind]) for name, kind in SLOTS.items()}
     if scene.second is None:
         group = chinese_group(scene.first, rng, of, "")
-        here = rng.choice(words()["places"][scene.where][of])
+        here = word("places", scene.where, rng, of)
         return str(rng.choice(words()["phrasings"]["one"]).format(a=group, here=here, **pick))
     shared, of_both = said_of_both(scene, rng, of)
     a, b = (chinese_group(group, rng, of, shared) for group in scene.groups)
@@ -179,7 +185,7 @@ def chinese_core(scene: Scene, rng: random.Random, of: int) -> str:
     opposite = len(sides) // 2
     side = rng.randrange(opposite)
     kind = "shape" if scene.first.shape != scene.second.shape else "colour"
-    this, that = (rng.choice(words()[f"{kind}s"][getattr(group, kind)][of]) for group in scene.groups)
+    this, that = (word(f"{kind}s", getattr(group, kind), rng, of) for group in scene.groups)
     sweep, back = map(rng.choice, words()["sweeps"][scene.where])
     core = rng.choice(words()["phrasings"]["two"])
     pick |= {"here": sides[side], "there": sides[side + opposite]}
@@ -191,14 +197,14 @@ def said_of_both(scene: Scene, rng: random.Random, of: int) -> tuple[str, str]:
     first, second = scene.groups
     alike = [name for name in NAMED[:-1] if getattr(first, name) == getattr(second, name)]
     shared = rng.choice(alike) if alike and rng.random() < SHARED else ""
-    said = rng.choice(words()[f"{shared}s"][getattr(first, shared)][of]) if shared else ""
+    said = word(f"{shared}s", getattr(first, shared), rng, of) if shared else ""
     return (shared, f"\uff0c{rng.choice(words()['both'])}{said}") if said else ("", "")
 
 
 def chinese(scene: Scene, rng: random.Random, of: int = HEARD) -> str:
     """A scene in Chinese, all of how it is said chosen by `rng`."""
     core = chinese_core(scene, rng, of)
-    background = rng.choice(words()["backgrounds"][scene.background][of])
+    background = word("backgrounds", scene.background, rng, of)
     before, after = (rng.choice(words()["backdrops"][side]).format(g=background) for side in ("before", "after"))
     opener = rng.choice(words()["openers"]) if rng.random() < OPENED else ""
     if rng.random() < BETWEEN and "\uff0c" in core:
