@@ -9,7 +9,7 @@ import torch
 
 from tests import encoders
 from tests.small import captions
-from trainer.batches import Order
+from trainer.batches import ROWS, Order, computed
 from trainer.objective import cosine_loss
 from trainer.positions import keep, shares
 from trainer.recipe import TrainSettings
@@ -45,6 +45,15 @@ def test_passes_and_processes_share_a_step() -> None:
 
 def test_a_corpus_smaller_than_a_batch_fills_it() -> None:
     assert [sorted(batch) for batch in batches(rows=3, batch=6, last=1)] == [[0, 0, 1, 1, 2, 2]]
+
+
+def test_what_counts_is_computed_and_of_the_filling_what_rounds_it() -> None:
+    for counts, length in (([40, 60, 30, 77], 256), ([77, 77, 50, 75], 308), ([64], 64), ([3, 9, 1], 27)):
+        drawn = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]) / WINDOW
+        rows = computed(drawn)
+        assert len(rows) == length == len(set(rows.tolist()))
+        assert set(drawn.flatten().nonzero()[:, 0].tolist()) <= set(rows.tolist())
+        assert length % ROWS == 0 or length == drawn.numel()
 
 
 def test_kept_positions_weigh_as_much_as_all() -> None:

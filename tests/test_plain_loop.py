@@ -79,15 +79,19 @@ def plain(recipe: Recipe) -> tuple[float, dict[str, Tensor]]:
     return loss.item(), learning(text.encoder.layer[-LAYERS:])
 
 
-def ours(recipe: Recipe, pads: int | None, seeds: range) -> Iterator[tuple[float, dict[str, Tensor]]]:
-    """The same from the cache, as steps of training compute it: one for each seed that positions are drawn by."""
+def ours(
+    recipe: Recipe, pads: int | None, seeds: range, filling: bool = True
+) -> Iterator[tuple[float, dict[str, Tensor]]]:
+    """The same from the cache, as steps of training compute it, with or without filling: one for each seed that
+    positions are drawn by."""
     student, _, cached = open_training(recipe, "cpu")
     depth = trunk_depth(recipe.train, student.depth)
     assert depth is not None
     for seed in seeds:
         student.zero_grad()
         batch = Captions(kept(cached, pads, seed)).__getitems__(Piece(STEP, 0, len(STEP)))
-        z = student(batch["ids"], batch["trunk"], depth, batch["positions"], batch["kept"])
+        rows = batch["kept"] if filling else batch["drawn"].flatten().nonzero()[:, 0]
+        z = student(batch["ids"], batch["trunk"], depth, batch["positions"], rows)
         loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
         loss.backward()
         yield loss.item(), learning(student.bert.encoder.layer[-LAYERS:])
@@ -113,6 +117,13 @@ def test_the_gradient_is_the_plain_ones(recipe: Recipe) -> None:
     assert expected.keys() == found.keys() and expected
     furthest = float((flat(expected) - flat(found)).abs().max())
     assert furthest < 1e-5 < flat(expected).abs().max() / 100
+
+
+def test_filling_that_is_computed_changes_nothing(recipe: Recipe) -> None:
+    ((loss, found),) = ours(recipe, 6, range(1))
+    ((bare, expected),) = ours(recipe, 6, range(1), filling=False)
+    assert loss == pytest.approx(bare, rel=1e-6)
+    assert (flat(expected) - flat(found)).abs().max() < 1e-6 < flat(expected).abs().max() / 100
 
 
 def test_the_mean_over_drawn_positions_is(recipe: Recipe) -> None:

@@ -14,6 +14,10 @@ from .objective import position_weights
 from .positions import shares
 from .recipe import ZoneWeights
 
+# A multiple for the positions of a step. On a CPU in bf16 a product of a size not seen before is first compiled, which
+# takes up to four times as long as the product (docs/performance.md); no two batches have as many positions.
+ROWS = 64
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -87,7 +91,7 @@ class Captions(Dataset):
 
     def __getitems__(self, piece: Piece) -> dict[str, torch.Tensor]:
         """ids and positions (B, P), drawn and weights (B, P) of the loss, target (B, P, D), kept (T,), which of the
-        flat (B, P) are no filling, and, where they are there, trunk (B, P, S), target_skip (B, P, D), and en (N, D)
+        flat (B, P) are computed, and, where they are there, trunk (B, P, S), target_skip (B, P, D), and en (N, D)
         with own (B, N) bool of the step's captions.
         """
         rows, cache = piece.rows, self.cache
@@ -95,7 +99,7 @@ class Captions(Dataset):
         drawn = shares(cache.rows("length", rows), cache.rows("count", rows), cache.window)
         batch = {
             "ids": cache.rows("ids", rows).long(),
-            "kept": drawn.flatten().nonzero()[:, 0],
+            "kept": computed(drawn),
             "target": cache.rows("target", rows),
             "positions": positions,
             "drawn": drawn,
@@ -110,3 +114,11 @@ class Captions(Dataset):
             batch["en"] = cache.rows("en_pooled", piece.step)
             batch["own"] = step[piece.begin : piece.end, None] == step[None, :]
         return batch
+
+
+def computed(drawn: torch.Tensor) -> torch.Tensor:
+    """(B, P) shares -> (T,), which of the flat (B, P) to compute: all that count, and of the filling as much as makes T
+    a multiple of 64, if there is so much."""
+    counts = drawn.flatten() > 0
+    kept, filling = counts.nonzero()[:, 0], (~counts).nonzero()[:, 0]
+    return torch.cat([kept, filling[: -len(kept) % ROWS]])
