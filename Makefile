@@ -1,5 +1,5 @@
 # make demo         set up, then: align an encoder, start ComfyUI, paint a Chinese sentence
-# make test         set up, then: every test that needs no browser
+# make test         set up, then: every test that needs no browser, in two processes of one thread
 # make test-browser set up, then: the tests in a real browser, which must be installed (Debian: apt-get install chromium)
 # make lint         set up, then: the static checks alone
 # make format       set up, then: let ruff rewrite what it can
@@ -26,7 +26,7 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m painter.real_pair $(MODELS)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/browser

@@ -95,6 +95,9 @@ def main() -> None:
         races["fp16 file, to the own CLIP-L's"] = race(
             functools.partial(rounds.own_clip, own), functools.partial(load_clip, str(files["fp16"]))
         )
+        races["CLIP-L by ComfyUI, to read and copy"] = race(
+            functools.partial(copied, own), functools.partial(rounds.own_clip, own)
+        )
         starts = [child("start", given=given) for _ in range(number)]
         resident = {
             name: statistics.median(child("memory", name, path, given=given) for _ in range(number))

@@ -35,7 +35,14 @@ def test_it_prints_a_table_and_writes_its_figures(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "given", [["train_step", "--strategy", "unfreeze"], ["train_step", "--strategy", "lora"], ["cache"], ["attention"]]
+    "given",
+    [
+        ["train_step", "--strategy", "unfreeze"],
+        ["train_step", "--strategy", "lora"],
+        ["cache"],
+        ["attention"],
+        ["products"],
+    ],
 )
 def test_the_trainer_runs_beside_the_plain_way(given: list[str], tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"

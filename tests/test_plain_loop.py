@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
 from transformers import AutoTokenizer, ChineseCLIPModel, CLIPTextModel
 
 from tests import encoders
+from tests.aligned import MODELS, python
 from trainer import cache, corpus
 from trainer.batches import Captions, Piece
 from trainer.cached import Cache
@@ -29,11 +31,14 @@ WINDOW, LAYERS, STEP = 77, 2, list(range(24))
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Cached captions, for the paper's objective."""
     folder = tmp_path_factory.mktemp("plain")
-    student, teacher = encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher")
+    return cached(folder, encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher"), WINDOW)
+
+
+def cached(folder: Path, student: Path, teacher: Path, window: int) -> Recipe:
     train, dev = encoders.corpora(folder)
     models = StudentSettings(str(student)), TeacherSettings(str(teacher))
     settings = TrainSettings(start="student", layers=LAYERS, contrast=0.0, pad_positions=None)
-    made = Recipe(str(folder / "run"), WINDOW, *models, CorpusSettings(train=str(train), dev=str(dev)), train=settings)
+    made = Recipe(str(folder / "run"), window, *models, CorpusSettings(train=str(train), dev=str(dev)), train=settings)
     corpus.run(made)
     cache.run(made)
     return made
@@ -100,9 +105,9 @@ def ours(
 def kept(whole: Cache, pads: int | None, seed: int) -> Cache:
     """The cache as it would be with so many padded positions, drawn by another seed."""
     shard = whole.moved(torch.device("cpu")).shards[0]
-    chance = torch.rand(len(whole), WINDOW, generator=torch.Generator().manual_seed(seed))
+    chance = torch.rand(len(whole), whole.window, generator=torch.Generator().manual_seed(seed))
     position, counts = keep(shard["length"].long(), chance, pads)
-    at = torch.arange(len(whole)).repeat_interleave(counts) * WINDOW + position
+    at = torch.arange(len(whole)).repeat_interleave(counts) * whole.window + position
     few = {name: shard[name][at] for name in ("target", "trunk", "position", "ids")}
     return Cache([shard | few | {"count": counts}], len(whole), whole.sums)
 
@@ -134,3 +139,15 @@ def test_the_mean_over_drawn_positions_is(recipe: Recipe) -> None:
     # Where padded positions differ as much as a random encoder's do, 200 draws tell the gradient's mean to 2 %.
     error = (drawn.var(dim=0) / len(drawn)).sum().sqrt()
     assert (drawn.mean(dim=0) - flat(expected)).norm() < 2 * error < 0.05 * flat(expected).norm()
+
+
+def test_of_real_encoders_it_is_within_half_a_percent(tmp_path: Path) -> None:
+    python("painter.real_pair", MODELS)
+    real = cached(tmp_path, MODELS / "e5-small", MODELS / "minilm-l6", 32)
+    ((loss, expected),) = ours(real, None, range(1))  # every position, which the test above holds to the plain way
+    losses, mean = [], torch.zeros_like(flat(expected))
+    for drawn, gradient in ours(real, TrainSettings().pad_positions, range(200)):
+        losses.append(drawn)
+        mean += flat(gradient) / 200
+    assert fmean(losses) == pytest.approx(loss, rel=5e-3)
+    assert (mean - flat(expected)).norm() < 5e-3 * flat(expected).norm()
