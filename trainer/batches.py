@@ -14,8 +14,8 @@ from .objective import position_weights
 from .positions import shares
 from .recipe import ZoneWeights
 
-# A multiple for the positions of a step. On a CPU in bf16 a product of a size not seen before is first compiled, which
-# takes up to four times as long as the product (docs/performance.md); no two batches have as many positions.
+# A step computes a multiple of so many positions. On a CPU in bf16 a product of a size not seen before is compiled,
+# which takes longer than the product (docs/performance.md), and no two batches would be of one size.
 ROWS = 64
 
 
