@@ -278,7 +278,7 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
             tokenizer_data=tokenizer_data or {},
         )
         self.tokenizer, self.prompt = FramedTokenizer(tokenizer), tokenizer
-        vars(self).pop("inv_vocab", None)  # core's, of nothing
+        self.__dict__.pop("inv_vocab", None)  # core's, of nothing
 
     @functools.cached_property
     def inv_vocab(self) -> dict[int, str]:
