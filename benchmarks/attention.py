@@ -6,11 +6,9 @@ kernel, at the shapes of a full-size step of 32 and of the real pair's step of 1
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import rounds
 import torch
@@ -45,19 +43,13 @@ def case(shape: tuple[int, ...], dtype: torch.dtype, quick: bool) -> rounds.Race
 
 def main() -> None:
     """Every shape at both precisions."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round: whether it runs, no figures")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    given = parser.parse_args()
+    given = rounds.options(__doc__).parse_args()
     races = {
         f"{name}, {str(dtype).removeprefix('torch.')}": case(shape, dtype, given.quick)
         for name, shape in SHAPES.items()
         for dtype in (torch.float32, torch.bfloat16)
     }
-    print(f"cpu, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(rounds.table(races, "fused"))
-    figures = {name: race.summary() for name, race in races.items()}
-    rounds.write(given.json, {**next(iter(figures.values())), "cases": figures})
+    rounds.tell(races, "fused", given.json)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ trainer/batches.py). In bf16 each number of rows not seen before is compiled fir
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import rounds
 import torch
@@ -54,19 +52,13 @@ def case(batch: int, dtype: torch.dtype, quick: bool) -> rounds.Race:
 
 def main() -> None:
     """Two sizes of batch at both precisions."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round: whether it runs, no figures")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    given = parser.parse_args()
+    given = rounds.options(__doc__).parse_args()
     races = {
         f"{batch} captions, {str(dtype).removeprefix('torch.')}": case(batch, dtype, given.quick)
         for batch in (32, 128)
         for dtype in (torch.bfloat16, torch.float32)
     }
-    print(f"cpu, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(rounds.table(races, "own number"))
-    figures = {name: race.summary() for name, race in races.items()}
-    rounds.write(given.json, {**next(iter(figures.values())), "cases": figures})
+    rounds.tell(races, "own number", given.json)
 
 
 if __name__ == "__main__":

@@ -78,11 +78,25 @@ def table(races: dict[str, Race], plain: str) -> str:
     return "\n".join(lines)
 
 
-def arguments(doc: str | None) -> argparse.Namespace:
-    """The options that every benchmark has. ComfyUI reads sys.argv as well, so nothing of ours is left there."""
+def tell(races: dict[str, Race], plain: str, path: Path | None) -> None:
+    """Print a CPU's races with what they ran on; write them, the first one's figures in front, where a path is given."""
+    print(f"cpu, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(table(races, plain))
+    figures = {name: race.summary() for name, race in races.items()}
+    write(path, {**next(iter(figures.values())), "cases": figures})
+
+
+def options(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the two options that every benchmark has."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny shapes, one round: whether it runs, no figures")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    return parser
+
+
+def arguments(doc: str | None) -> argparse.Namespace:
+    """The options of a benchmark of the nodes. ComfyUI reads sys.argv as well, so nothing of ours is left there."""
+    parser = options(doc)
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder; by default the one of the tests")
     parser.add_argument("--options", default="--cpu", help="what ComfyUI is started with, in one string")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
