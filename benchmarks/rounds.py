@@ -79,7 +79,7 @@ def table(races: dict[str, Race], plain: str) -> str:
 
 
 def tell(races: dict[str, Race], plain: str, path: Path | None) -> None:
-    """Print a CPU's races with what they ran on; write them, the first one's figures in front, where a path is given."""
+    """Print a CPU's races and what they ran on; write them, the first one's figures in front, if a path is given."""
     print(f"cpu, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(table(races, plain))
     figures = {name: race.summary() for name, race in races.items()}
