@@ -10,6 +10,8 @@ import dataclasses
 import functools
 import inspect
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import comfy.model_management
@@ -19,7 +21,7 @@ import torch
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.bert import BertModel
 
-from ..zhclip.artifact import Artifact, ArtifactError, Meta, load
+from ..zhclip.artifact import Artifact, ArtifactError, Meta, allot
 from ..zhclip.emphasis import Row, combine, rows
 from ..zhclip.structure import Structure
 from ..zhclip.tokens import PromptTokenizer, Window
@@ -29,22 +31,43 @@ SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP
 
 
 def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """Read an artifact and build its CLIP. `changes` are fields of the Artifact that replace what the file says, as a
-    calibration makes them. `disable_dynamic` is what versions of ComfyUI since 2026 ask for, and is unknown to older
-    ones. Raises ArtifactError.
+    """Read an artifact and meanwhile build its CLIP. `changes` are fields of the Artifact that replace what the file
+    says, as a calibration makes them. `disable_dynamic` is what versions of ComfyUI since 2026 ask for, and is unknown
+    to older ones. Raises ArtifactError.
     """
-    artifact = dataclasses.replace(load(path), **changes or {})
+    device = comfy.model_management.text_encoder_device()
+    dtype = comfy.model_management.text_encoder_dtype(device)
+    artifact, fill = allot(path, dtype)
+    artifact = dataclasses.replace(artifact, **changes or {})
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(fill).result
+        encoder = functools.partial(WindowEncoder, artifact, path, wait)
+        clip = _clip(artifact, encoder, comfy.model_management.supports_cast(device, dtype), disable_dynamic)
+        wait()
+    encoder_of(clip).changes = changes or {}
+    # Hooks and several GPUs build the model again from this.
+    clip.patcher.cached_patcher_init = (load_patcher, (path, changes))
+    return clip
+
+
+def _clip(
+    artifact: Artifact, encoder: Callable[..., WindowEncoder], castable: bool, disable_dynamic: bool
+) -> comfy.sd.CLIP:
+    """Core's CLIP around an encoder that core makes, loaded with the artifact's weights. `castable` says whether the
+    device that core chose casts the dtype that it chose; where it does not, core moves the model before it is loaded.
+    """
     weights = {f"bert.{name}": tensor for name, tensor in artifact.bert.items()}
     weights |= {f"structure.{name}": tensor for name, tensor in _structure(artifact).items()}
     weights |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
-    names = set(weights)
     tokenizer = PromptTokenizer.of(artifact)
     target = ClipTarget(
         functools.partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=functools.partial(WindowTokenizer, tokenizer)),
-        functools.partial(comfy.sd1_clip.SD1ClipModel, clip_model=functools.partial(WindowEncoder, artifact)),
+        functools.partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder),
     )
     # No embedding_directory: an inversion made for SD1.5 is 768 wide too, and would enter a BERT's input unnoticed.
     options: dict[str, Any] = {"embedding_directory": None, "parameters": sum(t.numel() for t in weights.values())}
+    if castable:  # all weights are replaced, so none need memory until then
+        options["model_options"] = {"initial_device": torch.device("meta")}
     known = inspect.signature(comfy.sd.CLIP.__init__).parameters
     if "disable_dynamic" in known:
         options["disable_dynamic"] = disable_dynamic
@@ -53,14 +76,6 @@ def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic:
     else:
         clip = comfy.sd.CLIP(target, **options)
         clip.load_sd(weights)
-    encoder = encoder_of(clip)
-    encoder.path, encoder.changes = path, changes or {}
-    expected = set(encoder.transformer.state_dict())
-    if expected != names:  # core only logs this, and runs on with whatever the memory held
-        odd = ", ".join(sorted(expected ^ names)[:3])
-        raise ArtifactError(path, f"tensors that do not match core's BERT ({odd})", "the same names", "Update ZhCLIP.")
-    # Hooks and several GPUs build the model again from this.
-    clip.patcher.cached_patcher_init = (load_patcher, (path, changes))
     return clip
 
 
@@ -148,9 +163,18 @@ class MaskedWindow(list[int]):
 
 
 class WindowEncoder(comfy.sd1_clip.SDClipModel):
-    """Runs windows of ids through the aligned BERT. `path` and `changes` are load_clip's."""
+    """Runs windows of ids through the aligned BERT. `path` and `changes` are load_clip's; `wait` returns once the
+    artifact's tensors are filled, which `load_sd` needs where core has put the model on a device."""
 
-    def __init__(self, artifact: Artifact, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        path: str,
+        wait: Callable[[], None],
+        device: Any = "cpu",
+        dtype: Any = None,
+        model_options: Any = None,
+    ) -> None:
         meta = artifact.meta
         super().__init__(
             device=device,
@@ -168,8 +192,23 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
             return_attention_masks=False,
         )
         self.meta = meta
-        self.path = ""
+        self.path, self.wait = path, wait
         self.changes: dict[str, Any] = {}
+
+    def load_sd(self, sd: dict[str, torch.Tensor]) -> Any:
+        """Take the weights as they are, which saves core's copy. Returns core's missing and unexpected names, none.
+        Raises ArtifactError for any."""
+        model = {name: tensor for name, tensor in self.transformer.state_dict().items() if not tensor.is_meta}
+        if model:
+            self.wait()
+        self.wait = lambda: None  # models are copied, and what waits cannot be
+        fit = {name: tensor.to(model[name]) if name in model else tensor for name, tensor in sd.items()}
+        odd = self.transformer.load_state_dict(fit, strict=False, assign=True)
+        names = sorted([*odd.missing_keys, *odd.unexpected_keys])
+        if names:  # core only logs this, and runs on with whatever the memory held
+            found = f"tensors that do not match core's BERT ({', '.join(names[:3])})"
+            raise ArtifactError(self.path, found, "the same names", "Update ZhCLIP.")
+        return odd
 
     def encode_token_weights(self, token_weight_pairs: list[list[tuple[Any, ...]]]) -> Any:
         """Windows of (id, weight) pairs -> ((1, windows * W, D), pooled (1, D)).

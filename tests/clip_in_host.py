@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import shutil
 import sys
 from typing import Any
 
@@ -16,9 +19,20 @@ def main(path: str) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    clip = pack_module("nodes.clip").load_clip(path)
+    load_clip = pack_module("nodes.clip").load_clip
+    clip = load_clip(path)
     with torch.inference_mode():
-        print(json.dumps(facts(clip)))
+        found = facts(clip)
+        found["overwritten"] = bool(torch.equal(overwritten(path, load_clip).encode("red"), clip.encode("red")))
+    print(json.dumps(found))
+
+
+def overwritten(path: str, load_clip: Any) -> Any:
+    """The CLIP of a file that was emptied in place afterwards, as a copy over it begins."""
+    lost = shutil.copy(path, f"{path}.lost.safetensors")
+    clip = load_clip(lost)
+    os.truncate(lost, 0)
+    return clip
 
 
 def facts(clip: Any) -> dict[str, Any]:
@@ -57,6 +71,8 @@ def facts(clip: Any) -> dict[str, Any]:
         "short": error_of(lambda: clip.encode_from_tokens(short)),
         "rebuilt": sorted(rebuilt.model.state_dict()) == sorted(model.state_dict()),
         "layer": layer,
+        "copied": bool(torch.equal(*(m.clip_l.states([[2, 9, 3]]) for m in (model, copy.deepcopy(model))))),
+        "foreign weights": error_of(lambda: model.clip_l.load_sd({"bert.foreign": torch.zeros(1)})),
     }
 
 

@@ -145,6 +145,19 @@ def test_other_files_are_refused_for_what_they_are(tmp_path: Path) -> None:
         assert caught.value.path == str(path) and caught.value.expected and caught.value.cure
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_allotted_weights_are_filled_when_asked_and_outlive_the_file(path: Path, dtype: torch.dtype) -> None:
+    expected = {name: tensor.to(dtype, copy=True) for name, tensor in fmt.load(path).bert.items()}
+    artifact, fill = fmt.allot(path, dtype)
+    for tensor in artifact.bert.values():
+        tensor.zero_()
+    fill()
+    os.truncate(path, 0)
+    assert list(artifact.bert) == list(expected)
+    for name, tensor in artifact.bert.items():
+        assert tensor.dtype == dtype and torch.equal(tensor, expected[name]), name
+
+
 @pytest.mark.parametrize("keep", [0, 7, 8, 100, 4000, -1])
 def test_a_truncated_file_is_refused_at_any_length(path: Path, keep: int) -> None:
     os.truncate(path, keep if keep >= 0 else path.stat().st_size + keep)

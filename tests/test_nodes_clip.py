@@ -42,6 +42,15 @@ def test_pooled_and_empty_encodings_have_their_meaning(facts: dict[str, Any]) ->
     assert facts["pooled is the end's"] and facts["nothing is empty"]
 
 
+def test_a_loaded_clip_needs_its_file_no_more(facts: dict[str, Any]) -> None:
+    assert facts["overwritten"]  # mapped weights end the process here
+    assert facts["copied"]
+
+
+def test_weights_that_do_not_match_cores_model_are_refused(facts: dict[str, Any]) -> None:
+    assert "found tensors that do not match core's BERT (bert." in facts["foreign weights"]
+
+
 def test_windows_cut_for_another_encoder_are_refused(facts: dict[str, Any]) -> None:
     assert "A window of 40 tokens reached a ZhCLIP encoder that reads 77" in facts["short"]
     assert "use the stock CLIP Text Encode" in facts["short"]

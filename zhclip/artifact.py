@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -214,15 +215,45 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
-    """Read an artifact, all tensors on the CPU in the file's own dtypes.
+    """Map an artifact, all tensors on the CPU in the file's own dtypes, each read when it is used.
 
     Raises NotAnArtifactError, DamagedArtifactError or VersionError.
     """
+    return _artifact(*_mapped(path))
+
+
+def allot(path: str | os.PathLike[str], dtype: torch.dtype) -> tuple[Artifact, Callable[[], None]]:
+    """As `load`, in memory of its own, `bert` of the given dtype and everything else fp32; and the function that fills
+    the tensors, which takes most of the time: another thread can do something else meanwhile.
+
+    Mapped tensors, as `load` has them, end the process when the file is overwritten, and keep Windows from replacing
+    it.
+    """
+    meta, mapped = _mapped(path)
+    own = {
+        name: torch.empty_like(tensor, dtype=dtype if name.startswith("bert.") else torch.float32)
+        for name, tensor in mapped.items()
+        if name != "tokenizer_json"
+    }
+
+    @torch.inference_mode()  # nodes run in it, their tensors may be written nowhere else, and a thread starts outside
+    def fill() -> None:
+        # In one call, for each takes Python's lock, which a busy thread gives back every 5 ms.
+        torch._foreach_copy_(list(own.values()), [mapped[name] for name in own])
+
+    return _artifact(meta, mapped | own), fill
+
+
+def _mapped(path: str | os.PathLike[str]) -> tuple[Meta, dict[str, torch.Tensor]]:
     meta = read_meta(path)
     with _open(path) as file:
         names = list(file.keys())
-        _check_tensors(path, meta, {name: tuple(file.get_slice(name).get_shape()) for name in names})
         tensors = {name: file.get_tensor(name) for name in names}
+    _check_tensors(path, meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    return meta, tensors
+
+
+def _artifact(meta: Meta, tensors: dict[str, torch.Tensor]) -> Artifact:
     return Artifact(
         meta=meta,
         bert={name[len("bert.") :]: tensor for name, tensor in tensors.items() if name.startswith("bert.")},
