@@ -62,7 +62,7 @@ def ours(recipe: Recipe, device: torch.device) -> Iterator[None]:
         z = model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"], batch["kept"])
         terms = loss_of(z, batch)
         accelerator.backward(terms["objective"])
-        accelerator.clip_grad_norm_(learning.values(), settings.clip or 1.0)
+        train.clip(accelerator, list(learning.values()), settings.clip or 1.0)
         prepared.step()
         prepared.zero_grad()
         yield

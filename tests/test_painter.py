@@ -70,8 +70,8 @@ def test_committed_weights_are_small_and_half_precision() -> None:
 
 
 def test_english_paints_what_it_says(teacher: Path) -> None:
-    said, empty = figures.english_rows(unet.load(), load_student(str(teacher), unet.WINDOW), seeds=(0, 1))
-    assert {name: len(shares) for name, shares in said.painted.items()} == dict.fromkeys(figures.SETS, 2)
+    said, empty = figures.english_rows(unet.load(), load_student(str(teacher), unet.WINDOW), seeds=(0,))
+    assert {name: len(shares) for name, shares in said.painted.items()} == dict.fromkeys(figures.SETS, 1)
     for name in figures.SETS:
         assert said.mean(name, "attributes") >= CLAIM > 0.3 > empty.mean(name, "attributes")
     written = figures.table([said, empty])

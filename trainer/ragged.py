@@ -19,8 +19,9 @@ def spread(x: torch.Tensor, kept: torch.Tensor, shape: torch.Size) -> torch.Tens
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Scaled dot-product attention (B, H, P, S / H) by its parts, at the keys that `keys` (B, 1, 1, P) bool names."""
-    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    return scores.masked_fill(~keys, -torch.inf).softmax(dim=-1).to(value.dtype) @ value
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    shares = scores.masked_fill_(~keys, -torch.inf).softmax(dim=-1, dtype=torch.float32)
+    return shares.to(value.dtype) @ value
 
 
 def layer(block: Any, x: torch.Tensor, keys: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
