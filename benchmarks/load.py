@@ -111,13 +111,12 @@ def main() -> None:
             "fp16 file, to the own CLIP-L's": (("own", own), ("ours", files["fp16"])),
             "CLIP-L by ComfyUI, to read and copy": (("copied", own), ("own", own)),
         }
-        races = {}
+        races = {name: rounds.Race() for name in cases}
+        seconds = functools.partial(child, "first", given=given)
         for name, (plain, ours) in cases.items():
-            race = functools.partial(child, "first", given=given)
-            races[name] = rounds.Race()
             for _ in range(number):
-                races[name].plain.append(race(*plain))
-                races[name].ours.append(race(*ours))
+                races[name].plain.append(seconds(*plain))
+                races[name].ours.append(seconds(*ours))
         starts = [child("start", given=given) for _ in range(number)]
         resident = {
             name: statistics.median(child("memory", name, path, given=given) for _ in range(number))
