@@ -276,9 +276,10 @@ def test_a_changed_row_and_missing_files_are_refused(
 
 def test_the_grids_of_this_repository_name_settings_that_are_there() -> None:
     given = {"unet": "unet", "general": "general.tsv", "captions": "captions.tsv", "pairs": "20000", "half": "0.17"}
+    given |= {"budget": "0.5"}
     base = parse_recipe(ROOT / "recipes" / "recommended.yaml")
     grids = {path.stem: read_grid(path, given, base) for path in sorted(GRIDS.glob("*.yaml"))}
-    seeds = {"ablations": 1, "corpora": 1, "pictures": 1, "recipes": 3}
+    seeds = {"ablations": 1, "corpora": 1, "devices": 3, "pictures": 1, "recipes": 3}
     assert {name: len(grid.seeds) for name, grid in grids.items()} == seeds
     assert [recipe.train.steps for recipe in grids.pop("pictures").rows.values()] == [0, 0, 100, 300, 900, 300]
     for grid in grids.values():
