@@ -1,6 +1,5 @@
 """The painter: training that learns, committed weights that paint what their README claims, the same in ComfyUI."""
 
-import dataclasses
 import json
 import random
 import zipfile
@@ -76,7 +75,7 @@ def test_english_paints_what_it_says(teacher: Path) -> None:
     for name in figures.SETS:
         assert said.mean(name, "attributes") >= CLAIM > 0.3 > empty.mean(name, "attributes")
     share = f"{said.mean('held out', 'attributes'):.3f}"
-    twice = dataclasses.replace(said, painted={name: 2 * shares for name, shares in said.painted.items()})
+    twice = said._replace(painted={name: 2 * shares for name, shares in said.painted.items()})
     written = figures.table([said, twice, empty])
     assert f"| English, the teacher itself | - | - | {share} |" in written
     assert f"| English, the teacher itself | - | - | {share} ({share} .. {share}) |" in written
