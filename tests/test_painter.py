@@ -70,15 +70,12 @@ def test_committed_weights_are_small_and_half_precision() -> None:
 
 
 def test_english_paints_what_it_says(teacher: Path) -> None:
-    said, empty = figures.english_rows(unet.load(), load_student(str(teacher), unet.WINDOW), seeds=(0,))
-    assert {name: len(shares) for name, shares in said.painted.items()} == dict.fromkeys(figures.SETS, 1)
+    said, empty = figures.english_rows(unet.load(), load_student(str(teacher), unet.WINDOW), seeds=(0, 1))
+    assert {name: len(shares) for name, shares in said.painted.items()} == dict.fromkeys(figures.SETS, 2)
     for name in figures.SETS:
         assert said.mean(name, "attributes") >= CLAIM > 0.3 > empty.mean(name, "attributes")
-    share = f"{said.mean('held out', 'attributes'):.3f}"
-    twice = said._replace(painted={name: 2 * shares for name, shares in said.painted.items()})
-    written = figures.table([said, twice, empty])
-    assert f"| English, the teacher itself | - | - | {share} |" in written
-    assert f"| English, the teacher itself | - | - | {share} ({share} .. {share}) |" in written
+    written = figures.table([said, empty])
+    assert f"| English, the teacher itself | - | - | {said.mean('held out', 'attributes'):.3f} (" in written
     assert f"| the empty prompt | {empty.mean('held out', 'number'):.2f} |" in written
 
 
