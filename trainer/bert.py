@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
@@ -51,9 +52,12 @@ def bert_of(text: dict, tensors: dict[str, torch.Tensor], where: str) -> BertMod
     unknown = [name for name in unknown if not name.startswith("pooler.") and "position_ids" not in name]
     if unknown:
         raise ModelError(f"{where}: beside a BERT's tensors it has {len(unknown)} others, the first is {unknown[0]}")
-    bert = BertModel(bert_config(dimensions), add_pooling_layer=False)
-    load_strict(bert, tensors, ANCHOR, where)
-    return bert
+    return load_strict(functools.partial(bare_bert, bert_config(dimensions)), tensors, ANCHOR, where)
+
+
+def bare_bert(config: BertConfig) -> BertModel:
+    """A BERT without the pooler, which no output here needs."""
+    return BertModel(config, add_pooling_layer=False)
 
 
 def _dimensions(text: dict, tensors: dict[str, torch.Tensor]) -> Dimensions:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import peft
 import torch
@@ -15,7 +18,7 @@ from zhclip.emphasis import combine, rows
 from zhclip.structure import Structure, project
 from zhclip.tokens import PromptTokenizer
 
-from .bert import ANCHOR, bert_config, load_bert
+from .bert import ANCHOR, bare_bert, bert_config, load_bert
 from .folding import folding
 from .ragged import layer, spread
 from .recipe import SettingsError, TrainSettings
@@ -47,8 +50,9 @@ class Student(nn.Module):
     def from_artifact(cls, artifact: Artifact) -> Student:
         """The encoder of an artifact, with its structure, ready to encode."""
         meta, tensors = artifact.meta, artifact.bert
-        bert = BertModel(bert_config(meta.dimensions), add_pooling_layer=False)
-        load_strict(bert, {k: v.float() for k, v in tensors.items()}, ANCHOR, "artifact")
+        fp32 = {k: v.float() for k, v in tensors.items()}
+        make = functools.partial(bare_bert, bert_config(meta.dimensions))
+        bert = load_strict(make, fp32, ANCHOR, "artifact")
         student = cls(bert, PromptTokenizer.of(artifact), meta.mask_padding)
         student.structure = Structure.of(artifact)
         return student.requires_grad_(False).train(False)
@@ -151,7 +155,11 @@ class Student(nn.Module):
 
 def load_tokens(model: str, window: int) -> PromptTokenizer:
     """The student's tokenizer. Raises ModelError when it lacks a special token or cannot be serialised."""
-    folder = resolve(model, FLAG)
+    return _load_tokens(resolve(model, FLAG), window)
+
+
+@functools.lru_cache(maxsize=1)  # every stage of a run asks for it, and a large vocabulary takes seconds
+def _load_tokens(folder: Path, window: int) -> PromptTokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
@@ -172,7 +180,7 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, window: int, where: str) -> Pr
     except Exception as error:
         raise ModelError(f"{where}: its tokenizer cannot be read ({error})") from error
     plain = PromptTokenizer.from_json(serialised, SpecialIds(*ids), window)
-    return PromptTokenizer.from_json(serialised, plain.special, window, folding(plain))
+    return dataclasses.replace(plain, folding=str.maketrans(folding(plain)))
 
 
 def load_student(model: str, window: int, device: torch.device | str = "cpu") -> Student:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
+from .bert import bare_bert
 from .recipe import public_name
 from .weights import CHECKPOINTS, ModelError, digest, load_strict, read_config, read_tensors, resolve, under_anchor
 
@@ -118,9 +120,8 @@ def _from_folder(folder: Path) -> CLIPTextModel | BertModel:
         text = config.get("text_config", config) if kind == "clip" else config
         return _clip(CLIPTextConfig(**_arguments(text)), tensors, folder)
     if kind == "bert":
-        bert = BertModel(BertConfig(**_arguments(config)), add_pooling_layer=False)
-        load_strict(bert, under_anchor(tensors, BERT_ANCHOR), BERT_ANCHOR, f"--{FLAG} {folder}")
-        return bert
+        make = functools.partial(bare_bert, BertConfig(**_arguments(config)))
+        return load_strict(make, under_anchor(tensors, BERT_ANCHOR), BERT_ANCHOR, f"--{FLAG} {folder}")
     raise ModelError(f"--{FLAG} {folder}: model_type is {kind!r}; a teacher is clip, clip_text_model or bert")
 
 
@@ -146,9 +147,8 @@ def _from_checkpoint(path: Path) -> CLIPTextModel:
 
 
 def _clip(config: CLIPTextConfig, tensors: dict[str, torch.Tensor], where: os.PathLike[str]) -> CLIPTextModel:
-    model = CLIPTextModel(config)
-    load_strict(model, under_anchor(tensors, CLIP_ANCHOR), CLIP_ANCHOR, f"--{FLAG} {where}")
-    return model
+    make = functools.partial(CLIPTextModel, config)
+    return load_strict(make, under_anchor(tensors, CLIP_ANCHOR), CLIP_ANCHOR, f"--{FLAG} {where}")
 
 
 def _arguments(config: dict) -> dict:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
+from transformers.initialization import no_init_weights
 
 # Exact names: a pipeline's repository also holds checkpoints of many gigabytes that are not asked for.
 TOKENIZER_FILES = [
@@ -26,6 +28,7 @@ PATTERNS = [
     *("model_index.json", "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/*"),
 ]
 OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin", "text_encoder/pytorch_model.bin"]
+Module = TypeVar("Module", bound=torch.nn.Module)
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
 INDEX = "model.safetensors.index.json"
 
@@ -123,8 +126,13 @@ def under_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, tor
     return {k[len(prefix) :]: v.float() for k, v in tensors.items() if k.startswith(prefix) and v.is_floating_point()}
 
 
-def load_strict(module: torch.nn.Module, tensors: dict[str, torch.Tensor], anchor: str, where: str) -> None:
-    """Load into a transformers module of either key layout; ModelError unless every parameter is given, and finite."""
+def load_strict(make: Callable[[], Module], tensors: dict[str, torch.Tensor], anchor: str, where: str) -> Module:
+    """The transformers module that `make` builds, of either key layout, with these tensors as its parameters.
+
+    Raises ModelError, which begins with `where`, unless every parameter is given, and finite.
+    """
+    with no_init_weights():  # drawing the random numbers that are replaced here takes longer than reading the file
+        module = make()
     own = next(name for name in module.state_dict() if name.endswith(anchor))
     prefix = own[: -len(anchor)]
     wanted = {name[len(prefix) :]: tensor.shape for name, tensor in module.state_dict().items()}
@@ -137,13 +145,15 @@ def load_strict(module: torch.nn.Module, tensors: dict[str, torch.Tensor], ancho
             f"{where}: {wrong[0]} is {tuple(tensors[wrong[0]].shape)}, config.json says {wanted[wrong[0]]}"
         )
     own_tensors = {prefix + name: tensors[name] for name in wanted if name in tensors}
-    spoilt = [name for name, tensor in own_tensors.items() if not tensor.isfinite().all()]
+    # The smallest and the largest tell as much as every value does, nine times as fast.
+    spoilt = [name for name, tensor in own_tensors.items() if not torch.stack(tensor.aminmax()).isfinite().all()]
     if spoilt:
         raise ModelError(
             f"{where}: {spoilt[0]} holds NaN or infinity ({len(spoilt)} of {len(own_tensors)} tensors do); copy or "
             "download the model again, or take another"
         )
     module.load_state_dict(own_tensors, strict=False)
+    return module
 
 
 def check_finite(outputs: torch.Tensor, texts: list[str], where: str) -> None:
