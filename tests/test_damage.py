@@ -197,9 +197,11 @@ def test_a_corpus_that_changed_is_refused_with_both_values(
     assert "was made with other settings" in sentence and " was " in sentence and "and is now" in sentence
 
 
-@pytest.mark.parametrize("side", ["teacher", "student"])
-def test_weights_that_hold_nan_are_named(
-    side: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("side", "value"), [("teacher", "nan"), ("student", "nan"), ("student", "inf"), ("teacher", "-inf")]
+)
+def test_weights_that_hold_no_number_are_named(
+    side: str, value: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make = encoders.clip_teacher if side == "teacher" else encoders.student
     folder = make(tmp_path / side)
@@ -207,7 +209,7 @@ def test_weights_that_hold_nan_are_named(
     name = next(
         n for n in tensors if n.endswith(("mlp.fc1.weight", "layer.1.output.dense.weight")) and "vision" not in n
     )
-    tensors[name][3, 3] = float("nan")
+    tensors[name][3, 3] = float(value)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     assert main(["run", "--run", str(tmp_path / "run"), *flags, f"--{side}.model", str(folder)]) == 1
     assert f"--{side}.model {folder}: " in (sentence := said(capsys)) and "holds NaN or infinity" in sentence

@@ -203,6 +203,25 @@ def test_other_settings_are_refused_in_one_line(
     assert (finished / "recipe.yaml").read_bytes() == before
 
 
+def test_help_and_wrong_flags_wait_for_no_model_library() -> None:
+    for arguments, code, words in (
+        (["run", "--help"], 0, "--train.steps"),
+        (["run", "--trian.steps", "3"], 2, "--trian"),
+    ):
+        script = "import sys; from trainer.__main__ import main\ntry: main(sys.argv[1:])\n"
+        script += "finally: print('slow:', {'transformers', 'peft', 'datasets'} & set(sys.modules))"
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code and words in done.stdout + done.stderr
+        assert "slow: set()" in done.stdout
+
+
 def test_stages_say_what_must_run_before(inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for stage, before in (("cache", "corpus"), ("train", "cache"), ("export", "evaluate")):
         assert main([stage, "--config", TINY, "--run", str(tmp_path), *inputs]) == 1
