@@ -21,12 +21,14 @@ import torch
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.bert import BertModel
 
-from ..zhclip.artifact import Artifact, ArtifactError, Meta, allot
+from ..zhclip.artifact import Artifact, ArtifactError, Meta
 from ..zhclip.emphasis import Row, combine, rows
+from ..zhclip.memory import allot
 from ..zhclip.structure import Structure
 from ..zhclip.tokens import PromptTokenizer, Window
 
 STRUCTURE = ("proj_weight", "proj_bias", "position0", "empty", "norms")
+READERS = 2  # threads, beside the one that builds; a third gains nothing
 SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP Set Last Layer counts
 
 
@@ -37,10 +39,15 @@ def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic:
     """
     device = comfy.model_management.text_encoder_device()
     dtype = comfy.model_management.text_encoder_dtype(device)
-    artifact, fill = allot(path, dtype)
+    artifact, fills = allot(path, dtype)
     artifact = dataclasses.replace(artifact, **changes or {})
-    with ThreadPoolExecutor(1) as pool:
-        wait = pool.submit(fill).result
+    with ThreadPoolExecutor(READERS) as threads:
+        filling = [threads.submit(fill) for fill in fills]
+
+        def wait() -> None:
+            for part in filling:
+                part.result()
+
         encoder = functools.partial(WindowEncoder, artifact, path, wait)
         clip = _clip(artifact, encoder, comfy.model_management.supports_cast(device, dtype), disable_dynamic)
         wait()

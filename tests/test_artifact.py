@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import small
 from zhclip import artifact as fmt
+from zhclip import memory
 
 
 def rewritten(path: Path, tensors: dict[str, torch.Tensor] | None = None, **meta: object) -> Path:
@@ -148,14 +149,45 @@ def test_other_files_are_refused_for_what_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_allotted_weights_are_filled_when_asked_and_outlive_the_file(path: Path, dtype: torch.dtype) -> None:
     expected = {name: tensor.to(dtype, copy=True) for name, tensor in fmt.load(path).bert.items()}
-    artifact, fill = fmt.allot(path, dtype)
+    artifact, fills = memory.allot(path, dtype)
     for tensor in artifact.bert.values():
         tensor.zero_()
-    fill()
+    for fill in fills:
+        fill()
     os.truncate(path, 0)
     assert list(artifact.bert) == list(expected)
     for name, tensor in artifact.bert.items():
         assert tensor.dtype == dtype and torch.equal(tensor, expected[name]), name
+
+
+def test_tensors_at_odd_bytes_are_allotted_too(path: Path) -> None:
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    text = bytes(tensors.pop("tokenizer_json").numpy())
+    text += b" " * (1 - len(text) % 2)
+    with safe_open(path, "pt") as file:
+        header: dict[str, object] = {"__metadata__": file.metadata()}
+    header["tokenizer_json"] = {"dtype": "U8", "shape": [len(text)], "data_offsets": [0, len(text)]}
+    end, content = len(text), text
+    for name, tensor in tensors.items():
+        data = tensor.numpy().tobytes()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + len(data)]}
+        end, content = end + len(data), content + data
+    encoded = json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + content)
+    artifact, fills = memory.allot(path, torch.float32)
+    for fill in fills:
+        fill()
+    assert artifact.tokenizer_json == text
+    for name, tensor in artifact.bert.items():
+        assert torch.equal(tensor, tensors[f"bert.{name}"]), name
+
+
+def test_a_file_cut_short_while_it_is_read_is_named(path: Path) -> None:
+    _, fills = memory.allot(path, torch.float32)
+    os.truncate(path, 100)
+    with pytest.raises(fmt.DamagedArtifactError, match="became shorter"):
+        for fill in fills:
+            fill()
 
 
 @pytest.mark.parametrize("keep", [0, 7, 8, 100, 4000, -1])

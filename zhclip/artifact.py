@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -200,7 +199,7 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
     parts |= {f"structure.{name}": getattr(artifact, name) for name in STRUCTURE}
     parts |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
     tensors |= {name: tensor for name, tensor in parts.items() if tensor is not None}
-    _check_tensors(path, artifact.meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    check_tensors(path, artifact.meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=target.name + ".", suffix=".tmp", dir=target.parent)
@@ -219,45 +218,23 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 
     Raises NotAnArtifactError, DamagedArtifactError or VersionError.
     """
-    return _artifact(*_mapped(path))
+    meta, tensors = read_meta(path), mapped(path)
+    check_tensors(path, meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    return assemble(meta, tensors, tensors["tokenizer_json"].numpy().tobytes())
 
 
-def allot(path: str | os.PathLike[str], dtype: torch.dtype) -> tuple[Artifact, Callable[[], None]]:
-    """As `load`, in memory of its own, `bert` of the given dtype and everything else fp32; and the function that fills
-    the tensors, which takes most of the time: another thread can do something else meanwhile.
-
-    Mapped tensors, as `load` has them, end the process when the file is overwritten, and keep Windows from replacing
-    it.
-    """
-    meta, mapped = _mapped(path)
-    own = {
-        name: torch.empty_like(tensor, dtype=dtype if name.startswith("bert.") else torch.float32)
-        for name, tensor in mapped.items()
-        if name != "tokenizer_json"
-    }
-
-    @torch.inference_mode()  # nodes run in it, their tensors may be written nowhere else, and a thread starts outside
-    def fill() -> None:
-        # In one call, for each takes Python's lock, which a busy thread gives back every 5 ms.
-        torch._foreach_copy_(list(own.values()), [mapped[name] for name in own])
-
-    return _artifact(meta, mapped | own), fill
-
-
-def _mapped(path: str | os.PathLike[str]) -> tuple[Meta, dict[str, torch.Tensor]]:
-    meta = read_meta(path)
+def mapped(path: str | os.PathLike[str], names: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """Some or all of a file's tensors by name, each read when it is used."""
     with _open(path) as file:
-        names = list(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names}
-    _check_tensors(path, meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    return meta, tensors
+        return {name: file.get_tensor(name) for name in names or file.keys()}
 
 
-def _artifact(meta: Meta, tensors: dict[str, torch.Tensor]) -> Artifact:
+def assemble(meta: Meta, tensors: dict[str, torch.Tensor], tokenizer_json: bytes) -> Artifact:
+    """The artifact of a file's tensors, which `check_tensors` has passed."""
     return Artifact(
         meta=meta,
         bert={name[len("bert.") :]: tensor for name, tensor in tensors.items() if name.startswith("bert.")},
-        tokenizer_json=tensors["tokenizer_json"].numpy().tobytes(),
+        tokenizer_json=tokenizer_json,
         proj_weight=tensors.get("proj.weight"),
         proj_bias=tensors.get("proj.bias"),
         **{name: tensors.get(f"structure.{name}") for name in STRUCTURE},
@@ -337,7 +314,7 @@ def _open(path: str | os.PathLike[str]) -> safe_open:
         ) from error
 
 
-def _check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, tuple[int, ...]]) -> None:
+def check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, tuple[int, ...]]) -> None:
     required, optional = tensor_shapes(meta)
     if meta.teacher.width != meta.dimensions.width and any(name.startswith("skip.") for name in shapes):
         required["skip.proj_weight"] = optional.pop("skip.proj_weight")
