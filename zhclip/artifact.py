@@ -224,7 +224,8 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 
 
 def mapped(path: str | os.PathLike[str], names: list[str] | None = None) -> dict[str, torch.Tensor]:
-    """Some or all of a file's tensors by name, each read when it is used."""
+    """Some or all of a file's tensors by name, each read when it is used. Raises as `read_meta` does for what is no
+    whole safetensors file."""
     with _open(path) as file:
         return {name: file.get_tensor(name) for name in names or file.keys()}
 
@@ -315,6 +316,8 @@ def _open(path: str | os.PathLike[str]) -> safe_open:
 
 
 def check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a file of tensors of these shapes, by name, under this metadata. Raises DamagedArtifactError for what is
+    missing or misshapen, VersionError for what is unknown."""
     required, optional = tensor_shapes(meta)
     if meta.teacher.width != meta.dimensions.width and any(name.startswith("skip.") for name in shapes):
         required["skip.proj_weight"] = optional.pop("skip.proj_weight")

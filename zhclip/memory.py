@@ -22,7 +22,8 @@ PORTIONS = 8  # more than threads, which then end together
 
 def allot(path: str | os.PathLike[str], dtype: torch.dtype) -> tuple[Artifact, list[Callable[[], None]]]:
     """As `artifact.load`, but `bert` is of the given dtype and everything else fp32; and what fills `bert`, called by
-    threads in any order, which raises DamagedArtifactError when the file has been cut short meanwhile.
+    threads in any order, which raises DamagedArtifactError when the file has been cut short meanwhile. Raises as
+    `artifact.load` does.
     """
     meta = read_meta(path)
     with open(path, "rb") as file:
