@@ -28,7 +28,6 @@ from ..zhclip.structure import Structure
 from ..zhclip.tokens import PromptTokenizer, Window
 
 STRUCTURE = ("proj_weight", "proj_bias", "position0", "empty", "norms")
-READERS = 2  # threads, beside the one that builds; a third gains nothing
 SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP Set Last Layer counts
 
 
@@ -41,12 +40,18 @@ def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic:
     dtype = comfy.model_management.text_encoder_dtype(device)
     artifact, fills = allot(path, dtype)
     artifact = dataclasses.replace(artifact, **changes or {})
-    with ThreadPoolExecutor(READERS) as threads:
-        filling = [threads.submit(fill) for fill in fills]
+    left = iter(fills)
+
+    def fill() -> None:
+        for part in left:
+            part()
+
+    with ThreadPoolExecutor(1) as thread:  # a second gains nothing
+        filling = thread.submit(fill)
 
         def wait() -> None:
-            for part in filling:
-                part.result()
+            fill()
+            filling.result()
 
         encoder = functools.partial(WindowEncoder, artifact, path, wait)
         clip = _clip(artifact, encoder, comfy.model_management.supports_cast(device, dtype), disable_dynamic)
