@@ -28,8 +28,9 @@ from trainer.loss import Loss
 from trainer.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.student import load_tokens, trunk_depth
 
-# Tokens of a caption, start and end included, on its longer side: every twentieth of 3AM's training pairs, sorted.
-LENGTHS = (8, 12, 13, 14, 15, 16, 17, 18, 18, 19, 20, 22, 23, 24, 26, 27, 30, 32, 35, 40)
+# Tokens of a caption, start and end included, on its longer side, by Chinese-CLIP's vocabulary and CLIP's: twenty
+# captions evenly spaced among 3AM's 23,604 training pairs, sorted by it. Their mean is 22.6, that of all 22.8.
+LENGTHS = (11, 12, 14, 14, 15, 16, 17, 18, 19, 20, 21, 22, 24, 25, 27, 29, 31, 34, 38, 45)
 
 
 def generate(path: Path, rows: int) -> None:
@@ -41,7 +42,7 @@ def generate(path: Path, rows: int) -> None:
         file.write("zh\ten\n")
         for at in range(rows):
             length = LENGTHS[at % len(LENGTHS)] - 2
-            zh, en = source.choices(characters, k=length), source.choices(words, k=max(3, length * 2 // 3))
+            zh, en = source.choices(characters, k=length), source.choices(words, k=max(3, length // 2))
             file.write(f"{''.join(zh)}\t{' '.join(en)}\n")
 
 

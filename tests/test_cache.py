@@ -10,6 +10,7 @@ import torch
 from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import captions
+from trainer.batches import Captions, Piece
 from trainer.cache import build
 from trainer.cached import Cache
 from trainer.corpus import Pair
@@ -66,13 +67,28 @@ def test_kept_positions_are_those_of_the_whole(pair: tuple[Teacher, Student], tm
         assert torch.equal(few.sums[name], whole.sums[name])
 
 
+def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(
+    pair: tuple[Teacher, Student], tmp_path: Path
+) -> None:
+    teacher, student = pair
+    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
+    step = [49, 3, 16, 15, 40, 7]
+    target, lengths = teacher.encode([PAIRS[i].en for i in step])
+    meant = torch.stack([unit(target[i, :length]).mean(dim=0) for i, length in enumerate(lengths.tolist())])
+    captions = Captions(Cache.open(tmp_path, 2, 3), contrast=True)
+    for begin, end in ((0, 6), (2, 4)):
+        batch = captions.__getitems__(Piece(step, begin, end))
+        assert batch["en"].dtype == torch.float32 and torch.allclose(batch["en"], meant, atol=1e-3)
+        assert batch["own"].nonzero().tolist() == [[i, begin + i] for i in range(end - begin)]
+
+
 def test_a_copy_on_a_device_reads_the_same(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
     build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
     mapped = Cache.open(tmp_path, 2, 3)
     copied = mapped.moved(torch.device("cpu"))
     assert len(copied) == len(mapped) == 50 and copied.vector_bytes() == mapped.vector_bytes() > 0
-    for name in ("target", "trunk", "position", "ids", "count", "length", "en_length", "en_pooled"):
+    for name in ("target", "trunk", "position", "ids", "count", "length", "en_length"):
         assert torch.equal(copied.rows(name, [49, 3, 16, 15]), mapped.rows(name, [49, 3, 16, 15]))
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.data import Dataset
 
+from zhclip.calibration import sentence
+
 from .cached import Cache
 from .objective import position_weights
 from .positions import shares
@@ -111,9 +113,20 @@ class Captions(Dataset):
             batch["target_skip"] = self.skip.rows("target", rows)
         if self.contrast:
             step = torch.tensor(piece.step)
-            batch["en"] = cache.rows("en_pooled", piece.step)
+            target = batch["target"] if rows == piece.step else cache.rows("target", piece.step)
+            batch["en"] = english(target, cache.rows("en_length", piece.step))
             batch["own"] = step[piece.begin : piece.end, None] == step[None, :]
         return batch
+
+
+def english(target: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """(N, P, D) targets and (N,) English lengths -> (N, D) float sentence vectors.
+
+    A caption keeps all positions of its longer side's text, so the English text is the first ones. Stored beside the
+    targets they would take as much as another position of each caption.
+    """
+    text = torch.arange(target.shape[1]) < lengths[:, None]
+    return sentence(target.float(), text.to(target.device))
 
 
 def computed(drawn: torch.Tensor) -> torch.Tensor:

@@ -31,8 +31,8 @@ def trunk(recipe: Recipe, pairs: list[Pair], student: Student, teacher: Teacher,
         return depth
     positions = len(pairs) * _mean_positions(pairs[:: -(-len(pairs) // SAMPLE)], pads, student, teacher)
     width = student.bert.config.hidden_size
-    # Sentence vectors of both sides, ids, and once for all captions the normal equations.
-    beside = len(pairs) * HALF * (teacher.width + width) + WHOLE * positions
+    # The untrained student's sentence vectors, ids, and once for all captions the normal equations.
+    beside = len(pairs) * HALF * width + WHOLE * positions
     beside += DOUBLE * (width + recipe.window) * (width + teacher.width)
     targets, states = (HALF * positions * teacher.width + beside) / 1e9, HALF * positions * width / 1e9
     room = _room(recipe)

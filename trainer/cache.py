@@ -1,11 +1,11 @@
 """Stage `cache`: what the frozen encoders make of each caption, computed once.
 
-Folders of shards. `captions` holds per caption the teacher's output (fp16) at the positions that are kept, its length
-and its sentence vector, the student's ids and the pooled sentence vector of the untrained student; `trunk-K` the
-student's hidden state after the K frozen layers (fp16) at the same positions, where the strategy has any and the disk
-has room. `sums`, in float64 and over all positions, are the normal equations that the closed-form floors need. They are
-written shard by shard and added up at the end. A shard appears whole by a rename; a killed stage goes on at the
-next one, and several processes take turns at the shards.
+Folders of shards. `captions` holds per caption the teacher's output (fp16) at the positions that are kept and its
+length, the student's ids and the pooled sentence vector of the untrained student; `trunk-K` the student's hidden state
+after the K frozen layers (fp16) at the same positions, where the strategy has any and the disk has room. `sums`, in
+float64 and over all positions, are the normal equations that the closed-form floors need. They are written shard by
+shard and added up at the end. A shard appears whole by a rename; a killed stage goes on at the next one, and several
+processes take turns at the shards.
 
 Clip skip has a cache of its own beside, `train-skip` and `dev-skip`: of the teacher's layer before, and of the student
 without its last layer.
@@ -200,7 +200,7 @@ def _columns(
     length = torch.maximum(text.sum(dim=1), en_length).cpu()
     position, count = keep(length, chance, pads)
     kept = (torch.arange(len(some)).repeat_interleave(count) * ids.shape[1] + position).to(device)
-    en_pooled = sentence(target, torch.arange(ids.shape[1], device=device) < en_length[:, None])
+    en = sentence(target, torch.arange(ids.shape[1], device=device) < en_length[:, None])
     columns = {
         "target": target.flatten(0, 1)[kept].half(),
         "trunk": stored.flatten(0, 1)[kept].half(),
@@ -209,10 +209,9 @@ def _columns(
         "length": length.int(),
         "ids": ids.flatten()[kept.cpu()].int(),
         "en_length": en_length.int(),
-        "en_pooled": en_pooled.half(),
         "pooled": sentence(last, text).half(),
     }
-    sums = _sums(last.double(), target) | {"en_pooled_sum": en_pooled.double().sum(dim=0)}  # (D,)
+    sums = _sums(last.double(), target) | {"en_pooled_sum": en.double().sum(dim=0)}  # (D,)
     return {name: column.cpu() for name, column in columns.items()}, sums
 
 

@@ -15,7 +15,7 @@ from .student import Ridge
 
 CURE = "run the cache stage again, which makes damaged shards anew"
 PER_POSITION = ("target", "trunk", "position", "ids")
-VECTORS = ("target", "trunk", "en_pooled")  # what a step reads most of
+VECTORS = ("target", "trunk")  # what a step reads most of
 NUMBERS = ("position", "ids", "count", "length", "en_length")  # and what it decides by
 SUMS = "sums.safetensors"
 Shard = dict[str, torch.Tensor]
@@ -116,7 +116,7 @@ class Cache:
 
         P is the largest count among them; a caption with fewer is filled up with its last one, and as "position" with
         the window's last, which is padding. Columns beside those of the class: "count", "length" (positions
-        of the longer side's text), "en_length", and the sentence vectors "en_pooled" (D,) and "pooled" (S,).
+        of the longer side's text), "en_length", and the sentence vector "pooled" (S,).
         """
         index = torch.tensor(indices)
         if name not in PER_POSITION:
