@@ -164,7 +164,8 @@ def plan(base: Recipe, rows: dict[str, Recipe], seeds: list[int]) -> list[Job]:
         if key not in homes:
             folder = base.folder / "corpora" / row
             homes[key] = replace(recipe, run=str(folder), cache=replace(recipe.cache, dir=str(folder / "cache")))
-            print(f"sweep: row {row} is of another corpus or other encoders than --run's: its cache is in {folder}")
+            what = "another corpus, other encoders or another --cache.budget"
+            print(f"sweep: row {row} is of {what} than --run's: its cache is in {folder}")
     jobs = []
     for seed in seeds:
         for row, recipe in rows.items():
@@ -192,6 +193,8 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
 
 
 def _made_of(recipe: Recipe) -> str:
-    """What a corpus and its cache follow from; the trunk's depth has folders of its own inside."""
-    parts = (recipe.corpus, recipe.student, recipe.teacher)
-    return json.dumps([recipe.window, recipe.cache.shard_rows, *(asdict(part) for part in parts)], sort_keys=True)
+    """What a corpus and its cache follow from; the trunk's depth has folders of its own inside. The budget is one: a
+    row that has no room for the frozen layers' output would use another row's."""
+    parts, cache = (recipe.corpus, recipe.student, recipe.teacher), recipe.cache
+    settings = [recipe.window, cache.shard_rows, cache.budget, *(asdict(part) for part in parts)]
+    return json.dumps(settings, sort_keys=True)

@@ -1,9 +1,9 @@
 """Many recipes on one cache, and one table of them.
 
 Each row of the grid with each seed is a run of its own in SWEEP/ROW/SEED, made by the stages that `run` goes through.
-Rows of one corpus and one pair of encoders share SWEEP/corpus and SWEEP/cache; a row with others has them in
-SWEEP/corpora/ROW. A run is claimed by a lock file, so several processes can work on one sweep: what another one holds
-is left to it, and a cache is made by one while the others wait.
+Rows of one corpus, one pair of encoders and one budget of disk share SWEEP/corpus and SWEEP/cache; a row with others
+has them in SWEEP/corpora/ROW. A run is claimed by a lock file, so several processes can work on one sweep: what another
+one holds is left to it, and a cache is made by one while the others wait.
 """
 
 from __future__ import annotations
