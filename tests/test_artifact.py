@@ -183,7 +183,7 @@ def test_tensors_at_odd_bytes_are_allotted_too(path: Path) -> None:
         assert torch.equal(tensor, tensors[f"bert.{name}"]), name
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a request of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="MADV_POPULATE_WRITE is Linux's alone")
 def test_populated_memory_is_there_before_it_is_written() -> None:
     import resource  # which Windows lacks
 
