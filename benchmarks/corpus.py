@@ -32,13 +32,13 @@ KILO = 1000 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there, i
 
 
 def generate(path: Path, rows: int) -> None:
-    """A TSV of different pairs: 6 to 16 English words, 10 to 28 ideographs."""
+    """A TSV of at most 900,000 different pairs: 6 to 16 English words, 10 to 28 ideographs, each with a number."""
     source = random.Random(0)
     words = sorted({word for _, en in small.captions() for word in en.lower().split()})
     characters = sorted({c for zh, _ in small.captions() for c in zh if "\u4e00" <= c <= "\u9fff"})
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write("zh\ten\n")
-        for at in range(rows):
+        for at in range(100_000, 100_000 + rows):  # six digits: a large corpus has no longer captions
             zh = "".join(source.choices(characters, k=source.randint(10, 28)))
             file.write(f"{zh}{at}\t{' '.join(source.choices(words, k=source.randint(6, 16)))} {at}\n")
 
