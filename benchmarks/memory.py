@@ -31,11 +31,13 @@ from trainer.files import read_tensors, write_tensors
 LAYERS = 12
 
 
-def watched(stage: str, flags: dict[str, object]) -> tuple[float, float, float]:
+def watched(
+    stage: str, flags: dict[str, object], entry: tuple[str, str] = ("-m", "trainer")
+) -> tuple[float, float, float]:
     """Run one stage: seconds, and the peak of its own memory and of all that was resident, in GB."""
     arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
     began = time.perf_counter()
-    command = [sys.executable, "-m", "trainer", stage, *arguments]
+    command = [sys.executable, *entry, stage, *arguments]
     process = subprocess.Popen(command, cwd=rounds.ROOT, stdout=sys.stderr)  # the table alone goes to stdout
     own = resident = 0.0
     while process.poll() is None:

@@ -42,6 +42,7 @@ def test_it_prints_a_table_and_writes_its_figures(name: str, tmp_path: Path) -> 
         ["cache"],
         ["attention"],
         ["products"],
+        pytest.param(["allocator"], marks=pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")),
     ],
 )
 def test_the_trainer_runs_beside_the_plain_way(given: list[str], tmp_path: Path) -> None:

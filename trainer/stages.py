@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from zhclip.artifact import ArtifactError
 
 from . import cache, checkpoint, compare, compare_reports, convert, corpus, evaluate, export, publish, train, translate
+from .allocator import keep_freed_memory
 from .export import MAKING, ExportError
 from .failures import full_disk, goes_on, say, stoppable
 from .files import DamagedError, sweep
@@ -68,6 +69,8 @@ def perform(root: ArgumentParser, values: Namespace) -> int:
     Ctrl-C and SIGTERM end the process after one line that says where the same command goes on.
     """
     stage = values.subcommand
+    if stage not in OWN:
+        keep_freed_memory()
     with stoppable(stage):
         try:
             if stage in OWN:
