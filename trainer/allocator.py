@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next tensor of the process.
 
     By default it hands a large tensor's memory back to the system, which has to clear every page before the next batch
-    has a tensor of the same size: a seventh of the cache stage at full size. Other C libraries are left as they are.
+    has a tensor of the same size: a sixth of the cache stage at full size. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
