@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -45,25 +44,10 @@ def prompts(spans: int, length: int = 60) -> tuple[Iterator[str], Iterator[str]]
     return for_clip, for_us
 
 
-def first(load: Callable[[], Any], text: str) -> Callable[[], torch.Tensor]:
-    """Load anew, untimed; returns the call that encodes once."""
-    clip = load()
+def first(load: Callable[[], Any], texts: Iterator[str]) -> Callable[[], torch.Tensor]:
+    """Load anew; returns the call that encodes once."""
+    clip, text = load(), next(texts)
     return lambda: encode(clip, text)
-
-
-def first_race(plain: Callable[[], Any], ours: Callable[[], Any], number: int) -> rounds.Race:
-    """The first encoding after a load, both ways in turns."""
-    out = rounds.Race()
-    for at in range(number):
-        for seconds, load, text in (
-            (out.plain, plain, rounds.words(60, at)),
-            (out.ours, ours, rounds.ideographs(60, at)),
-        ):
-            call = first(load, text)
-            began = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - began)
-    return out
 
 
 def main() -> None:
@@ -76,9 +60,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         ours_file = rounds.encoder(Path(folder) / "encoder.safetensors", given.quick)
         plain_file = rounds.clip_file(Path(folder) / "clip_l.safetensors")
+        for_clip, for_us = prompts(0)
         races = {
-            "first after loading": first_race(
-                lambda: rounds.own_clip(plain_file), lambda: load_clip(str(ours_file)), number
+            "first after loading": race(
+                lambda: first(lambda: rounds.own_clip(plain_file), for_clip),
+                lambda: first(lambda: load_clip(str(ours_file)), for_us),
+                ready=lambda way: way(),
             )
         }
         own, clip = rounds.own_clip(plain_file), load_clip(str(ours_file))

@@ -45,20 +45,28 @@ class Race:
         }
 
 
-def race(plain: Callable[[], Any], ours: Callable[[], Any], repeat: int, number: int, warm: bool) -> Race:
+def race(
+    plain: Callable[[], Any],
+    ours: Callable[[], Any],
+    repeat: int,
+    number: int,
+    warm: bool,
+    ready: Callable[[Callable[[], Any]], Callable[[], Any]] = lambda way: way,
+) -> Race:
     """Time two ways in turns, `repeat` calls of each in each of `number` rounds, call by call. `warm` calls both once
-    before."""
+    before. `ready` makes of a way, untimed, the call that is timed."""
     if warm:
-        plain()
-        ours()
+        ready(plain)()
+        ready(ours)()
     out = Race()
     for _ in range(number):
         seconds = [0.0, 0.0]
         for at in range(2 * repeat):
             # plain, ours, ours, plain: neither always runs in the caches that the other left.
             which = (at + at // 2) % 2
+            call = ready(ours if which else plain)
             began = time.perf_counter()
-            (ours if which else plain)()
+            call()
             seconds[which] += time.perf_counter() - began
         out.plain.append(seconds[0] / repeat)
         out.ours.append(seconds[1] / repeat)

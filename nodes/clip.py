@@ -55,6 +55,10 @@ def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic:
 
         encoder = functools.partial(WindowEncoder, artifact, path, wait)
         clip = _clip(artifact, encoder, comfy.model_management.supports_cast(device, dtype), disable_dynamic)
+        if clip.patcher.load_device.type == "cpu":
+            # Core places its own CLIPs at this point too; left to the first prompt, that takes a twentieth longer.
+            # Nothing is copied there, so it need not wait for the weights.
+            clip.load_model()
         wait()
     encoder_of(clip).changes = changes or {}
     # Hooks and several GPUs build the model again from this.

@@ -19,10 +19,13 @@ def main(path: str) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    from comfy.model_management import current_loaded_models
+
     load_clip = pack_module("nodes.clip").load_clip
     clip = load_clip(path)
+    placed = [loaded.model for loaded in current_loaded_models]
     with torch.inference_mode():
-        found = facts(clip)
+        found = facts(clip) | {"placed": placed == [clip.patcher]}
         found["overwritten"] = bool(torch.equal(overwritten(path, load_clip).encode("red"), clip.encode("red")))
     print(json.dumps(found))
 

@@ -38,6 +38,10 @@ def test_word_numbers_are_0_for_what_frames_a_window_and_unique_else(facts: dict
     assert facts["words"] == [0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0]
 
 
+def test_on_a_cpu_loading_places_the_model_so_that_the_first_prompt_need_not(facts: dict[str, Any]) -> None:
+    assert facts["placed"]
+
+
 def test_pooled_and_empty_encodings_have_their_meaning(facts: dict[str, Any]) -> None:
     assert facts["pooled is the end's"] and facts["nothing is empty"]
 
