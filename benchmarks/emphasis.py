@@ -129,7 +129,7 @@ def draw(figures: dict[str, selectivity.Figures], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=110, metadata={"Software": None})
+    picture.savefig(path, dpi=110)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -54,7 +54,7 @@ def draw(figures: dict[int, dict[str, tuple[float, float]]], path: Path) -> None
         axis.grid(alpha=0.3)
     axes[1].set_ylim(bottom=0)
     axes[0].legend()
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
@@ -76,10 +76,10 @@ def main() -> None:
         figures[rows] = found = measure(given.folder, rows)
         cells = " | ".join(f"{seconds:.0f}, {own:.2f}" for seconds, own in found.values())
         print(f"| {rows:,} | {cells} |", flush=True)
-    if given.plot:
-        draw(figures, given.plot)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    if given.plot:
+        draw(figures, given.plot)
 
 
 if __name__ == "__main__":

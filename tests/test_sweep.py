@@ -285,7 +285,8 @@ def test_a_row_without_room_for_the_frozen_layers_output_does_not_use_another_ro
 
     made = {path.name: size(path) for path in (finished / "cache" / "train").iterdir() if path.is_dir()}
     budget = (made["captions-pad2"] + made["trunk-2-pad2"] / 2) / 1e9
-    grid = f"rows: {{stored: {{}}, computed: {{cache.budget: {budget}}}}}"
+    # In bf16 the frozen layers would round every product, too, where they run in every step.
+    grid = f"{{settings: {{train.precision: 'no'}}, rows: {{stored: {{}}, computed: {{cache.budget: {budget}}}}}}}"
     assert main(arguments(tmp_path, inputs, grid, also=False)) == 0
     run = tmp_path / "run"
     assert size(run / "cache" / "train" / "trunk-2-pad2") == made["trunk-2-pad2"]
