@@ -22,11 +22,12 @@ from accelerate import Accelerator
 sys.path.insert(0, str(rounds.ROOT))
 
 from tests import encoders, small
-from trainer import cache, checkpoint, corpus, train
-from trainer.floors import answers
-from trainer.loss import Loss
-from trainer.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
-from trainer.student import load_tokens, trunk_depth
+from trainer import cache, corpus
+from trainer.base import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
+from trainer.encoders import load_tokens, teacher_of, trunk_depth
+from trainer.report import answers
+from trainer.training import Loss, checkpoint
+from trainer.training import stage as train
 
 # Tokens of a caption, start and end included, on its longer side, by Chinese-CLIP's vocabulary and CLIP's: twenty
 # captions evenly spaced among 3AM's 23,604 training pairs, sorted by it. Their mean is 22.6, that of all 22.8.
@@ -108,7 +109,7 @@ def main() -> None:
         corpus.run(recipe)
         cache.run(recipe)
         pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
-        answer = answers(cache.teacher_of(recipe, device), pairs)
+        answer = answers(teacher_of(recipe, device), pairs)
         rows = range(len(pairs))
         target = torch.cat([answer(list(rows[at : at + batch])).half() for at in rows[::batch]]).to(device)
         tokens = load_tokens(str(student), recipe.window)

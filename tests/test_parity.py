@@ -14,8 +14,8 @@ from transformers import BertConfig, BertModel
 
 from tests import small
 from tests.host import ROOT, in_host
-from trainer.export import readers
-from trainer.student import Student
+from trainer.artifact.export import readers
+from trainer.encoders.student import Student
 from zhclip import artifact as fmt
 from zhclip.structure import Structure
 from zhclip.tokens import PromptTokenizer, Window

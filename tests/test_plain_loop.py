@@ -15,14 +15,14 @@ from transformers import AutoTokenizer, ChineseCLIPModel, CLIPTextModel
 from tests import encoders
 from tests.aligned import MODELS, python
 from trainer import cache, corpus
-from trainer.batches import Captions, Piece
-from trainer.cached import Cache
-from trainer.objective import cosine_loss
-from trainer.positions import keep
-from trainer.ragged import attention
-from trainer.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
-from trainer.student import trunk_depth
-from trainer.train import open_training
+from trainer.base.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
+from trainer.cache.positions import keep
+from trainer.cache.shards import Cache
+from trainer.encoders.freezing import trunk_depth
+from trainer.encoders.ragged import attention
+from trainer.training.batches import Captions, Piece
+from trainer.training.objective import cosine_loss
+from trainer.training.stage import open_training
 
 WINDOW, LAYERS, STEP = 77, 2, list(range(24))
 

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from tests import encoders, graphs, hub
 from tests.host import ROOT, running
 from trainer.__main__ import main
-from trainer.settings import parse_recipe
-from trainer.student import Student
+from trainer.base.settings import parse_recipe
+from trainer.encoders.student import Student
 from zhclip.artifact import load, save
 
 REPO = "someone/zhclip-tiny"

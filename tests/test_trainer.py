@@ -18,9 +18,9 @@ from transformers import ChineseCLIPModel
 
 from tests import encoders
 from trainer.__main__ import main
-from trainer.cached import parts_of
-from trainer.recipe import Recipe, TrainSettings
-from trainer.settings import parse_recipe
+from trainer.base.recipe import Recipe, TrainSettings
+from trainer.base.settings import parse_recipe
+from trainer.cache.shards import parts_of
 from zhclip.artifact import load, read_meta
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,18 +19,24 @@ from torch import Tensor
 from transformers import ChineseCLIPModel
 
 from tests import encoders
-from trainer import cache, checkpoint, corpus, evaluate, export, train
-from trainer.cached import parts_of
-from trainer.kv import kv_loss, load_layers
-from trainer.objective import contrast_loss, cosine_loss, norm_loss, position_weights
-from trainer.positions import keep, shares
-from trainer.recipe import Recipe, SettingsError, ZoneWeights
-from trainer.settings import parse_recipe
-from trainer.student import load_student
+from trainer import cache, corpus
+from trainer.artifact import export
+from trainer.base.recipe import Recipe, SettingsError, ZoneWeights
+from trainer.base.settings import parse_recipe
+from trainer.cache.positions import keep, shares
+from trainer.cache.shards import parts_of
+from trainer.encoders.student import load_student
+from trainer.encoders.teacher import teacher_of
+from trainer.report import stage as evaluate
+from trainer.training import checkpoint
+from trainer.training import stage as train
+from trainer.training.kv import kv_loss, load_layers
+from trainer.training.objective import contrast_loss, cosine_loss, norm_loss, position_weights
 from zhclip.artifact import Artifact, load
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "recipes" / "tiny.yaml"
+RUNS = {evaluate: evaluate.evaluate_run, export: export.export_run}
 STAGES = (corpus, cache, train, evaluate, export)
 
 
@@ -56,7 +62,7 @@ def changed(base: Recipe, run: Path, **settings: Any) -> Recipe:
 
 def ran(recipe: Recipe, *stages: Any) -> Recipe:
     for stage in stages or STAGES:
-        stage.run(recipe)
+        RUNS.get(stage, getattr(stage, "run", None))(recipe)
     return recipe
 
 
@@ -333,7 +339,7 @@ def test_training_stops_when_the_dev_skill_no_longer_rises(base: Recipe, tmp_pat
     found = checkpoint.read(checkpoint.final(recipe.folder / "checkpoints"))
     assert found.step == 2 * (best + 1)
     student, _, pairs = train.trained_student(recipe)
-    from trainer.loss import Dev
+    from trainer.training.loss import Dev
 
     assert Dev.of(recipe, pairs, student, 2).skill(student) == pytest.approx(max(skills), abs=1e-6)
     kept = final(recipe)
@@ -359,7 +365,7 @@ def test_the_layer_before_the_last_gets_a_target(base: Recipe, tmp_path: Path, s
         assert skip["loss"]["all"] < skip["floors"]["ridge"]["all"]
     found = artifact(recipe)
     assert set(found.skip) == {"proj_weight", "proj_bias", "position0", "empty", "norms"}
-    teacher = cache.teacher_of(recipe, "cpu")
+    teacher = teacher_of(recipe, "cpu")
     before = replace(teacher, layer=-2)
     assert torch.allclose(found.skip["empty"], before.encode([""])[0][0], atol=1e-5)
     last, cut = export.readers(found, "cpu")
@@ -375,7 +381,7 @@ def test_the_layer_before_the_last_gets_a_target(base: Recipe, tmp_path: Path, s
 def test_half_the_size_says_the_same(base: Recipe, tmp_path: Path) -> None:
     recipe = replace(ran(changed(base, tmp_path / "run")), export=replace(base.export, dtype="float16"))
     whole = artifact(recipe)
-    export.run(recipe)
+    export.export_run(recipe)
     half = artifact(recipe)
     assert {tensor.dtype for tensor in half.bert.values()} == {torch.float16}
     assert half.meta.dimensions.positions == 32  # the student has 80
