@@ -29,7 +29,7 @@ from trainer.base import parse_recipe
 from trainer.cache import Cache
 from trainer.encoders import load_student, teacher_of
 from trainer.training import cosine_loss
-from trainer.training import stage as train
+from trainer.training import opening as train
 
 EVERY = 100  # steps between scorings
 BATCH = 128
@@ -70,7 +70,7 @@ def plain(folder: Path, wanted: float, constant: float, limit: float) -> list[tu
     targets = [teacher.encode(english[at : at + BATCH])[0].half() for at in range(0, len(pairs), BATCH)]
     model = plain_loop.WithHead(plain_loop.free(student.bert, "unfreeze"), recipe.window, targets[0].shape[-1])
     mask, dev_mask = (student.tokens.key_mask(some).long() for some in (ids, dev_ids))
-    precision, batch = train._precision(recipe.train), min(BATCH, len(pairs))
+    precision, batch = train.precision(recipe.train), min(BATCH, len(pairs))
     steps = plain_loop.steps(model, ids, mask, torch.cat(targets), batch, precision)
     found, scoring = [], 0.0
     while not found or (found[-1][2] < wanted and found[-1][1] < limit):

@@ -28,7 +28,7 @@ LOWER_IS_BETTER = ("loss", "loss of content", "K/V loss")
 
 
 def kv_losses(english: Student, encoders: list[Student], dev: Path) -> list[float]:
-    """How far each encoder's read-out through the painter's keys and values is from the teacher's (trainer/training/kv.py)."""
+    """How far each encoder's read-out through the painter's keys and values is from the teacher's."""
     pairs = list(read(str(dev)))[:CAPTIONS]
     target = english.encode([pair.en for pair in pairs])
     share = torch.full(target.shape[:2], 1 / target.shape[1])

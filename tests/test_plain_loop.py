@@ -22,7 +22,7 @@ from trainer.encoders.freezing import trunk_depth
 from trainer.encoders.ragged import attention
 from trainer.training.batches import Captions, Piece
 from trainer.training.objective import cosine_loss
-from trainer.training.stage import open_training
+from trainer.training.opening import open_training
 
 WINDOW, LAYERS, STEP = 77, 2, list(range(24))
 
@@ -97,7 +97,7 @@ def ours(
         batch = Captions(kept(cached, pads, seed)).__getitems__(Piece(STEP, 0, len(STEP)))
         rows = batch["kept"] if filling else batch["drawn"].flatten().nonzero()[:, 0]
         z = student(batch["ids"], batch["trunk"], depth, batch["positions"], rows)
-        loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
+        loss = (cosine_loss(z, batch["target"]) * batch["drawn"]).sum(dim=1).mean()
         loss.backward()
         yield loss.item(), learning(student.bert.encoder.layer[-LAYERS:])
 

@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, dev = encoders.corpora(folder)
     flags = ["--student.model", str(student), "--teacher.model", str(teacher), "--window", "32"]
     flags += ["--corpus.train", str(train), "--corpus.dev", str(dev), "--export.licence", "Apache-2.0"]
-    flags += ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--train.strategy", "lora", "--train.lora_r", "4"]
+    flags += ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--train.strategy", "lora", "--train.lora.r", "4"]
     assert main(["run", "--run", str(folder / "run"), *flags]) == 0
     return folder / "run"
 

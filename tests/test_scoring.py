@@ -14,7 +14,7 @@ from trainer.report.floors import Floors
 from trainer.report.retrieval import neighbours, retrieval
 from trainer.report.scoring import Norms, Sums
 from trainer.training.objective import cosine_loss, zone_masks
-from trainer.training.stage import DivergedError, check, rate, total_steps
+from trainer.training.schedule import DivergedError, check, rate, total_steps
 from zhclip.calibration import sentence
 
 

@@ -196,7 +196,7 @@ rows:
   fewer: {corpus.train: "${captions}", corpus.limit: "${pairs}"}
   fewer-half: {corpus.train: "${captions}", corpus.limit: "${pairs}", train.precision: bf16}
 """
-    (tmp_path / "tiny.yaml").write_text("train: {strategy: lora, lora_r: 2, batch: 8}", encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text("train: {strategy: lora, lora: {r: 2}, batch: 8}", encoding="utf-8")
     given = ["--sweep.set.captions", inputs[9], "--sweep.set.pairs", "24", "--sweep.export"]
     command = arguments(tmp_path, inputs, grid, also=False) + given
     assert main(command) == 0

@@ -12,13 +12,12 @@ import torch
 from transformers import BertModel
 
 from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
-from zhclip.structure import Structure
 
 from .. import corpus
 from ..base import Recipe, SettingsError, default_device, public, public_name, read_json
-from ..encoders import Student, dimensions_of, teacher_of
-from ..report import Head, heads, strategy_name
-from ..training import trained_student
+from ..cache import Cache
+from ..encoders import Student, dimensions_of
+from ..report import Finished, strategy_name
 
 # Of a vector's difference from the trained model's, over its norm: what fp32 arithmetic leaves, and what rounding does.
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3}
@@ -42,21 +41,18 @@ def export_run(recipe: Recipe) -> None:
     report_file = recipe.folder / "report.json"
     if not report_file.is_file():
         raise SettingsError(f"{report_file}: not there; run the evaluate stage first (`python -m trainer evaluate`)")
-    student, adapter, cache = trained_student(recipe, device)
-    teacher = teacher_of(recipe, device)
-    answers = heads(recipe, student, cache, teacher)
-    for head in answers:
-        head.student.structure = head.structure
-    ids = answers[0].dev.rows("ids", list(range(len(answers[0].dev)))[:SAMPLE]).long()
+    run = Finished.open(recipe, device)
+    student, adapter, teacher = run.student, run.adapter, run.teacher
+    dev = Cache.open(recipe.cache_folder / "dev", student.depth, None)
+    ids = dev.rows("ids", list(range(len(dev)))[:SAMPLE]).long()
     ids = torch.cat([ids, torch.tensor(student.tokens.windows(""))])
-    before = [head.student.encode_ids(ids).cpu() for head in answers]
+    before = student.encode_ids(ids).cpu()
     if adapter is not None:
         config = adapter.peft_config["default"]
         config.base_model_name_or_path = public_name(recipe.student.model)
         config.target_modules = sorted(config.target_modules)  # of a set, whose order is another in every process
         _write_folder(recipe.folder / "adapter", lambda to: adapter.save_pretrained(to, save_embedding_layers=False))
         adapter.merge_and_unload()
-    structures = [stored(head, recipe.window) for head in answers]
     pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
     artifact = Artifact(
         meta=Meta(
@@ -75,13 +71,17 @@ def export_run(recipe: Recipe) -> None:
         ),
         bert=written(student.bert, recipe.window),
         tokenizer_json=student.tokens.tokenizer.to_str().encode("utf-8"),
-        **structures[0],
-        skip={name: tensor for name, tensor in structures[-1].items() if tensor is not None and len(answers) > 1},
+        proj_weight=student.proj_weight,
+        # one bias for all positions is written for each
+        proj_bias=None if student.proj_bias is None else student.proj_bias.expand(recipe.window, -1).contiguous(),
+        position0=student.structure.position0,
+        empty=student.structure.empty,
+        norms=student.structure.norms,
     )
     candidate = path.with_name(MAKING) / FILE
     save(rounded(artifact, getattr(torch, recipe.export.dtype)), candidate)
-    after = [reader.encode_ids(ids).cpu() for reader in readers(load(candidate), device)]
-    worst = max(float(((a - b).norm(dim=-1) / b.norm(dim=-1)).max()) for a, b in zip(after, before, strict=True))
+    after = Student.from_artifact(load(candidate)).to(device).encode_ids(ids).cpu()
+    worst = float(((after - before).norm(dim=-1) / before.norm(dim=-1)).max())
     if not worst <= TOLERANCE[recipe.export.dtype]:
         candidate.unlink()
         advice = "; add --export.dtype float32" if recipe.export.dtype == "float16" else ""
@@ -114,31 +114,7 @@ def rounded(artifact: Artifact, dtype: torch.dtype) -> Artifact:
         position0=to(artifact.position0),
         empty=to(artifact.empty),
         norms=to(artifact.norms),
-        skip={name: tensor.to(dtype) for name, tensor in artifact.skip.items()},
     )
-
-
-def stored(head: Head, window: int) -> dict[str, torch.Tensor | None]:
-    """A head's tensors as the artifact names them; one bias for all positions is written for each."""
-    bias, s = head.student.proj_bias, head.structure
-    return {
-        "proj_weight": head.student.proj_weight,
-        "proj_bias": None if bias is None else bias.expand(window, -1).contiguous(),
-        "position0": s.position0,
-        "empty": s.empty,
-        "norms": s.norms,
-    }
-
-
-def readers(artifact: Artifact, device: torch.device | str) -> list[Student]:
-    """The artifact's encoder and, where it has a target for clip skip, the one without the last layer."""
-    student = Student.from_artifact(artifact).to(device)
-    structure = Structure.of_skip(artifact)
-    if structure is None:
-        return [student]
-    cut = student.without_last()
-    cut.structure = structure
-    return [student, cut]
 
 
 def install(artifact: Path, comfyui: Path, name: str) -> Path:

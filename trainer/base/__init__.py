@@ -6,7 +6,7 @@ from .failures import full_disk, goes_on, say, stoppable
 from .files import DamagedError, read_header, read_json, read_tensors, scratch, sweep, write_tensors, write_text
 from .html import STYLE, table
 from .locks import BusyError, hold, hold_cache, hold_run
-from .processes import default_device, processes
+from .processes import cpu_has_bf16, default_device, has_bf16, processes
 from .recipe import (
     CacheSettings,
     CorpusSettings,
@@ -16,7 +16,6 @@ from .recipe import (
     StudentSettings,
     TeacherSettings,
     TrainSettings,
-    ZoneWeights,
 )
 from .settings import (
     corpus_name,
@@ -61,12 +60,13 @@ __all__ = [
     "TrainSettings",
     "TranslateSettings",
     "Translation",
-    "ZoneWeights",
     "corpus_name",
+    "cpu_has_bf16",
     "default_device",
     "full_disk",
     "goes_on",
     "guard",
+    "has_bf16",
     "hold",
     "hold_cache",
     "hold_run",

@@ -22,3 +22,15 @@ def processes() -> PartialState:
 def default_device() -> str:
     """The first CUDA device, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_bf16() -> bool:
+    """Whether the default device multiplies in bf16 itself; where it does not, bf16 is slower than fp32."""
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has the bf16 instructions."""
+    # get_capabilities came after torch 2.4
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 class SettingsError(ValueError):
@@ -27,9 +27,6 @@ class TeacherSettings:
     """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or an SD1.5 checkpoint file."""
     layer: int = -1
     """Hidden state used as the target: -1 the last, -2 the one before it through the final norm (clip skip 2)."""
-    skip: bool = False
-    """Give the student's layer before the last a target, too: the teacher's layer before that of `layer`, so that CLIP
-    Set Last Layer (-2) is trained and not guessed. Doubles the cache."""
     tokenizer: str = "openai/clip-vit-large-patch14"
     """Folder or hub id of CLIP's tokenizer, read only when the teacher is a checkpoint file, which carries none."""
 
@@ -98,19 +95,7 @@ class CacheSettings:
     output do not fit both, the targets alone are stored, and training runs the frozen layers in every step."""
 
 
-@dataclass
-class ZoneWeights:
-    """How much a position counts in the loss, by what the teacher has there. A caption's weights are scaled so that
-    their mean over the window is 1: all captions count alike."""
-
-    position0: float = 1.0
-    """The start token's position."""
-    content: float = 1.0
-    """Positions between start and end."""
-    end: float = 1.0
-    """The end token's."""
-    pad: float = 1.0
-    """All behind it."""
+LORA = {"r": 16, "lora_alpha": 64, "target_modules": ["query", "value"]}
 
 
 @dataclass
@@ -122,35 +107,16 @@ class TrainSettings:
     start: Literal["student", "ridge"] = "ridge"
     """Where gradient descent starts: the student as it is, or with the ridge map and biases after it."""
     layers: int | None = None
-    """unfreeze: how many of the last layers learn; null: half of them."""
-    embeddings: bool = False
-    """unfreeze: the token, position and type embeddings learn as well. Nothing of the student can be stored then."""
-    lora_r: int = 16
-    """lora: rank."""
-    lora_alpha: int = 64
-    """lora: scale of the update, alpha / r."""
-    lora_targets: tuple[str, ...] = ("query", "value")
-    """lora: the linear layers that get an adapter, by PEFT's rules."""
-    lora_layers: int | None = None
-    """lora: adapters in so many of the last layers alone, so that what is below can be stored; null: in all."""
-    lora_dropout: float = 0.0
-    """lora: share of an adapter's input that is dropped in training."""
-    lora_rslora: bool = False
-    """lora: rank-stabilised, the update's scale is alpha / sqrt(r)."""
-    lora_dora: bool = False
-    """lora: weight-decomposed, magnitudes learn beside the directions."""
-    zone_weights: ZoneWeights = field(default_factory=ZoneWeights)
-    """Weights of the cosine loss by zone."""
+    """How many of the last layers learn, or have adapters; the output of those below can be stored. null: half of them
+    for unfreeze, all for lora."""
+    lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
+    """lora: what peft.LoraConfig takes, by its own names: --train.lora.r 8, --train.lora.use_dora true, and so on."""
     contrast: float = 0.02
     """Weight of a contrast: each Chinese caption has to find its own English one among the step's. 0: none."""
-    norm: float = 0.0
-    """Weight of (|z| / |target| - 1)^2. Above 0 the student learns its norms, and the file has no table of them."""
     kv: float = 0.0
     """Weight of the difference in what a UNet's frozen cross-attention reads out of both encodings. Needs `unet`."""
     unet: str | None = None
     """kv: a diffusers UNet folder, a pipeline's folder, or an SD1.5 checkpoint file."""
-    ema: float | None = None
-    """Decay of a moving average of the weights, which is what is kept at the end: 0.99 averages some 100 steps."""
     dev_every: int | None = None
     """Steps between scorings on up to 512 dev pairs, logged as dev/skill. null: none."""
     patience: int | None = None

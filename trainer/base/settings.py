@@ -9,17 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from .files import read_json, write_text
-from .recipe import CorpusSettings, Recipe, SettingsError, Source
+from .legacy import renewed
+from .recipe import LORA, CorpusSettings, Recipe, SettingsError, Source
 
+
+def _recipe_yaml(text: str) -> Any:
+    """A value of the command line, or a recipe's file, whose settings may be an older version's."""
+    value = get_loader("yaml")(text)
+    if isinstance(value, dict):
+        for group in ("train", "teacher"):
+            if isinstance(value.get(group), dict):
+                value[group] = renewed(value[group])
+    return value
+
+
+set_loader("recipe", _recipe_yaml, (yaml.YAMLError, SettingsError))
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help then says what stands below each setting
 
 
 def recipe_parser(purpose: str = "", exits: bool = True) -> ArgumentParser:
     """Flags of a Recipe, and --config. Without `exits` a wrong value raises argparse.ArgumentError."""
-    made = ArgumentParser(description=purpose, exit_on_error=exits)
+    made = ArgumentParser(description=purpose, exit_on_error=exits, parser_mode="recipe")
     made.add_argument("--config", action="config", help="a recipe in YAML; flags after it win")
     made.add_class_arguments(Recipe)
     return made
@@ -38,7 +51,9 @@ def parse_recipe(path: Path) -> Recipe:
 def to_recipe(values: Namespace) -> Recipe:
     """The dataclasses of parsed values."""
     made = recipe_parser().instantiate(values)
-    return Recipe(**{f.name: made[f.name] for f in fields(Recipe)})
+    recipe = Recipe(**{f.name: made[f.name] for f in fields(Recipe)})
+    recipe.train.lora = LORA | recipe.train.lora
+    return recipe
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -106,7 +121,7 @@ def guard(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> N
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1, sort_keys=True))
         return
-    found = read_json(path, f"delete {folder} and run the stage again")
+    found = renewed(read_json(path, f"delete {folder} and run the stage again"))
     different = [
         f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
         for key in sorted({*found, *settings})

@@ -6,9 +6,6 @@ after the K frozen layers (fp16) at the same positions, where the strategy has a
 float64 and over all positions, are the normal equations that the closed-form floors need. They are written shard by
 shard and added up at the end. A shard appears whole by a rename; a killed stage goes on at the next one, and several
 processes take turns at the shards.
-
-Clip skip has a cache of its own beside, `train-skip` and `dev-skip`: of the teacher's layer before, and of the student
-without its last layer.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,13 +45,6 @@ def run(recipe: Recipe) -> None:
     kept = {"train": (trunk, recipe.train.pad_positions), "dev": (student.depth, None)}
     for split, (depth, pads) in kept.items():
         build(recipe.cache_folder / split, pairs[split], teacher, student, depth, shard_rows, batch, pads, state)
-    if not recipe.teacher.skip:
-        return
-    before, cut = replace(teacher, layer=teacher.layer - 1), student.without_last()
-    kept = {"train": (None, recipe.train.pad_positions), "dev": (cut.depth, None)}
-    for split, (depth, pads) in kept.items():
-        folder = recipe.cache_folder / f"{split}-skip"
-        build(folder, pairs[split], before, cut, depth, shard_rows, batch, pads, state)
 
 
 def build(

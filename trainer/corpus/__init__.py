@@ -2,21 +2,21 @@
 rejected row written down. It hands on `Pair`, and the pairs of RUN/corpus."""
 
 from .lines import CorpusError, Row, lines
-from .pairs import Pair, clean
+from .pairs import Pair
 from .rows import files, is_hub, read
-from .stage import read_pairs, run, sha256, write_pairs
+from .stage import read_pairs, run, scorable, sha256, write_pairs
 
 __all__ = [
     "CorpusError",
     "Pair",
     "Row",
-    "clean",
     "files",
     "is_hub",
     "lines",
     "read",
     "read_pairs",
     "run",
+    "scorable",
     "sha256",
     "write_pairs",
 ]

@@ -42,6 +42,14 @@ def read_pairs(path: Path) -> list[Pair]:
     return [Pair(*line.split("\t")) for line in lines[1:]]
 
 
+def scorable(source: str, zh_length: Length, en_length: Length, window: int) -> Cleaned:
+    """The clean pairs of a corpus that an encoder is scored on. Raises CorpusError when there are too few."""
+    cleaned = clean(read(source), zh_length, en_length, window)
+    if len(cleaned.pairs) < 4:
+        raise CorpusError(f"{source}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
+    return cleaned
+
+
 def sha256(pairs: list[Pair]) -> str:
     """Digest of the clean pairs in order."""
     return hashlib.sha256("".join(f"{p.zh}\t{p.en}\n" for p in pairs).encode()).hexdigest()

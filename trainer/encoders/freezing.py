@@ -15,41 +15,41 @@ def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft
     if ridge is not None:
         student.set_projection(ridge)
     if train.strategy == "unfreeze":
-        for layer in student.bert.encoder.layer[student.depth - unfrozen(train, student.depth) :]:
+        for layer in student.bert.encoder.layer[student.depth - learning_layers(train, student.depth) :]:
             layer.requires_grad_(True)
-        student.bert.embeddings.requires_grad_(train.embeddings)
     if train.strategy != "lora":
         return None
     torch.manual_seed(train.seed)  # the adapters' start
-    config = peft.LoraConfig(
-        r=train.lora_r,
-        lora_alpha=train.lora_alpha,
-        target_modules=list(train.lora_targets),
-        layers_to_transform=list(range(student.depth))[-train.lora_layers :] if train.lora_layers else None,
-        lora_dropout=train.lora_dropout,
-        use_rslora=train.lora_rslora,
-        use_dora=train.lora_dora,
-    )
-    return peft.get_peft_model(student.bert, config)
+    return peft.get_peft_model(student.bert, lora_config(train, student.depth))
 
 
-def unfrozen(train: TrainSettings, depth: int) -> int:
-    """How many of so many layers learn by `unfreeze`."""
-    return (depth + 1) // 2 if train.layers is None else train.layers
+def lora_config(train: TrainSettings, depth: int) -> peft.LoraConfig:
+    """PEFT's configuration of adapters in the last layers. Raises SettingsError for what PEFT does not take."""
+    layers = None if train.layers is None else list(range(depth))[depth - train.layers :]
+    try:
+        return peft.LoraConfig(layers_to_transform=layers, **train.lora)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"--train.lora {train.lora}: PEFT does not take it ({error})") from error
+
+
+def learning_layers(train: TrainSettings, depth: int) -> int:
+    """How many of so many layers learn. Raises SettingsError when more shall learn than there are."""
+    if train.strategy == "ridge":
+        return 0
+    fewest, every = (1, depth) if train.strategy == "lora" else (0, (depth + 1) // 2)
+    learning = every if train.layers is None else train.layers
+    if not fewest <= learning <= depth:
+        raise SettingsError(f"--train.layers {learning}: the student has {depth} layers; give {fewest} to {depth}")
+    return learning
 
 
 def trunk_depth(train: TrainSettings, depth: int) -> int | None:
-    """How many of the student's layers stay frozen below the first that learns; None when nothing can be stored.
+    """How many of the student's layers stay frozen below the first that learns; None when nothing of it is stored.
 
-    Raises SettingsError when more layers shall learn than there are.
+    Raises SettingsError for settings that cannot train a student of that depth.
     """
-    if train.strategy == "ridge":
-        return None
-    name, fewest, learning = (
-        ("lora_layers", 1, train.lora_layers) if train.strategy == "lora" else ("layers", 0, unfrozen(train, depth))
-    )
-    if learning is not None and not fewest <= learning <= depth:
-        raise SettingsError(f"--train.{name} {learning}: the student has {depth} layers; give {fewest} to {depth}")
-    if learning is None or (train.strategy == "unfreeze" and train.embeddings):
-        return None
-    return depth - learning
+    if train.strategy == "lora":
+        lora_config(train, depth)
+        if train.layers is None:
+            return None
+    return None if train.strategy == "ridge" else depth - learning_layers(train, depth)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from dataclasses import dataclass
 
@@ -38,9 +37,6 @@ class Student(nn.Module):
         self.structure = Structure()
         self.proj_weight: nn.Parameter | None = None  # (D, S)
         self.proj_bias: nn.Parameter | None = None  # (W, D), or (1, D): one for all positions
-        self.skips = False  # whether the layer before the last has a target, too
-        self.skip_weight: nn.Parameter | None = None
-        self.skip_bias: nn.Parameter | None = None
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Student:
@@ -61,21 +57,6 @@ class Student(nn.Module):
     def set_projection(self, ridge: Ridge) -> None:
         """Put a trainable map and bias after the last layer."""
         self.proj_weight, self.proj_bias = nn.Parameter(ridge.weight.clone()), nn.Parameter(ridge.bias.clone())
-
-    def set_skip(self, ridge: Ridge | None) -> None:
-        """Let the layer before the last answer as well, behind a trainable map and bias where given."""
-        self.skips = True
-        if ridge is not None:
-            self.skip_weight, self.skip_bias = nn.Parameter(ridge.weight.clone()), nn.Parameter(ridge.bias.clone())
-
-    def without_last(self) -> Student:
-        """A copy that ends before the last layer, with clip skip's projection, and no structure."""
-        bert = copy.deepcopy(self.bert)
-        bert.encoder.layer = bert.encoder.layer[:-1]
-        bert.config.num_hidden_layers -= 1
-        cut = Student(bert, self.tokens, self.mask_padding)
-        cut.proj_weight, cut.proj_bias = self.skip_weight, self.skip_bias
-        return cut.requires_grad_(False).train(False)
 
     def keys(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, W) ids -> (B, W) bool, True where a key may be seen."""
@@ -109,8 +90,7 @@ class Student(nn.Module):
 
         Positions that are padding may be left out. `kept` (T,): only so many of the flat (B, P) are computed, and the
         others, none of which may be text, come back as zeros. `trunk` (B, P, S) is the state after `depth` layers, when
-        it is known already. `hidden_keys` (B, P) bool hides some more positions as keys. A student that skips answers
-        with (2, B, P, D), of which the second comes from its layer before the last.
+        it is known already. `hidden_keys` (B, P) bool hides some more positions as keys.
         """
         keys = self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys
         # Read back in half precision, as it is stored.
@@ -119,14 +99,9 @@ class Student(nn.Module):
         if kept is not None:
             hidden = hidden.flatten(0, 1).index_select(0, kept)
             positions = None if positions is None else positions.flatten()[kept]
-        before = self.layers(hidden, keys, depth, self.depth - 1, kept)
-        last = self.layers(before, keys, max(depth, self.depth - 1), self.depth, kept)
+        last = self.layers(hidden, keys, depth, self.depth, kept)
         z = project(last, self.proj_weight, bias_at(self.proj_bias, positions))
-        z = z if kept is None else spread(z, kept, keys.shape)
-        if not self.skips:
-            return z
-        skip = project(before, self.skip_weight, bias_at(self.skip_bias, positions))
-        return torch.stack([z, skip if kept is None else spread(skip, kept, keys.shape)])
+        return z if kept is None else spread(z, kept, keys.shape)
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:

@@ -5,17 +5,16 @@ from .differences import compare_reports
 from .floors import answers
 from .further import cache_further, score_further
 from .markdown import ROWS, to_markdown
-from .stage import Head, evaluate, evaluate_run, heads, strategy_name
+from .stage import Finished, evaluate, evaluate_run, strategy_name
 
 __all__ = [
     "ROWS",
-    "Head",
+    "Finished",
     "answers",
     "cache_further",
     "compare_reports",
     "evaluate",
     "evaluate_run",
-    "heads",
     "score_further",
     "strategy_name",
     "to_markdown",

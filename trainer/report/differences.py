@@ -71,9 +71,9 @@ def compare_reports(settings: CompareReportsSettings) -> None:
         comparable(scored[0], other)
     tables = [losses(scored), recalls(scored), differences(scored)]
     head = f"{len(scored[0].captions):,} captions, {scored[0].report['window']} positions."
-    print(to_markdown(head, tables))
+    print(as_markdown(head, tables))
     if settings.out:
-        written = to_html if Path(settings.out).suffix in (".html", ".htm") else to_markdown
+        written = as_html if Path(settings.out).suffix in (".html", ".htm") else as_markdown
         write_text(Path(settings.out), written(head, tables))
 
 
@@ -162,7 +162,7 @@ def bootstrap(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return values.mean(axis=0), low, high
 
 
-def to_markdown(head: str, tables: list[Table]) -> str:
+def as_markdown(head: str, tables: list[Table]) -> str:
     """The tables as Markdown."""
     lines = ["# Reports compared", "", head]
     for one in tables:
@@ -171,7 +171,7 @@ def to_markdown(head: str, tables: list[Table]) -> str:
     return "\n".join([*lines, "", NOTE]) + "\n"
 
 
-def to_html(head: str, tables: list[Table]) -> str:
+def as_html(head: str, tables: list[Table]) -> str:
     """The tables as a page that needs no other file."""
     style = f"<style>{STYLE}</style>"
     body = "".join(f"<h2>{escape(one.title)}</h2>\n{table(one.rows, one.names)}" for one in tables)

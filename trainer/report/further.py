@@ -8,11 +8,9 @@ from pathlib import Path
 from .. import cache, corpus
 from ..base import Recipe, default_device, public, require, write_text
 from ..cache import Cache
-from ..corpus import CorpusError, read
 from ..encoders import load_student, teacher_of
-from ..training import trained_student
 from .scoring import scored
-from .stage import Evaluation, Sources, heads, strategy_name, write_report
+from .stage import Evaluation, Finished, Sources, strategy_name, write_report
 
 
 def cache_further(home: Recipe, sources: dict[str, str]) -> None:
@@ -25,9 +23,7 @@ def cache_further(home: Recipe, sources: dict[str, str]) -> None:
     student, teacher = load_student(model, home.window, device), teacher_of(home, device)
     for name, source in sources.items():
         folder = _folder(home, name)
-        cleaned = corpus.clean(read(source), student.tokens.length, teacher.length, home.window)
-        if len(cleaned.pairs) < 4:
-            raise CorpusError(f"{source}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
+        cleaned = corpus.scorable(source, student.tokens.length, teacher.length, home.window)
         cache.build(folder, cleaned.pairs, teacher, student, student.depth, home.cache.shard_rows, home.cache.batch)
         corpus.write_pairs(folder / "pairs.tsv", cleaned.pairs)
         write_text(folder / "corpus.json", json.dumps({"name": Path(source).name, "rejected": cleaned.counts()}))
@@ -35,11 +31,8 @@ def cache_further(home: Recipe, sources: dict[str, str]) -> None:
 
 def score_further(recipe: Recipe, home: Recipe, name: str) -> None:
     """Score a trained run on the pairs of HOME/also/NAME: RUN/also/NAME.json and what stands beside a report."""
-    device, folder = default_device(), _folder(home, name)
-    student, _, training = trained_student(recipe, device)
-    head = heads(recipe, student, training, teacher_of(recipe, device))[0]
-    pairs = Cache.open(folder, student.depth, None)
-    found = scored(head.student, head.structure, [(pairs, head.floors(recipe))])
+    folder, run = _folder(home, name), Finished.open(recipe, default_device())
+    found = scored(run.student, [(Cache.open(folder, run.student.depth, None), run.floors(recipe))])
     report = found.report | {
         "floors_from": "training pairs",
         "corpus": json.loads((folder / "corpus.json").read_text(encoding="utf-8")),

@@ -30,10 +30,6 @@ def to_markdown(report: dict) -> str:
     lines += ["", "Share of captions that find their own translation, higher is better:", "", *_recalls(report, "")]
     if "retrieval_content" in report:  # not in encoders of before
         lines += ["", "The same from the positions between start and end alone:", "", *_recalls(report, "_content")]
-    if "skip" in report:
-        found = report["skip"]["retrieval"]["zh_to_en"]["R@1"]
-        lines += ["", f"Clip skip, the layer before the last: losses likewise; R@1 zh to en {found:.3f}.", ""]
-        lines += _losses(report["skip"])
     return "\n".join(lines) + "\n"
 
 

@@ -52,7 +52,6 @@ def page(report: dict, captions: Sequence[Caption], sources: Sources) -> str:
         percent=lambda x: f"{x:.1%}",
         listed=listed,
         zones=[zone for zone in ZONES if zone in report["loss"]],
-        answers=[report, report["skip"]] if "skip" in report else [report],
         losses=losses,
         highest=lambda predictors: max(max(zones.values()) for zones in predictors.values()) or 1,
         retrievals=retrievals(report),

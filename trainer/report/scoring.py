@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from zhclip.calibration import sentence
-from zhclip.structure import Structure
 
 from ..cache import Cache
 from ..corpus import Pair
@@ -97,9 +96,8 @@ class Scored:
 
 
 @torch.inference_mode()
-def scored(student: Student, structure: Structure, parts: Sequence[tuple[Cache, Floors]]) -> Scored:
+def scored(student: Student, parts: Sequence[tuple[Cache, Floors]]) -> Scored:
     """A student over cached pairs, all positions and all layers' states stored, each part beside floors of its own."""
-    device = student.bert.device
     sums: dict[str, Sums] = {}
     norms = Norms()
     en, en_content, losses, losses_content = [], [], [], []
@@ -110,7 +108,7 @@ def scored(student: Student, structure: Structure, parts: Sequence[tuple[Cache, 
             chosen = some.tolist()
             ids, target = part.rows("ids", chosen).long(), part.rows("target", chosen).float()
             lengths, mask = part.rows("en_length", chosen), student.tokens.key_mask(ids)
-            aligned = structure.apply(student(ids.to(device)), student.tokens.is_empty(ids)).cpu()
+            aligned = student.encode_ids(ids).cpu()
             predictions = floor.predict(part.rows("trunk", chosen).float(), [nearest[i] for i in chosen])
             loss = sums.setdefault("aligned", Sums()).add(aligned, target, lengths, mask).double()
             norms.add(aligned, target, lengths)

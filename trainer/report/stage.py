@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zhclip.artifact import load
 from zhclip.structure import Structure
@@ -26,7 +27,6 @@ from ..base import (
     write_text,
 )
 from ..cache import Cache, build
-from ..corpus import CorpusError, read
 from ..encoders import Student, Teacher, load_student, load_teacher, teacher_of
 from ..training import checkpoint, trained_student
 from . import captions, curves
@@ -37,45 +37,32 @@ from .page import Sources, page
 from .scoring import BATCH, scored
 
 
-def structure_of(teacher: Teacher, cache: Cache, learnt_norms: bool = False) -> Structure:
-    """What is stored and not learnt: the norm table, the empty prompt and, for CLIP, position 0."""
-    empty = teacher.encode([""])[0][0].cpu()  # (W, D)
-    return Structure(
-        proj_weight=None,  # the student applies its own projection, which still learns
-        proj_bias=None,
-        position0=empty[0].clone() if teacher.causal else None,
-        empty=empty,
-        norms=None if learnt_norms else cache.norms(),
-    )
-
-
 @dataclass(frozen=True)
-class Head:
-    """One of a run's two answers, the last layer's or clip skip's: who gives it, and the pairs it is scored on."""
+class Finished:
+    """A trained run, as it is scored and exported: the student with its structure, PEFT's view of it for lora, the
+    teacher, and the cache of the training pairs."""
 
     student: Student
+    adapter: Any
     teacher: Teacher
-    structure: Structure
-    train: Cache
-    dev: Cache
+    cache: Cache
+
+    @classmethod
+    def open(cls, recipe: Recipe, device: str) -> Finished:
+        """Raises SettingsError when training has not finished."""
+        student, adapter, cache = trained_student(recipe, device)
+        teacher = teacher_of(recipe, device)
+        empty = teacher.encode([""])[0][0].cpu()  # (W, D)
+        # Stored and not learnt. The student applies its own projection, which still learns.
+        student.structure = Structure(
+            position0=empty[0].clone() if teacher.causal else None, empty=empty, norms=cache.norms()
+        )
+        return cls(student, adapter, teacher, cache)
 
     def floors(self, recipe: Recipe) -> Floors:
         """What its losses are read against, from the run's training pairs."""
         pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
-        return Floors.of(self.train, recipe.train.ridge_lambda, answers(self.teacher, pairs))
-
-
-def heads(recipe: Recipe, student: Student, cache: Cache, teacher: Teacher) -> list[Head]:
-    """The last layer's answer and, where the recipe has a target for it, that of the layer before."""
-    folder, norms = recipe.cache_folder, recipe.train.norm > 0
-    dev = Cache.open(folder / "dev", student.depth, None)
-    last = Head(student, teacher, structure_of(teacher, cache, norms), cache, dev)
-    if not recipe.teacher.skip:
-        return [last]
-    cut, before = student.without_last(), replace(teacher, layer=teacher.layer - 1)
-    skip = Cache.open(folder / "train-skip", None, recipe.train.pad_positions)
-    dev = Cache.open(folder / "dev-skip", cut.depth, None)
-    return [last, Head(cut, before, structure_of(before, skip), skip, dev)]
+        return Floors.of(self.cache, recipe.train.ridge_lambda, answers(self.teacher, pairs))
 
 
 @dataclass(frozen=True)
@@ -105,13 +92,9 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 def evaluate_run(recipe: Recipe) -> Evaluation:
     """Stage `evaluate` of a run: RUN/report.json, report.md, report.html, report.captions.tsv and RUN/logs/report."""
-    device = default_device()
-    student, _, cache = trained_student(recipe, device)
-    teacher = teacher_of(recipe, device)
-    found, *skip = (
-        scored(head.student, head.structure, [(head.dev, head.floors(recipe))])
-        for head in heads(recipe, student, cache, teacher)
-    )
+    run = Finished.open(recipe, default_device())
+    dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
+    found = scored(run.student, [(dev, run.floors(recipe))])
     pairs = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
     summary = read_json(recipe.folder / "corpus" / "summary.json", "delete it and run the corpus stage again")
     report = found.report | {
@@ -119,8 +102,6 @@ def evaluate_run(recipe: Recipe) -> Evaluation:
         "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
         "strategy": strategy_name(recipe),
     }
-    if skip:
-        report["skip"] = skip[0].report
     logs = recipe.folder / "logs"
     sources = Sources(*found.map(), recipe=public(recipe), curves=curves.read(logs), corpus=summary)
     evaluation = Evaluation(report, found.captions(pairs), sources)
@@ -167,9 +148,7 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
     beside = recipe_beside(Path(path))
     untrained_model = settings.student.model or (beside.student.model if beside else None)
     untrained = load_student(require(untrained_model, "student.model", "the untrained student"), meta.window, device)
-    cleaned = corpus.clean(read(source), student.tokens.length, teacher.length, meta.window)
-    if len(cleaned.pairs) < 4:
-        raise CorpusError(f"{source}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
+    cleaned = corpus.scorable(source, student.tokens.length, teacher.length, meta.window)
     penalty = float(meta.recipe.get("train", {}).get("ridge_lambda", TrainSettings.ridge_lambda))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         half = (len(cleaned.pairs) + 1) // 2
@@ -178,7 +157,7 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
             build(Path(temporary, name), some, teacher, untrained, untrained.depth, half, BATCH)
             halves.append(Cache.open(Path(temporary, name), untrained.depth, None))
         floors, origin = _floors(beside, teacher, halves, penalty)
-        found = scored(student, student.structure, list(zip(halves, floors, strict=True)))
+        found = scored(student, list(zip(halves, floors, strict=True)))
     report = found.report | {
         "floors_from": origin,
         "corpus": {"name": Path(source).name, "rejected": cleaned.counts()},

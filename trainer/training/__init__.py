@@ -1,11 +1,13 @@
 """Gradient descent from the ridge map towards the cached targets: the loop, its loss and its checkpoints. It hands on
 `trained_student`."""
 
-from . import checkpoint, kv, stage
+from . import checkpoint, kv, opening
 from .batches import ROWS
 from .loss import Loss
 from .objective import ZONES, cosine_loss, zone_masks
-from .stage import DivergedError, cpu_has_bf16, run, trained_student
+from .opening import trained_student
+from .schedule import DivergedError
+from .stage import clip_gradient, run
 
 __all__ = [
     "ROWS",
@@ -13,11 +15,11 @@ __all__ = [
     "DivergedError",
     "Loss",
     "checkpoint",
+    "clip_gradient",
     "cosine_loss",
-    "cpu_has_bf16",
     "kv",
+    "opening",
     "run",
-    "stage",
     "trained_student",
     "zone_masks",
 ]

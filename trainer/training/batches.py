@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Dataset
 
 from zhclip.calibration import sentence
 
-from ..base import ZoneWeights
 from ..cache import Cache, shares
-from .objective import position_weights
 
 # A step computes a multiple of so many positions. On a CPU in bf16 a product of a size not seen before is compiled,
 # which takes longer than the product (docs/performance.md), and no two batches would be of one size.
@@ -79,21 +77,19 @@ class Order:
 class Captions(Dataset):
     """Cache rows, asked for a piece at once.
 
-    With `skip`, a cache of the same captions for clip skip's target; with `contrast`, English sentence vectors as well.
+    With `contrast`, English sentence vectors as well.
     """
 
     cache: Cache
-    zones: ZoneWeights = field(default_factory=ZoneWeights)
-    skip: Cache | None = None
     contrast: bool = False
 
     def __len__(self) -> int:
         return len(self.cache)
 
     def __getitems__(self, piece: Piece) -> dict[str, torch.Tensor]:
-        """ids and positions (B, P), drawn and weights (B, P) of the loss, target (B, P, D), kept (T,), which of the
-        flat (B, P) are computed, and, where they are there, trunk (B, P, S), target_skip (B, P, D), and en (N, D)
-        with own (B, N) bool of the step's captions.
+        """ids and positions (B, P), drawn (B, P), the loss's weights, target (B, P, D), kept (T,), which of the flat
+        (B, P) are computed, and, where they are there, trunk (B, P, S), and en (N, D) with own (B, N) bool of the
+        step's captions.
         """
         rows, cache = piece.rows, self.cache
         positions = cache.rows("position", rows)
@@ -104,12 +100,9 @@ class Captions(Dataset):
             "target": cache.rows("target", rows),
             "positions": positions,
             "drawn": drawn,
-            "weights": position_weights(cache.rows("en_length", rows), positions, drawn, cache.window, self.zones),
         }
         if cache.stores_trunk:
             batch["trunk"] = cache.rows("trunk", rows)
-        if self.skip is not None:
-            batch["target_skip"] = self.skip.rows("target", rows)
         if self.contrast:
             step = torch.tensor(piece.step)
             target = batch["target"] if rows == piece.step else cache.rows("target", piece.step)

@@ -10,22 +10,21 @@ from pathlib import Path
 import torch
 
 from ..base import read_header, read_tensors, write_tensors
-from .keep import Kept
+from .best import Best
 
 KEEP = 2
-FIGURES = ("best_skill", "best_step", "waited")
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A read checkpoint: tensors by "param/NAME" and "exp_avg/NAME" ..., the step, the losses so far, and the figures
-    of what is kept beside."""
+    of the best weights."""
 
     tensors: dict[str, torch.Tensor]
     step: int
     losses: dict[str, list[float]]
-    kept: dict[str, float]
+    best: dict[str, float]
 
 
 def trainable(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -39,7 +38,7 @@ def save(
     learning: Mapping[str, torch.Tensor],
     optimiser: torch.optim.Optimizer,
     losses: dict[str, list[float]],
-    kept: Kept,
+    best: Best,
 ) -> None:
     """Write folder/step-NNNNNN.safetensors whole or not at all, and drop all but the newest two."""
     tensors: dict[str, torch.Tensor] = {}
@@ -47,9 +46,8 @@ def save(
         tensors[f"param/{name}"] = parameter.detach()
         state = optimiser.state.get(parameter, {})
         tensors |= {f"{moment}/{name}": state[moment] for moment in MOMENTS if moment in state}
-    tensors |= {f"average/{name}": tensor for name, tensor in kept.average.items()}
-    tensors |= {f"best/{name}": tensor for name, tensor in kept.best.items()}
-    figures = {name: getattr(kept, name) for name in FIGURES} if kept.best else {}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.weights.items()}
+    figures = {"best_skill": best.skill, "best_step": best.step, "waited": best.waited} if best.weights else {}
     header = {"step": str(step), "losses": json.dumps(losses), "kept": json.dumps(figures)}
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / f"step-{step:06d}.safetensors", tensors, header)
@@ -84,18 +82,16 @@ def restore(
     checkpoint: Checkpoint,
     module: torch.nn.Module,
     optimiser: torch.optim.Optimizer | None = None,
-    kept: Kept | None = None,
+    best: Best | None = None,
 ) -> None:
-    """Put a checkpoint's values into the parameters that learn and, when given, into the optimiser and what is kept."""
+    """Put a checkpoint's values into the parameters that learn and, when given, the optimiser and the best weights."""
     for name, parameter in trainable(module).items():
         parameter.data.copy_(checkpoint.tensors[f"param/{name}"])
         if optimiser is not None and f"step/{name}" in checkpoint.tensors:
             state = {m: checkpoint.tensors[f"{m}/{name}"] for m in MOMENTS}
             optimiser.state[parameter] = {m: t.to(parameter.device, copy=True) for m, t in state.items()}
-        if kept is not None:
-            for part, weights in (("average", kept.average), ("best", kept.best)):
-                if f"{part}/{name}" in checkpoint.tensors:
-                    weights[name] = checkpoint.tensors[f"{part}/{name}"].to(parameter.device, copy=True)
-    if kept is not None:
-        for name, value in checkpoint.kept.items():
-            setattr(kept, name, value)
+        if best is not None and f"best/{name}" in checkpoint.tensors:
+            best.weights[name] = checkpoint.tensors[f"best/{name}"].to(parameter.device, copy=True)
+    if best is not None and best.weights:
+        best.skill, best.step = checkpoint.best["best_skill"], int(checkpoint.best["best_step"])
+        best.waited = int(checkpoint.best["waited"])

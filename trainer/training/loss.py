@@ -12,7 +12,7 @@ from ..base import Recipe, TrainSettings
 from ..cache import Cache, shares
 from ..encoders import Student
 from .kv import Layer, kv_loss, load_layers
-from .objective import contrast_loss, cosine_loss, norm_loss
+from .objective import contrast_loss, cosine_loss
 
 BANK = 64  # captions whose contents ask, and whose encodings tell the scale
 DEV_ROWS = 512
@@ -44,27 +44,20 @@ class Loss:
         return cls(train, student, centre, cache.norms().to(device), cache.position0(), layers)
 
     def __call__(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The model's output (B, P, D), or (2, B, P, D) with clip skip's, and a batch -> scalars by name.
+        """The model's output (B, P, D) and a batch -> scalars by name.
 
         `loss` is the plain cosine loss over all positions, the one to hold beside the floors; `objective` is what is
         minimised; the others are its parts before their weights.
         """
         train = self.train
-        z, skip = z if self.student.skips else (z, None)
         cosine = cosine_loss(z, batch["target"])  # (B, P)
         terms = {"loss": (cosine.detach() * batch["drawn"]).sum(dim=1).mean()}
-        objective = (cosine * batch["weights"]).sum(dim=1).mean()
-        if skip is not None:
-            terms["skip"] = (cosine_loss(skip, batch["target_skip"]) * batch["weights"]).sum(dim=1).mean()
-            objective = objective + terms["skip"]
+        objective = (cosine * batch["drawn"]).sum(dim=1).mean()
         if train.contrast and self.centre is not None:
             text = self.student.tokens.key_mask(batch["ids"])
             zh = sentence(z, text)
             terms["contrast"] = contrast_loss(zh, batch["en"], self.centre, batch["own"]).mean()
             objective = objective + train.contrast * terms["contrast"]
-        if train.norm:
-            terms["norm"] = (norm_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
-            objective = objective + train.norm * terms["norm"]
         if self.layers:
             out = self._as_the_node_gives(z, batch)
             terms["kv"] = kv_loss(out, batch["target"], batch["drawn"], self.layers).mean()
@@ -73,7 +66,7 @@ class Loss:
 
     def _as_the_node_gives(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B, P, D) with the norms and the first position that the file's structure will give."""
-        if not self.train.norm and self.norms is not None:
+        if self.norms is not None:
             z = torch.nn.functional.normalize(z, dim=-1) * self.norms[batch["positions"]][:, :, None]
         return torch.cat([batch["target"][:, :1].float(), z[:, 1:]], dim=1) if self.position0 else z
 
@@ -105,6 +98,5 @@ class Dev:
         device, total = student.bert.device, 0.0
         for ids, target in zip(self.ids.split(BATCH), self.target.split(BATCH)):
             z = student(ids.to(device))
-            z = z[0] if student.skips else z
             total += float(cosine_loss(z, target.to(device))[:, self.first :].sum())
         return 1 - total / (self.target.shape[0] * (self.target.shape[1] - self.first)) / self.constant

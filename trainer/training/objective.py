@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import normalize
 
-from ..base import ZoneWeights
-
 ZONES = ("all", "position0", "content", "end", "pad")
 TEMPERATURE = 0.05  # of the contrast
 
@@ -32,19 +30,6 @@ def zone_masks(lengths: torch.Tensor, window: int) -> dict[str, torch.Tensor]:
     }
 
 
-def position_weights(
-    lengths: torch.Tensor, positions: torch.Tensor, drawn: torch.Tensor, window: int, zones: ZoneWeights
-) -> torch.Tensor:
-    """(B, P) weights of a step's positions (B, P): their shares `drawn` of a mean over the window, times the zone's.
-
-    Each caption's zone weights are divided by their mean over the whole window, so that captions count alike.
-    """
-    masks = zone_masks(lengths, window)
-    by_zone = torch.stack([masks[zone] * getattr(zones, zone) for zone in ZONES[1:]]).sum(dim=0)  # (B, W)
-    by_zone = by_zone / by_zone.mean(dim=1, keepdim=True)
-    return by_zone.gather(1, positions) * drawn
-
-
 def contrast_loss(zh: torch.Tensor, en: torch.Tensor, centre: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """InfoNCE from Chinese to English: (B, D) sentence vectors among a step's (N, D), all less `centre` (D,) -> (B,).
 
@@ -53,8 +38,3 @@ def contrast_loss(zh: torch.Tensor, en: torch.Tensor, centre: torch.Tensor, own:
     """
     similarity = normalize(zh - centre, dim=-1) @ normalize(en.float() - centre, dim=-1).T / TEMPERATURE
     return similarity.logsumexp(dim=1) - similarity.masked_fill(~own, -torch.inf).logsumexp(dim=1)
-
-
-def norm_loss(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(|z| / |target| - 1)^2 along the last dimension: (B, P, D) twice -> (B, P). Cosine leaves the norm free."""
-    return (z.float().norm(dim=-1) / target.float().norm(dim=-1) - 1).square()
