@@ -146,13 +146,18 @@ class Cache:
         """A whole column in memory; for small ones."""
         return torch.cat([shard[name] for shard in self.shards])
 
+    @property
+    def _weight(self) -> torch.Tensor:
+        """(W,) captions that each position's sums stand for; all of them where the sums run over all positions."""
+        return self.sums.get("weight", torch.full((self.window,), float(len(self)), dtype=torch.double))
+
     def norms(self) -> torch.Tensor:
         """(W,) the teacher's mean norm of each position."""
-        return (self.sums["norm_sum"] / len(self)).float()
+        return (self.sums["norm_sum"] / self._weight).float()
 
     def constant(self) -> torch.Tensor:
         """(W, D) the mean unit target of each position: the best constant predictor's direction."""
-        return (self.sums["unit_sum"] / len(self)).float()
+        return (self.sums["unit_sum"] / self._weight[:, None]).float()
 
     def position0(self) -> bool:
         """Whether the teacher's first position is one vector for every caption, as a causal teacher's is."""
@@ -165,12 +170,12 @@ class Cache:
         lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64. Without `position_bias` x and y are
         centred on their mean over all positions, and the bias (1, D) is one.
         """
-        n = len(self)
-        x, y = self.sums["x_sum"] / n, self.sums["unit_sum"] / n  # (W, S), (W, D)
+        n, x, y = self._weight[:, None], self.sums["x_sum"], self.sums["unit_sum"]  # (W, 1), (W, S), (W, D)
         if not position_bias:
-            n, x, y = n * len(x), x.mean(dim=0, keepdim=True), y.mean(dim=0, keepdim=True)
-        sxx = self.sums["xx"] - n * x.T @ x
-        sxy = self.sums["xy"] - n * x.T @ y
+            n, x, y = (some.sum(dim=0, keepdim=True) for some in (n, x, y))
+        x, y = x / n, y / n
+        sxx = self.sums["xx"] - (n * x).T @ x
+        sxy = self.sums["xy"] - (n * x).T @ y
         scale = penalty * sxx.diagonal().mean()
         weight = torch.linalg.solve(sxx + scale * torch.eye(len(sxx), dtype=sxx.dtype), sxy)  # (S, D)
         return Ridge(weight.T.contiguous().float(), (y - x @ weight).float())
