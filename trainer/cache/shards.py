@@ -129,18 +129,22 @@ class Cache:
 
     def _gathered(self, name: str, index: torch.Tensor, at: torch.Tensor | None = None) -> torch.Tensor:
         first = self.shards[0][name]
+        if len(self.shards) == 1:  # on a device as a rule: nothing to put together, and nothing to wait for
+            return first[_sent(self._within(0, index, at), first.device)]
         inner = first.shape[1:] if at is None else (len(at), *first.shape[1:])
         out = torch.empty((len(index), *inner), dtype=first.dtype, device=first.device)
         of_shard, of_row = index // self.shard_rows, index % self.shard_rows
         for number in of_shard.unique().tolist():
             here = of_shard == number
-            rows, shard = of_row[here], self.shards[number]
-            if at is not None:
-                last = shard["count"][rows].long()[:, None] - 1
-                rows = self._firsts[number][rows][:, None] + torch.minimum(at, last)
-            where = here.nonzero()[:, 0].to(out.device)  # a mask would have a GPU waited for
-            out[where] = shard[name][rows.to(out.device)]
+            out[here] = self.shards[number][name][self._within(number, of_row[here], at)]
         return out
+
+    def _within(self, number: int, rows: torch.Tensor, at: torch.Tensor | None) -> torch.Tensor:
+        """Where a shard's captions (B,) have their values: (B,), or (B, P) of columns with a value a position."""
+        if at is None:
+            return rows
+        last = self.shards[number]["count"][rows].long()[:, None] - 1
+        return self._firsts[number][rows][:, None] + torch.minimum(at, last)
 
     def column(self, name: str) -> torch.Tensor:
         """A whole column in memory; for small ones."""
@@ -179,3 +183,8 @@ class Cache:
         scale = penalty * sxx.diagonal().mean()
         weight = torch.linalg.solve(sxx + scale * torch.eye(len(sxx), dtype=sxx.dtype), sxy)  # (S, D)
         return Ridge(weight.T.contiguous().float(), (y - x @ weight).float())
+
+
+def _sent(index: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """An index where it is needed; a copy to a GPU waits only from memory that is not pinned."""
+    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)

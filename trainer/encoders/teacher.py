@@ -61,7 +61,7 @@ class Teacher:
 
     @torch.inference_mode()
     def states(self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """ids (B, window) and lengths (B,) -> targets (B, P, width) fp32 at `positions` (B, P), all text among them once.
+        """ids (B, window), lengths (B,) -> targets (B, P, width) fp32 at `positions` (B, P), all text among them once.
 
         CLIP runs without an attention mask and padded with its end token, as SD1.5 runs it, up to the last of the
         positions: it is causal. A BERT runs with its own mask, at these positions alone.
