@@ -1,42 +1,28 @@
-"""python benchmarks/growth.py FOLDER [--rows 1000 10000 100000 300000] [--plot FILE] [--json F]
+"""Each stage's cost as the corpus grows, beside growth in proportion: python -m benchmarks.growth FOLDER [--plot FILE]
 
-What each stage costs as the corpus grows: seconds, and the memory that was its own. Encoders are small (2 layers, 64
-wide), so that 300,000 captions take minutes and what grows besides the encoders' work can be seen; training is 100
+Further options: [--rows 1000 10000 100000 300000] [--quick] [--json F]. Prints seconds, and the memory that was the
+stage's own. Encoders are small (2 layers, 64 wide), so that what grows besides their work can be seen; training is 100
 steps of 128 at any size. Linux only.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from pathlib import Path
 
-import rounds
-from corpus import generate
-from memory import watched
-
-sys.path.insert(0, str(rounds.ROOT))
-
-from tests import encoders
+from benchmarks.encoders import encoders
+from benchmarks.rounds import options, watched, write
+from benchmarks.texts import captions
 
 STAGES = ("corpus", "cache", "train", "evaluate", "export")
-SMALL = {"layers": 2, "size": 21128}
 
 
-def measure(folder: Path, rows: int) -> dict[str, tuple[float, float]]:
+def measure(folder: Path, rows: int, models: dict[str, object], steps: int) -> dict[str, tuple[float, float]]:
     """All stages on a corpus of so many pairs: seconds and own memory in GB, by stage."""
     here = folder / str(rows)
     here.mkdir(parents=True, exist_ok=True)
-    generate(here / "pairs.tsv", rows)
-    flags: dict[str, object] = {"run": here / "run", "corpus.train": here / "pairs.tsv"}
-    flags |= {"student.model": folder / "student", "teacher.model": folder / "teacher"}
-    flags |= {"corpus.dev_share": 200 / rows, "train.steps": 100, "train.layers": 1}
-    found = {}
-    for stage in STAGES:
-        seconds, own, _ = watched(stage, {"run": flags["run"]} if stage == "evaluate" else flags)
-        found[stage] = (seconds, own)
-    return found
+    flags = {"run": here / "run", "corpus.train": captions(here / "pairs.tsv", rows), **models}
+    flags |= {"corpus.dev_share": min(0.2, 200 / rows), "train.steps": steps, "train.layers": 1}
+    return {stage: watched(stage, {"run": flags["run"]} if stage == "evaluate" else flags)[:2] for stage in STAGES}
 
 
 def draw(figures: dict[int, dict[str, tuple[float, float]]], path: Path) -> None:
@@ -59,25 +45,26 @@ def draw(figures: dict[int, dict[str, tuple[float, float]]], path: Path) -> None
 
 def main() -> None:
     """Make the encoders, then measure size after size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000, 300_000])
     parser.add_argument("--plot", type=Path, help="also draw the figures into this file")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    encoders.student(given.folder / "student", 64, heads=4, **SMALL)
-    encoders.clip_teacher(given.folder / "teacher", 64, layers=2, size=49408)
+    student, teacher = encoders(given.folder, 2, 64)
+    models: dict[str, object] = {"student.model": student, "teacher.model": teacher}
+    figures: dict[int, dict[str, tuple[float, float]]] = {}
     print(
         f"| captions | {' | '.join(f'{stage}: s, GB' for stage in STAGES)} |\n|---{'|---' * len(STAGES)}|", flush=True
     )
-    figures = {}
-    for rows in given.rows:
-        figures[rows] = found = measure(given.folder, rows)
-        cells = " | ".join(f"{seconds:.0f}, {own:.2f}" for seconds, own in found.values())
+    for rows in [200, 400] if given.quick else given.rows:
+        figures[rows] = measure(given.folder, rows, models, 2 if given.quick else 100)
+        cells = " | ".join(f"{seconds:.0f}, {own:.2f}" for seconds, own in figures[rows].values())
         print(f"| {rows:,} | {cells} |", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    (less, before), (more, after) = ([*figures.items()] * 2)[-2:]
+    ratios = {stage: after[stage][0] / before[stage][0] / (more / less) for stage in STAGES}
+    told = ", ".join(f"{stage} {ratio:.2f}" for stage, ratio in ratios.items())
+    print(f"\nA caption's time with {more:,}, by that with {less:,}: {told}")
+    write(given.json, {"stages": figures, "ratios": ratios})
     if given.plot:
         draw(figures, given.plot)
 

@@ -1,54 +1,27 @@
-"""python benchmarks/memory.py FOLDER [--rows 300000] [--captions 2000] [--copies 60] [--steps 50]
+"""The trainer's memory beside holding the cache in memory: python -m benchmarks.memory FOLDER [--rows 300000] [--quick]
 
-What the trainer holds in memory, at full shape (12 x 768 both, 21,128 and 49,408 tokens, 77 positions, random weights):
-the corpus stage on `rows` generated pairs, the cache stage on the first `captions` of them, and `steps` of both
-strategies on a cache of `copies` times as many, made by copying its shards. For each stage: seconds, the most memory
-that was its own, and the most with the mapped files that happened to be in memory, which the system takes back when it
-needs them. Linux only. To see that it fits, run it where memory is limited:
+Further options: [--captions 2000] [--copies 60] [--steps 50] [--batch 32] [--json F]. At full shape (12 x 768 both, 77
+positions, random weights): the corpus stage on `rows` generated pairs, the cache stage on the first `captions` of them,
+and `steps` of both strategies on a cache of `copies` times as many, made by copying its shards. Prints each stage's
+seconds, the most memory that was its own, and the most with the mapped files that happened to be in memory, which the
+system takes back when it needs them. Linux only. To see that it fits, run it where memory is limited:
 
-    systemd-run --scope -p MemoryMax=4G python benchmarks/memory.py FOLDER
+    systemd-run --scope -p MemoryMax=4G python -m benchmarks.memory FOLDER
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import rounds
-from corpus import generate
-
-sys.path.insert(0, str(rounds.ROOT))
-
-from tests import encoders
+from benchmarks.encoders import encoders
+from benchmarks.rounds import options, watched, write
+from benchmarks.texts import captions
 from trainer.cached import CURE, SUMS
 from trainer.files import read_tensors, write_tensors
 
-LAYERS = 12
-
-
-def watched(
-    stage: str, flags: dict[str, object], entry: tuple[str, str] = ("-m", "trainer")
-) -> tuple[float, float, float]:
-    """Run one stage: seconds, and the peak of its own memory and of all that was resident, in GB."""
-    arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
-    began = time.perf_counter()
-    command = [sys.executable, *entry, stage, *arguments]
-    process = subprocess.Popen(command, cwd=rounds.ROOT, stdout=sys.stderr)  # the table alone goes to stdout
-    own = resident = 0.0
-    while process.poll() is None:
-        lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
-        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
-        own = max(own, kilobytes.get("RssAnon", 0) / 1e6)
-        resident = max(resident, sum(kilobytes.values()) / 1e6)
-        time.sleep(0.1)
-    if process.returncode:
-        sys.exit(f"{stage} ended with {process.returncode}")
-    return time.perf_counter() - began, own, resident
+SMALLEST = {"rows": 400, "captions": 200, "copies": 2, "steps": 2, "batch": 16}
 
 
 def copied(cache: Path, large: Path, copies: int) -> float:
@@ -70,45 +43,36 @@ def copied(cache: Path, large: Path, copies: int) -> float:
 
 def main() -> None:
     """Make the encoders and the corpus, then run the stages one by one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=300_000)
-    parser.add_argument("--captions", type=int, default=2000)
-    parser.add_argument("--copies", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--small", action="store_true", help="one layer of each encoder: whether it runs, no figures")
+    for name, value in {"rows": 300_000, "captions": 2000, "copies": 60, "steps": 50, "batch": 32}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
+    if given.quick:
+        vars(given).update(SMALLEST)
     folder: Path = given.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    layers = 4 if given.small else LAYERS
-    width = 64 if given.small else 768
-    student = encoders.student(
-        folder / "chinese-clip", width, layers=layers, heads=12 if width == 768 else 4, size=21128
-    )
-    teacher = encoders.clip_teacher(folder / "clip-l", width, layers=layers, size=49408)
-    generate(folder / "pairs.tsv", given.rows)
-    flags = {"student.model": student, "teacher.model": teacher, "corpus.train": folder / "pairs.tsv"}
-    flags |= {"corpus.dev_share": 60 / given.rows, "cache.shard_rows": given.captions // 4, "train.layers": 3}
-    cache, large = folder / "cache", folder / "large"
+    student, teacher = encoders(folder, *((4, 64) if given.quick else ()))
+    flags: dict[str, object] = {"student.model": student, "teacher.model": teacher, "train.layers": 3}
+    flags |= {"corpus.train": captions(folder / "pairs.tsv", given.rows), "corpus.dev_share": 60 / given.rows}
+    flags["cache.shard_rows"] = given.captions // 4
+    figures: dict[str, tuple[float, float, float]] = {}
     print("| stage | seconds | own memory, GB | with mapped files, GB |\n|---|---|---|---|", flush=True)
 
-    def row(name: str, stage: str, more: dict[str, object]) -> float:
-        seconds, own, resident = watched(stage, flags | more)
+    def row(name: str, stage: str, more: dict[str, object]) -> None:
+        figures[name] = seconds, own, resident = watched(stage, flags | more)
         print(f"| {name} | {seconds:.0f} | {own:.2f} | {resident:.2f} |", flush=True)
-        return seconds
 
     row(f"corpus, {given.rows:,} rows", "corpus", {"run": folder / "whole"})
-    first = {"run": folder / "first", "cache.dir": cache, "corpus.limit": given.captions}
+    first = {"run": folder / "first", "cache.dir": folder / "cache", "corpus.limit": given.captions}
     row(f"corpus, its first {given.captions:,}", "corpus", first)
-    seconds = row(f"cache, {given.captions:,} captions", "cache", first)
-    size = copied(cache, large, given.copies)
-    steps = {"cache.dir": large, "train.steps": given.steps, "train.batch": given.batch, "corpus.limit": given.captions}
+    row(f"cache, {given.captions:,} captions", "cache", first)
+    size = copied(folder / "cache", folder / "large", given.copies)
+    more = {"train.steps": given.steps, "train.batch": given.batch, "corpus.limit": given.captions}
     for strategy in ("unfreeze", "lora"):
-        name = f"train, {strategy}, {given.steps} steps of {given.batch} from {size:.1f} GB of cache"
-        row(name, "train", {"run": folder / strategy, "train.strategy": strategy, **steps})
-    hours = seconds / given.captions * given.rows / 3600
-    print(f"\nThe cache stage at this rate for {given.rows:,} captions: {hours:.1f} hours (not run).")
+        name, run = f"train, {strategy}, {given.steps} steps of {given.batch}", folder / strategy
+        row(name, "train", {"run": run, "train.strategy": strategy, "cache.dir": folder / "large", **more})
+        print(f"its own by the {size:.2f} GB of the cache, which the plain way holds: {figures[name][1] / size:.2f}")
+    write(given.json, {"stages": figures, "cache_gb": size})
 
 
 if __name__ == "__main__":
