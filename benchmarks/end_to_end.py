@@ -1,5 +1,5 @@
 """From nothing to an encoder beside the plain loop to the same skill: python -m benchmarks.end_to_end FOLDER \\
-    --student MODEL --teacher MODEL --train PAIRS --dev PAIRS [--window 77] [--steps N] [--limit 7200] [--json F]
+    --student MODEL --teacher MODEL --train PAIRS --dev PAIRS [--window 77] [--steps N] [--limit 7200]
 
 Ours is `python -m trainer run` with the recommended recipe, or N steps of it, for the three layers that the plain loop
 trains, to the artifact. The plain loop (plain_loop.py) then trains on the same clean pairs until its skill on the dev
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import plain_loop
-from benchmarks.rounds import ROOT, write
+from benchmarks.rounds import ROOT
 from trainer import cache, corpus, train
 from trainer.cached import Cache
 from trainer.objective import cosine_loss
@@ -32,17 +32,11 @@ BATCH = 128
 
 def ours(folder: Path, given: argparse.Namespace) -> float:
     """Seconds from nothing to the artifact."""
-    flags = {
-        "config": ROOT / "recipes" / "recommended.yaml",
-        "run": folder,
-        "window": given.window,
-        "student.model": given.student,
-        "teacher.model": given.teacher,
-        "corpus.train": given.train,
-        "corpus.dev": given.dev,
-        "train.layers": plain_loop.LAYERS,
-        "train.lr": plain_loop.RATE,
-    } | ({"train.steps": given.steps} if given.steps else {})
+    flags = {"config": ROOT / "recipes" / "recommended.yaml", "run": folder, "window": given.window}
+    flags |= {"student.model": given.student, "teacher.model": given.teacher}
+    flags |= {"corpus.train": given.train, "corpus.dev": given.dev}
+    flags |= {"train.layers": plain_loop.LAYERS, "train.lr": plain_loop.RATE}
+    flags |= {"train.steps": given.steps} if given.steps else {}
     arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "trainer", "run", *arguments], cwd=ROOT, check=True)
@@ -59,8 +53,8 @@ def loss(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, target: 
     return total / target.shape[0] / target.shape[1]
 
 
-def plain(folder: Path, wanted: float, constant: float, limit: float) -> list[tuple[int, float, float]]:
-    """(step, seconds, skill) of the plain loop's scorings, until it is as good or the limit is over."""
+def plain(folder: Path, wanted: float, constant: float, limit: float) -> tuple[int, float, float]:
+    """(step, seconds, skill) of the plain loop's last scoring: it is as good, or the limit is over."""
     recipe = parse_recipe(folder / "recipe.yaml")
     pairs = corpus.read_pairs(folder / "corpus" / "train.tsv")
     dev = Cache.open(recipe.cache_folder / "dev", load_student(str(recipe.student.model), recipe.window).depth, None)
@@ -75,15 +69,15 @@ def plain(folder: Path, wanted: float, constant: float, limit: float) -> list[tu
     mask, dev_mask = (student.tokens.key_mask(some).long() for some in (ids, dev_ids))
     precision, batch = train._precision(recipe.train), min(BATCH, len(pairs))
     steps = plain_loop.steps(model, ids, mask, torch.cat(targets), batch, precision)
-    found, scoring = [], 0.0
-    while not found or (found[-1][2] < wanted and found[-1][1] < limit):
+    step, seconds, skill, scoring = 0, 0.0, -float("inf"), 0.0
+    while skill < wanted and (not step or seconds < limit):
         for _ in range(EVERY):
             next(steps)
-        seconds = time.perf_counter() - began - scoring
-        found.append((EVERY * (len(found) + 1), seconds, 1 - loss(model, dev_ids, dev_mask, dev_target) / constant))
+        step, seconds = step + EVERY, time.perf_counter() - began - scoring
+        skill = 1 - loss(model, dev_ids, dev_mask, dev_target) / constant
         scoring = time.perf_counter() - began - seconds
-        print(f"plain loop: step {found[-1][0]}, {seconds:.0f} s, skill {found[-1][2]:.3f} of {wanted:.3f}", flush=True)
-    return found
+        print(f"plain loop: step {step}, {seconds:.0f} s, skill {skill:.3f} of {wanted:.3f}", flush=True)
+    return step, seconds, skill
 
 
 def main() -> None:
@@ -95,17 +89,14 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=77)
     parser.add_argument("--steps", type=int, help="of ours; by default the recipe's")
     parser.add_argument("--limit", type=float, default=7200)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
     ours_s = ours(given.folder, given)
     report = json.loads((given.folder / "report.json").read_text(encoding="utf-8"))
     wanted, constant = report["skill"], report["floors"]["constant"]["all"]
     print(f"ours: {ours_s:.0f} s to the artifact, skill {wanted:.3f}", flush=True)
-    found = plain(given.folder, wanted, constant, given.limit)
-    step, plain_s, skill = found[-1]
+    step, plain_s, skill = plain(given.folder, wanted, constant, given.limit)
     reached = "the same skill" if skill >= wanted else f"only {skill:.3f}"
     print(f"plain loop: {reached} after {step} steps and {plain_s:.0f} s: ratio {ours_s / plain_s:.2f}")
-    write(given.json, {"ours_s": ours_s, "ratio": ours_s / plain_s, "skill": wanted, "plain": found})
 
 
 if __name__ == "__main__":

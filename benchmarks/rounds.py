@@ -1,12 +1,10 @@
-"""Two ways timed in turns: a table with the ratio and its spread, JSON, and what a stage's process takes."""
+"""Two ways timed in turns: a table with the ratio and its spread."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -83,13 +81,9 @@ def tell(races: Mapping[str, Race], plain: str, what: str, path: Path | None, **
             f"{name:34}{1000 * s['plain_s']:13.1f} ms{1000 * s['ours_s']:9.1f} ms{s['ratio']:8.2f}   "
             f"{low:.2f} .. {high:.2f}"
         )
-    write(path, {"what": what, "threads": torch.get_num_threads(), "cases": figures, **more})
-
-
-def write(path: Path | None, figures: Any) -> None:
-    """The figures as JSON, if a file was asked for."""
     if path:
-        path.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        told = {"what": what, "threads": torch.get_num_threads(), "cases": figures, **more}
+        path.write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
 def options(doc: str | None) -> argparse.ArgumentParser:
@@ -98,22 +92,3 @@ def options(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="tiny shapes, one round: whether it runs, no figures")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser
-
-
-def watched(stage: str, flags: Mapping[str, object]) -> tuple[float, float, float]:
-    """Run one stage of the trainer: seconds, and the peaks of its own memory and of all that was resident, in GB.
-    Linux only."""
-    arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
-    began = time.perf_counter()
-    # The table alone goes to stdout.
-    process = subprocess.Popen([sys.executable, "-m", "trainer", stage, *arguments], cwd=ROOT, stdout=sys.stderr)
-    own = resident = 0.0
-    while process.poll() is None:
-        lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
-        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
-        own = max(own, kilobytes.get("RssAnon", 0) / 1e6)
-        resident = max(resident, sum(kilobytes.values()) / 1e6)
-        time.sleep(0.1)
-    if process.returncode:
-        sys.exit(f"{stage} ended with {process.returncode}")
-    return time.perf_counter() - began, own, resident
