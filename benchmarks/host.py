@@ -58,17 +58,10 @@ def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32) ->
     dimensions = artifact.Dimensions(layers, width, width // 64, 4 * width, size, window, 2, 1e-12)
     bert = {name: random(*shape, scale=shape[-1] ** -0.5) for name, shape in artifact.bert_shapes(dimensions).items()}
     bert |= {name: torch.ones_like(value) for name, value in bert.items() if name.endswith("LayerNorm.weight")}
-    meta = artifact.Meta(
-        dimensions=dimensions,
-        special_ids=artifact.SpecialIds(start=2, end=3, pad=0, unknown=1),
-        window=window,
-        mask_padding=True,
-        position0="stored",
-        teacher=artifact.TeacherInfo("random", "0" * 64, -1, teacher),
-        strategy="random",
-        corpus=artifact.CorpusInfo(0, "0" * 64),
-        licence="Apache-2.0",
-    )
+    ids, corpus = artifact.SpecialIds(start=2, end=3, pad=0, unknown=1), artifact.CorpusInfo(0, "0" * 64)
+    of = artifact.TeacherInfo("random", "0" * 64, -1, teacher)
+    kinds = dict(mask_padding=True, position0="stored", strategy="random", licence="Apache-2.0")
+    meta = artifact.Meta(dimensions, ids, window, teacher=of, corpus=corpus, **kinds)
     made = artifact.Artifact(
         meta=meta,
         bert=bert,

@@ -115,14 +115,13 @@ def main() -> None:
             name: statistics.median(child("memory", kind, path) for _ in range(number))
             for name, kind, path in (("own CLIP-L", "own", own), ("ours", "ours", fp16))
         }
-        sizes = {path.stem: path.stat().st_size for path in (own, fp16, fp32)}
-    what, more = f"ComfyUI {given.options}", {"start_s": starts, "resident_bytes": resident, "file_bytes": sizes}
-    tell(races, "plain", what, given.json, **more)
+        files = [f"{path.stem} {path.stat().st_size / 1e6:.1f} MB" for path in (own, fp16, fp32)]
+    tell(races, "plain", f"ComfyUI {given.options}", given.json, start_s=starts, resident_bytes=resident)
     low, middle, high = (1000 * of(starts) for of in (min, statistics.median, max))
     print(f"start of ComfyUI: {middle:.0f} ms ({low:.0f} .. {high:.0f})")
     shares = [f"{name} {size / 1e6:.0f} MB" for name, size in resident.items()]
     print(f"memory: {', '.join(shares)}, ratio {resident['ours'] / resident['own CLIP-L']:.2f}")
-    print(f"files: {', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in sizes.items())}")
+    print(f"files: {', '.join(files)}")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ position ComfyUI's rule for CLIP, in Chinese and in English.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,33 +32,24 @@ WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 SEED = 11
 
 
-@dataclass(frozen=True)
-class Side:
-    """Windows of one weighted span each, and their encodings."""
+def encoded(encoder: Student, windows: Sequence[Window]) -> Tensor:
+    """Every window, with and without its weighted tokens, as emphasis.rows has them: (2 N, W, D)."""
+    todo = rows(windows)
+    hidden = torch.tensor([[at in row.hidden for at in range(len(row.ids))] for row in todo])
+    return encoder.encode_ids(torch.tensor([row.ids for row in todo]), hidden)
 
-    windows: list[Window]
-    encoded: Tensor  # (2 N, W, D), those of emphasis.rows: whole, then without the span
-    empty: Tensor  # (W, D)
 
-    @classmethod
-    def of(cls, encoder: Student, windows: list[Window]) -> Side:
-        """Encode every window, with and without its weighted tokens."""
-        todo = rows(windows)
-        ids = torch.tensor([row.ids for row in todo])
-        hidden = torch.tensor([[at in row.hidden for at in range(len(row.ids))] for row in todo])
-        encoded = torch.cat([encoder.encode_ids(*some) for some in zip(ids.split(128), hidden.split(128))])
-        return cls(windows, encoded, encoder.encode([""])[0])
+def by_contrast(z: Tensor, empty: Tensor, windows: Sequence[Window], weight: float) -> Tensor:
+    """What the nodes compute of such encodings: (N, W, D)."""
+    weights = [[weight if own != 1.0 else 1.0 for own in window.weights] for window in windows]
+    return combine(z, [replace(window, weights=own) for window, own in zip(windows, weights)])
 
-    def by_contrast(self, weight: float) -> Tensor:
-        """What the nodes compute: (N, W, D)."""
-        weights = [[weight if own != 1.0 else 1.0 for own in window.weights] for window in self.windows]
-        return combine(self.encoded, [replace(window, weights=own) for window, own in zip(self.windows, weights)])
 
-    def by_position(self, weight: float) -> Tensor:
-        """(z - empty) * weight + empty at the weighted tokens, comfy.sd1_clip's rule for CLIP: (N, W, D)."""
-        marked = torch.tensor([[own != 1.0 for own in window.weights] for window in self.windows])
-        z = self.encoded[: len(self.windows)]
-        return torch.where(marked[..., None], (z - self.empty) * weight + self.empty, z)
+def by_position(z: Tensor, empty: Tensor, windows: Sequence[Window], weight: float) -> Tensor:
+    """(z - empty) * weight + empty at the weighted tokens, comfy.sd1_clip's rule for CLIP: (N, W, D)."""
+    marked = torch.tensor([[own != 1.0 for own in window.weights] for window in windows])
+    whole = z[: len(windows)]
+    return torch.where(marked[..., None], (whole - empty) * weight + empty, whole)
 
 
 def window(encoder: Student, text: str, word: str) -> Window | None:
@@ -96,16 +88,16 @@ def shares(
 def table(encoder: Path, teacher: Path, count: int) -> str:
     """Of each way and weight, the colour's share and all else's, as a table in Markdown."""
     chinese, english = (Student.from_artifact(load(path)) for path in (encoder, teacher))
-    scenes, zh, en = map(list, zip(*(found for found, _ in zip(cases(chinese, english), range(count)))))
-    zh_side, en_side = Side.of(chinese, zh), Side.of(english, en)
+    scenes, zh, en = map(list, zip(*itertools.islice(cases(chinese, english), count)))
     ways = {
-        "Chinese, by contrast (ours)": (zh_side, zh_side.by_contrast),
-        "Chinese, by position": (zh_side, zh_side.by_position),
-        "English, by position": (en_side, en_side.by_position),
+        "Chinese, by contrast (ours)": (chinese, zh, by_contrast),
+        "Chinese, by position": (chinese, zh, by_position),
+        "English, by position": (english, en, by_position),
     }
     network, lines = unet.load(), []
-    for name, (side, way) in ways.items():
-        found = [shares(network, way(weight), side.empty, scenes) for weight in WEIGHTS]
+    for name, (side, windows, way) in ways.items():
+        z, empty = encoded(side, windows), side.encode([""])[0]
+        found = [shares(network, way(z, empty, windows, weight), empty, scenes) for weight in WEIGHTS]
         lines.append([name, *(f"{own:.2f} / {other:.2f}" for own, other in found)])
     return markdown(["colour right / all else right", *(f"weight {weight:g}" for weight in WEIGHTS)], lines)
 
