@@ -60,7 +60,7 @@ def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32) ->
     bert |= {name: torch.ones_like(value) for name, value in bert.items() if name.endswith("LayerNorm.weight")}
     ids, corpus = artifact.SpecialIds(start=2, end=3, pad=0, unknown=1), artifact.CorpusInfo(0, "0" * 64)
     of = artifact.TeacherInfo("random", "0" * 64, -1, teacher)
-    kinds = dict(mask_padding=True, position0="stored", strategy="random", licence="Apache-2.0")
+    kinds: dict[str, Any] = dict(mask_padding=True, position0="stored", strategy="random", licence="Apache-2.0")
     meta = artifact.Meta(dimensions, ids, window, teacher=of, corpus=corpus, **kinds)
     made = artifact.Artifact(
         meta=meta,

@@ -74,7 +74,7 @@ def memory(kind: str, path: str) -> float:
     return process.memory_info().rss - before
 
 
-CHILDREN = {"start": start, "first": first, "memory": memory}
+CHILDREN: dict[str, Callable[..., float]] = {"start": start, "first": first, "memory": memory}
 
 
 def main() -> None:
