@@ -16,12 +16,10 @@ import torch
 from benchmarks.encoders import encoders
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
-from trainer.cache import build
-from trainer.cached import Cache
+from trainer.base import CacheSettings, TrainSettings
+from trainer.cache import Cache, build
 from trainer.corpus import read_pairs
-from trainer.recipe import CacheSettings, TrainSettings
-from trainer.student import Student, load_student
-from trainer.teacher import Teacher, load_teacher
+from trainer.encoders import Student, Teacher, load_student, load_teacher
 
 ROWS_300K = 300_000
 

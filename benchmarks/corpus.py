@@ -15,10 +15,9 @@ from pathlib import Path
 from benchmarks.encoders import encoders
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
+from trainer.base import CorpusSettings, Recipe, StudentSettings, TeacherSettings
 from trainer.corpus import run
-from trainer.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings
-from trainer.student import load_tokens
-from trainer.teacher import caption_length, load_tokenizer
+from trainer.encoders import caption_length, load_tokenizer, load_tokens
 
 WINDOW = 77
 

@@ -20,11 +20,11 @@ import torch
 
 from benchmarks import plain_loop
 from benchmarks.rounds import ROOT
-from trainer import cache, corpus, train
-from trainer.cached import Cache
-from trainer.objective import cosine_loss
-from trainer.settings import parse_recipe
-from trainer.student import load_student
+from trainer.base import parse_recipe
+from trainer.cache import Cache
+from trainer.corpus import read_pairs
+from trainer.encoders import load_student, teacher_of
+from trainer.training import cosine_loss, opening
 
 EVERY = 100  # steps between scorings
 BATCH = 128
@@ -56,18 +56,18 @@ def loss(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, target: 
 def plain(folder: Path, wanted: float, constant: float, limit: float) -> tuple[int, float, float]:
     """(step, seconds, skill) of the plain loop's last scoring: it is as good, or the limit is over."""
     recipe = parse_recipe(folder / "recipe.yaml")
-    pairs = corpus.read_pairs(folder / "corpus" / "train.tsv")
+    pairs = read_pairs(folder / "corpus" / "train.tsv")
     dev = Cache.open(recipe.cache_folder / "dev", load_student(str(recipe.student.model), recipe.window).depth, None)
     rows = list(range(len(dev)))
     dev_ids, dev_target = dev.rows("ids", rows).long(), dev.rows("target", rows)
     began = time.perf_counter()
-    student, teacher = load_student(str(recipe.student.model), recipe.window), cache.teacher_of(recipe, "cpu")
+    student, teacher = load_student(str(recipe.student.model), recipe.window), teacher_of(recipe, "cpu")
     ids = torch.tensor([student.tokens.windows(pair.zh)[0] for pair in pairs])
     english = [pair.en for pair in pairs]
     targets = [teacher.encode(english[at : at + BATCH])[0].half() for at in range(0, len(pairs), BATCH)]
     model = plain_loop.WithHead(plain_loop.free(student.bert, "unfreeze"), recipe.window, targets[0].shape[-1])
     mask, dev_mask = (student.tokens.key_mask(some).long() for some in (ids, dev_ids))
-    precision, batch = train._precision(recipe.train), min(BATCH, len(pairs))
+    precision, batch = opening.precision(recipe.train), min(BATCH, len(pairs))
     steps = plain_loop.steps(model, ids, mask, torch.cat(targets), batch, precision)
     step, seconds, skill, scoring = 0, 0.0, -float("inf"), 0.0
     while skill < wanted and (not step or seconds < limit):

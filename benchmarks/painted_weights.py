@@ -22,7 +22,7 @@ from torch import Tensor
 
 from painter import drawable, paint, reader, unet
 from painter.figures import markdown
-from trainer.student import Student
+from trainer.encoders import Student
 from zhclip.artifact import load
 from zhclip.emphasis import combine, rows, runs
 from zhclip.prompt import normalise

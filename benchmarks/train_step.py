@@ -1,8 +1,8 @@
 """A step of training beside the plain loop's: python -m benchmarks.train_step [--strategy unfreeze|lora] [--batch 32]
 
-Further options: [--device cpu|cuda] [--captions 512] [--quick] [--json F]. At full shape, 12 x 768 with random weights
-and 77 positions: stored trunk and compact positions against every layer at every position (plain_loop.py). Both train
-in turns, in one process, the same strategy at the same precision.
+Further options: [--captions 512] [--quick] [--json F]. At full shape, 12 x 768 with random weights and 77 positions:
+stored trunk and compact positions against every layer at every position (plain_loop.py). Both train in turns, in one
+process, the same strategy at the same precision, on a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -12,17 +12,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from benchmarks import plain_loop
 from benchmarks.encoders import encoders
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
-from trainer import cache, checkpoint, corpus, train
-from trainer.floors import answers
-from trainer.loss import Loss
-from trainer.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
-from trainer.student import load_tokens, trunk_depth
+from trainer import cache, corpus
+from trainer.base import (
+    CacheSettings,
+    CorpusSettings,
+    Recipe,
+    StudentSettings,
+    TeacherSettings,
+    TrainSettings,
+    default_device,
+)
+from trainer.encoders import load_tokens, teacher_of, trunk_depth
+from trainer.report import answers
+from trainer.training import checkpoint, clip_gradient, opening
 
 
 def made(folder: Path, rows: int, settings: TrainSettings, quick: bool) -> Recipe:
@@ -37,37 +44,33 @@ def made(folder: Path, rows: int, settings: TrainSettings, quick: bool) -> Recip
     return recipe
 
 
-def ours(recipe: Recipe, device: torch.device) -> Iterator[None]:
+def ours(recipe: Recipe) -> Iterator[None]:
     """The trainer's loop without its logs and checkpoints. Yields after each step."""
-    settings = recipe.train
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=train._precision(settings))
-    student, _, cached = train.open_training(recipe, device)
-    depth = trunk_depth(settings, student.depth)
-    learning = checkpoint.trainable(student)
-    optimiser = torch.optim.AdamW(learning.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    loss_of = Loss.of(cached, settings, student, device)
-    loader = train._loader(recipe, cached, range(10**6), accelerator)
-    model, prepared = accelerator.prepare(student, optimiser)
+    training = opening.Training.open(recipe)
+    assert training is not None
+    accelerator, student, limit = training.accelerator, training.student, recipe.train.clip or 1.0
+    learning, depth = checkpoint.trainable(student), trunk_depth(recipe.train, student.depth) or 0
+    model, optimiser = accelerator.prepare(student, training.optimiser)
     model.train()
-    for batch in loader:
-        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        z = model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"], batch["kept"])
-        accelerator.backward(loss_of(z, batch)["objective"])
-        train.clip(accelerator, list(learning.values()), settings.clip or 1.0)
-        prepared.step()
-        prepared.zero_grad()
+    for batch in training.batches():
+        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        z = model(batch["ids"], batch.get("trunk"), depth, batch["positions"], batch["kept"])
+        accelerator.backward(training.loss(z, batch)["objective"])
+        clip_gradient(accelerator, list(learning.values()), limit)
+        optimiser.step()
+        optimiser.zero_grad()
         yield
 
 
 def plain(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """The plain loop on the same captions, the teacher's answers in memory."""
     pairs, batch = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv"), recipe.train.batch
-    answer, rows = answers(cache.teacher_of(recipe, device), pairs), range(len(pairs))
+    answer, rows = answers(teacher_of(recipe, device), pairs), range(len(pairs))
     target = torch.cat([answer(list(rows[at : at + 64])).half() for at in rows[::64]]).to(device)
     tokens = load_tokens(str(recipe.student.model), recipe.window)
     ids = torch.tensor([tokens.windows(pair.zh)[0] for pair in pairs], device=device)
     model = plain_loop.load(Path(str(recipe.student.model)), recipe.train.strategy).to(device)
-    return plain_loop.steps(model, ids, (ids != 0).long(), target, batch, train._precision(recipe.train))
+    return plain_loop.steps(model, ids, (ids != 0).long(), target, batch, opening.precision(recipe.train))
 
 
 def finished(steps: Iterator[None], device: torch.device) -> None:
@@ -81,18 +84,17 @@ def main() -> None:
     """Make encoders, captions and cache, then time both."""
     parser = options(__doc__)
     parser.add_argument("--strategy", choices=("unfreeze", "lora"), default="unfreeze")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--captions", type=int, default=512, help="at least a batch of them")
     given = parser.parse_args()
-    device, batch = torch.device(given.device), 8 if given.quick else given.batch
+    device, batch = torch.device(default_device()), 8 if given.quick else given.batch
     rows = 64 if given.quick else max(given.captions, batch)
-    settings = TrainSettings(strategy=given.strategy, layers=3, start="student", contrast=0.0, batch=batch)
+    settings = TrainSettings(strategy=given.strategy, layers=3, start="student", contrast=0.0, batch=batch, steps=10**6)
     with tempfile.TemporaryDirectory() as folder:
         recipe = made(Path(folder), rows, settings, given.quick)
-        one, other = plain(recipe, device), ours(recipe, device)
+        one, other = plain(recipe, device), ours(recipe)
         measured = race(lambda: finished(one, device), lambda: finished(other, device), given.quick, repeat=4)
-    what = f"{device.type}, precision {train._precision(settings)}, {rows} captions"
+    what = f"{device.type}, precision {opening.precision(settings)}, {rows} captions"
     tell({f"{given.strategy}, a step of {batch}": measured}, "plain loop", what, given.json)
 
 

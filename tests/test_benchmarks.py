@@ -17,8 +17,7 @@ from benchmarks.encoders import encoders
 from benchmarks.texts import LENGTHS, captions
 from tests.host import QUIET, ROOT, comfyui
 from trainer.corpus import read_pairs
-from trainer.student import load_tokens
-from trainer.teacher import caption_length, load_tokenizer
+from trainer.encoders import caption_length, load_tokenizer, load_tokens
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from trainer.corpus import Cleaned, Pair, clean, read_pairs, rejects_table, write_pairs
-from trainer.recipe import SettingsError
-from trainer.rows import CorpusError, read
+from trainer.base.recipe import SettingsError
+from trainer.corpus.lines import CorpusError
+from trainer.corpus.pairs import Cleaned, Pair, clean
+from trainer.corpus.rows import read
+from trainer.corpus.stage import read_pairs, rejects_table, write_pairs
 
 CAT, DOG = "\u4e00\u53ea\u732b", "\u4e00\u53ea\u72d7"  # a cat, a dog
 ROWS = [(CAT, "a cat"), (DOG, "a dog")]

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from tests import encoders, graphs, hub
 from tests.host import ROOT, running
 from trainer.__main__ import main
-from trainer.settings import parse_recipe
-from trainer.student import Student
+from trainer.base.settings import parse_recipe
+from trainer.encoders.student import Student
 from zhclip.artifact import load, save
 
 REPO = "someone/zhclip-tiny"
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, dev = encoders.corpora(folder)
     flags = ["--student.model", str(student), "--teacher.model", str(teacher), "--window", "32"]
     flags += ["--corpus.train", str(train), "--corpus.dev", str(dev), "--export.licence", "Apache-2.0"]
-    flags += ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--train.strategy", "lora", "--train.lora_r", "4"]
+    flags += ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--train.strategy", "lora", "--train.lora.r", "4"]
     assert main(["run", "--run", str(folder / "run"), *flags]) == 0
     return folder / "run"
 
