@@ -16,8 +16,8 @@ import torch
 from benchmarks.encoders import encoders
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
-from trainer.base import CacheSettings, TrainSettings
-from trainer.cache import Cache, build
+from trainer.base import TrainSettings
+from trainer.cache import Cache, Making, build
 from trainer.corpus import read_pairs
 from trainer.encoders import Student, Teacher, load_student, load_teacher
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--captions", type=int, default=256)
     given = parser.parse_args()
-    rows, settings, pads = 32 if given.quick else given.captions, CacheSettings(), TrainSettings().pad_positions
+    rows, pads = 32 if given.quick else given.captions, TrainSettings().pad_positions
     with tempfile.TemporaryDirectory() as temporary:
         folder, numbers = Path(temporary), count()
         models = encoders(folder, *((4, 64) if given.quick else ()))
@@ -52,12 +52,12 @@ def main() -> None:
         words = teacher.tokenizer([pair.en for pair in pairs], **whole)["input_ids"].to(given.device)
         ids = torch.tensor([student.tokens.windows(pair.zh)[0] for pair in pairs], device=given.device)
         depth = student.depth - 3
+        making = Making(teacher, student, depth, pads)
 
         def ours() -> None:
-            out = folder / f"cache{next(numbers)}"
-            build(out, pairs, teacher, student, depth, settings.shard_rows, settings.batch, pads)
+            build(folder / f"cache{next(numbers)}", pairs, making)
 
-        measured = race(lambda: bare(teacher, student, words, ids, settings.batch), ours, given.quick)
+        measured = race(lambda: bare(teacher, student, words, ids, making.batch), ours, given.quick)
         kept = Cache.open(folder / "cache0", depth, pads)
         columns = {column: kept.column(column).nbytes / rows for column in kept.shards[0]}
     size, trunk = sum(columns.values()), columns["trunk"]

@@ -12,6 +12,7 @@ from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import captions
 from trainer.base.recipe import SettingsError
+from trainer.cache.making import Making
 from trainer.cache.shards import Cache
 from trainer.cache.stage import build
 from trainer.corpus.pairs import Pair
@@ -32,7 +33,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, Student]:
 
 def test_rows_are_what_the_encoders_give(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, None, 16, 8))
     cache = Cache.open(tmp_path, 2, None)
     assert len(cache) == 50
     chosen = [49, 3, 16, 15]
@@ -47,8 +48,8 @@ def test_rows_are_what_the_encoders_give(pair: tuple[Teacher, Student], tmp_path
 
 def test_kept_positions_are_those_of_the_whole(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
-    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, 3, 16, 8))
+    build(tmp_path, PAIRS, Making(teacher, student, 2, None, 16, 8))
     few, whole = Cache.open(tmp_path, 2, 3), Cache.open(tmp_path, 2, None)
     chosen = [49, 3, 16, 15, 40]
     lengths, counts = few.rows("length", chosen), few.rows("count", chosen)
@@ -71,7 +72,7 @@ def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(
     pair: tuple[Teacher, Student], tmp_path: Path
 ) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, 3, 16, 8))
     step = [49, 3, 16, 15, 40, 7]
     target, lengths = teacher.encode([PAIRS[i].en for i in step])
     meant = torch.stack(
@@ -86,7 +87,7 @@ def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(
 
 def test_a_copy_on_a_device_reads_the_same(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, 3, 16, 8))
     mapped = Cache.open(tmp_path, 2, 3)
     copied = mapped.moved(torch.device("cpu"))
     assert len(copied) == len(mapped) == 50 and copied.vector_bytes() == mapped.vector_bytes() > 0
@@ -96,7 +97,7 @@ def test_a_copy_on_a_device_reads_the_same(pair: tuple[Teacher, Student], tmp_pa
 
 def test_sums_are_those_of_the_whole_corpus(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, depth=None, shard_rows=16, batch=8)
+    build(tmp_path, PAIRS, Making(teacher, student, None, None, 16, 8))
     cache = Cache.open(tmp_path, None, None)
     target = cache.rows("target", list(range(len(cache)))).float()
     with torch.no_grad():
@@ -120,12 +121,12 @@ def test_sums_are_those_of_the_whole_corpus(pair: tuple[Teacher, Student], tmp_p
 def test_a_killed_cache_goes_on_and_ends_in_the_same_bytes(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
     for name in ("whole", "broken"):
-        build(tmp_path / name, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
+        build(tmp_path / name, PAIRS, Making(teacher, student, 2, None, 16, 8))
     for lost in ("captions/00002", "captions/00001", "captions/sums", "trunk-2/00003"):
         (tmp_path / "broken" / f"{lost}.safetensors").unlink()
     with pytest.raises(SettingsError, match=r"2 of 4 shards are missing; run the cache stage again"):
         Cache.open(tmp_path / "broken", 2, None)
-    build(tmp_path / "broken", PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
+    build(tmp_path / "broken", PAIRS, Making(teacher, student, 2, None, 16, 8))
     for file in sorted((tmp_path / "whole").rglob("*.safetensors")):
         assert file.read_bytes() == (tmp_path / "broken" / file.relative_to(tmp_path / "whole")).read_bytes()
 
@@ -134,22 +135,22 @@ def test_a_cache_with_other_settings_is_refused_and_both_values_shown(
     pair: tuple[Teacher, Student], tmp_path: Path
 ) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, None, 16, 8))
     with pytest.raises(SettingsError, match="shard_rows was 16 and is now 8"):
-        build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=8, batch=8)
+        build(tmp_path, PAIRS, Making(teacher, student, 2, None, 8, 8))
     with pytest.raises(SettingsError, match="rows was 50 and is now 49"):
-        build(tmp_path, PAIRS[1:], teacher, student, depth=2, shard_rows=16, batch=8)
+        build(tmp_path, PAIRS[1:], Making(teacher, student, 2, None, 16, 8))
     with pytest.raises(SettingsError, match=r"trunk-1: no cache there; run the cache stage first"):
         Cache.open(tmp_path, 1, None)
 
 
 def test_another_depth_keeps_what_does_not_depend_on_it(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path / "one", PAIRS, teacher, student, 2, shard_rows=16, batch=8)
+    build(tmp_path / "one", PAIRS, Making(teacher, student, 2, None, 16, 8))
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "one" / "captions").iterdir()}
-    build(tmp_path / "one", PAIRS, teacher, student, 1, shard_rows=16, batch=8)
+    build(tmp_path / "one", PAIRS, Making(teacher, student, 1, None, 16, 8))
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    build(tmp_path / "other", PAIRS, teacher, student, 1, shard_rows=16, batch=8)
+    build(tmp_path / "other", PAIRS, Making(teacher, student, 1, None, 16, 8))
     for file in (tmp_path / "other").rglob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "one" / file.relative_to(tmp_path / "other")).read_bytes()
     trunks = [Cache.open(tmp_path / "one", depth, None).column("trunk") for depth in (1, 2)]

@@ -26,7 +26,7 @@ from ..base import (
     require,
     write_text,
 )
-from ..cache import Cache, build
+from ..cache import Cache, Making, build
 from ..encoders import Student, Teacher, load_student, load_teacher, teacher_of
 from ..training import checkpoint, trained_student
 from . import captions, curves
@@ -154,7 +154,7 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
         half = (len(cleaned.pairs) + 1) // 2
         halves = []
         for name, some in (("first", cleaned.pairs[:half]), ("second", cleaned.pairs[half:])):
-            build(Path(temporary, name), some, teacher, untrained, untrained.depth, half, BATCH)
+            build(Path(temporary, name), some, Making(teacher, untrained, untrained.depth, None, half, BATCH))
             halves.append(Cache.open(Path(temporary, name), untrained.depth, None))
         floors, origin = _floors(beside, teacher, halves, penalty)
         found = scored(student, list(zip(halves, floors, strict=True)))
