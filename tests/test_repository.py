@@ -219,7 +219,7 @@ def test_documented_commands_exist() -> None:
                 assert set(names.split(",")) <= set(extras), f"{document}: {line}"
             for path in re.findall(r"(?<![\w/])(?:recipes|docs|tests|benchmarks)/[\w./-]+", line):
                 assert (ROOT / path).exists(), f"{document}: {line}"
-            called = re.search(r"-m ((?:trainer|painter)\S*)(?: ([a-z]+)\b)?(.*)", line)
+            called = re.search(r"-m ((?:trainer|painter|benchmarks)\S*)(?: ([a-z]+)\b)?(.*)", line)
             if called:
                 module, stage, rest = called.groups()
                 source = ROOT / module.replace(".", "/")
