@@ -15,7 +15,6 @@ from zhclip.artifact import read_meta
 
 
 def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa: F811
-    assert commands("docs/train.md") == commands("docs/train.zh.md")
     # As wide as the teacher, like the real two, for the paper's recipes have no map between widths.
     encoders.student(tmp_path / "hub" / "OFA-Sys" / "chinese-clip-vit-base-patch16", width=128)
     translators.marian(tmp_path / "hub" / "Helsinki-NLP" / "opus-mt-en-zh", steps=80)
@@ -50,6 +49,7 @@ def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa:
             if "translate" in block:
                 assert len((clone / "train.tsv").read_text(encoding="utf-8").splitlines()) > translators.LEARNT // 2
                 (clone / "train.tsv").write_text(own_pairs, encoding="utf-8")  # enough of them to train on
+    assert json.loads((clone / "runs" / "sd15" / "test.json").read_text(encoding="utf-8"))["rows"] == 20
     assert read_meta(tmp_path / "hub" / "OWNER" / "NAME" / "NAME.safetensors").window == 77
     table = (clone / "runs" / "sweep" / "sweep-grid.md").read_text(encoding="utf-8")
     assert all(f"| {row} | 2 |" in table for row in ("recommended", "hotter", "lora"))
