@@ -14,9 +14,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests import encoders, hub
+from tests.tree import ROOT, tracked
 from zhclip.artifact import read_meta
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def commands(page: str) -> list[str]:
@@ -29,8 +28,7 @@ def commands(page: str) -> list[str]:
 def clone(tmp_path: Path) -> Path:
     """The tracked files in ComfyUI/custom_nodes/zhclip, with captions there and a checkpoint where ComfyUI has them."""
     clone = tmp_path / "ComfyUI" / "custom_nodes" / "zhclip"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
-    for name in filter(None, tracked.split("\0")):
+    for name in tracked():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, clone / name)
     encoders.corpora(clone)
@@ -45,23 +43,26 @@ def clone(tmp_path: Path) -> Path:
     return clone
 
 
+def follow(block: str, clone: Path, **environment: str) -> None:
+    """Run a page's block in a clone."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-ec", block],
+        cwd=clone,
+        env={**os.environ, **environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, block + done.stderr[-3000:]
+
+
 def test_every_training_command_does_what_it_says(clone: Path, tmp_path: Path) -> None:
     assert commands("README.md") == commands("README.zh.md")
     assert len(commands("README.md")) == 3
     with hub.serve(tmp_path / "hub") as (endpoint, _):
-        own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         for block in commands("README.md"):
-            done = subprocess.run(
-                ["bash", "-ec", block],
-                cwd=clone,
-                env={**os.environ, **own, "PATH": path},
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=False,
-            )
-            assert done.returncode == 0, block + done.stderr[-3000:]
+            follow(block, clone, **hub.settings(endpoint, tmp_path / "home"))
     installed = read_meta(clone.parent.parent / "models" / "text_encoders" / "zhclip-sd15.safetensors")
     assert (installed.window, installed.teacher.id) == (77, "openai/clip-vit-large-patch14")
     assert read_meta(clone / "runs" / "mine" / "encoder.safetensors").teacher.id == "mine.safetensors"
