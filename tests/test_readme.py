@@ -15,9 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from tests import encoders, hub
 from tests.test_convert import taiyi
+from tests.tree import ROOT, tracked
 from zhclip.artifact import read_meta
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def commands(page: str) -> list[str]:
@@ -30,8 +29,7 @@ def commands(page: str) -> list[str]:
 def clone(tmp_path: Path) -> Path:
     """The tracked files in ComfyUI/custom_nodes/zhclip, with captions there and a checkpoint where ComfyUI has them."""
     clone = tmp_path / "ComfyUI" / "custom_nodes" / "zhclip"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
-    for name in filter(None, tracked.split("\0")):
+    for name in tracked():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, clone / name)
     encoders.corpora(clone)
@@ -44,6 +42,20 @@ def clone(tmp_path: Path) -> Path:
     prefix = "cond_stage_model.transformer.text_model."
     save_file({prefix + k.removeprefix("text_model."): v for k, v in tensors.items()}, checkpoints / "mine.safetensors")
     return clone
+
+
+def follow(block: str, clone: Path, **environment: str) -> None:
+    """Run a page's block in a clone."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-ec", block],
+        cwd=clone,
+        env={**os.environ, **environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, block + done.stderr[-3000:]
 
 
 def publish_taiyi(at: Path) -> None:
@@ -61,20 +73,8 @@ def test_every_training_command_does_what_it_says(clone: Path, tmp_path: Path) -
     assert len(commands("README.md")) == 2
     publish_taiyi(tmp_path / "hub" / "IDEA-CCNL" / "Taiyi-Stable-Diffusion-1B-Chinese-v0.1")
     with hub.serve(tmp_path / "hub") as (endpoint, _):
-        own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        own["HF_HUB_DISABLE_XET"] = "1"  # the stand-in speaks LFS alone
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         for block in commands("README.md"):
-            done = subprocess.run(
-                ["bash", "-ec", block],
-                cwd=clone,
-                env={**os.environ, **own, "PATH": path},
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=False,
-            )
-            assert done.returncode == 0, block + done.stderr[-3000:]
+            follow(block, clone, **hub.settings(endpoint, tmp_path / "home"))
     encoders_of_comfyui = clone.parent.parent / "models" / "text_encoders"
     trained = read_meta(encoders_of_comfyui / "zhclip-sd15.safetensors")
     assert (trained.window, trained.teacher.id) == (77, "openai/clip-vit-large-patch14")
