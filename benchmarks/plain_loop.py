@@ -55,7 +55,12 @@ class WithHead(torch.nn.Module):
 def steps(
     model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, target: torch.Tensor, batch: int, precision: str
 ) -> Iterator[None]:
-    """Train step by step, without end, on ids and mask (N, W) and target (N, W, D) fp16. Yields after each step."""
+    """Train step by step, without end, on ids and mask (N, W) and target (N, W, D) fp16. Yields after each step.
+
+    Raises ValueError where the captions make no whole batch.
+    """
+    if len(ids) < batch:
+        raise ValueError(f"{len(ids)} captions make no batch of {batch}")
     device = ids.device
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=RATE, fused=True)

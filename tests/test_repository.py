@@ -190,10 +190,7 @@ def test_documented_commands_exist() -> None:
             if called:
                 module, stage, rest = called.groups()
                 flags = set(re.findall(r"(?<!\S)(--sweep\.set|--[\w.-]+)", rest)) - {"--help"}
-                if not module.startswith(("trainer", "painter")):  # their --help would start a host or take minutes
-                    code = source(module).read_text("ascii")
-                    assert all(flag in code for flag in flags), f"{document}: {line}"
-                elif flags or module == "trainer":
+                if flags or module == "trainer":
                     asked.append((f"{document}: {line}", f"{module} {stage or ''}".strip(), flags))
     said = usages({command for _, command, _ in asked})
     for where, command, flags in asked:
