@@ -212,12 +212,20 @@ def test_both_languages_say_the_same_commands() -> None:
         assert english == chinese
 
 
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere() -> None:
     for document in tracked(".md"):
         text = (ROOT / document).read_text("utf-8")
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text):
             if "://" not in target:
-                assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}"
+                page = (ROOT / document).parent / target if target else ROOT / document
+                assert page.exists(), f"{document} links to {target}"
+                assert not anchor or anchor in anchors(page), f"{document} links to {target}#{anchor}"
 
 
 def test_no_path_of_a_machine() -> None:
