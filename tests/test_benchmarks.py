@@ -16,7 +16,7 @@ from benchmarks import plain_loop
 from benchmarks.encoders import encoders
 from benchmarks.texts import LENGTHS, captions
 from tests.host import QUIET, ROOT, comfyui
-from trainer.corpus import read_pairs
+from trainer.corpus.stage import read_pairs
 from trainer.encoders import caption_length, load_tokenizer, load_tokens
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")

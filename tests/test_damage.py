@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +96,7 @@ def test_a_second_run_in_one_folder_is_told_to_wait(
         assert other.stdout is not None
         other.stdout.readline()
         code = main(arguments)
-        os.kill(other.pid, signal.SIGKILL)  # which leaves the file, and not the lock
+        other.kill()  # which leaves the file, and not the lock
     says = f"corpus: --run {copied}: another process is working there; wait until it has ended, or give another --run"
     assert (code, said(capsys)) == (1, says)
     assert main(arguments) == 0

@@ -44,9 +44,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def process(command: list[str], endpoint: str, home: Path, token: str = hub.TOKEN) -> subprocess.CompletedProcess[str]:
     """A user's process with a hub of its own. An empty token is none."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     found = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_TOKEN_PATH")}
-    found |= settings | ({"HF_TOKEN": token} if token else {})
+    found |= hub.settings(endpoint, home) | ({"HF_TOKEN": token} if token else {})
     return subprocess.run(command, cwd=ROOT, env=found, capture_output=True, encoding="utf-8", timeout=200, check=False)
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from tests import encoders
+from tests.tree import killed_at
 from trainer.__main__ import main
 from trainer.base.recipe import Recipe, SettingsError, TrainSettings
 from trainer.base.settings import parse_recipe
@@ -62,14 +60,9 @@ def arguments(folder: Path, inputs: list[str], grid: str = GRID, also: bool = Tr
     return ["sweep", *inputs, "--run", str(folder / "run"), "--sweep.grid", str(folder / "grid.yaml"), *further]
 
 
-def command(folder: Path, inputs: list[str]) -> list[str]:
-    return [sys.executable, "-m", "trainer", *arguments(folder, inputs)]
-
-
 def start(folder: Path, inputs: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(folder, inputs), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    command = [sys.executable, "-m", "trainer", *arguments(folder, inputs)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def read(path: Path) -> dict:
@@ -139,13 +132,8 @@ def test_runs_share_one_cache_and_are_what_run_makes(finished: Path, inputs: lis
 
 
 def test_a_killed_sweep_goes_on_and_two_processes_share_one(finished: Path, inputs: list[str], tmp_path: Path) -> None:
-    first = start(tmp_path, inputs)
     sign = tmp_path / "run" / "deep" / "0" / "seconds.json"
-    while first.poll() is None and not sign.exists():
-        time.sleep(0.001)
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
-    assert first.returncode == -signal.SIGKILL
+    assert killed_at(sign, *arguments(tmp_path, inputs))
     kept = tmp_path / "run" / "tiny" / "0" / "report.json"
     written = kept.stat().st_mtime_ns
     sign.write_text(json.dumps(read(sign) | {"seconds": 1000}), encoding="utf-8")  # as though it had trained that long

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import ChineseCLIPModel
 
 from tests import encoders
+from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.base.recipe import Recipe, TrainSettings
 from trainer.base.settings import parse_recipe
@@ -46,14 +44,6 @@ def finished(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     done = trainer("run", "--config", TINY, "--run", str(folder), *inputs)
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "trainer", *arguments]
-
-
-def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_run_leaves_what_it_promises(finished: Path) -> None:
@@ -152,20 +142,9 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_bytes(finished: Path, inpu
         "evaluate": "checkpoints/step-000012.safetensors",
         "export": "report.md",
     }
-    killed = {}
-    for stage, sign in signs.items():
-        process = subprocess.Popen(
-            command("run", "--config", TINY, "--run", str(run), *inputs),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while process.poll() is None and not (run / sign).exists():
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
-        killed[stage] = process.wait()
-    assert killed == dict.fromkeys(signs, -signal.SIGKILL)
-    done = trainer("run", "--config", TINY, "--run", str(run), *inputs)
+    given = ["run", "--config", TINY, "--run", str(run), *inputs]
+    assert {stage: killed_at(run / sign, *given) for stage, sign in signs.items()} == dict.fromkeys(signs, True)
+    done = trainer(*given)
     assert done.returncode == 0, done.stderr
     for name in ("encoder.safetensors", "report.json", "corpus/rejects.tsv"):
         assert (run / name).read_bytes() == (finished / name).read_bytes(), name
