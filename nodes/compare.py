@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from .loader import CHOOSE, FOLDER, encoder_names, stamp
+from .files import CHOOSE, FOLDER, encoder_names, stamp
 from .schema import schema
 
 ENGLISH = "english"

@@ -12,8 +12,9 @@ from . import drawing
 
 if TYPE_CHECKING:
     from ..zhclip.languages import LanguageSpan
-    from .agreement import Agreement
-    from .reading import Score, Token
+    from .host import Agreement
+    from .reading import Token
+    from .report import Predictor
 
 WIDE = 976  # and a margin of 24 on both sides
 TITLE, HEAD = 26, 19
@@ -51,7 +52,7 @@ class Findings:
     windows: list[list[Token]]
     room: int
     unknown: list[str]
-    scores: list[Score]
+    scores: list[Predictor]
     english: str = ""
     agreement: Agreement | None = None
     nearest: list[tuple[str, float]] = field(default_factory=list)
@@ -98,11 +99,11 @@ def to_text(found: Findings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _figures(score: Score) -> str:
+def _figures(score: Predictor) -> str:
     return f"{score.loss:.3f}" + ("" if score.recall is None else f", R@1 {score.recall:.3f}")
 
 
-def _skill(scores: Iterable[Score]) -> list[float]:
+def _skill(scores: Iterable[Predictor]) -> list[float]:
     losses = {score.name: score.loss for score in scores}
     return [1 - losses["aligned"] / losses["constant"]] if {"aligned", "constant"} <= set(losses) else []
 
