@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from .conditioning import encode
 from .report import alignment_doubt, predictors
-from .schema import schema
+from .schema import lines, schema
 
 ANOTHER = "a stone bridge over a river in the mountains"  # the floor that an unrelated caption reaches
 
@@ -90,7 +90,7 @@ def inspect(zhclip: Any, text: str, clip: Any, english: str, model: Any, caption
         read = [(clip, english), (zhclip, text), (clip, ""), (clip, ANOTHER)]
         rows = [reading.same_width(encode(by, prompt)[0][0], meta.teacher.width) for by, prompt in read]
         agreement = host.attention_agreement(model, rows)
-    listed = [line.strip() for line in captions.splitlines() if line.strip()]
+    listed = lines(captions)
     return Findings(
         file=os.path.basename(encoder.path),
         teacher=meta.teacher.id,
