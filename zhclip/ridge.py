@@ -66,20 +66,12 @@ def solve(sums: Sums, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def choose(fitted: Sums, left: Sums) -> float:
-    """The penalty, of PENALTIES, whose solution on `fitted` has the smallest squared error on `left`.
+    """The penalty, of PENALTIES, whose solution on `fitted` has the smallest squared error on `left`."""
+    sxx, sxr = left.about(*fitted.means())
 
-    Both sides are needed as sums alone: in the eigenvectors of Sxx each penalty costs one product.
-    """
-    x, r = fitted.means()
-    sxx, sxr = fitted.about(x, r)
-    values, vectors = torch.linalg.eigh(sxx)
-    goal = vectors.T @ sxr  # (S, D)
-    left_xx, left_xr = left.about(x, r)
-    left_xx, left_xr = vectors.T @ left_xx @ vectors, vectors.T @ left_xr
-    scale = sxx.diagonal().mean()
-    errors = {}
-    for penalty in PENALTIES:
-        weight = goal / (values + penalty * scale)[:, None]
-        # The squared error without its part that no penalty changes.
-        errors[penalty] = float((weight * (left_xx @ weight - 2 * left_xr)).sum())
-    return min(errors, key=lambda penalty: errors[penalty])
+    def error(penalty: float) -> float:
+        """Without its part that no penalty changes."""
+        weight = solve(fitted, penalty)[0].T  # (S, D)
+        return float((weight * (sxx @ weight - 2 * sxr)).sum())
+
+    return min(PENALTIES, key=error)
