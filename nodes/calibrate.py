@@ -95,7 +95,7 @@ class ZhCLIPCalibrate(io.ComfyNode):
         layers = fit(zhclip, old, teacher, pairs)
         seconds = time.monotonic() - start
         report = [f"{os.path.basename(encoder.path)} and the CLIP of {name}: {pairs} pairs, {seconds:.0f} s."]
-        report += [sentence("Last layer", layers["last"]), sentence("Clip skip (layer -2)", layers["skip"])]
+        report += [verdict("Last layer", layers["last"]), verdict("Clip skip (layer -2)", layers["skip"])]
         changes = changes_of(old, layers, name, teacher)
         calibrated = zhclip
         if not changes:
@@ -110,14 +110,14 @@ class ZhCLIPCalibrate(io.ComfyNode):
         return io.NodeOutput(calibrated, text, ui=ui.PreviewText(text))
 
 
-def sentence(name: str, layer: Layer) -> str:
+def verdict(name: str, layer: Layer) -> str:
     """A layer's figures in words."""
     before, after = layer.before, layer.after
-    verdict = "" if layer.helps(GAIN) else f", which is less than {GAIN:.0%} better: left as it was"
+    but = "" if layer.helps(GAIN) else f", which is less than {GAIN:.0%} better: left as it was"
     return (
         f"{name}: cosine loss {before.loss():.3f} before, {after.loss():.3f} after "
         f"(a constant: {layer.constant.loss():.3f}); R@1 {before.recall():.3f} before, {after.recall():.3f} after"
-        f"{verdict}."
+        f"{but}."
     )
 
 
