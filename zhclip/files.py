@@ -1,10 +1,13 @@
-"""Safetensors files: opened, with a name for what is wrong with one, and written whole or not at all."""
+"""Safetensors files: opened, with a name for what is wrong with one, and written whole or not at all; and a digest of
+weights that no container changes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -84,3 +87,12 @@ def _sort_header(path: Path) -> None:
             return
         file.seek(8)
         file.write(text.ljust(size))
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over names, shapes and fp32 values."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name}{tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return total.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import comfy.clip_model
@@ -10,6 +9,7 @@ import comfy.ops
 import comfy.sd1_clip
 import torch
 
+from ...zhclip.files import digest
 from .bert import SKIP_LAYER
 from .clip import is_aligned
 
@@ -63,9 +63,5 @@ class Teacher:
         return norm(last).float().cpu(), norm(skip).float().cpu()
 
     def sha256(self) -> str:
-        """Digest of its weights as they are loaded: trainer/weights.py's for the same values and names."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.tower.state_dict().items()):
-            total.update(f"{name}{tuple(tensor.shape)}".encode())
-            total.update(tensor.detach().float().cpu().contiguous().numpy().data)
-        return total.hexdigest()
+        """Digest of its weights as they are loaded, the trainer's of the same teacher."""
+        return digest(self.tower.state_dict())
