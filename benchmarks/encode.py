@@ -44,7 +44,7 @@ def encoding(clip: Any, chinese: bool, length: int, spans: int, step: int) -> Ca
 def main() -> None:
     """Build both, time every case, print the table."""
     given = arguments(__doc__)
-    load_clip, same = pack("nodes.clip").load_clip, (60, 0, 0)
+    load_clip, same = pack("nodes.host").load_clip, (60, 0, 0)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         ours_file = encoder_file(Path(folder) / "encoder.safetensors", given.quick)
         own_file = clip_file(Path(folder) / "clip_l.safetensors")
