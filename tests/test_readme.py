@@ -17,6 +17,8 @@ from tests import encoders, hub
 from tests.tree import ROOT, tracked
 from zhclip.artifact import read_meta
 
+BASH = pytest.mark.skipif(sys.platform == "win32", reason="the commands are for a shell that Windows lacks")
+
 
 def commands(page: str) -> list[str]:
     """The page's shell blocks that call the trainer."""
@@ -57,6 +59,7 @@ def follow(block: str, clone: Path, **environment: str) -> None:
     assert done.returncode == 0, block + done.stderr[-3000:]
 
 
+@BASH
 def test_every_training_command_does_what_it_says(clone: Path, tmp_path: Path) -> None:
     assert commands("README.md") == commands("README.zh.md")
     assert len(commands("README.md")) == 3

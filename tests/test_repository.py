@@ -123,7 +123,7 @@ def shown_tree(readme: str) -> set[str]:
 @pytest.mark.parametrize("readme", READMES)
 def test_tree_is_complete(readme: str) -> None:
     shown, files = shown_tree(readme), tracked()
-    top = {name.partition("/")[0] + "/" * ("/" in name) for name in files}
+    top = {name.partition("/")[0] + "/" * ("/" in name) for name in files if not name.startswith(".")}
     modules = {name for name in tracked(".py") if name.startswith(PACKAGES) and not name.endswith("__init__.py")}
     missing = sorted((top | modules) - shown)
     assert not missing, f"{readme} does not show {missing}"

@@ -131,6 +131,7 @@ def test_runs_share_one_cache_and_are_what_run_makes(finished: Path, inputs: lis
     assert own["retrieval_content"] == other["retrieval_content"]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_two_processes_share_one(finished: Path, inputs: list[str], tmp_path: Path) -> None:
     sign = tmp_path / "run" / "deep" / "0" / "seconds.json"
     assert killed_at(sign, *arguments(tmp_path, inputs))
