@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from tests import encoders, graphs, hub
+from tests import graphs, hub, runs
 from tests.host import ROOT, running
 from trainer.__main__ import main
 from trainer.settings import parse_recipe
@@ -33,13 +33,8 @@ PROMPT = "\u4e00\u53ea\u72d7\u5728\u8dd1"
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a lora run."""
     folder = tmp_path_factory.mktemp("publish")
-    student, teacher = encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher")
-    train, dev = encoders.corpora(folder)
-    flags = ["--student.model", str(student), "--teacher.model", str(teacher), "--window", "32"]
-    flags += ["--corpus.train", str(train), "--corpus.dev", str(dev), "--export.licence", "Apache-2.0"]
-    flags += ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--train.strategy", "lora", "--train.lora_r", "4"]
-    assert main(["run", "--run", str(folder / "run"), *flags]) == 0
-    return folder / "run"
+    lora = ["--train.strategy", "lora", "--train.lora_r", "4", "--export.licence", "Apache-2.0"]
+    return runs.run(folder / "run", runs.inputs(folder), *lora)
 
 
 def process(command: list[str], endpoint: str, home: Path, token: str = hub.TOKEN) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import ChineseCLIPModel
 
-from tests import encoders
+from tests import runs
 from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.cached import parts_of
@@ -29,12 +29,7 @@ ZONES = {"all", "position0", "content", "end", "pad"}
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Flags that name a small ChineseCLIP, a small CLIP and a corpus."""
-    folder = tmp_path_factory.mktemp("inputs")
-    student = encoders.student(folder / "student")
-    teacher = encoders.clip_teacher(folder / "teacher")
-    train, dev = encoders.corpora(folder)
-    flags = {"student.model": student, "teacher.model": teacher, "corpus.train": train, "corpus.dev": dev}
-    return ["--window", "32", *(text for flag, value in flags.items() for text in (f"--{flag}", str(value)))]
+    return ["--window", "32", *runs.flags(runs.inputs(tmp_path_factory.mktemp("inputs")))]
 
 
 @pytest.fixture(scope="module")
