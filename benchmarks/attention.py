@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 sys.path.insert(0, str(rounds.ROOT))
 
-from trainer.ragged import attention
+from trainer.encoders import attention
 
 SHAPES = {"32 of 40 x 64": (32, 12, 40, 64), "128 of 28 x 32": (128, 12, 28, 32)}
 """Captions, heads, positions and width of a head, as `captions of positions x width`."""

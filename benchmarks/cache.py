@@ -20,12 +20,10 @@ sys.path.insert(0, str(rounds.ROOT))
 
 from tests import encoders
 from trainer import cache
-from trainer.cached import Cache
-from trainer.corpus import Pair
-from trainer.recipe import CacheSettings, TrainSettings
-from trainer.rows import read
-from trainer.student import Student, load_student
-from trainer.teacher import Teacher, load_teacher
+from trainer.base import CacheSettings, TrainSettings
+from trainer.cache import Cache
+from trainer.corpus import Pair, read
+from trainer.encoders import Student, Teacher, load_student, load_teacher
 
 ROWS_300K = 300_000
 

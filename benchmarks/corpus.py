@@ -23,9 +23,8 @@ sys.path.insert(0, str(rounds.ROOT))
 
 from tests import encoders, small
 from trainer import corpus
-from trainer.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings
-from trainer.student import load_tokens
-from trainer.teacher import caption_length, load_tokenizer
+from trainer.base import CorpusSettings, Recipe, StudentSettings, TeacherSettings
+from trainer.encoders import caption_length, load_tokenizer, load_tokens
 
 WINDOW = 77
 KILO = 1000 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there, in kB elsewhere

@@ -28,8 +28,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import readout, selectivity, sides, weighted  # noqa: E402 - the project is not installed
 from painter import unet  # noqa: E402
 from painter.teacher import english_states  # noqa: E402
-from trainer.rows import read  # noqa: E402
-from trainer.student import Student, load_student  # noqa: E402
+from trainer.corpus import read  # noqa: E402
+from trainer.encoders import Student, load_student  # noqa: E402
 from zhclip.artifact import load  # noqa: E402
 from zhclip.emphasis import combine, rows  # noqa: E402
 from zhclip.tokens import Window  # noqa: E402

@@ -24,11 +24,12 @@ import torch
 
 sys.path.insert(0, str(rounds.ROOT))
 
-from trainer import cache, corpus, train
-from trainer.cached import Cache
-from trainer.objective import cosine_loss
-from trainer.settings import parse_recipe
-from trainer.student import load_student
+from trainer import corpus
+from trainer.base import parse_recipe
+from trainer.cache import Cache
+from trainer.encoders import load_student, teacher_of
+from trainer.training import cosine_loss
+from trainer.training import opening as train
 
 EVERY = 100  # steps between scorings
 BATCH = 128
@@ -63,13 +64,13 @@ def plain(folder: Path, wanted: float, constant: float, limit: float) -> list[tu
     rows = list(range(len(dev)))
     dev_ids, dev_target = dev.rows("ids", rows).long(), dev.rows("target", rows)
     began = time.perf_counter()
-    student, teacher = load_student(str(recipe.student.model), recipe.window), cache.teacher_of(recipe, "cpu")
+    student, teacher = load_student(str(recipe.student.model), recipe.window), teacher_of(recipe, "cpu")
     ids = torch.tensor([student.tokens.windows(pair.zh)[0] for pair in pairs])
     english = [pair.en for pair in pairs]
     targets = [teacher.encode(english[at : at + BATCH])[0].half() for at in range(0, len(pairs), BATCH)]
     model = plain_loop.WithHead(plain_loop.free(student.bert, "unfreeze"), recipe.window, targets[0].shape[-1])
     mask, dev_mask = (student.tokens.key_mask(some).long() for some in (ids, dev_ids))
-    precision, batch = train._precision(recipe.train), min(BATCH, len(pairs))
+    precision, batch = train.precision(recipe.train), min(BATCH, len(pairs))
     steps = plain_loop.steps(model, ids, mask, torch.cat(targets), batch, precision)
     found, scoring = [], 0.0
     while not found or (found[-1][2] < wanted and found[-1][1] < limit):

@@ -25,8 +25,8 @@ from corpus import generate
 sys.path.insert(0, str(rounds.ROOT))
 
 from tests import encoders
-from trainer.cached import CURE, SUMS
-from trainer.files import read_tensors, write_tensors
+from trainer.base import read_tensors, write_tensors
+from trainer.cache import CURE, SUMS
 
 LAYERS = 12
 

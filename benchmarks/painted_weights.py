@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import sides, weighted  # noqa: E402 - the project is not installed
 from painter import drawable, paint, reader, unet  # noqa: E402
 from painter.figures import markdown  # noqa: E402
-from trainer.student import Student  # noqa: E402
+from trainer.encoders import Student  # noqa: E402
 from zhclip.artifact import load  # noqa: E402
 from zhclip.emphasis import runs  # noqa: E402
 from zhclip.prompt import normalise  # noqa: E402

@@ -18,7 +18,7 @@ from train_step import LENGTHS
 
 sys.path.insert(0, str(rounds.ROOT))
 
-from trainer.batches import ROWS
+from trainer.training import ROWS
 
 PADS = 2  # padded positions of a caption that are computed
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trainer.student import Student
+from trainer.encoders import Student
 from zhclip.emphasis import Row, combine, rows
 from zhclip.tokens import Window
 

@@ -22,11 +22,12 @@ from accelerate import Accelerator
 sys.path.insert(0, str(rounds.ROOT))
 
 from tests import encoders, small
-from trainer import cache, checkpoint, corpus, train
-from trainer.floors import answers
-from trainer.loss import Loss
-from trainer.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
-from trainer.student import load_tokens, trunk_depth
+from trainer import cache, corpus
+from trainer.base import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
+from trainer.encoders import load_tokens, teacher_of, trunk_depth
+from trainer.report import answers
+from trainer.training import Loss, checkpoint, clip_gradient
+from trainer.training import opening as train
 
 # Tokens of a caption, start and end included, on its longer side, by Chinese-CLIP's vocabulary and CLIP's: twenty
 # captions evenly spaced among 3AM's 23,604 training pairs, sorted by it. Their mean is 22.6, that of all 22.8.
@@ -49,13 +50,13 @@ def generate(path: Path, rows: int) -> None:
 def ours(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """The trainer's loop without its logs and checkpoints. Yields after each step."""
     settings = recipe.train
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=train._precision(settings))
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=train.precision(settings))
     student, _, cached = train.open_training(recipe, device)
     depth = trunk_depth(settings, student.depth)
     learning = checkpoint.trainable(student)
     optimiser = torch.optim.AdamW(learning.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     loss_of = Loss.of(cached, settings, student, device)
-    loader = train._loader(recipe, cached, range(10**6), accelerator)
+    loader = train.loader(recipe.train, cached, range(10**6), accelerator)
     model, prepared = accelerator.prepare(student, optimiser)
     model.train()
     for batch in loader:
@@ -63,7 +64,7 @@ def ours(recipe: Recipe, device: torch.device) -> Iterator[None]:
         z = model(batch["ids"], batch.get("trunk"), depth or 0, batch["positions"], batch["kept"])
         terms = loss_of(z, batch)
         accelerator.backward(terms["objective"])
-        train.clip(accelerator, list(learning.values()), settings.clip or 1.0)
+        clip_gradient(accelerator, list(learning.values()), settings.clip or 1.0)
         prepared.step()
         prepared.zero_grad()
         yield
@@ -90,7 +91,7 @@ def main() -> None:
     layers, width, heads = (4, 64, 4) if given.quick else (12, 768, 12)
     captions, batch = (64, 8) if given.quick else (given.captions, given.batch)
     settings = TrainSettings(strategy=given.strategy, layers=3, start="student", contrast=0.0, batch=batch)
-    precision = train._precision(settings)
+    precision = train.precision(settings)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         student = encoders.student(folder / "student", width, layers=layers, heads=heads, size=rounds.VOCABULARY)
@@ -108,7 +109,7 @@ def main() -> None:
         corpus.run(recipe)
         cache.run(recipe)
         pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
-        answer = answers(cache.teacher_of(recipe, device), pairs)
+        answer = answers(teacher_of(recipe, device), pairs)
         rows = range(len(pairs))
         target = torch.cat([answer(list(rows[at : at + batch])).half() for at in rows[::batch]]).to(device)
         tokens = load_tokens(str(student), recipe.window)

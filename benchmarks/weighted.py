@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from trainer.rows import Row
+from trainer.corpus import Row
 from zhclip.emphasis import runs
 from zhclip.prompt import Span, normalise, render
 from zhclip.tokens import PromptTokenizer, Window

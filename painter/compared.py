@@ -21,11 +21,10 @@ from painter import unet
 from painter.drawable import held_out_prompts
 from painter.host import SHOWN
 from painter.paint import GUIDANCE, STEPS
-from trainer import compare
-from trainer.cells import ENGLISH, Cell, Prompt, cells, file_sha256, rows
-from trainer.conditioning import Conditionings
-from trainer.stage_settings import CompareSettings
-from trainer.student import Student
+from trainer.base import CompareSettings
+from trainer.encoders import Student
+from trainer.pictures import ENGLISH, Cell, Conditionings, Prompt, cells, file_sha256, rows
+from trainer.pictures import stage as compare
 from zhclip.artifact import load
 
 PIXELS = 24

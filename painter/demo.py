@@ -19,7 +19,7 @@ from painter.figures import Row, english_rows, floors, heat, row, table
 from painter.reader import describe, read
 from painter.real_pair import real_pair
 from painter.teacher import write_artifact
-from trainer.student import Student
+from trainer.encoders import Student
 from zhclip.artifact import load
 
 ROOT = Path(__file__).resolve().parent.parent

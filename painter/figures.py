@@ -15,7 +15,7 @@ from painter.drawable import HEARD, UNHEARD, Prompt, hand_written, held_out_prom
 from painter.paint import Encode, score_encoder
 from painter.poster import Heat
 from painter.reader import ATTRIBUTES
-from trainer.student import Student
+from trainer.encoders import Student
 from zhclip.artifact import load
 from zhclip.calibration import sentence
 

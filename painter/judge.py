@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from painter import figures, unet
-from trainer import kv
-from trainer.rows import read
-from trainer.student import Student, load_student
+from trainer.corpus import read
+from trainer.encoders import Student, load_student
+from trainer.training import kv
 from zhclip.artifact import load
 
 CAPTIONS = 200
@@ -28,7 +28,7 @@ LOWER_IS_BETTER = ("loss", "loss of content", "K/V loss")
 
 
 def kv_losses(english: Student, encoders: list[Student], dev: Path) -> list[float]:
-    """How far each encoder's read-out through the painter's keys and values is from the teacher's (trainer/kv.py)."""
+    """How far each encoder's read-out through the painter's keys and values is from the teacher's."""
     pairs = list(read(str(dev)))[:CAPTIONS]
     target = english.encode([pair.en for pair in pairs])
     share = torch.full(target.shape[:2], 1 / target.shape[1])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from painter import host, paint, reader, unet
 from painter.drawable import Prompt, held_out_prompts
-from trainer.student import Student
+from trainer.encoders import Student
 from zhclip.artifact import load
 
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from painter.unet import WINDOW
-from trainer.bert import dimensions_of
-from trainer.student import load_student
+from trainer.encoders import dimensions_of, load_student
 from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, save
 
 CHUNK = 256

@@ -20,8 +20,8 @@ from tqdm import trange
 from painter import drawable, picture, unet
 from painter.paint import score_encoder
 from painter.teacher import english_states
-from trainer.student import load_student
-from trainer.train import cpu_has_bf16
+from trainer.base import cpu_has_bf16
+from trainer.encoders import load_student
 
 BATCH = 64
 CAPTIONS = 16_000

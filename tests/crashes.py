@@ -63,7 +63,7 @@ def inputs(folder: Path, stages: list[str]) -> dict[str, list[str]]:
     recipe += ["--train.lr", "1e-4"]  # small enough for an encoder that `publish` takes for aligned
     models = ["--student.model", str(student), "--teacher.model", str(teacher)]
     corpora = ["--corpus.train", str(train), "--corpus.dev", str(dev)]
-    lora = ["--run", "lora", "--train.strategy", "lora", "--train.lora_r", "4", "--train.ema", "0.9"]
+    lora = ["--run", "lora", "--train.strategy", "lora", "--train.lora.r", "4"]
     translate = {"source": folder / "english.tsv", "out": "pairs.tsv", "model": marian, "max_tokens": 40}
     translate |= {"batch": 4, "shard_rows": 4, "beams": 1}
     arguments = {stage: [stage, *recipe, *models, *corpora] for stage in STAGES[:5]}

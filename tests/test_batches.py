@@ -9,11 +9,12 @@ import torch
 
 from tests import encoders
 from tests.small import captions
-from trainer.batches import ROWS, Order, computed
-from trainer.objective import cosine_loss
-from trainer.positions import keep, shares
-from trainer.recipe import TrainSettings
-from trainer.student import Ridge, Student, load_student, prepare
+from trainer.base.recipe import TrainSettings
+from trainer.cache.positions import keep, shares
+from trainer.encoders.freezing import prepare
+from trainer.encoders.student import Ridge, Student, load_student
+from trainer.training.batches import ROWS, Order, computed
+from trainer.training.objective import cosine_loss
 
 WINDOW = 40
 

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import captions
-from trainer.batches import Captions, Piece
-from trainer.cache import build
-from trainer.cached import Cache
-from trainer.corpus import Pair
-from trainer.objective import unit
-from trainer.recipe import SettingsError
-from trainer.student import Student, load_student
-from trainer.teacher import Teacher, load_teacher
+from trainer.base.recipe import SettingsError
+from trainer.cache.shards import Cache
+from trainer.cache.stage import build
+from trainer.corpus.pairs import Pair
+from trainer.encoders.student import Student, load_student
+from trainer.encoders.teacher import Teacher, load_teacher
+from trainer.training.batches import Captions, Piece
 
 PAIRS = [Pair(zh, en) for zh, en in captions()[:50]]
 
@@ -74,7 +74,9 @@ def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(
     build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
     step = [49, 3, 16, 15, 40, 7]
     target, lengths = teacher.encode([PAIRS[i].en for i in step])
-    meant = torch.stack([unit(target[i, :length]).mean(dim=0) for i, length in enumerate(lengths.tolist())])
+    meant = torch.stack(
+        [normalize(target[i, :length], dim=-1).mean(dim=0) for i, length in enumerate(lengths.tolist())]
+    )
     captions = Captions(Cache.open(tmp_path, 2, 3), contrast=True)
     for begin, end in ((0, 6), (2, 4)):
         batch = captions.__getitems__(Piece(step, begin, end))
@@ -99,7 +101,7 @@ def test_sums_are_those_of_the_whole_corpus(pair: tuple[Teacher, Student], tmp_p
     target = cache.rows("target", list(range(len(cache)))).float()
     with torch.no_grad():
         x = student(cache.rows("ids", list(range(len(cache)))).long()).double()  # (N, W, S)
-    y = unit(target).double()
+    y = normalize(target, dim=-1).double()
     assert torch.allclose(cache.norms(), target.norm(dim=-1).mean(dim=0), atol=1e-3)
     assert torch.allclose(cache.constant().double(), y.mean(dim=0), atol=1e-3)
     # Ridge again, as one augmented least-squares problem, each position with an indicator of its own.

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.tree import ROOT
-from trainer.retrieval import retrieval
+from trainer.report.retrieval import retrieval
 from zhclip.calibration import PENALTIES, Calibration, Projection, Score, Sums, choose, missing, sentence, solve
 from zhclip.prompt import normalise
 from zhclip.sampling import Batch, TokenPair, batches

@@ -14,12 +14,13 @@ import pytest
 
 from tests import encoders, small
 from trainer.__main__ import main
-from trainer.clean import chinese_fault, english_fault, pair_fault, ratio_fault
-from trainer.corpus import Mixture, share
-from trainer.near import NearIndex
-from trainer.pairs import Cleaned, Pair, clean, fold
-from trainer.recipe import CorpusSettings, Recipe, SettingsError, Source, corpus_name, public, sources
-from trainer.rows import Row
+from trainer.base.recipe import CorpusSettings, Recipe, SettingsError, Source
+from trainer.base.settings import corpus_name, public, sources
+from trainer.corpus.clean import chinese_fault, english_fault, pair_fault, ratio_fault
+from trainer.corpus.lines import Row
+from trainer.corpus.near import NearIndex
+from trainer.corpus.pairs import Cleaned, Pair, clean, fold, share
+from trainer.corpus.stage import Mixture
 from zhclip.prompt import normalise
 
 CAT, DOG = "\u4e00\u53ea\u732b", "\u4e00\u53ea\u72d7"  # a cat, a dog

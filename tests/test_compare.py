@@ -21,13 +21,13 @@ from tests import diffusion, hub, small
 from tests.host import ROOT, in_host
 from tests.tree import python, trainer
 from trainer.__main__ import main
-from trainer.agreement import agreement, reference_answers
-from trainer.cells import DEFAULT, another, read_prompts
-from trainer.conditioning import english, one_length
-from trainer.pictures import load_pipeline, paint
-from trainer.settings import parser
-from trainer.student import Student
-from trainer.teacher import load_teacher
+from trainer.command import parser
+from trainer.encoders.student import Student
+from trainer.encoders.teacher import load_teacher
+from trainer.pictures.agreement import agreement, reference_answers
+from trainer.pictures.cells import DEFAULT, another, read_prompts
+from trainer.pictures.conditioning import english, one_length
+from trainer.pictures.pipeline import load_pipeline, paint
 from zhclip.artifact import load
 
 SIZE = ["--width", "64", "--height", "64", "--steps", "5"]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tests import runs
-from trainer import captions
 from trainer.__main__ import main
-from trainer.captions import Caption
-from trainer.compare_reports import RESAMPLES, bootstrap
+from trainer.report import captions
+from trainer.report.captions import Caption
+from trainer.report.differences import RESAMPLES, bootstrap
 
 Said = pytest.CaptureFixture[str]
 FILES = ("report.json", "report.captions.tsv")

@@ -15,12 +15,12 @@ from opencc import OpenCC
 
 from tests import encoders, small
 from trainer.__main__ import main
-from trainer.compose import SEPARATORS, chinese, compose, english
-from trainer.corpus import Pair, read_pairs
-from trainer.pairs import has_chinese, key
-from trainer.phrases import Item, phrases
-from trainer.student import load_tokens
-from trainer.teacher import caption_length, load_tokenizer
+from trainer.corpus.compose import SEPARATORS, chinese, compose, english
+from trainer.corpus.pairs import Pair, has_chinese, key
+from trainer.corpus.phrases import Item, phrases
+from trainer.corpus.stage import read_pairs
+from trainer.encoders.teacher import caption_length, load_tokenizer
+from trainer.encoders.tokenizer import load_tokens
 from zhclip.prompt import BREAK, normalise, parts
 from zhclip.tokens import PromptTokenizer
 

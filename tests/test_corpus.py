@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from trainer.corpus import Cleaned, Pair, clean, read_pairs, rejects_table, write_pairs
-from trainer.recipe import SettingsError
-from trainer.rows import CorpusError, read
+from trainer.base.recipe import SettingsError
+from trainer.corpus.lines import CorpusError
+from trainer.corpus.pairs import Cleaned, Pair, clean
+from trainer.corpus.rows import read
+from trainer.corpus.stage import read_pairs, rejects_table, write_pairs
 
 CAT, DOG = "\u4e00\u53ea\u732b", "\u4e00\u53ea\u72d7"  # a cat, a dog
 ROWS = [(CAT, "a cat"), (DOG, "a dog")]
@@ -122,11 +124,11 @@ def test_an_unusable_file_is_refused(tmp_path: Path, name: str, text: str, says:
         list(read(str(tmp_path / f"missing-{name}")))
 
 
-@pytest.mark.slow
 def test_the_benchmark_prints_rows_a_second_and_writes_its_figures(tmp_path: Path) -> None:
     root, figures = Path(__file__).resolve().parent.parent, tmp_path / "figures.json"
     command = [sys.executable, str(root / "benchmarks" / "corpus.py"), "--quick", "--json", str(figures)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(figures.read_text(encoding="utf-8"))
+    assert found["ratio"] == pytest.approx(found["ours_s"] / found["plain_s"])
     assert f"corpus stage: {found['rows'] / found['ours_s']:,.0f} rows/s" in done.stdout

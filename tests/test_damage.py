@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from tests import encoders, runs
 from tests.runs import contents
 from trainer.__main__ import main
-from trainer.cached import parts_of
-from trainer.files import DamagedError, read_header, read_tensors, write_tensors
-from trainer.recipe import TrainSettings
+from trainer.base.files import DamagedError, read_header, read_tensors, write_tensors
+from trainer.base.recipe import TrainSettings
+from trainer.cache.shards import parts_of
 
 CAPTIONS = f"cache/train/{parts_of(None, TrainSettings.pad_positions)[0]}"
 LOST = f"{CAPTIONS}/00001.safetensors"

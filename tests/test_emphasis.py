@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models
 
 from tests import small
 from tests.host import ROOT, in_host
-from trainer.folding import folding
-from trainer.student import Student
+from trainer.encoders.folding import folding
+from trainer.encoders.student import Student
 from zhclip.emphasis import Run, combine, rows, runs
 from zhclip.prompt import LIMIT, Span, cut, normalise, parse, parts, render
 from zhclip.tokens import PromptTokenizer, Window

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import emphasis, readout, selectivity, weighted
 from tests import encoders, small
-from trainer.rows import Row
+from trainer.corpus.lines import Row
 from zhclip.artifact import SpecialIds
 from zhclip.tokens import PromptTokenizer, Window
 

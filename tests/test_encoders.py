@@ -13,10 +13,11 @@ from transformers import BertModel, ChineseCLIPModel, CLIPTextModel
 from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import captions
-from trainer.recipe import TrainSettings
-from trainer.student import Ridge, load_student, prepare
-from trainer.teacher import load_teacher
-from trainer.weights import ModelError
+from trainer.base.recipe import TrainSettings
+from trainer.encoders.freezing import prepare
+from trainer.encoders.student import Ridge, load_student
+from trainer.encoders.teacher import load_teacher
+from trainer.encoders.weights import ModelError
 
 EN = [en for _, en in captions()[:6]]
 ZH = [zh for zh, _ in captions()[:6]]

@@ -20,9 +20,10 @@ from datasets import Dataset, DatasetDict
 
 from tests import hub
 from tests.tree import python
-from trainer.pairs import clean, clean_english
-from trainer.recipe import Source
-from trainer.rows import CorpusError, read
+from trainer.base.recipe import Source
+from trainer.corpus.lines import CorpusError
+from trainer.corpus.pairs import clean, clean_english
+from trainer.corpus.rows import read
 
 ROOT = Path(__file__).resolve().parent.parent
 CAT, DOG = "\u4e00\u53ea\u732b", "\u4e00\u53ea\u72d7"  # a cat, a dog

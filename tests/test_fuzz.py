@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests import small
 from tests.host import ROOT, in_host
-from trainer.student import Student
+from trainer.encoders.student import Student
 from zhclip.emphasis import runs
 from zhclip.languages import route, spans
 from zhclip.prompt import normalise, parse

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests import graphs, small
 from tests.graphs import Graph, node
 from tests.host import ROOT, Host, in_host
-from trainer.teacher import _from_checkpoint
-from trainer.weights import digest
+from trainer.encoders.teacher import _from_checkpoint
+from trainer.encoders.weights import digest
 from zhclip import artifact as fmt
 
 PAIRS = 200  # the node's least

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from benchmarks import painted_weights
 from painter import compared, drawable, figures, host, judge, paint, picture, queued, reader, real_pair, train, unet
 from painter.teacher import english_states, write_artifact
-from trainer.student import Student, load_student
+from trainer.encoders.student import Student, load_student
 from zhclip.artifact import load
 
 CLAIM = 0.95  # of the attributes of held-out English prompts: painter/README.md

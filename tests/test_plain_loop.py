@@ -15,14 +15,14 @@ from transformers import AutoTokenizer, ChineseCLIPModel, CLIPTextModel
 from tests import encoders
 from tests.aligned import MODELS, python
 from trainer import cache, corpus
-from trainer.batches import Captions, Piece
-from trainer.cached import Cache
-from trainer.objective import cosine_loss
-from trainer.positions import keep
-from trainer.ragged import attention
-from trainer.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
-from trainer.student import trunk_depth
-from trainer.train import open_training
+from trainer.base.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
+from trainer.cache.positions import keep
+from trainer.cache.shards import Cache
+from trainer.encoders.freezing import trunk_depth
+from trainer.encoders.ragged import attention
+from trainer.training.batches import Captions, Piece
+from trainer.training.objective import cosine_loss
+from trainer.training.opening import open_training
 
 WINDOW, LAYERS, STEP = 77, 2, list(range(24))
 
@@ -97,7 +97,7 @@ def ours(
         batch = Captions(kept(cached, pads, seed)).__getitems__(Piece(STEP, 0, len(STEP)))
         rows = batch["kept"] if filling else batch["drawn"].flatten().nonzero()[:, 0]
         z = student(batch["ids"], batch["trunk"], depth, batch["positions"], rows)
-        loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
+        loss = (cosine_loss(z, batch["target"]) * batch["drawn"]).sum(dim=1).mean()
         loss.backward()
         yield loss.item(), learning(student.bert.encoder.layer[-LAYERS:])
 

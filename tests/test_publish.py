@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from tests import graphs, hub, runs
 from tests.host import ROOT, running
 from trainer.__main__ import main
-from trainer.settings import parse_recipe
-from trainer.student import Student
+from trainer.base.settings import parse_recipe
+from trainer.encoders.student import Student
 from zhclip.artifact import load, save
 
 REPO = "someone/zhclip-tiny"
@@ -33,7 +33,7 @@ PROMPT = "\u4e00\u53ea\u72d7\u5728\u8dd1"
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a lora run."""
     folder = tmp_path_factory.mktemp("publish")
-    lora = ["--train.strategy", "lora", "--train.lora_r", "4", "--export.licence", "Apache-2.0"]
+    lora = ["--train.strategy", "lora", "--train.lora.r", "4", "--export.licence", "Apache-2.0"]
     return runs.run(folder / "run", runs.inputs(folder), *lora)
 
 

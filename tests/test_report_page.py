@@ -14,12 +14,12 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from tests import runs
-from trainer import captions, curves
 from trainer.__main__ import main
-from trainer.charts import lines, running_mean, thinned, ticks
-from trainer.corpus import read_pairs
-from trainer.recipe import SettingsError
-from trainer.report_page import LANGUAGES, WORDS, Sources, page
+from trainer.base.recipe import SettingsError
+from trainer.corpus.stage import read_pairs
+from trainer.report import captions, curves
+from trainer.report.charts import lines, running_mean, thinned, ticks
+from trainer.report.page import LANGUAGES, WORDS, Sources, page
 
 WRITTEN = ("report.json", "report.md", "report.html", "report.captions.tsv")
 

@@ -101,6 +101,45 @@ def test_imports_go_one_way(folder: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+# Room of the trainer -> the rooms whose faces it may import. Modules beside the rooms may import all.
+BEFORE = ("base", "encoders", "corpus", "cache", "training", "report", "artifact", "sweep")
+ROOMS = {room: set(BEFORE[:at]) for at, room in enumerate(BEFORE)}
+ROOMS |= {room: {"base", "encoders", "corpus"} for room in ("translate", "pictures")}
+
+
+def faces_of(name: str) -> Iterator[tuple[str, str, str]]:
+    """(room, module or "", name) of what a file of ours imports from the trainer's rooms beyond its own."""
+    package = PurePosixPath(name).parent.parts
+    for node in ast.walk(ast.parse((ROOT / name).read_text("ascii"))):
+        if isinstance(node, ast.Import):
+            assert not any(a.name.startswith("trainer.") for a in node.names), f"{name}: import names of a room's face"
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        base = package[: len(package) - node.level + 1] if node.level else ()
+        whole = [part for part in (*base, *(node.module or "").split(".")) if part]
+        if whole[:1] == ["trainer"] and (package == ("trainer",) or tuple(whole[: len(package)]) != package):
+            for alias in node.names:
+                room, module = (*whole[1:], *([alias.name] if len(whole) == 1 else []), "", "")[:2]
+                yield room, module, alias.name
+
+
+@pytest.mark.parametrize("folder", ["trainer", "painter", "benchmarks"])
+def test_rooms_are_entered_by_their_face(folder: str) -> None:
+    """The trainer's rooms import each other one way, and nobody but tests imports what a room's face does not name."""
+    assert {path.parent.name for path in (ROOT / "trainer").glob("*/__init__.py")} == set(ROOMS)
+    wrong = []
+    for name in tracked(".py"):
+        parts = PurePosixPath(name).parts
+        if parts[0] != folder:
+            continue
+        may = ROOMS.get(parts[1], set(ROOMS)) if folder == "trainer" and len(parts) > 2 else set(ROOMS)
+        for room, module, imported in faces_of(name):
+            inside = room in ROOMS and (module or imported.startswith("_"))
+            if inside or (room in ROOMS and room not in may):
+                wrong.append(f"{name} imports {imported} of {room}.{module}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_nodes_is_no_package() -> None:
     """With an __init__.py, nodes/ would shadow ComfyUI's own nodes.py wherever our root is on sys.path."""
     assert not (ROOT / "nodes/__init__.py").exists()

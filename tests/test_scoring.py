@@ -6,14 +6,15 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
-from trainer.cached import Cache
-from trainer.floors import Floors
-from trainer.objective import cosine_loss, unit, zone_masks
-from trainer.recipe import TrainSettings
-from trainer.retrieval import neighbours, retrieval
-from trainer.scoring import Norms, Sums
-from trainer.train import DivergedError, check, rate, total_steps
+from trainer.base.recipe import TrainSettings
+from trainer.cache.shards import Cache
+from trainer.report.floors import Floors
+from trainer.report.retrieval import neighbours, retrieval
+from trainer.report.scoring import Norms, Sums
+from trainer.training.objective import cosine_loss, zone_masks
+from trainer.training.schedule import DivergedError, check, rate, total_steps
 from zhclip.calibration import sentence
 
 
@@ -60,7 +61,7 @@ def test_a_text_without_content_has_a_place_and_no_nan() -> None:
     z = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[False] * 4, [False, True, False, False], [False, True, True, False]])
     vectors = sentence(z, mask)
-    assert torch.equal(vectors[0], torch.zeros(8)) and torch.allclose(vectors[1], unit(z[1, 1]))
+    assert torch.equal(vectors[0], torch.zeros(8)) and torch.allclose(vectors[1], normalize(z[1, 1], dim=-1))
     assert retrieval(vectors, vectors)["zh_to_en"]["R@1"] == 1.0
     sums = Sums()
     sums.add(z, z, torch.tensor([2, 3, 4]), torch.arange(4)[None] < torch.tensor([[2], [3], [4]]))
@@ -84,12 +85,12 @@ def test_nearest_by_shards_is_the_nearest_of_all() -> None:
             "count": torch.full(rows.shape, 4),
         }
         shards.append(column)
-    x, y = pooled[:, None].expand(-1, 4, -1).double(), unit(target).double()
+    x, y = pooled[:, None].expand(-1, 4, -1).double(), normalize(target, dim=-1).double()
     sums = {"xx": torch.einsum("nws,nwt->st", x, x), "xy": torch.einsum("nws,nwd->sd", x, y)}
     floors = Floors.of(Cache(shards, 300, sums | {"x_sum": x.sum(0), "unit_sum": y.sum(0)}), 1e-3)
     queries = torch.randn(200, 24, generator=generator) + 3
     centre = pooled.mean(dim=0)
-    plain = (unit(queries - centre) @ unit(pooled - centre).T).argmax(dim=1)
+    plain = (normalize(queries - centre, dim=-1) @ normalize(pooled - centre, dim=-1).T).argmax(dim=1)
     assert floors.nearest(queries) == plain.tolist()
     untrained = queries[:, None].expand(-1, 4, -1)
     predicted = floors.predict(untrained, floors.nearest(queries))

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from tests import runs
 from tests.tree import killed_at
-from trainer import checkpoint
 from trainer.__main__ import main
-from trainer.cached import parts_of
-from trainer.grid import read_grid
-from trainer.recipe import Recipe, SettingsError, TrainSettings
-from trainer.settings import parse_recipe
+from trainer.base.recipe import Recipe, SettingsError, TrainSettings
+from trainer.base.settings import parse_recipe
+from trainer.cache.shards import parts_of
+from trainer.sweep.grid import read_grid
+from trainer.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 GRIDS = ROOT / "recipes" / "sweeps"
@@ -181,7 +181,7 @@ rows:
   fewer: {corpus.train: "${captions}", corpus.limit: "${pairs}"}
   fewer-half: {corpus.train: "${captions}", corpus.limit: "${pairs}", train.precision: bf16}
 """
-    (tmp_path / "tiny.yaml").write_text("train: {strategy: lora, lora_r: 2, batch: 8}", encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text("train: {strategy: lora, lora: {r: 2}, batch: 8}", encoding="utf-8")
     given = ["--sweep.set.captions", inputs[9], "--sweep.set.pairs", "24", "--sweep.export"]
     command = arguments(tmp_path, inputs, grid, also=False) + given
     assert main(command) == 0

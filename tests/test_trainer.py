@@ -16,9 +16,9 @@ from transformers import ChineseCLIPModel
 from tests import runs
 from tests.tree import killed_at, trainer
 from trainer.__main__ import main
-from trainer.cached import parts_of
-from trainer.recipe import Recipe, TrainSettings
-from trainer.settings import parse_recipe
+from trainer.base.recipe import Recipe, TrainSettings
+from trainer.base.settings import parse_recipe
+from trainer.cache.shards import parts_of
 from zhclip.artifact import load, read_meta
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +110,7 @@ def test_evaluating_the_artifact_repeats_its_report(finished: Path, inputs: list
 def test_lora_leaves_an_adapter_that_peft_merges_to_the_same_weights(inputs: list[str], tmp_path: Path) -> None:
     run = tmp_path / "lora"
     code = main(
-        ["run", "--config", TINY, "--run", str(run), *inputs, "--train.strategy", "lora", "--train.lora_r", "4"]
+        ["run", "--config", TINY, "--run", str(run), *inputs, "--train.strategy", "lora", "--train.lora.r", "4"]
     )
     assert code == 0
     artifact = load(run / "encoder.safetensors")
@@ -226,7 +226,7 @@ def test_paper_presets_are_the_papers() -> None:
         assert (train.start, train.schedule, train.warmup, train.clip) == ("student", "constant", 0, None)
         assert (train.pad_positions, train.contrast) == (None, 0)
     assert (recipes["unfreeze"].strategy, recipes["unfreeze"].layers) == ("unfreeze", 3)
-    assert (recipes["lora"].strategy, recipes["lora"].lora_r, recipes["lora"].lora_alpha) == ("lora", 16, 64)
+    assert (recipes["lora"].strategy, recipes["lora"].lora["r"], recipes["lora"].lora["lora_alpha"]) == ("lora", 16, 64)
 
 
 def test_recommended_is_the_default() -> None:

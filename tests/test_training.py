@@ -19,19 +19,24 @@ from torch import Tensor
 from transformers import ChineseCLIPModel
 
 from tests import encoders
-from trainer import cache, checkpoint, corpus, evaluate, export, train
-from trainer.cached import parts_of
-from trainer.kv import kv_loss, load_layers
-from trainer.objective import contrast_loss, cosine_loss, norm_loss, position_weights
-from trainer.positions import keep, shares
-from trainer.recipe import Recipe, SettingsError, ZoneWeights
-from trainer.settings import parse_recipe
-from trainer.student import load_student
+from trainer import cache, corpus
+from trainer.artifact import export
+from trainer.base.recipe import LORA, Recipe, SettingsError
+from trainer.base.settings import parse_recipe
+from trainer.cache.positions import keep, shares
+from trainer.cache.shards import parts_of
+from trainer.encoders.student import Student
+from trainer.report import stage as evaluate
+from trainer.training import checkpoint
+from trainer.training import stage as train
+from trainer.training.kv import kv_loss, load_layers
+from trainer.training.objective import contrast_loss, cosine_loss
+from trainer.training.opening import trained_student
 from zhclip.artifact import Artifact, load
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "recipes" / "tiny.yaml"
-STAGES = (corpus, cache, train, evaluate, export)
+STAGES = (corpus.run, cache.run, train.run, evaluate.evaluate_run, export.export_run)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +60,8 @@ def changed(base: Recipe, run: Path, **settings: Any) -> Recipe:
 
 
 def ran(recipe: Recipe, *stages: Any) -> Recipe:
-    for stage in stages or STAGES:
-        stage.run(recipe)
+    for stage in [some.run for some in stages] or STAGES:
+        stage(recipe)
     return recipe
 
 
@@ -140,32 +145,28 @@ def parts(recipe: Recipe, base: Recipe) -> set[str]:
     }
 
 
-def test_embeddings_learn_when_asked_to(base: Recipe, tmp_path: Path) -> None:
-    recipe = ran(changed(base, tmp_path / "run", embeddings=True))
-    names = parts(recipe, base)
-    assert {name.split(".")[0] for name in names} == {"embeddings", "encoder"}
-    assert "embeddings.word_embeddings.weight" in names
-    assert {name[:15] for name in names if name.startswith("encoder")} == {"encoder.layer.2"}
-    with pytest.raises(
-        SettingsError, match=r"embeddings was False and is now True|embeddings was True and is now False"
-    ):
-        train.run(changed(base, tmp_path / "run"))
-
-
-EVERY = ("value", "query", "key", "dense")
+EVERY = ["value", "query", "key", "dense"]
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"lora_rslora": True}, {"lora_dora": True}, {"lora_dropout": 0.2}, {"lora_targets": EVERY}, {"lora_layers": 1}],
+    "lora, layers",
+    [
+        ({"use_rslora": True}, None),
+        ({"use_dora": True}, None),
+        ({"lora_dropout": 0.2}, None),
+        ({"target_modules": EVERY}, None),
+        ({}, 1),
+    ],
 )
-def test_lora_as_peft_gives_it(base: Recipe, tmp_path: Path, settings: dict[str, Any]) -> None:
-    recipe = ran(changed(base, tmp_path / "run", strategy="lora", lora_r=4, lr=5e-3, **settings))
+def test_lora_as_peft_gives_it(base: Recipe, tmp_path: Path, lora: dict[str, Any], layers: int | None) -> None:
+    lora = {**LORA, "r": 4, **lora}
+    settings: dict[str, Any] = {"strategy": "lora", "lr": 5e-3, "lora": lora, "layers": layers}
+    recipe = ran(changed(base, tmp_path / "run", **settings))
     names = parts(recipe, base)
-    targets = settings.get("lora_targets", ("query", "value"))
+    targets: list[str] = lora["target_modules"]
     assert names and all(name.split(".")[-2] in targets for name in names)
     stored = {path.name for path in (recipe.cache_folder / "train").glob("trunk-*")}
-    if "lora_layers" in settings:
+    if layers:
         assert {name.split(".")[2] for name in names} == {"2"} and parts_of(2, recipe.train.pad_positions)[1] in stored
     # PEFT keeps them as a set, whose order is another in every process.
     config = json.loads((recipe.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
@@ -174,7 +175,7 @@ def test_lora_as_peft_gives_it(base: Recipe, tmp_path: Path, settings: dict[str,
     merged = PeftModel.from_pretrained(student, str(recipe.folder / "adapter")).merge_and_unload().state_dict()
     written = artifact(recipe).bert
     assert all(torch.allclose(written[name], merged[name], atol=1e-6) for name in names)
-    again = ran(changed(base, tmp_path / "again", strategy="lora", lora_r=4, lr=5e-3, **settings), corpus, train)
+    again = ran(changed(base, tmp_path / "again", **settings), corpus, train)
     assert furthest(final(recipe), final(again)) == 0  # dropout is a function of the step, too
 
 
@@ -191,7 +192,7 @@ def test_one_bias_for_all_positions(base: Recipe, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def training_loss(recipe: Recipe) -> float:
-    student, _, pairs = train.trained_student(recipe)
+    student, _, pairs = trained_student(recipe)
     rows = list(range(len(pairs)))
     z = student(pairs.rows("ids", rows).long(), positions=pairs.rows("position", rows))
     drawn = shares(pairs.rows("length", rows), pairs.rows("count", rows), pairs.window)
@@ -199,29 +200,6 @@ def training_loss(recipe: Recipe) -> float:
 
 
 # The objective
-
-
-def drawn_for(lengths: torch.Tensor, window: int, pads: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, P) positions of captions of one length, and their shares."""
-    chance = torch.rand(len(lengths), window, generator=torch.Generator().manual_seed(seed))
-    positions, counts = keep(lengths, chance, pads)
-    return positions.view(len(lengths), -1), shares(lengths, counts, window)
-
-
-def test_zone_weights_count_as_they_say() -> None:
-    lengths, window = torch.tensor([4, 9]), 20
-    every, even = torch.arange(window).expand(2, -1), torch.full((2, window), 1 / window)
-    ones = position_weights(lengths, every, even, window, ZoneWeights())
-    assert torch.allclose(ones, torch.full((2, window), 1 / window))
-    weights = position_weights(lengths, every, even, window, ZoneWeights(position0=0, content=3, end=2, pad=0.5))
-    assert torch.allclose(weights.sum(dim=1), torch.ones(2))
-    assert weights[0, 1] / weights[0, 3] == pytest.approx(1.5) and weights[0, 1] / weights[0, 4] == pytest.approx(6)
-    assert weights[:, 0].tolist() == [0, 0]
-    losses = torch.rand(2, window, generator=torch.Generator().manual_seed(1))
-    drawn = [drawn_for(torch.tensor([9, 9]), window, 3, seed) for seed in range(3000)]
-    zones = ZoneWeights(position0=0, content=3, end=2, pad=0.5)
-    means = [(losses.gather(1, at) * position_weights(lengths, at, w, window, zones)).sum(dim=1) for at, w in drawn]
-    assert torch.allclose(torch.stack(means).mean(dim=0), (losses * weights).sum(dim=1), rtol=0.01)
 
 
 def test_contrast_asks_for_the_captions_own_english() -> None:
@@ -234,22 +212,6 @@ def test_contrast_asks_for_the_captions_own_english() -> None:
     assert torch.equal(half, contrast_loss(en, en, centre, own)[2:])
     twice = contrast_loss(en, torch.cat([en, en]), centre, torch.cat([own, own], dim=1))
     assert twice.max() < 1e-6  # the same caption again is no wrong answer
-
-
-def test_norm_term_is_zero_at_the_targets_norm() -> None:
-    target = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    assert norm_loss(target.roll(1, -1), target).max() < 1e-10
-    assert torch.allclose(norm_loss(1.5 * target, target), torch.tensor(0.25))
-
-
-def test_learnt_norms_are_the_students(base: Recipe, tmp_path: Path) -> None:
-    recipe = ran(changed(base, tmp_path / "run", norm=1.0, steps=40))
-    found = artifact(recipe)
-    assert found.norms is None
-    report = json.loads((recipe.folder / "report.json").read_text(encoding="utf-8"))
-    assert 0.9 < report["norm_ratio"] < 1.1
-    terms = logged(recipe, "train/norm")
-    assert terms[-1] < terms[0]
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +245,10 @@ def test_what_attention_reads_does_not_depend_on_positions(unet: Path) -> None:
     assert cosine_loss(captions.roll(3, 1), captions).mean() > 0.9  # which the positions' own loss cannot see
     # A drawn position stands for those that were left out: repeated padding reads as if it were all there.
     padded = torch.cat([captions[:, :9], captions[:, 9:10].expand(-1, 11, -1)], dim=1)
-    at, weights = drawn_for(torch.full((6,), 9), 20, 2, 0)
+    chance = torch.rand(6, 20, generator=torch.Generator().manual_seed(0))
+    lengths = torch.full((6,), 9)
+    positions, counts = keep(lengths, chance, 2)
+    at, weights = positions.view(6, -1), shares(lengths, counts, 20)
     whole, few = (layers[0].read(z, w) for z, w in ((padded, drawn), (padded[torch.arange(6)[:, None], at], weights)))
     assert torch.allclose(whole, few, atol=1e-5)
 
@@ -299,20 +264,6 @@ def test_training_on_what_attention_reads(base: Recipe, unet: Path, tmp_path: Pa
 
 
 # What is kept
-
-
-def test_the_average_is_what_is_kept_and_survives_a_stop(base: Recipe, tmp_path: Path) -> None:
-    plain = ran(changed(base, tmp_path / "plain"), corpus, train)
-    whole = ran(changed(base, tmp_path / "whole", ema=0.9), corpus, train)
-    last = load_file(whole.folder / "checkpoints" / "step-000012.safetensors")
-    assert furthest(final(plain), {n: t for n, t in last.items() if n.startswith("param/")}) == 0
-    assert all(torch.equal(final(whole)[f"param/{n[8:]}"], t) for n, t in last.items() if n.startswith("average/"))
-    assert furthest(final(whole), final(plain)) > 1e-4
-    for name in ("final", "step-000012"):
-        (whole.folder / "checkpoints" / f"{name}.safetensors").unlink()
-    before = last
-    train.run(whole)
-    assert furthest(load_file(whole.folder / "checkpoints" / "step-000012.safetensors"), before) == 0
 
 
 def test_training_stops_when_the_dev_skill_no_longer_rises(base: Recipe, tmp_path: Path) -> None:
@@ -332,8 +283,8 @@ def test_training_stops_when_the_dev_skill_no_longer_rises(base: Recipe, tmp_pat
     assert len(skills) == best + 1 + 3
     found = checkpoint.read(checkpoint.final(recipe.folder / "checkpoints"))
     assert found.step == 2 * (best + 1)
-    student, _, pairs = train.trained_student(recipe)
-    from trainer.loss import Dev
+    student, _, pairs = trained_student(recipe)
+    from trainer.training.loss import Dev
 
     assert Dev.of(recipe, pairs, student, 2).skill(student) == pytest.approx(max(skills), abs=1e-6)
     kept = final(recipe)
@@ -344,52 +295,20 @@ def test_training_stops_when_the_dev_skill_no_longer_rises(base: Recipe, tmp_pat
         train.run(changed(base, tmp_path / "none", patience=3))
 
 
-# Clip skip
-
-
-@pytest.mark.parametrize("strategy", ["unfreeze", "lora", "ridge"])
-def test_the_layer_before_the_last_gets_a_target(base: Recipe, tmp_path: Path, strategy: str) -> None:
-    recipe = changed(base, tmp_path / "run", strategy=strategy, steps=40)
-    recipe.teacher = replace(base.teacher, skip=True)
-    ran(recipe)
-    report = json.loads((recipe.folder / "report.json").read_text(encoding="utf-8"))
-    skip = report["skip"]
-    assert skip["loss"]["all"] < skip["floors"]["constant"]["all"] < skip["floors"]["untrained"]["all"]
-    if strategy != "ridge":
-        assert skip["loss"]["all"] < skip["floors"]["ridge"]["all"]
-    found = artifact(recipe)
-    assert set(found.skip) == {"proj_weight", "proj_bias", "position0", "empty", "norms"}
-    teacher = cache.teacher_of(recipe, "cpu")
-    before = replace(teacher, layer=-2)
-    assert torch.allclose(found.skip["empty"], before.encode([""])[0][0], atol=1e-5)
-    last, cut = export.readers(found, "cpu")
-    assert (last.depth, cut.depth) == (3, 2)
-    dev = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
-    z, goal = cut.encode([pair.zh for pair in dev]), before.encode([pair.en for pair in dev])[0]
-    assert float(cosine_loss(z, goal).mean()) == pytest.approx(skip["loss"]["all"], abs=2e-3)  # the cache is fp16
-
-
 # The file's numbers
 
 
 def test_half_the_size_says_the_same(base: Recipe, tmp_path: Path) -> None:
     recipe = replace(ran(changed(base, tmp_path / "run")), export=replace(base.export, dtype="float16"))
     whole = artifact(recipe)
-    export.run(recipe)
+    export.export_run(recipe)
     half = artifact(recipe)
     assert {tensor.dtype for tensor in half.bert.values()} == {torch.float16}
     assert half.meta.dimensions.positions == 32  # the student has 80
     texts = [pair.zh for pair in corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")]
-    a, b = (export.readers(some, "cpu")[0].encode(texts) for some in (whole, half))
+    a, b = (Student.from_artifact(some).encode(texts) for some in (whole, half))
     assert 0 < float(cosine_loss(a, b).max()) < 1e-5
     assert torch.allclose(a.norm(dim=-1), b.norm(dim=-1), rtol=1e-3)
-
-
-def test_without_a_last_layer_the_student_is_its_own_hidden_state(base: Recipe) -> None:
-    student = load_student(str(base.student.model), 32)
-    ids = torch.tensor([student.tokens.windows("")[0]])
-    with torch.no_grad():
-        assert torch.equal(student.without_last()(ids), student.hidden(ids, student.depth - 1))
 
 
 # What is stored
@@ -417,7 +336,7 @@ def test_a_budget_leaves_the_frozen_layers_output_out(
         ran(within("none", 0.01 * both), corpus, cache)
     with pytest.raises(SettingsError, match=r"--train.pad_positions 0: give 1 or more"):
         ran(changed(few, tmp_path / "few", pad_positions=0), cache)
-    for settings in ({"layers": 5}, {"strategy": "lora", "lora_layers": 0}):
+    for settings in ({"layers": 5}, {"strategy": "lora", "layers": 0}):
         with pytest.raises(SettingsError, match=r"layers [05]: the student has \d layers; give [01] to \d"):
             ran(changed(few, tmp_path / "few", **settings), cache)
     # With room again, the stage stores it after all.

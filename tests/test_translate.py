@@ -22,9 +22,9 @@ from tests import encoders, hub, translators
 from tests.small import captions
 from tests.tree import killed_at, trainer
 from trainer.__main__ import main
-from trainer.translation_checks import chinese_numbers, fault, flags, is_copy, length_fits, loops, lost_numbers
-from trainer.translator import Direction, Languages, Search, Translator, load_translator
-from trainer.weights import ModelError
+from trainer.encoders.weights import ModelError
+from trainer.translate.checks import chinese_numbers, fault, flags, is_copy, length_fits, loops, lost_numbers
+from trainer.translate.translator import Direction, Languages, Search, Translator, load_translator
 
 ROOT = Path(__file__).resolve().parent.parent
 CODES = (">>cmn_Hans<<", ">>cmn_Hant<<")

@@ -20,14 +20,14 @@ if __name__ == "__main__":
 
 import sys
 
-from .settings import parser
+from .command import parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage; returns the exit code. The stages are imported once the arguments are known to be right."""
     root = parser()
     values = root.parse_args(arguments)
-    from .stages import perform
+    from .perform import perform
 
     return perform(root, values)
 

@@ -1,171 +1,145 @@
-"""The table of stages, and what surrounds each: locks, leftovers, errors in one line."""
+"""The table of stages: what the command line, the locks and the messages know of each. A new stage is one entry."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
-from safetensors import SafetensorError
-
-from zhclip.artifact import ArtifactError
-
-from . import cache, checkpoint, compare, compare_reports, convert, corpus, evaluate, export, publish, train, translate
-from .allocator import keep_freed_memory
-from .export import MAKING, ExportError
-from .failures import full_disk, goes_on, say, stoppable
-from .files import DamagedError, sweep
-from .locks import BusyError, hold
-from .publish import PublishError
-from .recipe import Recipe, SettingsError, to_yaml, write_text
-from .report import to_markdown
-from .rows import CorpusError
-from .settings import OWN, parse_recipe, to_recipe, to_sweep
-from .stage_settings import EvaluateSettings, Translation
-from .sweep import run as run_sweep
-from .train import DivergedError
-from .weights import ModelError
-
-STAGES: dict[str, Callable[[Recipe], object]] = {
-    "corpus": corpus.run,
-    "cache": cache.run,
-    "train": train.run,
-    "evaluate": evaluate.run,
-    "export": export.run,
-}
-SHARED = ("cache", "train")  # what the processes of a launcher do together; one alone does the rest
-EXPECTED = (
-    *(ArtifactError, BusyError, CorpusError, DamagedError, DivergedError, ExportError, ModelError, PublishError),
-    SettingsError,
+from .base import (
+    CompareReportsSettings,
+    CompareSettings,
+    ConvertSettings,
+    EvaluateSettings,
+    PublishSettings,
+    Recipe,
+    SweepSettings,
+    Translation,
 )
-PARTS = ("corpus", "checkpoints", "card")
-# What a killed run can leave in its folder beside the stages' results, and in the cache's.
-LEFT = (
-    "recipe.yaml.tmp",
-    MAKING,
-    "report.*.tmp",
-    ".adapter-*",
-    ".report-*",
-    *(f"{part}/*.tmp" for part in PARTS),
-)
-LEFT_IN_CACHE = ("train*/*/*.tmp", "dev*/*/*.tmp")
-# The setting that says where a stage writes, and the flags that move it, for one that writes under --run alone.
-OUTPUTS = {
-    "evaluate": "report",
-    "translate": "translate.out",
-    "convert": "out",
-    "compare": "out",
-    "compare-reports": "out",
-}
-MOVES = {**dict.fromkeys([*STAGES, "run"], "--run or --cache.dir"), "evaluate": "--run or --report"}
 
 
-def perform(root: ArgumentParser, values: Namespace) -> int:
-    """Run the stage that was asked for. Returns the exit code: 0, or 1 after one line that says what is wrong.
+@dataclass(frozen=True)
+class Stage:
+    """One stage."""
 
-    Ctrl-C and SIGTERM end the process after one line that says where the same command goes on.
-    """
-    stage = values.subcommand
-    if stage not in OWN:
-        keep_freed_memory()
-    with stoppable(stage):
-        try:
-            if stage in OWN:
-                values[stage].pop("config", None)
-                OTHERS[stage](OWN[stage][0](**vars(root.instantiate(values)[stage])))
-            elif stage == "sweep":
-                run_sweep(*to_sweep(values[stage]))
-            else:
-                _run(stage, to_recipe(values[stage]))
-        except (*EXPECTED, OSError, SafetensorError) as error:
-            output = OUTPUTS.get(stage, "run")
-            where = Path(values[stage].get(output) or values[stage].get("run") or ".")
-            said = full_disk(error, where, MOVES.get(stage, f"--{output}"))
-            if said is None and not isinstance(error, EXPECTED):
-                if not isinstance(error, OSError) or not error.filename:
-                    raise
-                said = f"{error.filename}: {error.strerror}"
-            say(f"{stage}: {said or error}")
-            return 1
-    return 0
+    name: str
+    purpose: str
+    settings: type
+    """Dataclass of its flags. Those of a Recipe belong to a run, whose folder is held while the stage works."""
+    function: str = ""
+    """ROOM.NAME that performs it with its settings, imported when it is asked for."""
+    step: str = ""
+    """ROOM.NAME that performs it with a Recipe, alone or within `run`."""
+    output: str = "run"
+    """The setting that says where it writes."""
+    moves: str = ""
+    """Flags that lead to another disk, where more than --OUTPUT does."""
+    shared: bool = False
+    """Whether the processes of a launcher do it together. Otherwise the main one does it alone."""
+    fills_cache: bool = False
+    """Whether it writes into the cache, which runs can share, and so holds that too."""
+    resumes: Callable[[Any], str] | None = None
+    """Where the same command goes on with it; by default at its start."""
+    positional: str = ""
+    """A setting that is given without a flag."""
+    config: bool = False
+    """Whether --config reads its settings from YAML."""
 
 
-def _run(stage: str, recipe: Recipe) -> None:
-    with _held(recipe):
-        resolved = recipe.folder / "recipe.yaml"
-        if cache.processes().is_main_process and not resolved.is_file():
-            write_text(resolved, to_yaml(recipe))
-        for name in STAGES if stage == "run" else (stage,):
-            with goes_on(partial(_kept, name, recipe)):
-                if name in SHARED or cache.processes().is_main_process:
-                    _stage(name, recipe)
-            cache.processes().wait_for_everyone()
-        # Written again only now: settings that a stage refused must not stand beside what the old ones made.
-        if cache.processes().is_main_process:
-            write_text(resolved, to_yaml(recipe))
-    if stage == "run" and cache.processes().is_main_process:
-        print((recipe.folder / "report.md").read_text(encoding="utf-8"))
-    cache.processes().destroy_process_group()
+def _shards(recipe: Recipe) -> str:
+    count = len(list(recipe.cache_folder.glob("*/*/*.safetensors")))
+    return f"behind the {count} shards in {recipe.cache_folder}" if count else "with the cache stage from its start"
 
 
-@contextmanager
-def _held(recipe: Recipe) -> Iterator[None]:
-    """Hold a run's folder, cleared of what killed runs left there."""
-    with hold(recipe.folder / ".lock", f"--run {recipe.run}", "--run"):
-        if cache.processes().is_main_process:
-            sweep(recipe.folder, *LEFT)
-        yield
+def _checkpoint(recipe: Recipe) -> str:
+    newest = max(recipe.folder.glob("checkpoints/step-*.safetensors"), default=None)
+    return f"from step {int(newest.stem.rpartition('-')[2])}" if newest else "with the train stage from its start"
 
 
-def _stage(name: str, recipe: Recipe) -> None:
-    """One stage of a recipe. Runs can share a cache, so the stage that fills it holds that too."""
-    with ExitStack() as held:
-        if name == "cache":
-            folder = recipe.cache_folder
-            held.enter_context(hold(folder / ".lock", f"--cache.dir {folder}", "--cache.dir"))
-            if cache.processes().is_main_process:
-                sweep(folder, *LEFT_IN_CACHE)
-        STAGES[name](recipe)
-
-
-def _kept(stage: str, recipe: Recipe) -> str:
-    """Where the same command goes on with an interrupted stage."""
-    if stage == "train" and (newest := checkpoint.newest(recipe.folder / "checkpoints")):
-        return f"from step {int(newest.stem.rpartition('-')[2])}"
-    if stage == "cache" and (count := len(list(recipe.cache_folder.glob("*/*/*.safetensors")))):
-        return f"behind the {count} shards in {recipe.cache_folder}"
-    return f"with the {stage} stage from its start"
-
-
-def _translate(settings: Translation) -> None:
+def _translated(settings: Translation) -> str:
     parts = Path(f"{settings.translate.out}.parts")
-    with goes_on(lambda: f"behind the {len(list(parts.glob('*/*.jsonl')))} shards in {parts}"):
-        translate.run(settings.translate)
+    return f"behind the {len(list(parts.glob('*/*.jsonl')))} shards in {parts}"
 
 
-def _evaluate(settings: EvaluateSettings) -> None:
-    if settings.artifact:
-        found = evaluate.of_artifact(settings)
-    elif settings.run:
-        recipe = parse_recipe(Path(settings.run) / "recipe.yaml")
-        recipe.run = settings.run  # the folder may have been moved
-        with _held(recipe):
-            found = evaluate.run(recipe)
-    else:
-        raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
-    if settings.report:
-        evaluate.write_report(Path(settings.report), found)
-    print(to_markdown(found.report))
+def _pictures(settings: CompareSettings) -> str:
+    folder = Path(settings.out) / "pictures"
+    return f"behind the {len(list(folder.glob('*.png')))} pictures in {folder}"
 
 
-OTHERS: dict[str, Callable[[Any], object]] = {
-    "evaluate": _evaluate,
-    "translate": _translate,
-    "convert": convert.run,
-    "compare-reports": compare_reports.run,
-    "compare": compare.run,
-    "publish": publish.run,
-}
+DISKS = "--run or --cache.dir"
+TABLE = (
+    Stage("corpus", "read, clean, deduplicate and split the pairs", Recipe, step="corpus.run", moves=DISKS),
+    Stage(
+        "cache",
+        "compute teacher targets and frozen student states, once",
+        Recipe,
+        step="cache.run",
+        moves=DISKS,
+        shared=True,
+        fills_cache=True,
+        resumes=_shards,
+    ),
+    Stage("train", "align the student", Recipe, step="training.run", moves=DISKS, shared=True, resumes=_checkpoint),
+    Stage(
+        "export", "write the encoder's file, read back and compared", Recipe, step="artifact.export_run", moves=DISKS
+    ),
+    Stage(
+        "run", "corpus, cache, train, evaluate and export, going on where an earlier call stopped", Recipe, moves=DISKS
+    ),
+    Stage(
+        "sweep",
+        "train a grid of recipes on one cache, and lay them side by side in one table",
+        SweepSettings,
+        "sweep.run",
+    ),
+    Stage(
+        "evaluate",
+        "score a run's checkpoint, or any artifact on any pairs, against floors",
+        EvaluateSettings,
+        "report.evaluate",
+        step="report.evaluate_run",
+        output="report",
+        moves="--run or --report",
+    ),
+    Stage(
+        "translate",
+        "make pairs from English captions, by a translation model",
+        Translation,
+        "translate.run",
+        output="translate.out",
+        resumes=_translated,
+    ),
+    Stage(
+        "convert",
+        "turn a published Chinese encoder (Taiyi, Chinese-CLIP) into an encoder's file",
+        ConvertSettings,
+        "artifact.convert_published",
+        output="out",
+    ),
+    Stage(
+        "compare-reports",
+        "lay reports side by side, and say which differences exceed chance",
+        CompareReportsSettings,
+        "report.compare_reports",
+        output="out",
+        positional="reports",
+    ),
+    Stage(
+        "compare",
+        "paint the same prompts through several encoders and one SD1.5, with figures",
+        CompareSettings,
+        "pictures.run",
+        output="out",
+        resumes=_pictures,
+        config=True,
+    ),
+    Stage(
+        "publish",
+        "write a run's model card, and with --push send card and encoder to a model hub",
+        PublishSettings,
+        "artifact.publish_run",
+    ),
+)
+STAGES = {stage.name: stage for stage in TABLE}
+RUN = tuple(STAGES[name] for name in ("corpus", "cache", "train", "evaluate", "export"))

@@ -1,0 +1,141 @@
+"""A finished run to a model hub: its encoder, its adapter, and a card that says what it is and how good.
+
+Nothing leaves the machine without --push. HF_ENDPOINT and the token are huggingface_hub's own affair.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData, get_token
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from zhclip.artifact import Artifact, Meta, load
+
+from ..base import PublishSettings, SettingsError, hold, require, write_text
+from ..report import to_markdown
+from .export import FILE
+
+TEMPLATE = Path(__file__).with_name("card.md")
+TAGS = ["comfyui", "zhclip", "stable-diffusion", "text-encoder", "chinese"]
+
+
+class PublishError(RuntimeError):
+    """An encoder that should not be published, or a hub that does not take it."""
+
+
+def publish_run(settings: PublishSettings) -> None:
+    """Stage `publish`: RUN/card/README.md, and with --push a commit to the hub.
+
+    Raises SettingsError, ArtifactError, and PublishError for a run without a report, for an encoder that is not
+    aligned, and for whatever keeps the hub from taking it.
+    """
+    folder = Path(require(settings.run, "run", "the folder of a finished run"))
+    repo = require(settings.repo, "repo", "the repository on the hub, OWNER/NAME")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise SettingsError(f"--repo {repo}: not a name that the hub knows ({error})") from error
+    encoder = folder / FILE
+    if not encoder.is_file():
+        raise SettingsError(f"{encoder}: not there; run the export stage first (`python -m trainer export`)")
+    artifact = load(encoder)
+    check(artifact.meta, encoder)
+    # Named after the repository: many encoders meet in one models/text_encoders.
+    file = f"{repo.rpartition('/')[2]}.safetensors"
+    text = card(artifact, repo, file)
+    with hold(folder / ".lock", f"--run {folder}", "--run"):
+        write_text(folder / "card" / "README.md", text)
+    files = {"README.md": folder / "card" / "README.md", file: encoder} | adapter(folder, artifact.meta)
+    for name, path in files.items():
+        print(f"publish: {path} -> {HfApi().endpoint}/{repo}/{name}, {path.stat().st_size / 1e6:.1f} MB")
+    if artifact.meta.licence == "unknown":
+        print("publish: the card says that the licence is unknown; export again with --export.licence to state it")
+    if settings.push:
+        print(f"publish: pushed, {push(repo, files)}")
+    else:
+        print("publish: nothing was sent; read the card, and repeat the command with --push")
+
+
+def check(meta: Meta, path: Path) -> None:
+    """Raise PublishError unless the encoder's own report shows that it is aligned."""
+    if not meta.report:
+        raise PublishError(
+            f"{path}: it has no report, so nothing says how good it is; only what the evaluate and export stages made "
+            "can be published"
+        )
+    loss, constant = meta.report["loss"]["all"], meta.report["floors"]["constant"]["all"]
+    if not loss < constant:
+        raise PublishError(
+            f"{path}: it is not aligned, its loss of {loss:.3f} is no better than a constant's {constant:.3f}; "
+            "with it a checkpoint paints nothing that was asked for. Train longer or otherwise, and export again."
+        )
+
+
+def adapter(folder: Path, meta: Meta) -> dict[str, Path]:
+    """The files of a lora run's adapter, by their names in the repository. PEFT's own card for it is a blank form."""
+    if "lora" not in meta.strategy:
+        return {}
+    files = sorted(path for path in (folder / "adapter").glob("*") if path.is_file() and path.suffix != ".md")
+    return {f"adapter/{path.name}": path for path in files}
+
+
+def card(artifact: Artifact, repo: str, file: str) -> str:
+    """The model card: metadata for the hub, and card.md filled in."""
+    meta, recipe = artifact.meta, artifact.meta.recipe
+    corpora = paths(recipe["corpus"]["train"])
+    student, dev = recipe["student"]["model"], meta.report["corpus"]["name"] or "pairs held out of the corpus"
+    data = ModelCardData(
+        language=["zh", "en"],
+        license=meta.licence.lower(),  # the hub writes SPDX's names in small letters
+        tags=[*TAGS, *(["lora"] if "lora" in meta.strategy else [])],
+        base_model=student if "/" in student else None,
+        datasets=[name for name in corpora if "/" in name] or None,
+    )
+    facts = {
+        "student": student,
+        "teacher": f"{meta.teacher.id}, layer {meta.teacher.layer}, sha256 {meta.teacher.sha256}",
+        "strategy": meta.strategy,
+        "corpus": f"{', '.join(corpora)}: {meta.corpus.rows:,} pairs after cleaning, sha256 {meta.corpus.sha256}",
+        "scored on": f"{dev}, {meta.report['rows']:,} pairs",
+        "window": f"{meta.window} positions",
+    }
+    filled = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=repo.rpartition("/")[2],
+        repo=repo,
+        file=file,
+        teacher=meta.teacher.id,
+        width=meta.teacher.width,
+        report=to_markdown(meta.report).partition("\n")[2].strip(),  # without its heading
+        facts=facts,
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
+        skip=bool(artifact.skip),
+        dev=dev,
+        licence=meta.licence,
+    )
+    return filled.content.rstrip() + "\n"
+
+
+def paths(corpus: Any) -> list[str]:
+    """The names of a recipe's corpora: one path, or a mixture of sources."""
+    sources = [corpus] if isinstance(corpus, str) else corpus
+    return [source if isinstance(source, str) else source["path"] for source in sources]
+
+
+def push(repo: str, files: dict[str, Path]) -> str:
+    """Make the repository unless it is there, and put all files into one commit. Returns the commit's address."""
+    if get_token() is None:
+        raise PublishError(f"--repo {repo}: no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
+    api = HfApi()
+    operations = [CommitOperationAdd(name, path) for name, path in files.items()]
+    try:
+        repository = api.create_repo(repo, exist_ok=True)
+        done = api.create_commit(repository.repo_id, operations, commit_message="Publish a ZhCLIP encoder")
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise PublishError(f"--repo {repo}: {api.endpoint} did not take it ({reason})") from error
+    return done.commit_url

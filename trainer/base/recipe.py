@@ -1,0 +1,194 @@
+"""Every setting of the trainer, declared once. jsonargparse makes the command line, the YAML and --help from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used, or that differs from what a finished stage was made with."""
+
+
+@dataclass
+class StudentSettings:
+    """The encoder that knows Chinese."""
+
+    model: str | None = None
+    """Folder in Hugging Face layout or hub id: a BERT, a ChineseCLIPTextModel or a whole ChineseCLIPModel."""
+
+
+@dataclass
+class TeacherSettings:
+    """The encoder whose output is the target."""
+
+    model: str | None = None
+    """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or an SD1.5 checkpoint file."""
+    layer: int = -1
+    """Hidden state used as the target: -1 the last, -2 the one before it through the final norm (clip skip 2)."""
+    tokenizer: str = "openai/clip-vit-large-patch14"
+    """Folder or hub id of CLIP's tokenizer, read only when the teacher is a checkpoint file, which carries none."""
+
+
+@dataclass
+class Source:
+    """One corpus: a file, a folder of files, a Moses pair, a saved dataset or a dataset of the hub."""
+
+    path: str
+    """A .tsv, .csv, .jsonl (or .gz of them), .parquet, .tmx, .zip of a Moses pair, one of two Moses files or what their
+    names have in common, a folder of such files, a folder that `datasets` saved, or a hub id."""
+    weight: float = 1.0
+    """Share of its rows that is taken, by a hash of the English side: the same rows each time."""
+    zh: str = "zh"
+    """Column of the Chinese side; `translation.zh` reaches into a record. Empty for English alone."""
+    en: str = "en"
+    """Column of the English side."""
+    config: str | None = None
+    """Hub: the dataset's configuration."""
+    split: str = "train"
+    """Hub or saved dataset: the split that is read."""
+    revision: str | None = None
+    """Hub: a commit or tag, so that the dataset stays as it was."""
+
+
+@dataclass
+class CorpusSettings:
+    """Parallel captions, where they lie and which of them are kept."""
+
+    train: list[Source] | str | None = None
+    """Pairs to learn from: a path, or a list of sources with weights."""
+    dev: list[Source] | str | None = None
+    """Pairs to score on. They are taken out of the training pairs where they stand there too. Without it, dev_share of
+    the training pairs is held out."""
+    english: list[Source] | str | None = None
+    """English captions alone, cleaned into RUN/corpus/english.tsv for a translator: a table with a column en, one
+    caption a line (.txt), or YFCC100M's metadata. Given alone, nothing else is made."""
+    dev_share: float = 0.02
+    """Without dev: the share of English captions held out, by a hash of the caption, so that a row never moves."""
+    limit: int | None = None
+    """Use the first so many clean training pairs only; of a mixture, those of its first sources."""
+    min_han: float = 0.2
+    """Least share of ideographs in the Chinese side, where a word of another script counts as one."""
+    min_latin: float = 0.5
+    """Least share of Latin letters among the English side's letters."""
+    near: float | None = 0.9
+    """English captions that share so much of their words, word pairs and triples are one (Jaccard); null keeps them."""
+    script: Literal["keep", "simplify", "both"] = "keep"
+    """Traditional Chinese: as written, simplified by OpenCC, or, in the training pairs, both."""
+    compose: float = 0.0
+    """Prompt-style pairs made from the training pairs, about so many as a share of them (0 to 1); 0: none."""
+
+
+@dataclass
+class CacheSettings:
+    """Teacher targets and frozen student states, computed once."""
+
+    dir: str | None = None
+    """Folder of the cache, by default RUN/cache. Runs that differ in training alone can share one."""
+    shard_rows: int = 1024
+    """Captions a shard file. Peak memory follows it."""
+    batch: int = 64
+    """Captions a forward pass."""
+    budget: float | None = None
+    """GB that the training cache may take; null: what the disk has free. Where the targets and the frozen layers'
+    output do not fit both, the targets alone are stored, and training runs the frozen layers in every step."""
+
+
+LORA = {"r": 16, "lora_alpha": 64, "target_modules": ["query", "value"]}
+
+
+@dataclass
+class TrainSettings:
+    """What learns, and how."""
+
+    strategy: Literal["unfreeze", "lora", "ridge"] = "unfreeze"
+    """unfreeze: the last layers. lora: low-rank adapters. ridge: the closed form alone, no gradient."""
+    start: Literal["student", "ridge"] = "ridge"
+    """Where gradient descent starts: the student as it is, or with the ridge map and biases after it."""
+    layers: int | None = None
+    """How many of the last layers learn, or have adapters; the output of those below can be stored. null: half of them
+    for unfreeze, all for lora."""
+    lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
+    """lora: what peft.LoraConfig takes, by its own names: --train.lora.r 8, --train.lora.use_dora true, and so on."""
+    contrast: float = 0.02
+    """Weight of a contrast: each Chinese caption has to find its own English one among the step's. 0: none."""
+    kv: float = 0.0
+    """Weight of the difference in what a UNet's frozen cross-attention reads out of both encodings. Needs `unet`."""
+    unet: str | None = None
+    """kv: a diffusers UNet folder, a pipeline's folder, or an SD1.5 checkpoint file."""
+    dev_every: int | None = None
+    """Steps between scorings on up to 512 dev pairs, logged as dev/skill. null: none."""
+    patience: int | None = None
+    """Stop after so many scorings without a better dev skill, and keep the best weights. Needs `dev_every`."""
+    position_bias: bool = True
+    """The start's ridge map has one bias a position; false: one for all."""
+    lr: float = 4e-4
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: decay to zero by a half cosine, or stay."""
+    warmup: int = 50
+    """Steps of linear warm-up."""
+    clip: float | None = 1.0
+    """Gradient norm limit."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay."""
+    batch: int = 128
+    """Captions an optimiser step, over all processes and accumulation steps."""
+    accumulate: int = 1
+    """Split each step's batch into so many passes."""
+    steps: int | None = None
+    """Optimiser steps. Without it, `epochs` decides."""
+    epochs: float = 8.0
+    """Passes over the training pairs, when steps is not given."""
+    pad_positions: int | None = 2
+    """Padded positions behind its text that a caption keeps in the cache and in a step, drawn once and weighted so that
+    the loss stays unbiased; null: all of them."""
+    ridge_lambda: float = 1e-3
+    """Ridge penalty, as a share of the mean variance of the student's features."""
+    seed: int = 0
+    """Order of the captions and the adapters' start."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """auto: bf16 where the device computes in it (CUDA, or a CPU with AVX512-BF16), else fp32."""
+    report_to: str = "tensorboard"
+    """Trackers that Accelerate knows, by name."""
+
+
+@dataclass
+class ExportSettings:
+    """The file."""
+
+    licence: str = "unknown"
+    """Licence of the file, an SPDX id: it follows from the student's, the teacher's and the corpus's."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Numbers of the file. float16 is half the size, and what ComfyUI computes with unless told --fp32-text-enc."""
+
+
+@dataclass
+class Recipe:
+    """All of it."""
+
+    run: str = "runs/zhclip"
+    """Folder of this run."""
+    window: int = 77
+    """Positions of a prompt window, start and end included. 77 for Stable Diffusion 1.5."""
+    student: StudentSettings = field(default_factory=StudentSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    install: str | None = None
+    """A ComfyUI folder: the encoder is copied into its models/text_encoders."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.run)
+
+    @property
+    def cache_folder(self) -> Path:
+        """The cache's folder."""
+        return Path(self.cache.dir) if self.cache.dir else self.folder / "cache"

@@ -1,0 +1,134 @@
+"""A recipe from YAML and flags, its public form, and what every stage asks of its settings."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentError
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+
+from .files import read_json, write_text
+from .legacy import renewed
+from .recipe import LORA, CorpusSettings, Recipe, SettingsError, Source
+
+
+def _recipe_yaml(text: str) -> Any:
+    """A value of the command line, or a recipe's file, whose settings may be an older version's."""
+    value = get_loader("yaml")(text)
+    if isinstance(value, dict):
+        for group in ("train", "teacher"):
+            if isinstance(value.get(group), dict):
+                value[group] = renewed(value[group])
+    return value
+
+
+set_loader("recipe", _recipe_yaml, (yaml.YAMLError, SettingsError))
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help then says what stands below each setting
+
+
+def recipe_parser(purpose: str = "", exits: bool = True) -> ArgumentParser:
+    """Flags of a Recipe, and --config. Without `exits` a wrong value raises argparse.ArgumentError."""
+    made = ArgumentParser(description=purpose, exit_on_error=exits, parser_mode="recipe")
+    made.add_argument("--config", action="config", help="a recipe in YAML; flags after it win")
+    made.add_class_arguments(Recipe)
+    return made
+
+
+def parse_recipe(path: Path) -> Recipe:
+    """A run's resolved recipe. Raises SettingsError when it is damaged."""
+    try:
+        return to_recipe(recipe_parser(exits=False).parse_args(["--config", str(path)]))
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        cure = "delete it, and give `python -m trainer run` the run's settings again"
+        raise SettingsError(f"{path}: damaged, or no recipe ({reason}); {cure}") from error
+
+
+def to_recipe(values: Namespace) -> Recipe:
+    """The dataclasses of parsed values."""
+    made = recipe_parser().instantiate(values)
+    recipe = Recipe(**{f.name: made[f.name] for f in fields(Recipe)})
+    recipe.train.lora = LORA | recipe.train.lora
+    return recipe
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, readable by --config."""
+    return yaml.safe_dump(json.loads(json.dumps(asdict(recipe))), sort_keys=False)
+
+
+def public(recipe: Recipe) -> dict[str, Any]:
+    """The recipe for the artifact's header: settings that shape the encoder, and of a local path its name only."""
+    settings = json.loads(json.dumps(asdict(recipe)))
+    for name in ("run", "install"):
+        del settings[name]
+    settings["cache"].pop("dir")
+    for group in ("student", "teacher"):
+        settings[group]["model"] = public_name(settings[group]["model"])
+    for key in ("train", "dev", "english"):
+        given = settings["corpus"][key]
+        if isinstance(given, list):
+            settings["corpus"][key] = [source | {"path": public_name(source["path"])} for source in given]
+        else:
+            settings["corpus"][key] = public_name(given)
+    return settings
+
+
+def require(value: str | None, flag: str, what: str) -> str:
+    """The value, or a SettingsError that names the flag."""
+    if not value:
+        raise SettingsError(f"--{flag} is not given; it names {what}")
+    return value
+
+
+def sources(given: list[Source] | str | None) -> list[Source]:
+    """A corpus setting as a list of sources. Raises SettingsError for a weight that is no share."""
+    if isinstance(given, str) and given.lstrip().startswith(("[", "{")):
+        raise SettingsError(
+            f"{given}: not a list of sources; each has a path, and may have weight, zh, en, config, split and revision"
+        )
+    found = [Source(given)] if isinstance(given, str) else given or []
+    for source in found:
+        if not 0 < source.weight <= 1:
+            raise SettingsError(
+                f"{source.path}: weight {source.weight:g} is no share of its rows; give 0 < weight <= 1"
+            )
+    return found
+
+
+def corpus_name(corpus: CorpusSettings) -> str:
+    """What the scored pairs are called in reports: file names or hub ids."""
+    names = " + ".join(str(public_name(source.path)) for source in sources(corpus.dev or corpus.train))
+    return names if corpus.dev else f"{names} (held out)"
+
+
+def public_name(model: str | None) -> str | None:
+    """A local path's last part, or the hub id as it is: a shared file should not carry its maker's folders."""
+    return Path(model).name if model and Path(model).exists() else model
+
+
+def guard(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> None:
+    """Write `settings` to folder/settings.json, or raise SettingsError when other ones stand there.
+
+    `elsewhere`: the flag that leads to another folder.
+    """
+    path = folder / "settings.json"
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=1, sort_keys=True))
+        return
+    found = renewed(read_json(path, f"delete {folder} and run the stage again"))
+    different = [
+        f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
+        for key in sorted({*found, *settings})
+        if found.get(key) != settings.get(key)
+    ]
+    if different:
+        raise SettingsError(
+            f"{folder} was made with other settings: {'; '.join(different)}. "
+            f"Use the old settings, another {elsewhere}, or delete that folder."
+        )

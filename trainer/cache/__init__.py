@@ -1,0 +1,15 @@
+"""What the frozen encoders make of each caption, computed once and stored in shards: targets, lengths, and the output
+of the frozen layers. It hands on `Cache`, with the closed-form ridge map that its sums give."""
+
+from .positions import shares
+from .shards import CURE, SUMS, Cache
+from .stage import build, run
+
+__all__ = [
+    "CURE",
+    "SUMS",
+    "Cache",
+    "build",
+    "run",
+    "shares",
+]

@@ -1,0 +1,176 @@
+"""A cache as training and scoring read it: memory-mapped, or on a device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ..base import SettingsError, read_json, read_tensors
+from ..encoders import Ridge
+
+CURE = "run the cache stage again, which makes damaged shards anew"
+PER_POSITION = ("target", "trunk", "position", "ids")
+VECTORS = ("target", "trunk")  # what a step reads most of
+NUMBERS = ("position", "ids", "count", "length", "en_length")  # and what it decides by
+SUMS = "sums.safetensors"
+Shard = dict[str, torch.Tensor]
+
+
+def parts_of(depth: int | None, pads: int | None) -> list[str]:
+    """Names of a cache's folders, by how many padded positions a caption keeps (None: all) and the trunk's depth."""
+    kept = "" if pads is None else f"-pad{pads}"
+    return [f"captions{kept}"] + [f"trunk-{depth}{kept}"] * (depth is not None)
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Where a folder's shard stands."""
+    return folder / f"{index:05d}.safetensors"
+
+
+def left_out(trunk: Path) -> Path:
+    """The note beside a trunk's folder that says that it did not fit, and is not there for that reason."""
+    return trunk.with_name(f"{trunk.name}.left-out.txt")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Shards, all columns of each by name, and sums over all captions.
+
+    Columns with a value a position ("target" (_, D) and "trunk" (_, S), both fp16, "position" and "ids") hold the kept
+    positions of one caption after another, "count" of them each.
+    """
+
+    shards: list[Shard]
+    shard_rows: int
+    sums: Shard
+
+    @classmethod
+    def open(cls, folder: Path, depth: int | None, pads: int | None) -> Cache:
+        """Open a complete cache, memory-mapped, with the states after `depth` layers unless None or left out.
+
+        Raises SettingsError when a part is missing or unfinished.
+        """
+        shards: list[Shard] = []
+        captions, *trunk = (folder / name for name in parts_of(depth, pads))
+        for part in [captions, *(some for some in trunk if not left_out(some).is_file())]:
+            if not (part / "settings.json").is_file():
+                raise SettingsError(f"{part}: no cache there; run the cache stage first (`python -m trainer cache`)")
+            settings = read_json(part / "settings.json", f"delete {part} and run the cache stage again")
+            count = math.ceil(settings["rows"] / settings["shard_rows"])
+            missing = [i for i in range(count) if not shard_path(part, i).is_file()]
+            if missing:
+                raise SettingsError(f"{part}: {len(missing)} of {count} shards are missing; run the cache stage again")
+            opened = [read_tensors(shard_path(part, i), CURE) for i in range(count)]
+            shards = [a | b for a, b in zip(shards, opened)] if shards else opened
+        if not (captions / SUMS).is_file():
+            raise SettingsError(f"{captions}: {SUMS} is missing; run the cache stage again")
+        return cls(shards, settings["shard_rows"], read_tensors(captions / SUMS, CURE))
+
+    def moved(self, device: torch.device) -> Cache:
+        """A copy of what training reads of single captions, as one shard: its vectors on a device, the rest here, so
+        that no step has to wait for a number from there."""
+        whole = {name: self.column(name) for name in NUMBERS}
+        for name in VECTORS:
+            if name in self.shards[0]:
+                columns = [shard[name] for shard in self.shards]
+                shape = (sum(len(column) for column in columns), *columns[0].shape[1:])
+                whole[name] = torch.empty(shape, dtype=columns[0].dtype, device=device)
+                for to, column in zip(whole[name].split([len(column) for column in columns]), columns):
+                    to.copy_(column)
+        return Cache([whole], len(self), self.sums)
+
+    def vector_bytes(self) -> int:
+        """What `moved` takes on the device."""
+        return sum(shard[name].nbytes for shard in self.shards for name in VECTORS if name in shard)
+
+    def __len__(self) -> int:
+        return sum(len(shard["count"]) for shard in self.shards)
+
+    @property
+    def stores_trunk(self) -> bool:
+        """Whether the frozen layers' output is there."""
+        return "trunk" in self.shards[0]
+
+    @property
+    def window(self) -> int:
+        """Positions of a caption, padding included."""
+        return len(self.sums["unit_sum"])
+
+    @property
+    def width(self) -> int:
+        """Width of the targets."""
+        return self.shards[0]["target"].shape[1]
+
+    @cached_property
+    def _firsts(self) -> list[torch.Tensor]:
+        """Of each shard, where each caption's positions begin in the columns with a value a position."""
+        return [shard["count"].long().cumsum(0) - shard["count"] for shard in self.shards]
+
+    def rows(self, name: str, indices: list[int]) -> torch.Tensor:
+        """Rows of a column by index, stacked in that order: (B, ...), or (B, P, ...) of one with a value a position.
+
+        P is the largest count among them; a caption with fewer is filled up with its last one, and as "position" with
+        the window's last, which is padding. Columns beside those of the class: "count", "length" (positions
+        of the longer side's text), "en_length", and the sentence vector "pooled" (S,).
+        """
+        index = torch.tensor(indices)
+        if name not in PER_POSITION:
+            return self._gathered(name, index)
+        counts = self._gathered("count", index).long()
+        at = torch.arange(int(counts.max()))
+        rows = self._gathered(name, index, at)
+        if name == "position":
+            rows = rows.long().masked_fill(at >= counts[:, None], self.window - 1)
+        return rows
+
+    def _gathered(self, name: str, index: torch.Tensor, at: torch.Tensor | None = None) -> torch.Tensor:
+        first = self.shards[0][name]
+        inner = first.shape[1:] if at is None else (len(at), *first.shape[1:])
+        out = torch.empty((len(index), *inner), dtype=first.dtype, device=first.device)
+        of_shard, of_row = index // self.shard_rows, index % self.shard_rows
+        for number in of_shard.unique().tolist():
+            here = of_shard == number
+            rows, shard = of_row[here], self.shards[number]
+            if at is not None:
+                last = shard["count"][rows].long()[:, None] - 1
+                rows = self._firsts[number][rows][:, None] + torch.minimum(at, last)
+            where = here.nonzero()[:, 0].to(out.device)  # a mask would have a GPU waited for
+            out[where] = shard[name][rows.to(out.device)]
+        return out
+
+    def column(self, name: str) -> torch.Tensor:
+        """A whole column in memory; for small ones."""
+        return torch.cat([shard[name] for shard in self.shards])
+
+    def norms(self) -> torch.Tensor:
+        """(W,) the teacher's mean norm of each position."""
+        return (self.sums["norm_sum"] / len(self)).float()
+
+    def constant(self) -> torch.Tensor:
+        """(W, D) the mean unit target of each position: the best constant predictor's direction."""
+        return (self.sums["unit_sum"] / len(self)).float()
+
+    def position0(self) -> bool:
+        """Whether the teacher's first position is one vector for every caption, as a causal teacher's is."""
+        return bool(self.constant()[0].norm() > 1 - 1e-4)
+
+    def ridge(self, penalty: float, position_bias: bool = True) -> Ridge:
+        """The closed form: one map for all positions and one bias a position, from x to unit targets.
+
+        With x and y centred at each position, weight = (Sxx + lambda I)^-1 Sxy and bias = mean y - weight mean x, where
+        lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64. Without `position_bias` x and y are
+        centred on their mean over all positions, and the bias (1, D) is one.
+        """
+        n = len(self)
+        x, y = self.sums["x_sum"] / n, self.sums["unit_sum"] / n  # (W, S), (W, D)
+        if not position_bias:
+            n, x, y = n * len(x), x.mean(dim=0, keepdim=True), y.mean(dim=0, keepdim=True)
+        sxx = self.sums["xx"] - n * x.T @ x
+        sxy = self.sums["xy"] - n * x.T @ y
+        scale = penalty * sxx.diagonal().mean()
+        weight = torch.linalg.solve(sxx + scale * torch.eye(len(sxx), dtype=sxx.dtype), sxy)  # (S, D)
+        return Ridge(weight.T.contiguous().float(), (y - x @ weight).float())

@@ -1,0 +1,40 @@
+"""The command line, made from the table of stages."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from jsonargparse import ArgumentParser
+
+from .base import Recipe, SweepSettings, recipe_parser
+from .stages import TABLE, Stage
+
+
+def parser() -> ArgumentParser:
+    """The whole command line."""
+    root = ArgumentParser(prog="python -m trainer", description="Align a Chinese text encoder with SD1.5's.")
+    commands = root.add_subcommands(metavar="STAGE")
+    for stage in TABLE:
+        commands.add_subcommand(stage.name, _parser_of(stage), help=stage.purpose)
+    return root
+
+
+def _parser_of(stage: Stage) -> ArgumentParser:
+    if stage.settings is Recipe:
+        return recipe_parser(stage.purpose)
+    sweep = stage.settings is SweepSettings
+    made = recipe_parser(stage.purpose) if sweep else ArgumentParser(description=stage.purpose)
+    prefix = "sweep." if sweep else ""
+    switches = [field.name for field in fields(stage.settings) if field.type == "bool"]
+    lists = [field.name for field in fields(stage.settings) if field.type == "list[str]"]
+    made.add_class_arguments(stage.settings, prefix.rstrip(".") or None, skip={*switches, *lists})
+    for name in lists:
+        if name == stage.positional:
+            made.add_argument(name, nargs="+", help="runs' folders, or report.json files; the first is the measure")
+        else:
+            made.add_argument(f"--{prefix}{name}", nargs="*", default=[], metavar="FILE")
+    for name in switches:
+        made.add_argument(f"--{prefix}{name}", action="store_true")
+    if stage.config:
+        made.add_argument("--config", action="config", help="settings in YAML; flags after it win")
+    return made

@@ -1,0 +1,50 @@
+"""The two encoders as PyTorch modules: the student, a Chinese BERT with a map behind it, and the teacher, SD1.5's text
+encoder or a BERT, both read strictly from published weights. It hands on `Student`, `Teacher` and what of the student
+is frozen."""
+
+from .bert import ANCHOR, bert_of, dimensions_of, load_bert
+from .freezing import prepare, trunk_depth
+from .ragged import attention
+from .student import Ridge, Student, load_student
+from .teacher import Teacher, caption_length, load_teacher, load_tokenizer, teacher_of
+from .tokenizer import load_tokens, tokens_of
+from .weights import (
+    CHECKPOINTS,
+    TOKENIZER_FILES,
+    ModelError,
+    check_finite,
+    digest,
+    read_config,
+    read_tensors,
+    resolve,
+    under_anchor,
+)
+
+__all__ = [
+    "ANCHOR",
+    "CHECKPOINTS",
+    "TOKENIZER_FILES",
+    "ModelError",
+    "Ridge",
+    "Student",
+    "Teacher",
+    "attention",
+    "bert_of",
+    "caption_length",
+    "check_finite",
+    "digest",
+    "dimensions_of",
+    "load_bert",
+    "load_student",
+    "load_teacher",
+    "load_tokenizer",
+    "load_tokens",
+    "prepare",
+    "read_config",
+    "read_tensors",
+    "resolve",
+    "teacher_of",
+    "tokens_of",
+    "trunk_depth",
+    "under_anchor",
+]

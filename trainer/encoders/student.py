@@ -1,0 +1,152 @@
+"""The student: a Chinese BERT, its projection, what of it is frozen and what learns."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import BertModel
+
+from zhclip.artifact import Artifact
+from zhclip.emphasis import combine, rows
+from zhclip.structure import Structure, project
+from zhclip.tokens import PromptTokenizer
+
+from .bert import ANCHOR, bare_bert, bert_config, load_bert
+from .ragged import layer, spread
+from .tokenizer import load_tokens
+from .weights import ModelError, load_strict, resolve
+
+FLAG = "student.model"
+
+
+class Student(nn.Module):
+    """A BERT without dropout, with an optional projection after it.
+
+    Dropout is off for good: targets are a deterministic function of the caption, and a frozen layer's output can then
+    be computed once.
+    """
+
+    def __init__(self, bert: BertModel, tokens: PromptTokenizer, mask_padding: bool = True) -> None:
+        super().__init__()
+        self.bert = bert
+        self.tokens = tokens
+        self.mask_padding = mask_padding
+        self.structure = Structure()
+        self.proj_weight: nn.Parameter | None = None  # (D, S)
+        self.proj_bias: nn.Parameter | None = None  # (W, D), or (1, D): one for all positions
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Student:
+        """The encoder of an artifact, with its structure, ready to encode."""
+        meta, tensors = artifact.meta, artifact.bert
+        fp32 = {k: v.float() for k, v in tensors.items()}
+        make = functools.partial(bare_bert, bert_config(meta.dimensions))
+        bert = load_strict(make, fp32, ANCHOR, "artifact")
+        student = cls(bert, PromptTokenizer.of(artifact), meta.mask_padding)
+        student.structure = Structure.of(artifact)
+        return student.requires_grad_(False).train(False)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return self.bert.config.num_hidden_layers
+
+    def set_projection(self, ridge: Ridge) -> None:
+        """Put a trainable map and bias after the last layer."""
+        self.proj_weight, self.proj_bias = nn.Parameter(ridge.weight.clone()), nn.Parameter(ridge.bias.clone())
+
+    def keys(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, W) ids -> (B, W) bool, True where a key may be seen."""
+        return self.tokens.key_mask(ids) if self.mask_padding else torch.ones_like(ids, dtype=torch.bool)
+
+    def layers(
+        self, hidden: torch.Tensor, keys: torch.Tensor, first: int, last: int, kept: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run layers [first, last) on (B, W, S); keys (B, W) bool, True where a key may be seen.
+
+        With `kept` (T,), only those positions of the flat (B, W) are there: (T, S) -> (T, S).
+        """
+        for block in self.bert.encoder.layer[first:last]:
+            hidden = block(hidden, keys[:, None, None, :]) if kept is None else layer(block, hidden, keys, kept)
+        return hidden
+
+    def hidden(self, ids: torch.Tensor, depth: int) -> torch.Tensor:
+        """(B, W) ids -> (B, W, S), the hidden state after `depth` layers."""
+        return self.layers(self.bert.embeddings(input_ids=ids), self.keys(ids), 0, depth)
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        trunk: torch.Tensor | None = None,
+        depth: int = 0,
+        positions: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
+        hidden_keys: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(B, P) ids -> (B, P, D) before structure, at `positions` (B, P) of the window, by default its first P.
+
+        Positions that are padding may be left out. `kept` (T,): only so many of the flat (B, P) are computed, and the
+        others, none of which may be text, come back as zeros. `trunk` (B, P, S) is the state after `depth` layers, when
+        it is known already. `hidden_keys` (B, P) bool hides some more positions as keys.
+        """
+        keys = self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys
+        # Read back in half precision, as it is stored.
+        hidden = self.bert.embeddings(input_ids=ids, position_ids=positions) if trunk is None else trunk.float()
+        depth = 0 if trunk is None else depth
+        if kept is not None:
+            hidden = hidden.flatten(0, 1).index_select(0, kept)
+            positions = None if positions is None else positions.flatten()[kept]
+        last = self.layers(hidden, keys, depth, self.depth, kept)
+        z = project(last, self.proj_weight, bias_at(self.proj_bias, positions))
+        return z if kept is None else spread(z, kept, keys.shape)
+
+    @torch.inference_mode()
+    def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, W) ids -> (B, W, D) conditioning, structure applied. `hidden_keys` as in `forward`."""
+        ids = ids.to(self.bert.device)
+        hidden_keys = None if hidden_keys is None else hidden_keys.to(ids.device)
+        return self.structure.apply(self(ids, hidden_keys=hidden_keys), self.tokens.is_empty(ids))
+
+    def encode(self, texts: list[str], batch: int = 64) -> torch.Tensor:
+        """Captions of one window each -> (B, W, D) conditioning. A longer one keeps its first window."""
+        ids = torch.tensor([self.tokens.windows(text)[0] for text in texts])
+        return torch.cat([self.encode_ids(part) for part in ids.split(batch)])
+
+    def encode_prompt(self, text: str) -> torch.Tensor:
+        """One prompt of any length, its syntax acted on -> (windows * W, D) conditioning, window after window."""
+        windows = self.tokens.weighted_windows(text)
+        batch = rows(windows)
+        ids = torch.tensor([row.ids for row in batch])
+        hidden_keys = torch.tensor([[at in row.hidden for at in range(len(row.ids))] for row in batch])
+        return combine(self.encode_ids(ids, hidden_keys), windows).flatten(0, 1)
+
+
+def load_student(model: str, window: int, device: torch.device | str = "cpu") -> Student:
+    """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel.
+
+    Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
+    """
+    folder = resolve(model, FLAG)
+    bert = load_bert(folder, FLAG)
+    positions = bert.config.max_position_embeddings
+    if window > positions:
+        raise ModelError(f"--{FLAG} {folder}: {positions} positions, and --window asks for {window}")
+    return Student(bert, load_tokens(model, window)).requires_grad_(False).train(False).to(device)
+
+
+def bias_at(bias: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor | None:
+    """(W, D) -> (..., D) at these positions (...), None: all; (1, D), one for all, as it is."""
+    if bias is None or positions is None or len(bias) == 1:
+        return bias
+    return torch.nn.functional.embedding(positions, bias)  # as bias[positions], whose backward is slower
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A closed-form map: weight (D, S) and bias (W, D) or (1, D), fp32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor

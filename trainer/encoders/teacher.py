@@ -1,0 +1,165 @@
+"""The teacher: SD1.5's text encoder, or a BERT, run as its own pipeline runs it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
+
+from ..base import Recipe, public_name, require
+from .bert import bare_bert
+from .weights import CHECKPOINTS, ModelError, digest, load_strict, read_config, read_tensors, resolve, under_anchor
+
+FLAG = "teacher.model"
+CLIP_ANCHOR = "embeddings.token_embedding.weight"
+BERT_ANCHOR = "embeddings.word_embeddings.weight"
+
+
+@dataclass
+class Teacher:
+    """A frozen encoder of English captions. `causal` teachers have a constant first position."""
+
+    model: CLIPTextModel | BertModel
+    tokenizer: PreTrainedTokenizerBase
+    window: int
+    layer: int
+    name: str
+
+    @property
+    def causal(self) -> bool:
+        """True for CLIP: position 0 sees itself alone, so it is one vector for every prompt."""
+        return isinstance(self.model, CLIPTextModel)
+
+    @property
+    def width(self) -> int:
+        """Width of the target vectors."""
+        return self.model.config.hidden_size
+
+    def sha256(self) -> str:
+        """Digest of the weights."""
+        return digest(self.model)
+
+    def length(self, text: str) -> int:
+        """Positions that the caption takes, start and end included."""
+        return caption_length(self.tokenizer, text)
+
+    @torch.inference_mode()
+    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Captions -> targets (B, window, width) fp32 and lengths (B,) int64, start and end included.
+
+        CLIP runs without an attention mask and padded with its end token, as SD1.5 runs it; a BERT with its own mask.
+        A caption over the window is cut.
+        """
+        batch = self.tokenizer(
+            texts, padding="max_length", max_length=self.window, truncation=True, return_tensors="pt"
+        ).to(self.model.device)
+        lengths = batch.attention_mask.sum(dim=1)
+        mask = None if self.causal else batch.attention_mask
+        out = self.model(input_ids=batch.input_ids, attention_mask=mask, output_hidden_states=self.layer != -1)
+        if self.layer == -1:
+            return out.last_hidden_state.float(), lengths
+        hidden = out.hidden_states[self.layer]
+        return (self._final_norm(hidden) if self.causal else hidden).float(), lengths
+
+    def _final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
+        # transformers 5 flattened CLIPTextModel; 4 keeps the tower under .text_model
+        return getattr(self.model, "text_model", self.model).final_layer_norm(hidden)
+
+
+def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Positions that a caption takes by the teacher's tokenizer, start and end included."""
+    return len(tokenizer(text, truncation=False, verbose=False).input_ids)
+
+
+def load_tokenizer(model: str, fallback: str) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer; for a checkpoint file `fallback`'s."""
+    path = resolve(model, FLAG)
+    source = resolve(fallback, "teacher.tokenizer") if path.is_file() else path
+    folder = source / "tokenizer" if (source / "model_index.json").is_file() else source
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise ModelError(f"--{FLAG} {folder}: its tokenizer cannot be read ({error})") from error
+    if tokenizer.pad_token is None:
+        raise ModelError(f"--{FLAG} {folder}: its tokenizer has no padding token; SD1.5's CLIP pads with its end token")
+    return tokenizer
+
+
+def load_teacher(
+    model: str,
+    window: int,
+    layer: int = -1,
+    tokenizer: str = "openai/clip-vit-large-patch14",
+    device: torch.device | str = "cpu",
+) -> Teacher:
+    """Load a teacher from a folder, a hub id or an SD1.5 checkpoint file.
+
+    Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
+    """
+    path = resolve(model, FLAG)
+    if path.is_file():
+        encoder = _from_checkpoint(path)
+    else:
+        encoder = _from_folder(path / "text_encoder" if (path / "model_index.json").is_file() else path)
+    positions = encoder.config.max_position_embeddings
+    if window > positions:
+        raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
+    encoder.requires_grad_(False).train(False).to(device)
+    return Teacher(encoder, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
+
+
+def _from_folder(folder: Path) -> CLIPTextModel | BertModel:
+    config = read_config(folder, FLAG)
+    kind = config.get("model_type")
+    tensors = read_tensors(folder, FLAG)
+    if kind in ("clip", "clip_text_model"):
+        text = config.get("text_config", config) if kind == "clip" else config
+        return _clip(CLIPTextConfig(**_arguments(text)), tensors, folder)
+    if kind == "bert":
+        make = functools.partial(bare_bert, BertConfig(**_arguments(config)))
+        return load_strict(make, under_anchor(tensors, BERT_ANCHOR), BERT_ANCHOR, f"--{FLAG} {folder}")
+    raise ModelError(f"--{FLAG} {folder}: model_type is {kind!r}; a teacher is clip, clip_text_model or bert")
+
+
+def _from_checkpoint(path: Path) -> CLIPTextModel:
+    if path.suffix not in CHECKPOINTS:
+        raise ModelError(f"--{FLAG} {path}: not a checkpoint file ({', '.join(CHECKPOINTS)})")
+    tensors = under_anchor(read_tensors(path, FLAG), CLIP_ANCHOR)
+    if not tensors:
+        raise ModelError(f"--{FLAG} {path}: it holds no CLIP text encoder as SD1.5 checkpoints do ({CLIP_ANCHOR})")
+    vocabulary, width = tensors[CLIP_ANCHOR].shape
+    # A checkpoint has no config.json: shapes give all but the head count, and CLIP's heads are 64 wide.
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=tensors["encoder.layers.0.mlp.fc1.bias"].shape[0],
+        num_hidden_layers=sum(name.endswith("mlp.fc1.bias") for name in tensors),
+        num_attention_heads=max(1, width // 64),
+        max_position_embeddings=tensors["embeddings.position_embedding.weight"].shape[0],
+        hidden_act="quick_gelu",
+        eos_token_id=vocabulary - 1,
+    )
+    return _clip(config, tensors, path)
+
+
+def _clip(config: CLIPTextConfig, tensors: dict[str, torch.Tensor], where: os.PathLike[str]) -> CLIPTextModel:
+    make = functools.partial(CLIPTextModel, config)
+    return load_strict(make, under_anchor(tensors, CLIP_ANCHOR), CLIP_ANCHOR, f"--{FLAG} {where}")
+
+
+def _arguments(config: dict) -> dict:
+    return {
+        k: v
+        for k, v in config.items()
+        if k not in ("architectures", "model_type", "transformers_version", "dtype", "torch_dtype")
+    }
+
+
+def teacher_of(recipe: Recipe, device: torch.device | str) -> Teacher:
+    """The recipe's teacher."""
+    model = require(recipe.teacher.model, "teacher.model", "the English encoder")
+    return load_teacher(model, recipe.window, recipe.teacher.layer, recipe.teacher.tokenizer, device)

@@ -1,0 +1,21 @@
+"""How close an encoder comes, beside what needs no training to come as close: losses by zone, floors, retrieval, and
+the pages that show them. It hands on RUN/report.json and what the artifact stores beside the weights."""
+
+from .differences import compare_reports
+from .floors import answers
+from .further import cache_further, score_further
+from .markdown import ROWS, to_markdown
+from .stage import Finished, evaluate, evaluate_run, strategy_name
+
+__all__ = [
+    "ROWS",
+    "Finished",
+    "answers",
+    "cache_further",
+    "compare_reports",
+    "evaluate",
+    "evaluate_run",
+    "score_further",
+    "strategy_name",
+    "to_markdown",
+]

@@ -1,0 +1,181 @@
+"""Reports side by side, and which of their differences are more than the choice of captions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from ..base import STYLE, CompareReportsSettings, SettingsError, table, write_text
+from ..training import ZONES
+from . import captions
+from .captions import Caption
+from .markdown import ROWS
+
+RESAMPLES, SEED = 2000, 0
+# Figures of a caption whose means are compared, and whether more is better.
+FIGURES = {"loss": False, "content loss": False, "R@1": True, "content R@1": True}
+NOTE = (
+    "Each difference is the mean over the captions, less the first report's, with its 95 % interval from "
+    f"{RESAMPLES:,} paired resamples of the captions; R@1 is zh to en, and a caption keeps its hit or miss among all. "
+    "The interval is of the captions alone: another seed of training is not in it."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the columns' names, and rows of texts."""
+
+    title: str
+    names: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A report and its captions. `name` is what the command line called it."""
+
+    name: str
+    report: dict
+    captions: list[Caption]
+
+    @classmethod
+    def read(cls, name: str) -> Scored:
+        """Of a run's folder or a report.json. Raises SettingsError."""
+        path = Path(name) / "report.json" if Path(name).is_dir() else Path(name)
+        if not path.is_file():
+            raise SettingsError(f"{path}: not there; give a run's folder after its evaluate stage, or a report.json")
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+            report["loss"]["all"], report["floors"]["constant"]["all"], report["window"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{path}: not a report of the evaluate stage ({error})") from error
+        if "retrieval_content" not in report:
+            raise SettingsError(f"{path}: of an older evaluate stage, without content retrieval; run evaluate again")
+        return cls(name, report, captions.read(captions.beside(path)))
+
+    def figures(self) -> np.ndarray:
+        """(N, 4) FIGURES of each caption."""
+        return np.array([(c.loss, c.loss_content, c.rank == 0, c.rank_content == 0) for c in self.captions], float)
+
+
+def compare_reports(settings: CompareReportsSettings) -> None:
+    """Stage `compare-reports`: tables to the screen and, with --out, to a file."""
+    if len(settings.reports) < 2:
+        raise SettingsError("give two reports or more: runs' folders, or report.json files")
+    scored = [Scored.read(name) for name in settings.reports]
+    for other in scored[1:]:
+        comparable(scored[0], other)
+    tables = [losses(scored), recalls(scored), differences(scored)]
+    head = f"{len(scored[0].captions):,} captions, {scored[0].report['window']} positions."
+    print(as_markdown(head, tables))
+    if settings.out:
+        written = as_html if Path(settings.out).suffix in (".html", ".htm") else as_markdown
+        write_text(Path(settings.out), written(head, tables))
+
+
+def comparable(one: Scored, other: Scored) -> None:
+    """Raise SettingsError unless two reports are of the same captions in windows of the same size."""
+    if one.report["window"] != other.report["window"]:
+        raise SettingsError(
+            f"{one.name} was scored at {one.report['window']} positions and {other.name} at {other.report['window']}: "
+            "their losses cannot be compared"
+        )
+    texts, others = ([(c.zh, c.en) for c in scored.captions] for scored in (one, other))
+    if texts == others:
+        return
+    alone, behind = (len(set(a) - set(b)) for a, b in ((texts, others), (others, texts)))
+    raise SettingsError(
+        f"{one.name} and {other.name} were scored on different captions ({alone} of the first's {len(texts)} and "
+        f"{behind} of the second's {len(others)} are in one alone, or their order differs); score both on one corpus: "
+        "`python -m trainer evaluate --artifact ... --corpus ... --report ...`"
+    )
+
+
+def losses(scored: list[Scored]) -> Table:
+    """Losses by zone of each report, then each floor once; twice where the reports do not share it."""
+    zones = [zone for zone in ZONES if zone in scored[0].report["loss"]]
+    rows = []
+    for one in scored:
+        by_zone = [f"{one.report['loss'][zone]:.3f}" for zone in zones]
+        rows.append([one.name, *by_zone, f"{one.report['skill']:.3f}", f"{one.report['norm_ratio']:.3f}"])
+    for label, name, report in floors(scored):
+        rows.append([label, *(f"{report['floors'][name][zone]:.3f}" for zone in zones), "", ""])
+    return Table("Mean cosine loss, lower is better", ["", *zones, "skill", "norm ratio"], rows)
+
+
+def recalls(scored: list[Scored]) -> Table:
+    """Retrieval of each report, then each floor once."""
+    sides = [("", "zh_to_en", "R@1"), ("", "zh_to_en", "R@5"), ("", "en_to_zh", "R@1")]
+    sides += [("_content", "zh_to_en", "R@1"), ("_content", "en_to_zh", "R@1")]
+    names = [f"{'content ' if of else ''}{side.replace('_', ' ')} {rank}" for of, side, rank in sides]
+    rows = [[one.name, *(f"{one.report['retrieval' + of][s][r]:.3f}" for of, s, r in sides)] for one in scored]
+    for label, name, report in floors(scored):
+        rows.append([label, *(f"{report['floors_retrieval' + of][name][s][r]:.3f}" for of, s, r in sides)])
+    return Table("Share of captions that find their own translation, higher is better", ["", *names], rows)
+
+
+def floors(scored: list[Scored]) -> list[tuple[str, str, dict]]:
+    """(label, name, report) of every floor, once for all reports that share it; the others' labels say whose it is."""
+    out = []
+    for name, label in ROWS.items():
+        owners: list[Scored] = []
+        for one in scored:
+            losses = one.report["floors"].get(name)
+            if losses and not any(_alike(losses, owner.report["floors"][name]) for owner in owners):
+                owners.append(one)
+        out += [(f"{label} ({one.name})" if len(owners) > 1 else label, name, one.report) for one in owners]
+    return out
+
+
+def _alike(one: dict[str, float], other: dict[str, float]) -> bool:
+    return all(abs(one[zone] - other[zone]) < 1e-5 for zone in one)
+
+
+def differences(scored: list[Scored]) -> Table:
+    """Each report less the first, figure by figure, with intervals and a word."""
+    first = scored[0].figures()
+    rows = []
+    for other in scored[1:]:
+        means, low, high = bootstrap(other.figures() - first)
+        cells = [_cell(*figure) for figure in zip(means, low, high, FIGURES.values())]
+        rows.append([other.name, *cells])
+    return Table(f"Against {scored[0].name}", ["", *FIGURES], rows)
+
+
+def _cell(mean: float, low: float, high: float, more_is_better: bool) -> str:
+    word = "within chance"
+    if low > 0 or high < 0:
+        word = "better" if (mean > 0) == more_is_better else "worse"
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f}) {word}"
+
+
+def bootstrap(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N, K) -> (K,) means, and the ends of their 95 % intervals by resampling the rows."""
+    generator = np.random.default_rng(SEED)
+    rows = len(values)
+    means = np.stack([values[generator.integers(0, rows, rows)].mean(axis=0) for _ in range(RESAMPLES)])
+    low, high = np.quantile(means, (0.025, 0.975), axis=0)
+    return values.mean(axis=0), low, high
+
+
+def as_markdown(head: str, tables: list[Table]) -> str:
+    """The tables as Markdown."""
+    lines = ["# Reports compared", "", head]
+    for one in tables:
+        lines += ["", f"{one.title}:", "", f"| {' | '.join(one.names)} |", "|---" * len(one.names) + "|"]
+        lines += [f"| {' | '.join(row)} |" for row in one.rows]
+    return "\n".join([*lines, "", NOTE]) + "\n"
+
+
+def as_html(head: str, tables: list[Table]) -> str:
+    """The tables as a page that needs no other file."""
+    style = f"<style>{STYLE}</style>"
+    body = "".join(f"<h2>{escape(one.title)}</h2>\n{table(one.rows, one.names)}" for one in tables)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Reports compared</title>{style}</head>'
+        f"<body><h1>Reports compared</h1>\n<p>{escape(head)}</p>\n{body}<p>{escape(NOTE)}</p></body></html>\n"
+    )

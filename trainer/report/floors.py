@@ -1,0 +1,71 @@
+"""What needs no gradient to come close: the predictors that every loss is read against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.nn.functional import normalize
+
+from zhclip.structure import project
+
+from ..cache import Cache
+from ..corpus import Pair
+from ..encoders import Ridge, Teacher
+
+ORDINARY = ("constant", "nearest", "untrained", "ridge")
+
+
+def answers(teacher: Teacher, pairs: list[Pair]) -> Callable[[list[int]], torch.Tensor]:
+    """The teacher's output (N, W, D) for the English of the pairs at given indices, computed when asked for."""
+    return lambda rows: teacher.encode([pairs[row].en for row in rows])[0].cpu()
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Predictors from a cache of other captions than those that are scored."""
+
+    cache: Cache
+    constant: torch.Tensor  # (W, D)
+    ridge: Ridge
+    centre: torch.Tensor  # (S,)
+    targets: Callable[[list[int]], torch.Tensor]  # rows of the cache -> (N, W, D) at all positions
+
+    @classmethod
+    def of(cls, cache: Cache, penalty: float, targets: Callable[[list[int]], torch.Tensor] | None = None) -> Floors:
+        """Solve them from the cache's sums. `targets`, when the cache does not keep all positions."""
+        total = torch.stack([shard["pooled"].double().sum(dim=0) for shard in cache.shards]).sum(dim=0)
+        centre = (total / len(cache)).float()
+        return cls(cache, cache.constant(), cache.ridge(penalty), centre, targets or partial(cache.rows, "target"))
+
+    def nearest(self, pooled: torch.Tensor) -> list[int]:
+        """(N, S) sentence vectors of the untrained student -> for each the caption here that lies nearest to it.
+
+        Shard by shard: a copy of all sentence vectors would be the one thing in memory that grows with the corpus.
+        """
+        centred = normalize(pooled - self.centre, dim=-1)
+        best = torch.full((len(pooled),), -torch.inf)
+        found = torch.zeros(len(pooled), dtype=torch.long)
+        first = 0
+        for shard in self.cache.shards:
+            likeness, row = (centred @ normalize(shard["pooled"] - self.centre, dim=-1).T).max(dim=1)
+            found = torch.where(likeness > best, first + row, found)
+            best = torch.maximum(likeness, best)
+            first += len(shard["pooled"])
+        return found.tolist()
+
+    def predict(self, untrained: torch.Tensor, nearest: list[int]) -> dict[str, torch.Tensor]:
+        """(B, W, S) untrained output and each caption's `nearest` one here -> (B, W, D) by predictor.
+
+        `nearest` is the target of the training caption whose Chinese lies nearest by the untrained student.
+        """
+        predictions = {
+            "constant": self.constant.expand(len(untrained), -1, -1),
+            "nearest": self.targets(nearest).float(),
+            "ridge": project(untrained, self.ridge.weight, self.ridge.bias),
+        }
+        if untrained.shape[-1] == self.constant.shape[-1]:
+            predictions["untrained"] = untrained
+        return predictions

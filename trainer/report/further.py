@@ -1,0 +1,47 @@
+"""Further pairs that a run is scored on: cached once, and scored against the floors of its training pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .. import cache, corpus
+from ..base import Recipe, default_device, public, require, write_text
+from ..cache import Cache
+from ..encoders import load_student, teacher_of
+from .scoring import scored
+from .stage import Evaluation, Finished, Sources, strategy_name, write_report
+
+
+def cache_further(home: Recipe, sources: dict[str, str]) -> None:
+    """Clean pairs as `evaluate --artifact` does, and cache what the teacher and the untrained student make of them: a
+    corpus by name into HOME/also/NAME. Raises CorpusError."""
+    if not sources:
+        return
+    device = default_device()
+    model = require(home.student.model, "student.model", "the Chinese encoder")
+    student, teacher = load_student(model, home.window, device), teacher_of(home, device)
+    for name, source in sources.items():
+        folder = _folder(home, name)
+        cleaned = corpus.scorable(source, student.tokens.length, teacher.length, home.window)
+        cache.build(folder, cleaned.pairs, teacher, student, student.depth, home.cache.shard_rows, home.cache.batch)
+        corpus.write_pairs(folder / "pairs.tsv", cleaned.pairs)
+        write_text(folder / "corpus.json", json.dumps({"name": Path(source).name, "rejected": cleaned.counts()}))
+
+
+def score_further(recipe: Recipe, home: Recipe, name: str) -> None:
+    """Score a trained run on the pairs of HOME/also/NAME: RUN/also/NAME.json and what stands beside a report."""
+    folder, run = _folder(home, name), Finished.open(recipe, default_device())
+    found = scored(run.student, [(Cache.open(folder, run.student.depth, None), run.floors(recipe))])
+    report = found.report | {
+        "floors_from": "training pairs",
+        "corpus": json.loads((folder / "corpus.json").read_text(encoding="utf-8")),
+        "strategy": strategy_name(recipe),
+    }
+    captions = found.captions(corpus.read_pairs(folder / "pairs.tsv"))
+    sources = Sources(*found.map(), recipe=public(recipe), curves={}, corpus={})
+    write_report(recipe.folder / "also" / f"{name}.json", Evaluation(report, captions, sources))
+
+
+def _folder(home: Recipe, name: str) -> Path:
+    return home.folder / "also" / name

@@ -1,0 +1,193 @@
+"""How close the aligned encoder comes, beside what needs no training to come as close."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zhclip.artifact import load
+from zhclip.structure import Structure
+
+from .. import corpus
+from ..base import (
+    EvaluateSettings,
+    Recipe,
+    SettingsError,
+    TrainSettings,
+    corpus_name,
+    default_device,
+    hold_run,
+    parse_recipe,
+    public,
+    read_json,
+    require,
+    write_text,
+)
+from ..cache import Cache, build
+from ..encoders import Student, Teacher, load_student, load_teacher, teacher_of
+from ..training import checkpoint, trained_student
+from . import captions, curves
+from .captions import Caption
+from .floors import Floors, answers
+from .markdown import to_markdown
+from .page import Sources, page
+from .scoring import BATCH, scored
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trained run, as it is scored and exported: the student with its structure, PEFT's view of it for lora, the
+    teacher, and the cache of the training pairs."""
+
+    student: Student
+    adapter: Any
+    teacher: Teacher
+    cache: Cache
+
+    @classmethod
+    def open(cls, recipe: Recipe, device: str) -> Finished:
+        """Raises SettingsError when training has not finished."""
+        student, adapter, cache = trained_student(recipe, device)
+        teacher = teacher_of(recipe, device)
+        empty = teacher.encode([""])[0][0].cpu()  # (W, D)
+        # Stored and not learnt. The student applies its own projection, which still learns.
+        student.structure = Structure(
+            position0=empty[0].clone() if teacher.causal else None, empty=empty, norms=cache.norms()
+        )
+        return cls(student, adapter, teacher, cache)
+
+    def floors(self, recipe: Recipe) -> Floors:
+        """What its losses are read against, from the run's training pairs."""
+        pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
+        return Floors.of(self.cache, recipe.train.ridge_lambda, answers(self.teacher, pairs))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is written about an encoder: the report, the scored captions one by one, and what the page shows beside."""
+
+    report: dict
+    captions: list[Caption]
+    sources: Sources
+
+
+def evaluate(settings: EvaluateSettings) -> None:
+    """Stage `evaluate`: of an artifact, or of a run. Raises SettingsError when neither is given."""
+    if settings.artifact:
+        evaluation = evaluate_artifact(settings)
+    elif settings.run:
+        recipe = parse_recipe(Path(settings.run) / "recipe.yaml")
+        recipe.run = settings.run  # the folder may have been moved
+        with hold_run(recipe):
+            evaluation = evaluate_run(recipe)
+    else:
+        raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
+    if settings.report:
+        write_report(Path(settings.report), evaluation)
+    print(to_markdown(evaluation.report))
+
+
+def evaluate_run(recipe: Recipe) -> Evaluation:
+    """Stage `evaluate` of a run: RUN/report.json, report.md, report.html, report.captions.tsv and RUN/logs/report."""
+    run = Finished.open(recipe, default_device())
+    dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
+    found = scored(run.student, [(dev, run.floors(recipe))])
+    pairs = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
+    summary = read_json(recipe.folder / "corpus" / "summary.json", "delete it and run the corpus stage again")
+    report = found.report | {
+        "floors_from": "training pairs",
+        "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
+        "strategy": strategy_name(recipe),
+    }
+    logs = recipe.folder / "logs"
+    sources = Sources(*found.map(), recipe=public(recipe), curves=curves.read(logs), corpus=summary)
+    evaluation = Evaluation(report, found.captions(pairs), sources)
+    write_report(recipe.folder / "report.json", evaluation)
+    if "tensorboard" in recipe.train.report_to:
+        curves.write(logs, report, trained_steps(recipe))
+    return evaluation
+
+
+def trained_steps(recipe: Recipe) -> int:
+    """The step at which the scored weights stood; 0 for ridge, which takes none."""
+    path = checkpoint.final(recipe.folder / "checkpoints")
+    return checkpoint.read(path).step if path.is_file() else 0
+
+
+def strategy_name(recipe: Recipe) -> str:
+    """unfreeze, lora or ridge, with the start where it is not the student."""
+    train = recipe.train
+    return f"ridge+{train.strategy}" if train.start == "ridge" and train.strategy != "ridge" else train.strategy
+
+
+def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
+    """Score an artifact on a corpus. Floors come from its run's cache when it lies in the run's folder; elsewhere each
+    half of the scored pairs gets its floors from the other half.
+
+    Raises SettingsError, CorpusError, ArtifactError, ModelError.
+    """
+    path = require(settings.artifact, "artifact", "the encoder to score")
+    source = require(settings.corpus, "corpus", "the pairs to score it on")
+    model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
+    device = default_device()
+    artifact = load(path)
+    meta = artifact.meta
+    student = Student.from_artifact(artifact).to(device)
+    teacher = load_teacher(model, meta.window, meta.teacher.layer, settings.teacher.tokenizer, device)
+    # A converted encoder has no teacher: it is scored beside any that is as wide.
+    if meta.teacher.sha256 and teacher.sha256() != meta.teacher.sha256:
+        raise SettingsError(
+            f"--teacher.model {model} has sha256 {teacher.sha256()[:12]}, and {path} was aligned to {meta.teacher.id} "
+            f"with {meta.teacher.sha256[:12]}; give that teacher"
+        )
+    if teacher.width != meta.teacher.width:
+        raise SettingsError(f"--teacher.model {model} is {teacher.width} wide and {path} {meta.teacher.width}")
+    beside = recipe_beside(Path(path))
+    untrained_model = settings.student.model or (beside.student.model if beside else None)
+    untrained = load_student(require(untrained_model, "student.model", "the untrained student"), meta.window, device)
+    cleaned = corpus.scorable(source, student.tokens.length, teacher.length, meta.window)
+    penalty = float(meta.recipe.get("train", {}).get("ridge_lambda", TrainSettings.ridge_lambda))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        half = (len(cleaned.pairs) + 1) // 2
+        halves = []
+        for name, some in (("first", cleaned.pairs[:half]), ("second", cleaned.pairs[half:])):
+            build(Path(temporary, name), some, teacher, untrained, untrained.depth, half, BATCH)
+            halves.append(Cache.open(Path(temporary, name), untrained.depth, None))
+        floors, origin = _floors(beside, teacher, halves, penalty)
+        found = scored(student, list(zip(halves, floors, strict=True)))
+    report = found.report | {
+        "floors_from": origin,
+        "corpus": {"name": Path(source).name, "rejected": cleaned.counts()},
+        "strategy": meta.strategy,
+    }
+    sources = Sources(*found.map(), recipe=meta.recipe, curves={}, corpus={})
+    return Evaluation(report, found.captions(cleaned.pairs), sources)
+
+
+def recipe_beside(artifact: Path) -> Recipe | None:
+    """The resolved recipe of the run in whose folder the artifact lies, or None."""
+    path = artifact.parent / "recipe.yaml"
+    if not path.is_file():
+        return None
+    return parse_recipe(path)
+
+
+def _floors(beside: Recipe | None, teacher: Teacher, halves: list[Cache], penalty: float) -> tuple[list[Floors], str]:
+    if beside is not None and (beside.cache_folder / "train").is_dir():
+        train = Cache.open(beside.cache_folder / "train", None, beside.train.pad_positions)
+        pairs = corpus.read_pairs(beside.folder / "corpus" / "train.tsv")
+        return [Floors.of(train, penalty, answers(teacher, pairs))] * 2, "training pairs"
+    return [Floors.of(half, penalty) for half in reversed(halves)], "the other half of the scored pairs"
+
+
+def write_report(path: Path, evaluation: Evaluation) -> None:
+    """The report as JSON, as Markdown and as a page, and the table of its captions: R.json, R.md, R.html,
+    R.captions.tsv."""
+    captions.write(captions.beside(path), evaluation.captions)
+    write_text(path.with_suffix(".html"), page(evaluation.report, evaluation.captions, evaluation.sources))
+    write_text(path.with_suffix(".md"), to_markdown(evaluation.report))
+    # Last: what stands beside it is then of the same encoder.
+    write_text(path, json.dumps(evaluation.report, indent=1))

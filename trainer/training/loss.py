@@ -1,0 +1,102 @@
+"""What a step minimises, and what a dev scoring during training says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from zhclip.calibration import sentence
+
+from ..base import Recipe, TrainSettings
+from ..cache import Cache, shares
+from ..encoders import Student
+from .kv import Layer, kv_loss, load_layers
+from .objective import contrast_loss, cosine_loss
+
+BANK = 64  # captions whose contents ask, and whose encodings tell the scale
+DEV_ROWS = 512
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The terms of a recipe, with the constants that they need."""
+
+    train: TrainSettings
+    student: Student
+    centre: torch.Tensor | None = None  # (D,) mean English sentence vector
+    norms: torch.Tensor | None = None  # (W,)
+    position0: bool = False
+    layers: list[Layer] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, cache: Cache, train: TrainSettings, student: Student, device: torch.device) -> Loss:
+        """Read the constants from the cache and, for kv, the UNet."""
+        centre = (cache.sums["en_pooled_sum"] / len(cache)).float().to(device) if train.contrast else None
+        if not train.kv or not train.unet:
+            return cls(train, student, centre)
+        generator = torch.Generator().manual_seed(train.seed)
+        bank = torch.randperm(len(cache), generator=generator)[:BANK].tolist()
+        captions, lengths = cache.rows("target", bank).float().to(device), cache.rows("en_length", bank)
+        drawn = shares(cache.rows("length", bank), cache.rows("count", bank), cache.window).to(device)
+        layers = load_layers(train.unet, captions, drawn, lengths)
+        return cls(train, student, centre, cache.norms().to(device), cache.position0(), layers)
+
+    def __call__(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The model's output (B, P, D) and a batch -> scalars by name.
+
+        `loss` is the plain cosine loss over all positions, the one to hold beside the floors; `objective` is what is
+        minimised; the others are its parts before their weights.
+        """
+        train = self.train
+        cosine = cosine_loss(z, batch["target"])  # (B, P)
+        terms = {"loss": (cosine.detach() * batch["drawn"]).sum(dim=1).mean()}
+        objective = (cosine * batch["drawn"]).sum(dim=1).mean()
+        if train.contrast and self.centre is not None:
+            text = self.student.tokens.key_mask(batch["ids"])
+            zh = sentence(z, text)
+            terms["contrast"] = contrast_loss(zh, batch["en"], self.centre, batch["own"]).mean()
+            objective = objective + train.contrast * terms["contrast"]
+        if self.layers:
+            out = self._as_the_node_gives(z, batch)
+            terms["kv"] = kv_loss(out, batch["target"], batch["drawn"], self.layers).mean()
+            objective = objective + train.kv * terms["kv"]
+        return terms | {"objective": objective}
+
+    def _as_the_node_gives(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(B, P, D) with the norms and the first position that the file's structure will give."""
+        if self.norms is not None:
+            z = torch.nn.functional.normalize(z, dim=-1) * self.norms[batch["positions"]][:, :, None]
+        return torch.cat([batch["target"][:, :1].float(), z[:, 1:]], dim=1) if self.position0 else z
+
+
+@dataclass(frozen=True)
+class Dev:
+    """Up to 512 dev captions, scored between steps."""
+
+    ids: torch.Tensor  # (N, W)
+    target: torch.Tensor  # (N, W, D)
+    first: int  # the first position that is learnt
+    constant: float
+    every: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, cache: Cache, student: Student, every: int) -> Dev:
+        """The first rows of the dev cache, and the constant's loss on them."""
+        dev = Cache.open(recipe.cache_folder / "dev", student.depth, None)
+        rows = list(range(min(len(dev), DEV_ROWS)))
+        ids, target = dev.rows("ids", rows).long(), dev.rows("target", rows)
+        first = int(cache.position0())
+        loss = cosine_loss(cache.constant().expand(len(rows), -1, -1), target)
+        return cls(ids, target, first, float(loss[:, first:].mean()), every)
+
+    @torch.no_grad()
+    def skill(self, student: Student) -> float:
+        """1 - loss / constant. What a causal teacher's file stores, position 0, is left out on both sides."""
+        student.train(False)
+        device, total = student.bert.device, 0.0
+        for ids, target in zip(self.ids.split(BATCH), self.target.split(BATCH)):
+            z = student(ids.to(device))
+            total += float(cosine_loss(z, target.to(device))[:, self.first :].sum())
+        return 1 - total / (self.target.shape[0] * (self.target.shape[1] - self.first)) / self.constant

@@ -1,0 +1,164 @@
+"""A training, opened: the student made ready for its strategy, and all that a step reads and changes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch.utils.data import DataLoader
+
+from ..base import Recipe, SettingsError, TrainSettings, guard, has_bf16, require
+from ..cache import Cache
+from ..encoders import Student, load_student, prepare, trunk_depth
+from . import checkpoint
+from .batches import Captions, Order
+from .best import Best
+from .loss import Dev, Loss
+from .schedule import total_steps
+
+
+@dataclass
+class Training:
+    """What the loop works with. `first`: steps that a checkpoint has already seen."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    student: Student
+    cache: Cache
+    steps: int
+    optimiser: torch.optim.Optimizer
+    loss: Loss
+    dev: Dev | None
+    best: Best
+    losses: dict[str, list[float]]
+    first: int
+
+    @classmethod
+    def open(cls, recipe: Recipe) -> Training | None:
+        """The training of a recipe where its newest checkpoint stopped, or None when there is nothing left to do.
+
+        Raises SettingsError.
+        """
+        train, folder = recipe.train, recipe.folder / "checkpoints"
+        accelerator = accelerator_of(recipe)
+        check_settings(train, accelerator.num_processes)
+        student, _, cache = open_training(recipe, accelerator.device)
+        steps = total_steps(train, len(cache))
+        with accelerator.main_process_first():
+            guard(folder, _settings(recipe, cache, steps))
+        if steps == 0 or checkpoint.final(folder).is_file():
+            return None
+        optimiser = torch.optim.AdamW(
+            checkpoint.trainable(student).values(), lr=train.lr, weight_decay=train.weight_decay, fused=True
+        )
+        first, best = 0, Best()
+        losses: dict[str, list[float]] = {"start": [], "recent": []}
+        newest = checkpoint.newest(folder)
+        if newest is not None:
+            read = checkpoint.read(newest)
+            checkpoint.restore(read, student, optimiser, best)
+            first, losses = read.step, read.losses
+        loss = Loss.of(cache, train, student, accelerator.device)
+        dev = Dev.of(recipe, cache, student, train.dev_every) if train.dev_every else None
+        return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, best, losses, first)
+
+    def batches(self) -> DataLoader:
+        """The steps that are left, a piece of a step's captions at a time."""
+        last = self.first if self.best.exhausted(self.recipe.train.patience) else self.steps
+        return loader(self.recipe.train, self.cache, range(self.first, last), self.accelerator)
+
+
+def accelerator_of(recipe: Recipe) -> Accelerator:
+    """Accelerate's view of devices, precision, accumulation and trackers."""
+    AcceleratorState._reset_state()  # it keeps one precision a process, and a sweep's recipes may differ in theirs
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=precision(recipe.train),
+        gradient_accumulation_steps=recipe.train.accumulate,
+        log_with=recipe.train.report_to,
+        project_dir=str(recipe.folder / "logs"),
+    )
+
+
+def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, Any, Cache]:
+    """The untrained student made ready for its strategy, PEFT's view of it for lora, and the cache to train on."""
+    train = recipe.train
+    student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
+    cache = Cache.open(recipe.cache_folder / "train", trunk_depth(train, student.depth), train.pad_positions)
+    ridge_start = train.start == "ridge" or train.strategy == "ridge"
+    if not ridge_start and cache.width != student.bert.config.hidden_size:
+        raise SettingsError(
+            f"the student is {student.bert.config.hidden_size} wide and the teacher {cache.width}: "
+            "only --train.start ridge brings the map between them"
+        )
+    ridge = cache.ridge(train.ridge_lambda, train.position_bias) if ridge_start else None
+    peft_model = prepare(student, train, ridge)
+    return student.to(device), peft_model, cache
+
+
+def trained_student(recipe: Recipe, device: torch.device | str = "cpu") -> tuple[Student, Any, Cache]:
+    """`open_training` with the final weights. Raises SettingsError when training has not finished."""
+    student, peft_model, cache = open_training(recipe, device)
+    if total_steps(recipe.train, len(cache)):
+        path = checkpoint.final(recipe.folder / "checkpoints")
+        if not path.is_file():
+            raise SettingsError(f"{path}: not there; run the train stage first (`python -m trainer train`)")
+        checkpoint.restore(checkpoint.read(path), student)
+    return student.requires_grad_(False).train(False), peft_model, cache
+
+
+def check_settings(train: TrainSettings, processes: int) -> None:
+    """Raises SettingsError for settings that cannot go together."""
+    pieces = train.accumulate * processes
+    if train.batch % pieces:
+        raise SettingsError(
+            f"--train.batch {train.batch} is not a multiple of {pieces} (--train.accumulate {train.accumulate} "
+            f"times {processes} processes)"
+        )
+    if train.kv and not train.unet:
+        raise SettingsError(f"--train.kv {train.kv:g} needs --train.unet, the UNet whose cross-attention it reads")
+    if train.patience is not None and not train.dev_every:
+        raise SettingsError(f"--train.patience {train.patience} needs --train.dev_every, the steps between scorings")
+
+
+def precision(train: TrainSettings) -> str:
+    """Accelerate's name of the precision that the settings ask for, on this device."""
+    if train.precision != "auto":
+        return train.precision
+    return "bf16" if has_bf16() else "no"
+
+
+def loader(train: TrainSettings, cache: Cache, steps: range, accelerator: Accelerator) -> DataLoader:
+    """Batches of these steps, the share of this process of each, read from the GPU where the cache fits on it."""
+    share = (accelerator.process_index, accelerator.num_processes)
+    order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, *share)
+    there = fits_on(accelerator.device, cache.vector_bytes())
+    captions = Captions(cache.moved(accelerator.device) if there else cache, train.contrast > 0)
+    pinned = accelerator.device.type == "cuda" and not there
+    return DataLoader(captions, batch_sampler=order, collate_fn=_as_is, pin_memory=pinned)  # type: ignore[arg-type]
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether so many bytes leave half of a GPU's free memory to the step itself. Never on a CPU, which maps them."""
+    return device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]
+
+
+def _as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch
+
+
+def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
+    """What a checkpoint is only good for."""
+    train = asdict(recipe.train)
+    for name in ("report_to", "epochs", "save_every", "accumulate"):
+        del train[name]
+    return train | {
+        "steps": steps,
+        "rows": len(cache),
+        "window": recipe.window,
+        "student": recipe.student.model,
+        "teacher": recipe.teacher.model,
+    }
