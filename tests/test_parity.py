@@ -111,7 +111,7 @@ def test_trainer_arithmetic_and_node_agree(
     print(f"{pair}: largest difference from zhclip's arithmetic: {figures}")
     assert max(figures.values()) < TOLERANCE, figures
     assert max(len(z) for z in node) >= 3 * artifact.meta.window
-    assert worst(trained[:1], trained[1:2]) > 0.01  # prompts differ at all
+    assert len({float(z.sum()) for z in trained}) > count / 2  # prompts differ at all
 
 
 def test_every_form_of_artifact_and_an_offloaded_model_agree_too(tmp_path: Path) -> None:
