@@ -482,7 +482,7 @@ def asked_of_the_hub(folder: Path) -> dict[str, str]:
     (folder / "hub").mkdir(exist_ok=True)
     with hub.serve(folder / "hub") as (endpoint, _):
         code = f"from tests.test_formats import answer_all; answer_all({str(folder)!r})"
-        done = python("-c", code, **hub.settings(endpoint, folder / "home"))
+        done = python("-c", code, cwd=ROOT, **hub.settings(endpoint, folder / "home"))
     assert done.returncode == 0, done.stdout
     return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
 

@@ -133,12 +133,7 @@ def test_hooks_apply_to_the_clip_and_travel_with_the_conditioning(
 
 def test_scheduled_hooks_encode_once_for_each_keyframe(host: Host, lora: str, texts: list[torch.Tensor]) -> None:
     graph = graphs.probe("red cat", "scheduled")
-    graph["hook"] = node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=1.0)
-    graph["key1"] = node("CreateHookKeyframe", strength_mult=0.0, start_percent=0.0)
-    graph["key2"] = node("CreateHookKeyframe", strength_mult=1.0, start_percent=0.5, prev_hook_kf=["key1", 0])
-    graph["keys"] = node("SetHookKeyframes", hooks=["hook", 0], hook_kf=["key2", 0])
-    graph["set"] = node("SetClipHooks", clip=["clip", 0], hooks=["keys", 0], apply_to_conds=True, schedule_clip=True)
-    graph["text"]["inputs"]["clip"] = ["set", 0]
+    graphs.schedule(graph, lora)
     found = conditioning(host, graph, "scheduled")
     assert torch.equal(found["cond.0"], texts[0])
     assert (found["cond.1"] - texts[0]).abs().max() > 0.01

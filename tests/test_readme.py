@@ -18,6 +18,8 @@ from tests.test_convert import taiyi
 from tests.tree import ROOT, tracked
 from zhclip.artifact import read_meta
 
+BASH = pytest.mark.skipif(sys.platform == "win32", reason="the commands are for a shell that Windows lacks")
+
 
 def commands(page: str) -> list[str]:
     """The page's shell blocks that call the trainer."""
@@ -67,6 +69,7 @@ def publish_taiyi(at: Path) -> None:
     (student / "taiyi").rename(at)
 
 
+@BASH
 def test_every_training_command_does_what_it_says(clone: Path, tmp_path: Path) -> None:
     """An encoder trained and one converted, both where ComfyUI finds them."""
     assert commands("README.md") == commands("README.zh.md")

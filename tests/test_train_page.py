@@ -6,12 +6,16 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from tests import encoders, hub, small, translators
-from tests.test_readme import clone, commands, follow  # noqa: F401 - clone is a fixture
+from tests.test_readme import BASH, clone, commands, follow  # noqa: F401 - clone is a fixture
 from tests.tree import ROOT
 from zhclip.artifact import read_meta
 
 
+@pytest.mark.slow
+@BASH
 def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa: F811
     # As wide as the teacher, like the real two, for the paper's recipes have no map between widths.
     encoders.student(tmp_path / "hub" / "OFA-Sys" / "chinese-clip-vit-base-patch16", width=128)

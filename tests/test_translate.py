@@ -127,6 +127,7 @@ def test_a_stricter_gate_rejects_without_translating_again(
     same_files(out.parent, finished)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bytes(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "pairs.tsv"
     arguments = flags_of(source, models, out)
@@ -138,6 +139,7 @@ def test_a_killed_run_ends_in_the_same_bytes(source: Path, models: Path, finishe
     same_files(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
     launch = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]

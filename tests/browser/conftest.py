@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
             yield started
             started.close()
             return
-    pytest.exit(CURE, returncode=1)
+    pytest.fail(CURE)
 
 
 @pytest.fixture(scope="session")
