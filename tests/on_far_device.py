@@ -18,7 +18,7 @@ from tests.far_device import NAME  # first: it changes torch
 from tests import encoders  # isort: skip
 from tests.small import captions
 from trainer.base import TrainSettings
-from trainer.cache.stage import Cache, Making, build, making
+from trainer.cache import Cache, Making, build, making
 from trainer.corpus.pairs import Pair
 from trainer.encoders import Student, Teacher, load_student, load_teacher, prepare
 from trainer.report import floors
