@@ -108,12 +108,12 @@ def _from_file(path: Path, tokenizer: str | None) -> Published:
 
 
 def _refuse_foreign(tensors: dict[str, torch.Tensor], where: str) -> None:
-    found = min((name for name in tensors if name.endswith(ANCHOR)), key=len, default=None)
-    if found is None:
+    anchor = min((name for name in tensors if name.endswith(ANCHOR)), key=len, default=None)
+    if anchor is None:
         clip = any(name.endswith(CLIP_ANCHOR) for name in tensors)
         what = "CLIP's English text encoder and no BERT" if clip else f"no BERT ({ANCHOR})"
         raise ModelError(f"{where}: it holds {what}; give a checkpoint or a CLIP whose text encoder is a Chinese BERT")
-    if "roberta." in found:  # Chinese RoBERTa is a BERT by its layers and its names; XLM-R's names say roberta
+    if "roberta." in anchor:  # Chinese RoBERTa is a BERT by its layers and its names; XLM-R's names say roberta
         raise ModelError(f"{where}: {XLM_R}")
 
 
