@@ -27,6 +27,7 @@ from ..base import (
     write_text,
 )
 from ..cache import Cache, build
+from ..corpus import Pair
 from ..encoders import Student, Teacher, load_student, load_teacher, teacher_of
 from ..training import checkpoint, trained_student
 from . import captions, curves
@@ -34,7 +35,7 @@ from .captions import Caption
 from .floors import Floors, answers
 from .markdown import to_markdown
 from .page import Sources, page
-from .scoring import BATCH, scored
+from .scoring import BATCH, score
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,25 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 def evaluate_run(recipe: Recipe) -> Evaluation:
     """Stage `evaluate` of a run: RUN/report.json, report.md, report.html, report.captions.tsv and RUN/logs/report."""
-    run = Finished.open(recipe, default_device())
-    dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
-    found = scored(run.student, [(dev, run.floors(recipe))])
-    pairs = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
-    summary = read_json(recipe.folder / "corpus" / "summary.json", "delete it and run the corpus stage again")
-    report = found.report | {
-        "floors_from": "training pairs",
-        "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
-        "strategy": strategy_name(recipe),
-    }
-    logs = recipe.folder / "logs"
-    sources = Sources(*found.map(), recipe=public(recipe), curves=curves.read(logs), corpus=summary)
-    evaluation = Evaluation(report, found.captions(pairs), sources)
+    logs, folder = recipe.folder / "logs", recipe.folder / "corpus"
+    summary = read_json(folder / "summary.json", "delete it and run the corpus stage again")
+    dev = {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]}
+    pairs = corpus.read_pairs(folder / "dev.tsv")
+    shown = {"curves": curves.read(logs), "corpus": summary}
+    evaluation = score_run(recipe, recipe.cache_folder / "dev", pairs, dev, **shown)
     write_report(recipe.folder / "report.json", evaluation)
     if "tensorboard" in recipe.train.report_to:
-        curves.write(logs, report, trained_steps(recipe))
+        curves.write(logs, evaluation.report, trained_steps(recipe))
     return evaluation
+
+
+def score_run(recipe: Recipe, cached: Path, pairs: list[Pair], about: dict[str, Any], **beside: Any) -> Evaluation:
+    """Score a trained run on cached pairs. `about` is what the report says of them, `beside` what else its page has."""
+    run = Finished.open(recipe, default_device())
+    scores = score(run.student, [(Cache.open(cached, run.student.depth, None), run.floors(recipe))])
+    facts = {"floors_from": "training pairs", "corpus": about, "strategy": strategy_name(recipe)}
+    sources = Sources(*scores.map(), recipe=public(recipe), **beside)
+    return Evaluation(scores.report | facts, scores.captions(pairs), sources)
 
 
 def trained_steps(recipe: Recipe) -> int:
@@ -157,22 +160,17 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
             build(Path(temporary, name), some, teacher, untrained, untrained.depth, half, BATCH)
             halves.append(Cache.open(Path(temporary, name), untrained.depth, None))
         floors, origin = _floors(beside, teacher, halves, penalty)
-        found = scored(student, list(zip(halves, floors, strict=True)))
-    report = found.report | {
-        "floors_from": origin,
-        "corpus": {"name": Path(source).name, "rejected": cleaned.counts()},
-        "strategy": meta.strategy,
-    }
-    sources = Sources(*found.map(), recipe=meta.recipe, curves={}, corpus={})
-    return Evaluation(report, found.captions(cleaned.pairs), sources)
+        scores = score(student, list(zip(halves, floors, strict=True)))
+    about = {"name": Path(source).name, "rejected": cleaned.counts()}
+    facts = {"floors_from": origin, "corpus": about, "strategy": meta.strategy}
+    sources = Sources(*scores.map(), recipe=meta.recipe)
+    return Evaluation(scores.report | facts, scores.captions(cleaned.pairs), sources)
 
 
 def recipe_beside(artifact: Path) -> Recipe | None:
     """The resolved recipe of the run in whose folder the artifact lies, or None."""
     path = artifact.parent / "recipe.yaml"
-    if not path.is_file():
-        return None
-    return parse_recipe(path)
+    return parse_recipe(path) if path.is_file() else None
 
 
 def _floors(beside: Recipe | None, teacher: Teacher, halves: list[Cache], penalty: float) -> tuple[list[Floors], str]:
