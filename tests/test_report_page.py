@@ -19,7 +19,8 @@ from trainer.base.recipe import SettingsError
 from trainer.corpus.stage import read_pairs
 from trainer.report import captions, curves
 from trainer.report.charts import Axis, Curves, Histogram, running_mean, thinned
-from trainer.report.page import LANGUAGES, Sources, page
+from trainer.report.evaluation import Evaluation
+from trainer.report.page import LANGUAGES, page
 from trainer.report.predictors import WORDS
 
 WRITTEN = ("report.json", "report.md", "report.html", "report.captions.tsv")
@@ -119,8 +120,7 @@ def test_curves_of_a_resumed_run_are_one_curve(tmp_path: Path) -> None:
 
 def test_a_caption_is_text_and_never_markup(finished: Path) -> None:
     rows = [dataclasses.replace(row, zh="<b>&", en='"<i>') for row in captions.read(finished / "report.captions.tsv")]
-    sources = Sources([0, 1], [[1.0, -0.2], [0.1, 0.9]], {}, {}, {})
-    text = page(read(finished), rows, sources)
+    text = page(Evaluation(read(finished), rows, [0, 1], [[1.0, -0.2], [0.1, 0.9]]))
     assert "<b>&" not in text and "<i>" not in text
     assert "&lt;b&gt;&amp;" in text and '-0.20: <b>& / "<i>' in unescape(text)
     assert 'id="recipe"' not in text and 'class="cold"' in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,7 +29,7 @@ NO_CEILING = "The ceiling `English paraphrase` is left out: the prompts have no 
 
 def summary(clip: str | None, gallery: Gallery, prompts: list[Prompt], readers: list[Reader]) -> dict[str, Any]:
     """Everything that the page shows: each cell's figures, and each row's means."""
-    score = _scores(clip)
+    scorer = Scorer(clip) if clip else None
     cells = []
     for cell in tqdm(gallery.cells, desc="figures", unit="picture"):
         picture, reference = gallery.picture(cell), gallery.picture(gallery.reference(cell))
@@ -39,7 +38,7 @@ def summary(clip: str | None, gallery: Gallery, prompts: list[Prompt], readers: 
                 **{"row": cell.reader.label, "column": cell.column, "seed": cell.seed, "text": cell.text},
                 "picture": picture.relative_to(gallery.folder).as_posix(),
                 "agreement": read_json(gallery.agreement(cell), CURE),
-                **score(picture, reference, prompts[cell.column].en),
+                **_by_pictures(scorer, picture, reference, prompts[cell.column].en),
             }
         )
     return {
@@ -51,19 +50,13 @@ def summary(clip: str | None, gallery: Gallery, prompts: list[Prompt], readers: 
     }
 
 
-def _scores(clip: str | None) -> Callable[[Path, Path, str], dict[str, float]]:
-    """A function of a picture, the reference's and the English prompt."""
-    scorer = Scorer(clip) if clip else None
-
-    def score(own: Path, reference: Path, text: str) -> dict[str, float]:
-        distance = {"pixel_distance": pixel_distance(own, reference)}
-        if scorer is None:
-            return distance
-        vector = scorer.picture(own)
-        apart = max(0.0, 1 - float(vector @ scorer.picture(reference)))
-        return distance | {"clip_distance": apart, "clip_score": 100 * float(vector @ scorer.text(text))}
-
-    return score
+def _by_pictures(scorer: Scorer | None, own: Path, reference: Path, text: str) -> dict[str, float]:
+    distance = {"pixel_distance": pixel_distance(own, reference)}
+    if scorer is None:
+        return distance
+    vector = scorer.picture(own)
+    apart = max(0.0, 1 - float(vector @ scorer.picture(reference)))
+    return distance | {"clip_distance": apart, "clip_score": 100 * float(vector @ scorer.text(text))}
 
 
 def _means(cells: list[dict[str, Any]], label: str) -> dict[str, Any]:

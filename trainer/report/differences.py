@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from html import escape
+from operator import getitem
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,15 +16,18 @@ import numpy as np
 from ..base import CompareReportsSettings, SettingsError, document, markdown_table, table, write_text
 from . import captions
 from .captions import Caption
-from .predictors import LABELS
+from .predictors import LABELS, by_predictor
 
 RESAMPLES, SEED = 2000, 0
 # Figures of a caption whose means are compared, and whether more is better.
 FIGURES = {"loss": False, "content loss": False, "R@1": True, "content R@1": True}
-RECALLS = [
-    *(("retrieval", "zh_to_en", "R@1"), ("retrieval", "zh_to_en", "R@5"), ("retrieval", "en_to_zh", "R@1")),
-    *(("retrieval_content", side, "R@1") for side in ("zh_to_en", "en_to_zh")),
-]
+RECALLS = {
+    "zh to en R@1": ("retrieval", "zh_to_en", "R@1"),
+    "zh to en R@5": ("retrieval", "zh_to_en", "R@5"),
+    "en to zh R@1": ("retrieval", "en_to_zh", "R@1"),
+    "content zh to en R@1": ("retrieval_content", "zh_to_en", "R@1"),
+    "content en to zh R@1": ("retrieval_content", "en_to_zh", "R@1"),
+}
 TITLE = "Reports compared"
 NOTE = (
     "Each difference is the mean over the captions, less the first report's, with its 95 % interval from "
@@ -73,7 +79,13 @@ def compare_reports(settings: CompareReportsSettings) -> None:
     entries = [Entry.read(name) for name in settings.reports]
     for other in entries[1:]:
         comparable(entries[0], other)
-    tables = [losses(entries), recalls(entries), differences(entries)]
+    losses: dict[str, tuple[str, ...]] = {zone: ("loss", zone) for zone in entries[0].report["loss"]}
+    losses |= {"skill": ("skill",), "norm ratio": ("norm_ratio",)}
+    tables = [
+        side_by_side("Mean cosine loss, lower is better", entries, losses),
+        side_by_side("Share of captions that find their own translation, higher is better", entries, RECALLS),
+        differences(entries),
+    ]
     head = f"{len(entries[0].captions):,} captions, {entries[0].report['window']} positions."
     print(as_markdown(head, tables))
     if settings.out:
@@ -99,30 +111,17 @@ def comparable(one: Entry, other: Entry) -> None:
     )
 
 
-def losses(entries: list[Entry]) -> Table:
-    """Losses by zone of each report, then each floor once; twice where the reports do not share it."""
-    zones = list(entries[0].report["loss"])
-    rows = []
-    for entry in entries:
-        report = entry.report
-        figures = [*(report["loss"][zone] for zone in zones), report["skill"], report["norm_ratio"]]
-        rows.append(_row(entry.name, figures))
-    for label, name, report in floors(entries):
-        rows.append(_row(label, [report["floors"][name][zone] for zone in zones]) + ["", ""])
-    return Table("Mean cosine loss, lower is better", rows, ["", *zones, "skill", "norm ratio"])
+def side_by_side(title: str, entries: list[Entry], columns: Mapping[str, tuple[str, ...]]) -> Table:
+    """Each report, then each floor once; twice where the reports do not share it. Columns are keys into a report."""
+    rows = [(entry.name, "aligned", entry.report) for entry in entries] + floors(entries)
+    texts = [[label, *(_figure(report, name, *keys) for keys in columns.values())] for label, name, report in rows]
+    return Table(title, texts, ["", *columns])
 
 
-def recalls(entries: list[Entry]) -> Table:
-    """Retrieval of each report, then each floor once."""
-    names = [f"{'content ' if 'content' in part else ''}{s.replace('_', ' ')} {rank}" for part, s, rank in RECALLS]
-    rows = [_row(entry.name, [entry.report[part][s][r] for part, s, r in RECALLS]) for entry in entries]
-    for label, name, report in floors(entries):
-        rows.append(_row(label, [report[f"floors_{part}"][name][s][r] for part, s, r in RECALLS]))
-    return Table("Share of captions that find their own translation, higher is better", rows, ["", *names])
-
-
-def _row(label: str, figures: list[float]) -> list[str]:
-    return [label, *(f"{figure:.3f}" for figure in figures)]
+def _figure(report: dict, predictor: str, part: str, *keys: str) -> str:
+    if not keys:  # of the encoder alone
+        return f"{report[part]:.3f}" if predictor == "aligned" else ""
+    return f"{reduce(getitem, keys, by_predictor(report, part)[predictor]):.3f}"
 
 
 def floors(entries: list[Entry]) -> list[tuple[str, str, dict]]:

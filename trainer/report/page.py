@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
@@ -14,8 +12,8 @@ from markupsafe import Markup
 
 from ..base import STYLE
 from . import charts
-from .captions import Caption
 from .charts import Curves, Histogram, Points
+from .evaluation import Evaluation
 from .predictors import WORDS, by_predictor
 from .retrieval import RANKS, SIDES
 
@@ -25,19 +23,9 @@ LANGUAGES = ("en", "zh")
 RETRIEVALS = {"found_all": "retrieval", "found_content": "retrieval_content"}  # by title
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What the page shows beside the report and its captions. Curves and splits are empty where there is no run."""
-
-    mapped: Sequence[int]  # captions of the heat map
-    likeness: Sequence[Sequence[float]]  # of these, zh by en
-    recipe: Mapping[str, Any]
-    curves: Mapping[str, Points] = field(default_factory=dict)
-    corpus: Mapping[str, dict] = field(default_factory=dict)  # by split: rows, rejected
-
-
-def page(report: dict, captions: Sequence[Caption], sources: Sources) -> str:
+def page(evaluation: Evaluation) -> str:
     """The HTML."""
+    report, captions, recipe = evaluation.report, evaluation.captions, evaluation.recipe
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
         TEMPLATE.read_text(encoding="utf-8")
     )
@@ -58,14 +46,14 @@ def page(report: dict, captions: Sequence[Caption], sources: Sources) -> str:
         ranks=[f"R@{k}" for k in RANKS],
         hard=sorted(captions, key=lambda c: (-c.rank, -c.loss))[:HARD],
         easy=sorted(captions, key=lambda c: (c.rank, c.loss))[:EASY],
-        mapped=[captions[i] for i in sources.mapped],
-        likeness=sources.likeness,
+        mapped=[captions[i] for i in evaluation.mapped],
+        likeness=evaluation.likeness,
         spread=Histogram.of([c.loss for c in captions], means),
-        curve=training(sources.curves, report["loss"]["all"]),
-        skills=Curves.of({"aligned": sources.curves["dev/skill"]}) if sources.curves.get("dev/skill") else None,
-        corpus=sources.corpus or {"dev": {"rows": report["rows"], "rejected": report["corpus"]["rejected"]}},
-        recipe=sources.recipe,
-        settings=yaml.safe_dump(json.loads(json.dumps(sources.recipe)), sort_keys=False, allow_unicode=True),
+        curve=training(evaluation.curves, report["loss"]["all"]),
+        skills=Curves.of({"aligned": evaluation.curves["dev/skill"]}) if evaluation.curves.get("dev/skill") else None,
+        corpus=evaluation.corpus or {"dev": {"rows": report["rows"], "rejected": report["corpus"]["rejected"]}},
+        recipe=recipe,
+        settings=yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False, allow_unicode=True),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -15,6 +14,7 @@ from ..corpus import Pair
 from ..encoders import Student
 from ..training import cosine_loss, zone_masks
 from .captions import Caption
+from .evaluation import Evaluation
 from .floors import ORDINARY, Floors
 from .retrieval import likeness, neighbours, ranks, retrieval
 
@@ -23,39 +23,16 @@ MAPPED = 20  # captions in the page's heat map
 Columns = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """A report as plain JSON values, and what it was made from, caption by caption."""
-
-    report: dict
-    loss: torch.Tensor  # (N,) over all positions
-    loss_content: torch.Tensor  # (N,)
-    likeness: torch.Tensor  # (N, N) zh by en
-    likeness_content: torch.Tensor  # (N, N) by content positions alone
-
-    def captions(self, pairs: Sequence[Pair]) -> list[Caption]:
-        """The table of the scored pairs."""
-        columns = (self.loss, self.loss_content, ranks(self.likeness), ranks(self.likeness_content))
-        nearest = [pairs[i].en for i in neighbours(self.likeness).tolist()]
-        rows = zip(pairs, *(column.tolist() for column in columns), nearest, strict=True)
-        return [Caption(pair.zh, pair.en, *figures) for pair, *figures in rows]
-
-    def map(self) -> tuple[list[int], list[list[float]]]:
-        """Captions from all over the table, and how alike they are, zh by en."""
-        chosen = torch.linspace(0, len(self.loss) - 1, min(MAPPED, len(self.loss))).long()
-        return chosen.tolist(), self.likeness[chosen][:, chosen].tolist()
-
-
-def score(student: Student, parts: Sequence[tuple[Cache, Floors]]) -> Scores:
+def score(student: Student, parts: Sequence[tuple[Cache, Floors]], pairs: Sequence[Pair]) -> Evaluation:
     """A student over cached pairs, all positions and all layers' states stored, each part beside floors of its own."""
     columns, lengths = measured(student, parts)
     zones = zone_masks(lengths, parts[0][0].window)
     english, aligned = columns.pop("english"), columns["aligned"]
     losses = {name: zone_means(own["loss"], zones) for name, own in columns.items()}
+    skills = {zone: 1 - losses["aligned"][zone] / loss for zone, loss in losses["constant"].items() if loss > 1e-6}
     whole = {name: retrieval(own["sentence"], english["sentence"]) for name, own in columns.items()}
     content = {name: retrieval(own["content"], english["content"]) for name, own in columns.items()}
     ratios = zone_ratios(aligned["norm"], english["norm"], zones)
-    skills = {z: 1 - losses["aligned"][z] / c for z, c in losses["constant"].items() if c > 1e-6}
     report = {
         "rows": len(lengths),
         "window": parts[0][0].window,
@@ -71,13 +48,14 @@ def score(student: Student, parts: Sequence[tuple[Cache, Floors]]) -> Scores:
         "norm_ratio_zones": ratios,
     }
     loss, within = aligned["loss"].double(), zones["content"]
-    return Scores(
-        report,
-        loss=loss.mean(dim=1),
-        loss_content=(loss * within).sum(dim=1) / within.sum(dim=1).clamp_min(1),
-        likeness=likeness(aligned["sentence"], english["sentence"]),
-        likeness_content=likeness(aligned["content"], english["content"]),
-    )
+    loss_content = (loss * within).sum(dim=1) / within.sum(dim=1).clamp_min(1)
+    alike, alike_content = (likeness(aligned[of], english[of]) for of in ("sentence", "content"))
+    figures = (loss.mean(dim=1), loss_content, ranks(alike), ranks(alike_content))
+    nearest = [pairs[row].en for row in neighbours(alike).tolist()]
+    rows = zip(pairs, *(column.tolist() for column in figures), nearest, strict=True)
+    captions = [Caption(pair.zh, pair.en, *row) for pair, *row in rows]
+    mapped = torch.linspace(0, len(loss) - 1, min(MAPPED, len(loss))).long()  # from all over the table
+    return Evaluation(report, captions, mapped.tolist(), alike[mapped][:, mapped].tolist())
 
 
 @torch.inference_mode()

@@ -87,17 +87,14 @@ def _by_name(paths: list[str]) -> dict[str, str]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, after any other process that holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=1)
+        held = lock.acquire(timeout=1)
     except Timeout:
         print(f"sweep: waiting for another process that works in {folder}", flush=True)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _make(job: Job, also: dict[str, str], exported: bool) -> bool:
