@@ -64,7 +64,7 @@ def main() -> None:
 
         def ours() -> None:
             out = folder / f"cache{next(made)}"
-            cache.build(out, pairs, teacher, student, depth, settings.shard_rows, settings.batch, pads)
+            cache.build(out, pairs, cache.Making(teacher, student, depth, pads, settings.shard_rows, settings.batch))
 
         race = rounds.race(
             lambda: bare(teacher, student, words, ids, settings.batch),

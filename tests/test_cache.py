@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import captions
 from trainer.base.recipe import SettingsError
+from trainer.cache.making import Making
 from trainer.cache.shards import Cache
 from trainer.cache.stage import build
 from trainer.corpus.pairs import Pair
@@ -32,7 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, Student]:
 
 def test_rows_are_what_the_encoders_give(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, None, 16, 8))
     cache = Cache.open(tmp_path, 2, None)
     assert len(cache) == 50
     chosen = [49, 3, 16, 15]
@@ -47,8 +49,8 @@ def test_rows_are_what_the_encoders_give(pair: tuple[Teacher, Student], tmp_path
 
 def test_kept_positions_are_those_of_the_whole(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
-    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, 3, 16, 8))
+    build(tmp_path, PAIRS, Making(teacher, student, 2, None, 16, 8))
     few, whole = Cache.open(tmp_path, 2, 3), Cache.open(tmp_path, 2, None)
     chosen = [49, 3, 16, 15, 40]
     lengths, counts = few.rows("length", chosen), few.rows("count", chosen)
@@ -71,7 +73,7 @@ def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(
     pair: tuple[Teacher, Student], tmp_path: Path
 ) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, 3, 16, 8))
     step = [49, 3, 16, 15, 40, 7]
     target, lengths = teacher.encode([PAIRS[i].en for i in step])
     meant = torch.stack(
@@ -86,7 +88,7 @@ def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(
 
 def test_a_copy_on_a_device_reads_the_same(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, 2, shard_rows=16, batch=8, pads=3)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, 3, 16, 8))
     mapped = Cache.open(tmp_path, 2, 3)
     copied = mapped.moved(torch.device("cpu"))
     assert len(copied) == len(mapped) == 50 and copied.vector_bytes() == mapped.vector_bytes() > 0
@@ -96,7 +98,7 @@ def test_a_copy_on_a_device_reads_the_same(pair: tuple[Teacher, Student], tmp_pa
 
 def test_sums_are_those_of_the_whole_corpus(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, depth=None, shard_rows=16, batch=8)
+    build(tmp_path, PAIRS, Making(teacher, student, None, None, 16, 8))
     cache = Cache.open(tmp_path, None, None)
     target = cache.rows("target", list(range(len(cache)))).float()
     with torch.no_grad():
@@ -120,12 +122,12 @@ def test_sums_are_those_of_the_whole_corpus(pair: tuple[Teacher, Student], tmp_p
 def test_a_killed_cache_goes_on_and_ends_in_the_same_bytes(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
     for name in ("whole", "broken"):
-        build(tmp_path / name, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
+        build(tmp_path / name, PAIRS, Making(teacher, student, 2, None, 16, 8))
     for lost in ("captions/00002", "captions/00001", "captions/sums", "trunk-2/00003"):
         (tmp_path / "broken" / f"{lost}.safetensors").unlink()
     with pytest.raises(SettingsError, match=r"2 of 4 shards are missing; run the cache stage again"):
         Cache.open(tmp_path / "broken", 2, None)
-    build(tmp_path / "broken", PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
+    build(tmp_path / "broken", PAIRS, Making(teacher, student, 2, None, 16, 8))
     for file in sorted((tmp_path / "whole").rglob("*.safetensors")):
         assert file.read_bytes() == (tmp_path / "broken" / file.relative_to(tmp_path / "whole")).read_bytes()
 
@@ -134,23 +136,48 @@ def test_a_cache_with_other_settings_is_refused_and_both_values_shown(
     pair: tuple[Teacher, Student], tmp_path: Path
 ) -> None:
     teacher, student = pair
-    build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=16, batch=8)
+    build(tmp_path, PAIRS, Making(teacher, student, 2, None, 16, 8))
     with pytest.raises(SettingsError, match="shard_rows was 16 and is now 8"):
-        build(tmp_path, PAIRS, teacher, student, depth=2, shard_rows=8, batch=8)
+        build(tmp_path, PAIRS, Making(teacher, student, 2, None, 8, 8))
     with pytest.raises(SettingsError, match="rows was 50 and is now 49"):
-        build(tmp_path, PAIRS[1:], teacher, student, depth=2, shard_rows=16, batch=8)
+        build(tmp_path, PAIRS[1:], Making(teacher, student, 2, None, 16, 8))
     with pytest.raises(SettingsError, match=r"trunk-1: no cache there; run the cache stage first"):
         Cache.open(tmp_path, 1, None)
 
 
 def test_another_depth_keeps_what_does_not_depend_on_it(pair: tuple[Teacher, Student], tmp_path: Path) -> None:
     teacher, student = pair
-    build(tmp_path / "one", PAIRS, teacher, student, 2, shard_rows=16, batch=8)
+    build(tmp_path / "one", PAIRS, Making(teacher, student, 2, None, 16, 8))
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "one" / "captions").iterdir()}
-    build(tmp_path / "one", PAIRS, teacher, student, 1, shard_rows=16, batch=8)
+    build(tmp_path / "one", PAIRS, Making(teacher, student, 1, None, 16, 8))
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    build(tmp_path / "other", PAIRS, teacher, student, 1, shard_rows=16, batch=8)
+    build(tmp_path / "other", PAIRS, Making(teacher, student, 1, None, 16, 8))
     for file in (tmp_path / "other").rglob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "one" / file.relative_to(tmp_path / "other")).read_bytes()
     trunks = [Cache.open(tmp_path / "one", depth, None).column("trunk") for depth in (1, 2)]
     assert not torch.equal(*trunks)
+
+
+@pytest.mark.parametrize("make", [encoders.clip_teacher, encoders.bert_teacher])
+def test_positions_that_nobody_reads_are_not_computed(make: Callable[..., Path], tmp_path: Path) -> None:
+    teacher = load_teacher(str(make(tmp_path / "t")), WINDOW)
+    student = load_student(str(encoders.student(tmp_path / "s")), WINDOW)
+    pairs = PAIRS[:32]
+    ids, lengths = teacher.tokens([pair.en for pair in pairs])
+    some = torch.arange(0, WINDOW, 2)  # not the last, and all of them behind the text
+    some = torch.cat([torch.arange(int(lengths.max())), some[some >= lengths.max()]]).expand(len(pairs), -1)
+    whole = teacher.encode([pair.en for pair in pairs])[0]
+    assert torch.allclose(teacher.states(ids, lengths, some), whole[:, some[0]], atol=1e-6)
+    exact, kept = (Making(teacher, student, 2, 2, 32, 8, exact=one) for one in (True, False))
+    (a, sums, trunk), (b, drawn, other) = exact.shard(pairs, 0), kept.shard(pairs, 0)
+    for one, two in ((a, b), (trunk, other)):
+        assert one.keys() == two.keys()
+        assert all(torch.allclose(one[name].float(), two[name].float(), atol=2e-3) for name in one)  # half precision
+    assert torch.allclose(drawn["en_pooled_sum"], sums["en_pooled_sum"], rtol=1e-5)
+    # Drawn padding stands for all of it: in the mean of many draws the sums are the whole ones.
+    total = {name: torch.zeros_like(value) for name, value in sums.items()}
+    for number in range(100):
+        for name, value in kept.shard(pairs, number)[1].items():
+            total[name] += value / 100
+    for name in ("xx", "xy", "x_sum", "unit_sum", "norm_sum", "weight"):
+        assert float((total[name] - sums[name]).norm() / sums[name].norm()) < 0.03, name

@@ -18,7 +18,7 @@ from .files import (
 )
 from .html import STYLE, document, markdown_table, table
 from .locks import BusyError, hold, hold_cache, hold_run
-from .processes import cpu_has_bf16, default_device, has_bf16, processes
+from .processes import best_precision, cpu_has_bf16, default_device, has_bf16, processes
 from .recipe import (
     CacheSettings,
     CorpusSettings,
@@ -72,6 +72,7 @@ __all__ = [
     "TrainSettings",
     "TranslateSettings",
     "Translation",
+    "best_precision",
     "corpus_name",
     "cpu_has_bf16",
     "default_device",

@@ -1,6 +1,7 @@
 """What the frozen encoders make of each caption, computed once and stored in shards: targets, lengths, and the output
 of the frozen layers. It hands on `Cache`, with the closed-form ridge map that its sums give."""
 
+from .making import Making
 from .positions import shares
 from .shards import CURE, SUMS, Cache
 from .stage import build, run
@@ -9,6 +10,7 @@ __all__ = [
     "CURE",
     "SUMS",
     "Cache",
+    "Making",
     "build",
     "run",
     "shares",

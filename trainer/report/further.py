@@ -22,7 +22,8 @@ def cache_further(home: Recipe, sources: dict[str, str]) -> None:
     for name, source in sources.items():
         folder = _folder(home, name)
         cleaned = corpus.scorable(source, student.tokens.length, teacher.length, home.window)
-        cache.build(folder, cleaned.pairs, teacher, student, student.depth, home.cache.shard_rows, home.cache.batch)
+        making = cache.Making(teacher, student, student.depth, None, home.cache.shard_rows, home.cache.batch)
+        cache.build(folder, cleaned.pairs, making)
         corpus.write_pairs(folder / "pairs.tsv", cleaned.pairs)
         write_text(folder / "corpus.json", json.dumps({"name": Path(source).name, "rejected": cleaned.counts()}))
 

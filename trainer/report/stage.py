@@ -26,7 +26,7 @@ from ..base import (
     require,
     write_text,
 )
-from ..cache import Cache, build
+from ..cache import Cache, Making, build
 from ..corpus import Pair
 from ..encoders import Student, Teacher, load_student, load_teacher, teacher_of
 from ..training import checkpoint, trained_student
@@ -138,7 +138,7 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
         half = (len(cleaned.pairs) + 1) // 2
         halves = []
         for name, some in (("first", cleaned.pairs[:half]), ("second", cleaned.pairs[half:])):
-            build(Path(temporary, name), some, teacher, untrained, untrained.depth, half, BATCH)
+            build(Path(temporary, name), some, Making(teacher, untrained, untrained.depth, None, half, BATCH))
             halves.append(Cache.open(Path(temporary, name), untrained.depth, None))
         floors, origin = _floors(beside, teacher, halves, penalty)
         scored = score(student, list(zip(halves, floors, strict=True)), cleaned.pairs)
@@ -149,10 +149,8 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
 
 def _teacher_beside(settings: EvaluateSettings, meta: Meta, device: str) -> Teacher:
     model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
-    teacher, own = (
-        load_teacher(model, meta.window, meta.teacher.layer, settings.teacher.tokenizer, device),
-        meta.teacher,
-    )
+    own = meta.teacher
+    teacher = load_teacher(model, meta.window, own.layer, settings.teacher.tokenizer, device)
     # A converted encoder has no teacher: it is scored beside any that is as wide.
     if own.sha256 and teacher.sha256() != own.sha256:
         raise SettingsError(
