@@ -20,6 +20,7 @@ from trainer.cache.shards import parts_of
 
 CAPTIONS = f"cache/train/{parts_of(None, TrainSettings.pad_positions)[0]}"
 LOST = f"{CAPTIONS}/00001.safetensors"
+ENCODER = "encoder.safetensors"
 NEWEST = "checkpoints/step-000012.safetensors"
 
 
@@ -61,8 +62,8 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_what_killed_runs_left_is_replaced_or_removed(finished: Path, flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     left = ["recipe.yaml.tmp", "corpus/train.tsv.tmp", "checkpoints/step-000004.safetensors.tmp", "report.json.tmp"]
-    left += [f"{LOST}.tmp", "checkpoints/step-000003.safetensors.tmp", ".adapter-x1/adapter/config.json"]
-    left += [".encoder.making/encoder.safetensors.a1.tmp", ".encoder.making/.tmpAbCdEf"]
+    left += [f"{LOST}.tmp", "checkpoints/step-000003.safetensors.tmp", ".adapter.making/adapter/config.json"]
+    left += [f".{ENCODER}.making/{ENCODER}.a1.tmp", f".{ENCODER}.making/.tmpAbCdEf"]
     for name in left:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"half a fi")
@@ -72,11 +73,12 @@ def test_what_killed_runs_left_is_replaced_or_removed(finished: Path, flags: lis
 
 
 def test_evaluate_by_itself_removes_what_a_killed_one_left(copied: Path, finished: Path) -> None:
-    for name in (".report-x1/report/events.out.tfevents.1.host.1.0", "report.html.tmp"):
+    left = ["logs/.report.making/report/events.out.tfevents.1.host.1.0", "report.html.tmp"]
+    for name in left:
         (copied / name).parent.mkdir(parents=True, exist_ok=True)
         (copied / name).write_bytes(b"half a fi")
     assert main(["evaluate", "--run", str(copied)]) == 0
-    assert set(contents(copied)) == set(contents(finished))
+    assert set(contents(copied)) == set(contents(finished)) and not (copied / left[0]).exists()
 
 
 def test_a_second_run_in_one_folder_is_told_to_wait(

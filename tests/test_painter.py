@@ -1,6 +1,5 @@
 """The painter: training that learns, committed weights that paint what their README claims, the same in ComfyUI."""
 
-import json
 import random
 import zipfile
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import painted_weights
-from painter import compared, drawable, figures, host, judge, paint, picture, queued, reader, real_pair, train, unet
+from painter import drawable, figures, host, judge, paint, picture, queued, reader, real_pair, train, unet
 from painter.teacher import english_states, write_artifact
 from trainer.encoders.student import Student, load_student
 from zhclip.artifact import load
@@ -113,23 +112,6 @@ def test_stock_nodes_paint_as_the_direct_sampler_does(english: Path, tmp_path: P
     assert np.abs(painted - direct).mean() < 0.02
     assert [*map(reader.read, painted)] == [*map(reader.read, direct)]
     assert reader.score(painted, [prompt.scene for prompt in prompts])["attributes"] > 0.8
-
-
-def test_the_painter_can_be_compared(english: Path, tmp_path: Path) -> None:
-    encoder = tmp_path / "other.safetensors"
-    encoder.write_bytes(english.read_bytes())
-    arguments = ["--english", str(english), "--encoders", str(encoder), "--prompts", "2", "--seeds", "0"]
-    compared.main([*arguments, "--out", str(tmp_path / "out")])
-    found = json.loads((tmp_path / "out" / "figures.json").read_text(encoding="utf-8"))
-    rows = {row["label"]: row for row in found["rows"]}
-    assert [*rows] == ["english", "other", "another prompt", "empty prompt"]
-    assert rows["english"]["attention_cosine"] == pytest.approx(1) and rows["english"]["pixel_distance"] == 0
-    # The English encoder reads no Chinese.
-    assert rows["other"]["attention_cosine"] < 0.95 and rows["empty prompt"]["pixel_distance"] > 0.02
-    assert len(found["rows"][0]["by_layer"]) == 4
-    picture = host.picture(tmp_path / "out" / found["cells"][0]["picture"])
-    assert reader.read(picture[:: host.SHOWN, :: host.SHOWN]) == PROMPTS[0].scene
-    assert "data:image" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_figure_is_judged_by_the_pairs_that_differ() -> None:

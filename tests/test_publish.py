@@ -176,7 +176,6 @@ REFUSED = {
 ONE_BY_ONE = """
 import json, os, sys
 from trainer.__main__ import main
-from trainer.settings import parse_recipe
 for run, token in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = token
     print("\\ncode", main(["publish", "--run", run, "--repo", sys.argv[2], "--push"]), file=sys.stderr)

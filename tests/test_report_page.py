@@ -18,8 +18,10 @@ from trainer.__main__ import main
 from trainer.base.recipe import SettingsError
 from trainer.corpus.stage import read_pairs
 from trainer.report import captions, curves
-from trainer.report.charts import lines, running_mean, thinned, ticks
-from trainer.report.page import LANGUAGES, WORDS, Sources, page
+from trainer.report.charts import Axis, Curves, Histogram, running_mean, thinned
+from trainer.report.evaluation import Evaluation
+from trainer.report.page import LANGUAGES, page
+from trainer.report.predictors import WORDS
 
 WRITTEN = ("report.json", "report.md", "report.html", "report.captions.tsv")
 
@@ -31,9 +33,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def finished(given: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all that a page can show: curves, skill on the way, clip skip."""
-    flags = ["--train.dev_every", "4", "--teacher.skip", "true"]
-    return runs.run(tmp_path_factory.mktemp("finished") / "run", given, *flags)
+    """A run with all that a page can show: curves and skill on the way."""
+    return runs.run(tmp_path_factory.mktemp("finished") / "run", given, "--train.dev_every", "4")
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def test_the_page_has_every_part_in_both_languages_and_needs_nothing_else(finish
     spans = {language: text.count(f'<span class="{language}" lang="{language}">') for language in LANGUAGES}
     assert spans["en"] == spans["zh"] > 60
     report = read(finished)
-    figures = [report["loss"]["content"], report["floors"]["ridge"]["end"], report["skip"]["loss"]["content"]]
+    figures = [report["loss"]["content"], report["floors"]["ridge"]["end"]]
     figures += [report["retrieval_content"]["zh_to_en"]["R@5"], report["norm_ratio"]]
     assert all(f"{figure:.3f}" in text for figure in figures)
     assert text.count("<title>") == 1 + 48 + min(20, report["rows"]) ** 2  # its own, the histogram's, the heat map's
@@ -96,7 +97,7 @@ def test_tensorboard_has_the_reports_figures_under_its_keys(finished: Path) -> N
     logged = curves.EventAccumulator(str(file), size_guidance=curves.ALL).Reload()
     report = read(finished)
     expected = dict(curves.figures(report))
-    assert set(logged.Tags()["scalars"]) == set(expected) >= {"report/loss/all", "report/skill", "report/skip/skill"}
+    assert set(logged.Tags()["scalars"]) == set(expected) >= {"report/loss/all", "report/skill"}
     assert expected["report/floors/constant/content"] == report["floors"]["constant"]["content"]
     for name, value in expected.items():
         (event,) = logged.Scalars(name)
@@ -119,8 +120,7 @@ def test_curves_of_a_resumed_run_are_one_curve(tmp_path: Path) -> None:
 
 def test_a_caption_is_text_and_never_markup(finished: Path) -> None:
     rows = [dataclasses.replace(row, zh="<b>&", en='"<i>') for row in captions.read(finished / "report.captions.tsv")]
-    sources = Sources([0, 1], [[1.0, -0.2], [0.1, 0.9]], {}, {}, {})
-    text = page(read(finished), rows, sources)
+    text = page(Evaluation(read(finished), rows, [0, 1], [[1.0, -0.2], [0.1, 0.9]]))
     assert "<b>&" not in text and "<i>" not in text
     assert "&lt;b&gt;&amp;" in text and '-0.20: <b>& / "<i>' in unescape(text)
     assert 'id="recipe"' not in text and 'class="cold"' in text
@@ -136,22 +136,26 @@ def test_every_phrase_stands_in_both_languages_with_the_same_places() -> None:
 
 
 def test_reasons_for_leaving_a_row_out_are_translated() -> None:
-    folder = Path(curves.__file__).parent
+    folder = Path(curves.__file__).parent.parent / "corpus"
     source = "".join((folder / name).read_text(encoding="ascii") for name in ("pairs.py", "clean.py"))
     assert set(WORDS["reason"]) >= set(re.findall(r'"((?:Chinese|English|no|near|also|mostly) [A-Za-z ]+)"', source))
 
 
 def test_charts_hold_what_they_are_given() -> None:
-    assert ticks(0, 1.05) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert ticks(-0.2, 0.3) == pytest.approx([-0.2, -0.1, 0, 0.1, 0.2, 0.3])
+    assert Axis(0, 1.05, 0, 100).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert Axis(-0.2, 0.3, 0, 100).ticks() == pytest.approx([-0.2, -0.1, 0, 0.1, 0.2, 0.3])
     long = [(float(step), 1.0) for step in range(5000)]
     assert running_mean(long)[2500] == (2500.0, 1.0) and running_mean(long[:30]) == long[:30]
     rising = [(float(step), float(step)) for step in range(100)]
     assert running_mean(rising)[:2] == [(0.0, 0.5), (1.0, 1.0)]
     assert len(thinned(long)) < 700 and thinned(long)[-1] == long[-1]
-    drawn = lines({"aligned": [(0, -0.5), (10, 0.5)], "dev": [(10, 0.4)]})
-    heights = [float(y) for y in re.findall(r",([\d.]+)", drawn)]
-    assert all(0 < y < 260 for y in heights) and "<circle" in drawn
+    drawn = Curves.of({"aligned": [(0, -0.5), (10, 0.5)], "dev": [(10, 0.4)]})
+    assert [name for name, _ in drawn.lines] == ["aligned", "dev"]
+    assert all(0 < y < 260 for _, points in drawn.lines for _, y in points)
+    assert [name for name, _ in Curves.of({"aligned": long}).lines] == ["aligned thin", "aligned"]
+    bars = Histogram.of([0.0, 0.5, 1.0, 1.0], {"constant": 0.7}).bars
+    assert (len(bars), sum(rows for *_, rows in bars), bars[0][0], bars[0][2]) == (48, 4, 0, 1)
+    assert bars[-1][2] == 2 and bars[-1][1] == pytest.approx(1.02)
 
 
 def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:

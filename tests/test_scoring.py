@@ -12,7 +12,7 @@ from trainer.base.recipe import TrainSettings
 from trainer.cache.shards import Cache
 from trainer.report.floors import Floors
 from trainer.report.retrieval import neighbours, retrieval
-from trainer.report.scoring import Norms, Sums
+from trainer.report.scoring import measure, zone_means, zone_ratios
 from trainer.training.objective import cosine_loss, zone_masks
 from trainer.training.schedule import DivergedError, check, rate, total_steps
 from zhclip.calibration import sentence
@@ -34,17 +34,18 @@ def test_zones_part_the_window() -> None:
 
 
 def test_means_by_zone() -> None:
-    sums, norms = Sums(), Norms()
-    target = torch.tensor([1.0, 0.0]).expand(1, 4, 2)
-    z = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1.0, 0.0]]])
-    lengths, mask = torch.tensor([3]), torch.tensor([[True, True, True, False]])
-    assert sums.add(z, target, lengths, mask).tolist() == [[0.0, 1.0, 2.0, 0.0]]
-    norms.add(z, target, lengths)
-    assert norms.ratios()["all"] == pytest.approx(1.0)
-    sums.add(3 * z, target, lengths, mask)
-    norms.add(3 * z, target, lengths)
-    assert norms.ratios() == pytest.approx({"all": 2.0, "position0": 2.0, "content": 2.0, "end": 2.0, "pad": 2.0})
-    assert sums.means() == pytest.approx({"all": 0.75, "position0": 0.0, "content": 1.0, "end": 2.0, "pad": 0.0})
+    target = torch.tensor([1.0, 0.0]).expand(2, 4, 2)
+    z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1.0, 0.0]])
+    zones = zone_masks(torch.tensor([3, 3]), 4)
+    columns = measure(torch.stack([z, 3 * z]), target, torch.tensor([True, True, True, False]).expand(2, -1))
+    assert columns["loss"].tolist() == [[0.0, 1.0, 2.0, 0.0]] * 2
+    assert zone_means(columns["loss"], zones) == pytest.approx(
+        {"all": 0.75, "position0": 0.0, "content": 1.0, "end": 2.0, "pad": 0.0}
+    )
+    ratios = zone_ratios(columns["norm"], target.norm(dim=-1), zones)
+    assert ratios == pytest.approx({"all": 2.0, "position0": 2.0, "content": 2.0, "end": 2.0, "pad": 2.0})
+    full = zone_masks(torch.tensor([4, 4]), 4)
+    assert set(zone_means(columns["loss"], full)) == set(ratios) - {"pad"}
 
 
 def test_retrieval_counts_ranks_in_both_directions_and_ties_against() -> None:
@@ -63,9 +64,8 @@ def test_a_text_without_content_has_a_place_and_no_nan() -> None:
     vectors = sentence(z, mask)
     assert torch.equal(vectors[0], torch.zeros(8)) and torch.allclose(vectors[1], normalize(z[1, 1], dim=-1))
     assert retrieval(vectors, vectors)["zh_to_en"]["R@1"] == 1.0
-    sums = Sums()
-    sums.add(z, z, torch.tensor([2, 3, 4]), torch.arange(4)[None] < torch.tensor([[2], [3], [4]]))
-    assert all(torch.isfinite(part).all() for part in sums.content)
+    columns = measure(z, z, torch.arange(4)[None] < torch.tensor([[2], [3], [4]]))
+    assert torch.isfinite(columns["content"]).all()
 
 
 def test_the_nearest_wrong_caption_is_never_ones_own() -> None:

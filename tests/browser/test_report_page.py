@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from tests import runs
 from tests.browser.conftest import SHOTS
-from trainer.report.page import WORDS
+from trainer.report.predictors import WORDS
 
 pytestmark = pytest.mark.slow  # it needs a browser
 WIDTHS = {"light": 1000, "dark": 390}
@@ -19,7 +19,7 @@ WIDTHS = {"light": 1000, "dark": 390}
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     given = runs.inputs(folder)
-    return runs.run(folder / "run", given, "--train.dev_every", "4", "--teacher.skip", "true") / "report.html"
+    return runs.run(folder / "run", given, "--train.dev_every", "4") / "report.html"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
+from zhclip.artifact import CorpusInfo, TeacherInfo, load, save
 
 from ..base import ConvertSettings, SettingsError, hold, public_name, require, scratch
-from ..encoders import Student, dimensions_of, tokens_of
-from .export import ExportError
+from ..encoders import Student, tokens_of
+from .export import ExportError, artifact_of
 from .published import Published, read
 
 # Read by both sides when the file is checked: empty, Chinese, English, both, with signs that both keep.
@@ -25,7 +25,6 @@ SAMPLES = (
     "\u96e8\u4e2d\u7684\u57ce\u5e02, Van Gogh, 4k",
     "\u5c0f\u6865\u6d41\u6c34\u4eba\u5bb6" * 4,
 )
-NO_TEACHER = "none"
 TOLERANCE = 1e-4
 
 
@@ -39,16 +38,30 @@ def convert_published(settings: ConvertSettings) -> Path:
     out = Path(settings.out)
     if out.suffix not in (".safetensors", ".sft"):
         raise SettingsError(f"--out {out}: ComfyUI lists .safetensors files only; name it so")
-    found = read(source, settings.tokenizer)
-    window = _window(found, settings.window)
-    student = Student(found.bert, tokens_of(found.tokenizer, window, found.where), found.mask_padding)
-    artifact = to_artifact(student, window, settings.licence, public_name(source) or source)
+    published = read(source, settings.tokenizer)
+    positions = published.bert.config.max_position_embeddings
+    window = settings.window or published.window
+    if not 3 <= window <= positions:
+        raise SettingsError(f"--window {window}: {published.where} has {positions} positions; give 3 to {positions}")
+    student = Student(published.bert, tokens_of(published.tokenizer, window, published.where), published.mask_padding)
+    # As it is: no projection, no stored structure, no report.
+    artifact = artifact_of(
+        student,
+        positions=positions,
+        window=window,
+        position0="learnt",
+        teacher=TeacherInfo("none", "", -1, student.bert.config.hidden_size),
+        strategy="converted",
+        corpus=CorpusInfo(0, ""),
+        licence=settings.licence,
+        recipe={"convert": {"source": public_name(source) or source, "window": window}},
+    )
     with hold(out.with_name(f".{out.name}.lock"), f"--out {out}", "--out"), scratch(out) as folder:
         candidate = folder / out.name
         save(artifact, candidate)
-        worst = difference(found, Student.from_artifact(load(candidate)), window)
+        worst = difference(published, Student.from_artifact(load(candidate)), window)
         candidate.replace(out)
-    padding = "masked" if found.mask_padding else "not masked"
+    padding = "masked" if published.mask_padding else "not masked"
     print(
         f"convert: {out}, {out.stat().st_size / 1e6:.0f} MB, {window} positions, padding {padding}; "
         f"largest difference from transformers' output of the source {worst:.1e}"
@@ -56,52 +69,23 @@ def convert_published(settings: ConvertSettings) -> Path:
     return out
 
 
-def _window(found: Published, asked: int | None) -> int:
-    window, positions = asked or found.window, found.bert.config.max_position_embeddings
-    if not 3 <= window <= positions:
-        raise SettingsError(f"--window {window}: {found.where} has {positions} positions; give 3 to {positions}")
-    return window
-
-
-def to_artifact(student: Student, window: int, licence: str, name: str) -> Artifact:
-    """The student as it is: no projection, no stored structure, no report."""
-    dimensions = dimensions_of(student.bert)
-    return Artifact(
-        meta=Meta(
-            dimensions=dimensions,
-            special_ids=student.tokens.special,
-            window=window,
-            mask_padding=student.mask_padding,
-            position0="learnt",
-            teacher=TeacherInfo(NO_TEACHER, "", -1, dimensions.width),
-            strategy="converted",
-            corpus=CorpusInfo(0, ""),
-            licence=licence,
-            recipe={"convert": {"source": name, "window": window}},
-            folding={chr(code): known for code, known in student.tokens.folding.items()},
-        ),
-        bert={k: v for k, v in student.bert.state_dict().items() if "position_ids" not in k},
-        tokenizer_json=student.tokens.tokenizer.to_str().encode("utf-8"),
-    )
-
-
-def difference(found: Published, made: Student, window: int) -> float:
+def difference(published: Published, made: Student, window: int) -> float:
     """Largest difference between the file's outputs and transformers' own of the source, over SAMPLES.
 
     Raises ExportError when it exceeds the tolerance, or when a sample's ids differ.
     """
     texts = [text for text in SAMPLES if made.tokens.length(text) <= window]
-    ids, before = found.encode(texts, window)
+    ids, before = published.encode(texts, window)
     own = torch.tensor([made.tokens.windows(text)[0] for text in texts])
     if not torch.equal(ids, own):
         row, at = (ids != own).nonzero()[0].tolist()
         raise ExportError(
-            f"{found.where}: at position {at} of {texts[row]!a} its own tokenizer has id {int(ids[row, at])} and the "
-            f"file's {int(own[row, at])}; the node frames and pads as BERT does, and cannot run it"
+            f"{published.where}: at position {at} of {texts[row]!a} its own tokenizer has id {int(ids[row, at])} and "
+            f"the file's {int(own[row, at])}; the node frames and pads as BERT does, and cannot run it"
         )
     worst = float((made.encode_ids(ids) - before).abs().max())
     if not worst <= TOLERANCE:
         raise ExportError(
-            f"{found.where}: outputs of the file differ by {worst:.2e} from the source's, over {TOLERANCE:g}"
+            f"{published.where}: outputs of the file differ by {worst:.2e} from the source's, over {TOLERANCE:g}"
         )
     return worst

@@ -6,7 +6,6 @@ Nothing leaves the machine without --push. HF_ENDPOINT and the token are hugging
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData, get_token
@@ -85,7 +84,8 @@ def adapter(folder: Path, meta: Meta) -> dict[str, Path]:
 def card(artifact: Artifact, repo: str, file: str) -> str:
     """The model card: metadata for the hub, and card.md filled in."""
     meta, recipe = artifact.meta, artifact.meta.recipe
-    corpora = paths(recipe["corpus"]["train"])
+    pairs = recipe["corpus"]["train"]
+    corpora = [one if isinstance(one, str) else one["path"] for one in ([pairs] if isinstance(pairs, str) else pairs)]
     student, dev = recipe["student"]["model"], meta.report["corpus"]["name"] or "pairs held out of the corpus"
     data = ModelCardData(
         language=["zh", "en"],
@@ -118,12 +118,6 @@ def card(artifact: Artifact, repo: str, file: str) -> str:
         licence=meta.licence,
     )
     return filled.content.rstrip() + "\n"
-
-
-def paths(corpus: Any) -> list[str]:
-    """The names of a recipe's corpora: one path, or a mixture of sources."""
-    sources = [corpus] if isinstance(corpus, str) else corpus
-    return [source if isinstance(source, str) else source["path"] for source in sources]
 
 
 def push(repo: str, files: dict[str, Path]) -> str:

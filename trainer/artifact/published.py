@@ -60,28 +60,22 @@ class Published:
 
 
 def read(source: str, tokenizer: str | None) -> Published:
-    """Read a folder, a hub id or one file. Raises ModelError when it is no BERT, not whole, or lacks a tokenizer."""
+    """Read a folder, a hub id or one file. Raises ModelError when it is no BERT, not whole, or lacks a tokenizer.
+
+    A diffusers folder, as Taiyi-Stable-Diffusion-1B-Chinese-v0.1 is, has text_encoder/ and tokenizer/. diffusers'
+    StableDiffusionPipeline.encode_prompt pads to the tokenizer's model_max_length, and masks nothing unless the
+    encoder's config.json has use_attention_mask. Taiyi's tokenizer_config.json says 512, its config.json nothing.
+    """
     path = resolve(source, FLAG)
     if path.is_file():
         return _from_file(path, tokenizer)
-    if (path / "text_encoder").is_dir():
-        return _from_pipeline(path, tokenizer)
-    bert, source_model = _from_folder(path)
-    where = f"--{FLAG} {path}"
-    return Published(bert, source_model, _tokenizer(tokenizer or str(path), bert, where), _capped(bert), True, where)
-
-
-def _from_pipeline(folder: Path, tokenizer: str | None) -> Published:
-    """A diffusers folder, as Taiyi-Stable-Diffusion-1B-Chinese-v0.1 is: text_encoder/ and tokenizer/.
-
-    diffusers' StableDiffusionPipeline.encode_prompt pads to the tokenizer's model_max_length, and masks nothing unless
-    the encoder's config.json has use_attention_mask. Taiyi's tokenizer_config.json says 512, its config.json nothing.
-    """
-    where = f"--{FLAG} {folder}"
-    bert, source = _from_folder(folder / "text_encoder")
-    tokens = _tokenizer(tokenizer or str(folder / "tokenizer"), bert, where)
-    masked = bool(read_config(folder / "text_encoder", FLAG).get("use_attention_mask"))
-    return Published(bert, source, tokens, _pipeline_window(tokens, bert), masked, where)
+    where, is_pipeline = f"--{FLAG} {path}", (path / "text_encoder").is_dir()
+    folder = path / "text_encoder" if is_pipeline else path
+    bert, source_model = _from_folder(folder)
+    tokens = _tokenizer(tokenizer or str(path), bert, where)
+    window = _pipeline_window(tokens, bert) if is_pipeline else _capped(bert)
+    masked = not is_pipeline or bool(read_config(folder, FLAG).get("use_attention_mask"))
+    return Published(bert, source_model, tokens, window, masked, where)
 
 
 def _from_file(path: Path, tokenizer: str | None) -> Published:
@@ -108,12 +102,12 @@ def _from_file(path: Path, tokenizer: str | None) -> Published:
 
 
 def _refuse_foreign(tensors: dict[str, torch.Tensor], where: str) -> None:
-    found = min((name for name in tensors if name.endswith(ANCHOR)), key=len, default=None)
-    if found is None:
+    anchor = min((name for name in tensors if name.endswith(ANCHOR)), key=len, default=None)
+    if anchor is None:
         clip = any(name.endswith(CLIP_ANCHOR) for name in tensors)
         what = "CLIP's English text encoder and no BERT" if clip else f"no BERT ({ANCHOR})"
         raise ModelError(f"{where}: it holds {what}; give a checkpoint or a CLIP whose text encoder is a Chinese BERT")
-    if "roberta." in found:  # Chinese RoBERTa is a BERT by its layers and its names; XLM-R's names say roberta
+    if "roberta." in anchor:  # Chinese RoBERTa is a BERT by its layers and its names; XLM-R's names say roberta
         raise ModelError(f"{where}: {XLM_R}")
 
 

@@ -3,8 +3,20 @@ in one line, processes and the device. It hands on plain functions and dataclass
 
 from .allocator import keep_freed_memory
 from .failures import full_disk, goes_on, say, stoppable
-from .files import DamagedError, read_header, read_json, read_tensors, scratch, sweep, write_tensors, write_text
-from .html import STYLE, table
+from .files import (
+    DamagedError,
+    file_sha256,
+    read_header,
+    read_json,
+    read_tensors,
+    replacing,
+    replacing_folder,
+    scratch,
+    sweep,
+    write_tensors,
+    write_text,
+)
+from .html import STYLE, document, markdown_table, table
 from .locks import BusyError, hold, hold_cache, hold_run
 from .processes import best_precision, cpu_has_bf16, default_device, has_bf16, processes
 from .recipe import (
@@ -64,6 +76,8 @@ __all__ = [
     "corpus_name",
     "cpu_has_bf16",
     "default_device",
+    "document",
+    "file_sha256",
     "full_disk",
     "goes_on",
     "guard",
@@ -72,6 +86,7 @@ __all__ = [
     "hold_cache",
     "hold_run",
     "keep_freed_memory",
+    "markdown_table",
     "parse_recipe",
     "processes",
     "public",
@@ -80,6 +95,8 @@ __all__ = [
     "read_json",
     "read_tensors",
     "recipe_parser",
+    "replacing",
+    "replacing_folder",
     "require",
     "say",
     "scratch",

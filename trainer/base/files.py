@@ -6,12 +6,13 @@ the same, so what a killed run left behind is overwritten by the next one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -39,12 +40,9 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str
     layout["__metadata__"][CHECKSUM] = _checksum(layout, data)
     text = json.dumps(layout, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8 bytes
-
-    def write(file: IO[bytes]) -> None:
+    with replacing(path) as file:
         for part in (len(text).to_bytes(8, "little"), text, data):
             file.write(part)
-
-    _replace(path, write)
 
 
 def read_tensors(path: Path, cure: str, verify: bool = False) -> dict[str, torch.Tensor]:
@@ -82,7 +80,37 @@ def read_json(path: Path, cure: str) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all, in UTF-8."""
-    _replace(path, lambda file: file.write(text.encode("utf-8")))
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into, which takes the place of `path` when the block ends, and is gone when the block fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)  # on a full disk every byte of it is needed
+        if isinstance(error, OSError) and error.filename is None:  # a write that fails does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same of a folder: an empty one to fill."""
+    with scratch(path) as folder:
+        made = folder / path.name
+        made.mkdir()
+        yield made
+        shutil.rmtree(path, ignore_errors=True)
+        made.replace(path)
 
 
 @contextmanager
@@ -109,20 +137,14 @@ def sweep(folder: Path, *patterns: str) -> None:
                 left.unlink()
 
 
-def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)  # on a full disk every byte of it is needed
-        if isinstance(error, OSError) and error.filename is None:  # a write that fails does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+def file_sha256(*paths: Path) -> str:
+    """Digest of files, in this order; of one file, what sha256sum says."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                total.update(block)
+    return total.hexdigest()
 
 
 def _verify(path: Path, cure: str) -> None:

@@ -15,10 +15,9 @@ from .recipe import Recipe
 # What a killed run can leave beside the stages' results in its folder, and in the cache's.
 LEFT = (
     "recipe.yaml.tmp",
-    ".encoder.making",
+    ".*.making",
+    "logs/.*.making",
     "report.*.tmp",
-    ".adapter-*",
-    ".report-*",
     *(f"{part}/*.tmp" for part in ("corpus", "checkpoints", "card")),
 )
 LEFT_IN_CACHE = ("train*/*/*.tmp", "dev*/*/*.tmp")

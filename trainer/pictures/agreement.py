@@ -8,67 +8,66 @@ of differences that came before it. The predicted noise is another, whole pass, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch.nn.functional import cosine_similarity
 
-Answers = list[dict[str, torch.Tensor]]
-"""For each timestep the output of each layer, (1, queries, channels), and `noise`, (1, 4, H, W)."""
+Answer = dict[str, torch.Tensor]
+"""The output of each layer, (1, queries, channels), and `noise`, (1, 4, H, W)."""
+NOISE = "noise"
 
 
 @torch.inference_mode()
-def reference_answers(unet: Any, queries: dict[str, torch.Tensor], conditioning: torch.Tensor) -> Answers:
+def answer(
+    unet: Any, sample: torch.Tensor, timestep: torch.Tensor, conditioning: torch.Tensor, onwards: Answer | None = None
+) -> Answer:
+    """What the UNet makes of a conditioning (T, D). Behind each layer its own output goes on, or that of `onwards`."""
+    outputs: Answer = {}
+
+    def keep(name: str) -> Callable[..., torch.Tensor | None]:
+        def hook(module: torch.nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor | None:
+            outputs[name] = output
+            return onwards[name] if onwards else None
+
+        return hook
+
+    where = dict(device=unet.device, dtype=unet.dtype)
+    with ExitStack() as hooks:
+        for name, part in unet.named_modules():
+            if name.endswith(".attn2"):
+                hooks.enter_context(part.register_forward_hook(keep(layer_name(name))))
+        noise = unet(sample[None].to(**where), timestep.to(unet.device), conditioning[None].to(**where)).sample
+    return outputs | {NOISE: noise}
+
+
+def reference_answers(unet: Any, queries: dict[str, torch.Tensor], conditioning: torch.Tensor) -> list[Answer]:
     """What the UNet answers the English conditioning (T, D) at each of the kept inputs."""
-    answers = []
-    for sample, timestep in zip(queries["input"], queries["timestep"]):
-        answer: dict[str, torch.Tensor] = {}
-
-        def keep(name: str, output: torch.Tensor, into: dict[str, torch.Tensor] = answer) -> torch.Tensor:
-            into[name] = output
-            return output
-
-        answer["noise"] = _observed(unet, sample, timestep, conditioning, keep)
-        answers.append(answer)
-    return answers
+    asked = zip(queries["input"], queries["timestep"])
+    return [answer(unet, sample, timestep, conditioning) for sample, timestep in asked]
 
 
-@torch.inference_mode()
 def agreement(
-    unet: Any, queries: dict[str, torch.Tensor], reference: Answers, conditioning: torch.Tensor
+    unet: Any, queries: dict[str, torch.Tensor], reference: list[Answer], conditioning: torch.Tensor
 ) -> dict[str, Any]:
     """A conditioning (T, D) against the reference's answers.
 
     `layers` and `timesteps` name them; `attention_cosine` and `attention_error` are timesteps x layers, `noise_cosine`
     and `noise_error` one a timestep. Cosines of attention are means over queries; errors are |a - b| / |b|.
     """
-    found: dict[str, Any] = {
-        "timesteps": [round(float(timestep)) for timestep in queries["timestep"]],
-        "layers": [name for name in reference[0] if name != "noise"],
-    }
-    rows: dict[str, list] = {f"{of}_{what}": [] for of in ("attention", "noise") for what in ("cosine", "error")}
-    for sample, timestep, answer in zip(queries["input"], queries["timestep"], reference):
-        likeness: list[tuple[float, float]] = []
-
-        def compare(
-            name: str,
-            output: torch.Tensor,
-            theirs: dict[str, torch.Tensor] = answer,
-            into: list[tuple[float, float]] = likeness,
-        ) -> torch.Tensor:
-            cosines = cosine_similarity(output.float(), theirs[name].float(), dim=-1)
-            into.append((float(cosines.mean()), relative_error(output, theirs[name])))
-            return theirs[name]
-
-        _observed(unet, sample, timestep, conditioning, compare)
-        rows["attention_cosine"].append([cosine for cosine, _ in likeness])
-        rows["attention_error"].append([error for _, error in likeness])
-        noise, expected = _asked(unet, sample, timestep, conditioning), answer["noise"]
-        rows["noise_cosine"].append(
-            float(cosine_similarity(noise.float().flatten(), expected.float().flatten(), dim=0))
-        )
+    layers = [name for name in reference[0] if name != NOISE]
+    rows: dict[str, list] = {f"{of}_{what}": [] for of in ("attention", NOISE) for what in ("cosine", "error")}
+    for sample, timestep, theirs in zip(queries["input"], queries["timestep"], reference):
+        own = answer(unet, sample, timestep, conditioning, theirs)
+        cosines = [cosine_similarity(own[name].float(), theirs[name].float(), dim=-1) for name in layers]
+        rows["attention_cosine"].append([float(cosine.mean()) for cosine in cosines])
+        rows["attention_error"].append([relative_error(own[name], theirs[name]) for name in layers])
+        noise, expected = answer(unet, sample, timestep, conditioning)[NOISE], theirs[NOISE]
+        cosine = cosine_similarity(noise.float().flatten(), expected.float().flatten(), dim=0)
+        rows["noise_cosine"].append(float(cosine))
         rows["noise_error"].append(relative_error(noise, expected))
-    return found | rows
+    return {"timesteps": [round(float(timestep)) for timestep in queries["timestep"]], "layers": layers, **rows}
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -81,29 +80,3 @@ def layer_name(module: str) -> str:
     parts = module.split(".")
     block, numbers = parts[0].removesuffix("_blocks").removesuffix("_block"), [p for p in parts[:4] if p.isdigit()]
     return f"{block} {'.'.join(numbers)}"
-
-
-def _observed(
-    unet: Any,
-    sample: torch.Tensor,
-    timestep: torch.Tensor,
-    conditioning: torch.Tensor,
-    observe: Callable[[str, torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    """The predicted noise, where `observe` is shown each cross-attention's output and says what goes on from there."""
-    layers = {layer_name(name): part for name, part in unet.named_modules() if name.endswith(".attn2")}
-
-    def hook(name: str) -> Callable[..., torch.Tensor]:
-        return lambda module, arguments, output: observe(name, output)
-
-    hooks = [part.register_forward_hook(hook(name)) for name, part in layers.items()]
-    try:
-        return _asked(unet, sample, timestep, conditioning)
-    finally:
-        for one in hooks:
-            one.remove()
-
-
-def _asked(unet: Any, sample: torch.Tensor, timestep: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
-    where = dict(device=unet.device, dtype=unet.dtype)
-    return unet(sample[None].to(**where), timestep.to(unet.device), conditioning[None].to(**where)).sample

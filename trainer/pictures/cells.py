@@ -1,4 +1,4 @@
-"""What a comparison is made of: prompts, rows, and one cell for each picture.
+"""What a comparison is made of: prompts, their readers, one a row, and one cell for each picture.
 
 A cell's name is a digest of all that shapes its picture. So what is painted already is known by its file's name, and a
 row that asks for a picture of another row, as `another prompt` does, finds it.
@@ -16,7 +16,7 @@ from typing import Any
 
 from zhclip.artifact import read_meta
 
-from ..base import CompareSettings, SettingsError
+from ..base import CompareSettings, SettingsError, file_sha256
 from ..corpus import CorpusError, lines
 
 DEFAULT = Path(__file__).with_name("prompts.tsv")
@@ -33,8 +33,8 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of the grid. `reads`: which text its encoder is given: zh, en, paraphrase, other or empty."""
+class Reader:
+    """One row: an encoder, and which text it reads: zh, en, paraphrase, other or empty."""
 
     label: str
     encoder: str
@@ -50,9 +50,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture: row and column, the text as its encoder reads it, and all that shapes the picture."""
+    """One picture: its reader and column, the text as it is read, and all that shapes the picture."""
 
-    row: Row
+    reader: Reader
     column: int
     text: str
     seed: int
@@ -75,19 +75,19 @@ def read_prompts(path: Path) -> list[Prompt]:
             raise CorpusError(f"--prompts {path}: line {number} is {fault}; save the file as UTF-8")
         texts.append(line + "\n")
     plain = path.suffix.lower() == ".tsv"
-    found = list(
-        csv.reader(texts, delimiter="\t" if plain else ",", quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
+    records = csv.DictReader(
+        texts, delimiter="\t" if plain else ",", quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
     )
-    header = found[0]
+    header = records.fieldnames or []
     if not {"zh", "en"} <= set(header):
         raise CorpusError(f"--prompts {path}: its columns are {', '.join(header)}; it needs zh and en")
     prompts = []
-    for number, values in enumerate(found[1:], 2):
-        record = {name: value.strip() for name, value in zip(header, values)}
-        missing = [name for name in ("zh", "en", "paraphrase") if name in header and not record.get(name)]
-        if values and missing:
-            raise CorpusError(f"--prompts {path}: row {number} has no {missing[0]}; each column is filled or left out")
-        prompts += [Prompt(record["zh"], record["en"], record.get("paraphrase", ""))] if values else []
+    for record in records:
+        fields = {name: (record[name] or "").strip() for name in ("zh", "en", "paraphrase") if name in header}
+        if missing := next((name for name, text in fields.items() if not text), None):
+            row = records.line_num
+            raise CorpusError(f"--prompts {path}: row {row} has no {missing}; each column is filled or left out")
+        prompts.append(Prompt(**fields))
     if not prompts:
         raise CorpusError(f"--prompts {path}: it has a header and no prompt")
     return prompts
@@ -108,24 +108,23 @@ def listed(value: Any) -> list[str]:
 def seeds(settings: CompareSettings) -> list[int]:
     """The seeds, each once. Raises SettingsError."""
     try:
-        found = [int(part) for part in listed(settings.seeds)]
+        numbers = [int(part) for part in listed(settings.seeds)]
     except ValueError as error:
         raise SettingsError(f"--seeds {settings.seeds}: give whole numbers, such as 42 or 1,2,3") from error
-    if not found or min(found) < 0 or max(found) >= 2**63:
+    if not numbers or min(numbers) < 0 or max(numbers) >= 2**63:
         raise SettingsError(f"--seeds {settings.seeds}: give whole numbers from 0 on")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(numbers))
 
 
-def rows(settings: CompareSettings, paraphrased: bool, checkpoint_sha256: str) -> list[Row]:
+def readers(settings: CompareSettings, paraphrased: bool, checkpoint_sha256: str) -> list[Reader]:
     """The reference, the encoders, the ceiling where there is one, the floors. Raises as `zhclip.artifact.load`."""
     paths = [path for path in dict.fromkeys(listed(settings.encoders)) if path != ENGLISH]
-    ceiling = [Row("English paraphrase", ENGLISH, "paraphrase", checkpoint_sha256)] if paraphrased else []
+    by_clip = {"English paraphrase": "paraphrase"} if paraphrased else {}
+    by_clip |= {"another prompt": "other", "empty prompt": "empty"}
     return [
-        Row(ENGLISH, ENGLISH, "en", checkpoint_sha256),
-        *(Row(label, path, "zh", file_sha256(Path(path))) for path, label in zip(paths, labels(paths))),
-        *ceiling,
-        Row("another prompt", ENGLISH, "other", checkpoint_sha256),
-        Row("empty prompt", ENGLISH, "empty", checkpoint_sha256),
+        Reader(ENGLISH, ENGLISH, "en", checkpoint_sha256),
+        *(Reader(label, path, "zh", file_sha256(Path(path))) for path, label in zip(paths, labels(paths))),
+        *(Reader(label, ENGLISH, reads, checkpoint_sha256) for label, reads in by_clip.items()),
     ]
 
 
@@ -137,25 +136,17 @@ def labels(paths: list[str]) -> list[str]:
     return [name if short.count(name) == 1 and name != ENGLISH else path for name, path in zip(short, paths)]
 
 
-def cells(settings: CompareSettings, prompts: list[Prompt], made: list[Row], common: dict[str, Any]) -> list[Cell]:
+def cells(
+    settings: CompareSettings, prompts: list[Prompt], readers: list[Reader], common: dict[str, Any]
+) -> list[Cell]:
     """Every cell, seed by seed and prompt by prompt, the reference first. `common`: what all pictures share."""
-    found = []
+    made = []
     for seed in seeds(settings):
         for column, prompt in enumerate(prompts):
-            texts = {"empty": "", "other": another(prompts, column), "en": prompt.en, "zh": prompt.zh}
-            texts["paraphrase"] = prompt.paraphrase
-            for row in made:
-                name = row.encoder if row.encoder == ENGLISH else Path(row.label).name
-                own = {"encoder": name, "encoder sha256": row.sha256, "prompt": texts[row.reads], "seed": seed}
-                found.append(Cell(row, column, texts[row.reads], seed, {**common, **own}))
-    return found
-
-
-def file_sha256(*paths: Path) -> str:
-    """Digest of files, in this order; of one file, what sha256sum says."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                total.update(block)
-    return total.hexdigest()
+            texts = {**vars(prompt), "empty": "", "other": another(prompts, column)}
+            for reader in readers:
+                name = reader.encoder if reader.encoder == ENGLISH else Path(reader.label).name
+                text = texts[reader.reads]
+                own = {"encoder": name, "encoder sha256": reader.sha256, "prompt": text, "seed": seed}
+                made.append(Cell(reader, column, text, seed, {**common, **own}))
+    return made

@@ -25,16 +25,16 @@ def encode_all(settings: CompareSettings, checkpoint: Path, cells: Iterable[Cell
     """The conditioning of every cell and of each encoder's empty prompt. `layer`: the hidden state of the CLIP."""
     wanted: dict[str, dict[str, None]] = {}
     for cell in cells:
-        wanted.setdefault(cell.row.encoder, {"": None})[cell.text] = None
-    found: Conditionings = {}
+        wanted.setdefault(cell.reader.encoder, {"": None})[cell.text] = None
+    made: Conditionings = {}
     for encoder, texts in tqdm(wanted.items(), desc="encode", unit="encoder"):
         if encoder == ENGLISH:
             teacher = load_clip(settings, checkpoint, layer)
-            found |= {(encoder, text): english(teacher, text) for text in texts}
+            made |= {(encoder, text): english(teacher, text) for text in texts}
         else:
             student = Student.from_artifact(load(encoder))
-            found |= {(encoder, text): student.encode_prompt(text).float().cpu() for text in texts}
-    return found
+            made |= {(encoder, text): student.encode_prompt(text).float().cpu() for text in texts}
+    return made
 
 
 def load_clip(settings: CompareSettings, checkpoint: Path, layer: int) -> Teacher:

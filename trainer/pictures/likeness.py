@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,18 @@ class Scorer:
             raise ModelError(f"--{FLAG} {folder}: tensors are missing, the first is {sorted(said['missing_keys'])[0]}")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.clip = clip.train(False).to(self.device)
+        # Each picture is read once, though it is a reference of many.
+        self.picture, self.text = functools.cache(self._picture), functools.cache(self._text)
 
     @torch.inference_mode()
-    def picture(self, path: Path) -> torch.Tensor:
+    def _picture(self, path: Path) -> torch.Tensor:
         """A picture's unit vector (D,)."""
         pixels = self.processor(Image.open(path).convert("RGB"), return_tensors="pt").pixel_values
         vision = self.clip.vision_model(pixels.to(self.device))
         return _unit(self.clip.visual_projection(vision.pooler_output))
 
     @torch.inference_mode()
-    def text(self, text: str) -> torch.Tensor:
+    def _text(self, text: str) -> torch.Tensor:
         """A text's unit vector (D,); what is beyond the window is cut."""
         batch: Any = self.tokenizer([text], truncation=True, max_length=77, return_tensors="pt").to(self.device)
         return _unit(self.clip.text_projection(self.clip.text_model(**batch).pooler_output))

@@ -61,13 +61,13 @@ def load_pipeline(checkpoint: Path, sampler: str) -> StableDiffusionPipeline:
 
 def scheduler_class(name: str) -> Any:
     """A scheduler of diffusers by the name of its class. Raises SettingsError with those that there are."""
-    found = getattr(diffusers, name, None) if re.fullmatch(r"\w+Scheduler", name) else None
-    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+    scheduler = getattr(diffusers, name, None) if re.fullmatch(r"\w+Scheduler", name) else None
+    if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
         raise SettingsError(
             f"--sampler {name}: diffusers has no such scheduler; usual ones are DDIMScheduler, PNDMScheduler, "
             "EulerDiscreteScheduler, EulerAncestralDiscreteScheduler and DPMSolverMultistepScheduler"
         )
-    return found
+    return scheduler
 
 
 def from_folder(folder: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL, dict[str, Any]]:
@@ -160,8 +160,7 @@ def paint(
         sample, timestep = arguments
         asked.append((sample[-1:].float().cpu(), torch.as_tensor(timestep).float().cpu()))
 
-    hook = unet.register_forward_pre_hook(keep)
-    try:
+    with unet.register_forward_pre_hook(keep):
         image = pipeline(
             prompt_embeds=conditioning[None].to(unet.device, dtype),
             negative_prompt_embeds=negative[None].to(unet.device, dtype),
@@ -172,11 +171,8 @@ def paint(
             guidance_scale=made_with["guidance"],
             generator=generator,  # goes on behind the starting noise, for samplers that add some at each step
         ).images[0]
-    finally:
-        hook.remove()
-    chosen = [one for at, one in enumerate(asked) if at in kept]
-    queries = {"input": torch.cat([one[0] for one in chosen]), "timestep": torch.stack([one[1] for one in chosen])}
-    return png(image, made_with), queries
+    samples, timesteps = zip(*(query for at, query in enumerate(asked) if at in kept))
+    return png(image, made_with), {"input": torch.cat(samples), "timestep": torch.stack(timesteps)}
 
 
 def png(image: Any, made_with: dict[str, Any]) -> bytes:

@@ -4,13 +4,15 @@ the pages that show them. It hands on RUN/report.json and what the artifact stor
 from .differences import compare_reports
 from .floors import answers
 from .further import cache_further, score_further
-from .markdown import ROWS, to_markdown
+from .markdown import to_markdown
+from .predictors import LABELS, by_predictor
 from .stage import Finished, evaluate, evaluate_run, strategy_name
 
 __all__ = [
-    "ROWS",
+    "LABELS",
     "Finished",
     "answers",
+    "by_predictor",
     "cache_further",
     "compare_reports",
     "evaluate",

@@ -1,58 +1,60 @@
-"""Charts as inline SVG: figures in, text out. Colours are classes, so that a page chooses them for light and dark."""
+"""Figures as places on a chart, which the page's template draws."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 Points = Sequence[tuple[float, float]]
-WIDTH, HEIGHT = 720, 260
+WIDTH, HEIGHT, TALL = 720, 260, 100  # of curves and of a histogram's bars
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 26
 DRAWN = 600  # points of a line: more than a screen shows
 SMOOTH = 40  # a running mean takes this fraction of a line's points
+BARS = 48
 
 
-def lines(series: dict[str, Points]) -> str:
-    """Lines over a common x axis and a y axis with 0, by CSS class. A long one lies thin under its running mean."""
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points]
-    base, top = min(0.0, *ys), max(0.0, *ys) * 1.05 or 1.0
-    low, high = min(xs), max(max(xs), min(xs) + 1)
+@dataclass(frozen=True)
+class Axis:
+    """Values from `low` to `high`, drawn from `start` to `end`."""
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = (x - low) / (high - low) * (WIDTH - LEFT - RIGHT)
-        return LEFT + across, HEIGHT - BOTTOM - (y - base) / (top - base) * (HEIGHT - TOP - BOTTOM)
+    low: float
+    high: float
+    start: float
+    end: float
 
-    parts = []
-    for tick in ticks(base, top):
-        y = at(low, tick)[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in ticks(low, high):
-        x = at(tick, base)[0]
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{tick:,.10g}</text>')
-    for name, points in series.items():
-        mean = running_mean(points)
-        if mean is not points:
-            parts.append(_path(f"{name} thin", [at(*point) for point in thinned(points)]))
-        parts.append(_path(name, [at(*point) for point in thinned(mean)]))
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
+    def at(self, value: float) -> float:
+        """Where a value lies."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self, about: int = 5) -> list[float]:
+        """Round numbers from low to high, about so many."""
+        raw = (self.high - self.low) / about
+        size = 10 ** math.floor(math.log10(raw))
+        step = min((size * m for m in (1, 2, 5, 10)), key=lambda s: abs(s - raw))
+        first = math.ceil(self.low / step - 1e-9)
+        return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def _path(name: str, points: Points) -> str:
-    if len(points) == 1:
-        return f'<circle class="{name}" cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="3"/>'
-    return f'<polyline class="{name}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+class Curves(NamedTuple):
+    """Lines by CSS class over common axes, the vertical one with 0. A long one lies thin under its running mean."""
 
+    x: Axis
+    y: Axis
+    lines: list[tuple[str, Points]]
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from low to high, about so many."""
-    raw = (high - low) / about
-    size = 10 ** math.floor(math.log10(raw))
-    step = min((size * m for m in (1, 2, 5, 10)), key=lambda s: abs(s - raw))
-    first = math.ceil(low / step - 1e-9)
-    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
+    @classmethod
+    def of(cls, series: Mapping[str, Points]) -> Curves:
+        """Of points by CSS class."""
+        xs, ys = zip(*(point for points in series.values() for point in points))
+        x = Axis(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)
+        y = Axis(min(0.0, *ys), max(0.0, *ys) * 1.05 or 1.0, HEIGHT - BOTTOM, TOP)
+        lines = [(f"{name} thin", points) for name, points in series.items() if running_mean(points) is not points]
+        lines += [(name, running_mean(points)) for name, points in series.items()]
+        return cls(x, y, [(name, [(x.at(a), y.at(b)) for a, b in thinned(points)]) for name, points in lines])
 
 
 def running_mean(points: Points) -> Points:
@@ -71,44 +73,17 @@ def thinned(points: Points) -> Points:
     return [*points[:-1:step], points[-1]]
 
 
-def heat(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], cell: int = 22) -> str:
-    """A grid of cosines: deep where alike, another colour below 0. Rows and columns are numbered from 1; a cell's
-    tooltip names both. The diagonal is outlined."""
-    side = cell * (len(values) + 1)
-    parts = []
-    for i, line in enumerate(values):
-        middle = cell * (i + 1.5) + 4
-        parts.append(f'<text x="{cell - 6}" y="{middle:.0f}" text-anchor="end">{i + 1}</text>')
-        parts.append(f'<text x="{middle - 4:.0f}" y="{cell - 7}" text-anchor="middle">{i + 1}</text>')
-        for j, value in enumerate(line):
-            name = "cold" if value < 0 else "warm"
-            place = f'x="{cell * (j + 1)}" y="{cell * (i + 1)}" width="{cell - 1}" height="{cell - 1}"'
-            tip = escape(f"{value:.2f}: {rows[i]} / {columns[j]}")
-            own = " own" if i == j else ""
-            parts.append(f'<rect class="{name}{own}" {place} fill-opacity="{min(1, abs(value)):.2f}"><title>{tip}')
-            parts.append("</title></rect>")
-    return f'<svg viewBox="0 0 {side} {side}" role="img">{"".join(parts)}</svg>'
+class Histogram(NamedTuple):
+    """Bars from 0 to the largest of values and marks. A mark is an upright line of its CSS class."""
 
+    x: Axis
+    bars: list[tuple[float, float, int]]  # from, to, count
+    marks: Mapping[str, float]
 
-def spread(values: Sequence[float], marks: dict[str, float], bars: int = 48) -> str:
-    """A histogram from 0 to the largest of values and marks; a mark is an upright line of that CSS class."""
-    top = max([*values, *marks.values()]) * 1.02 or 1.0
-    counted = WIDTH - LEFT - RIGHT
-    counts = [0] * bars
-    for value in values:
-        counts[min(bars - 1, max(0, int(value / top * bars)))] += 1
-    wide, high = counted / bars, 100
-    parts = []
-    for i, count in enumerate(counts):
-        tall = high * count / max(counts)
-        tip = f"<title>{i * top / bars:.2f} - {(i + 1) * top / bars:.2f}: {count:,}</title>"
-        parts.append(f'<rect class="warm" x="{LEFT + i * wide:.1f}" y="{high - tall:.1f}" width="{wide - 1:.1f}" ')
-        parts.append(f'height="{tall:.1f}">{tip}</rect>')
-    for name, value in marks.items():
-        x = LEFT + value / top * counted
-        parts.append(f'<line class="{name}" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{high}"/>')
-    for tick in ticks(0, top, 8):
-        parts.append(
-            f'<text x="{LEFT + tick / top * counted:.1f}" y="{high + 16}" text-anchor="middle">{tick:g}</text>'
-        )
-    return f'<svg viewBox="0 0 {WIDTH} {high + 20}" role="img">{"".join(parts)}</svg>'
+    @classmethod
+    def of(cls, values: Sequence[float], marks: Mapping[str, float]) -> Histogram:
+        """Of values, and marks by CSS class."""
+        top = max([*values, *marks.values()]) * 1.02 or 1.0
+        counts, edges = np.histogram(np.clip(values, 0, top), BARS, (0, top))
+        bars = list(zip(edges.tolist(), edges[1:].tolist(), counts.tolist()))
+        return cls(Axis(0, top, LEFT, WIDTH - RIGHT), bars, marks)

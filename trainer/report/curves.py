@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
+
+from ..base import replacing_folder
 
 EVENTS = "events.out.tfevents.*"
 REPORT = "report"
@@ -20,13 +20,13 @@ def read(logs: Path) -> dict[str, list[tuple[int, float]]]:
     """What training logged, as (step, value) by name. Of a step that a resumed run took again the newer value counts;
     empty where there are no files."""
     files = [path for path in logs.rglob(EVENTS) if path.relative_to(logs).parts[0] != REPORT]
-    found: dict[str, dict[int, float]] = {}
+    logged: dict[str, dict[int, float]] = {}
     for path in sorted(files, key=lambda path: path.name):  # named by the time at which they were begun
         events = EventAccumulator(str(path), size_guidance=ALL)
         events.Reload()
         for name in events.Tags()["scalars"]:
-            found.setdefault(name, {}).update((event.step, event.value) for event in events.Scalars(name))
-    return {name: sorted(values.items()) for name, values in sorted(found.items())}
+            logged.setdefault(name, {}).update((event.step, event.value) for event in events.Scalars(name))
+    return {name: sorted(values.items()) for name, values in sorted(logged.items())}
 
 
 def figures(report: dict[str, Any], name: str = REPORT) -> Iterator[tuple[str, float]]:
@@ -40,11 +40,6 @@ def figures(report: dict[str, Any], name: str = REPORT) -> Iterator[tuple[str, f
 
 def write(logs: Path, report: dict[str, Any], step: int) -> None:
     """Log a report's figures at a step into LOGS/report, in place of an earlier evaluation's."""
-    logs.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=logs.parent, prefix=".report-", ignore_cleanup_errors=True) as temporary:
-        made = Path(temporary) / REPORT
-        with SummaryWriter(str(made)) as writer:
-            for name, value in figures(report):
-                writer.add_scalar(name, value, step)
-        shutil.rmtree(logs / REPORT, ignore_errors=True)
-        made.replace(logs / REPORT)
+    with replacing_folder(logs / REPORT) as folder, SummaryWriter(str(folder)) as writer:
+        for name, value in figures(report):
+            writer.add_scalar(name, value, step)

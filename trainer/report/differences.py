@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from html import escape
+from operator import getitem
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ..base import STYLE, CompareReportsSettings, SettingsError, table, write_text
-from ..training import ZONES
+from ..base import CompareReportsSettings, SettingsError, document, markdown_table, table, write_text
 from . import captions
 from .captions import Caption
-from .markdown import ROWS
+from .predictors import LABELS, by_predictor
 
 RESAMPLES, SEED = 2000, 0
 # Figures of a caption whose means are compared, and whether more is better.
 FIGURES = {"loss": False, "content loss": False, "R@1": True, "content R@1": True}
+RECALLS = {
+    "zh to en R@1": ("retrieval", "zh_to_en", "R@1"),
+    "zh to en R@5": ("retrieval", "zh_to_en", "R@5"),
+    "en to zh R@1": ("retrieval", "en_to_zh", "R@1"),
+    "content zh to en R@1": ("retrieval_content", "zh_to_en", "R@1"),
+    "content en to zh R@1": ("retrieval_content", "en_to_zh", "R@1"),
+}
+TITLE = "Reports compared"
 NOTE = (
     "Each difference is the mean over the captions, less the first report's, with its 95 % interval from "
     f"{RESAMPLES:,} paired resamples of the captions; R@1 is zh to en, and a caption keeps its hit or miss among all. "
@@ -25,17 +36,16 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A title, the columns' names, and rows of texts."""
+class Table(NamedTuple):
+    """A title, rows of texts, and the columns' names."""
 
     title: str
-    names: list[str]
     rows: list[list[str]]
+    names: list[str]
 
 
 @dataclass(frozen=True)
-class Scored:
+class Entry:
     """A report and its captions. `name` is what the command line called it."""
 
     name: str
@@ -43,7 +53,7 @@ class Scored:
     captions: list[Caption]
 
     @classmethod
-    def read(cls, name: str) -> Scored:
+    def read(cls, name: str) -> Entry:
         """Of a run's folder or a report.json. Raises SettingsError."""
         path = Path(name) / "report.json" if Path(name).is_dir() else Path(name)
         if not path.is_file():
@@ -66,25 +76,31 @@ def compare_reports(settings: CompareReportsSettings) -> None:
     """Stage `compare-reports`: tables to the screen and, with --out, to a file."""
     if len(settings.reports) < 2:
         raise SettingsError("give two reports or more: runs' folders, or report.json files")
-    scored = [Scored.read(name) for name in settings.reports]
-    for other in scored[1:]:
-        comparable(scored[0], other)
-    tables = [losses(scored), recalls(scored), differences(scored)]
-    head = f"{len(scored[0].captions):,} captions, {scored[0].report['window']} positions."
+    entries = [Entry.read(name) for name in settings.reports]
+    for other in entries[1:]:
+        comparable(entries[0], other)
+    losses: dict[str, tuple[str, ...]] = {zone: ("loss", zone) for zone in entries[0].report["loss"]}
+    losses |= {"skill": ("skill",), "norm ratio": ("norm_ratio",)}
+    tables = [
+        side_by_side("Mean cosine loss, lower is better", entries, losses),
+        side_by_side("Share of captions that find their own translation, higher is better", entries, RECALLS),
+        differences(entries),
+    ]
+    head = f"{len(entries[0].captions):,} captions, {entries[0].report['window']} positions."
     print(as_markdown(head, tables))
     if settings.out:
         written = as_html if Path(settings.out).suffix in (".html", ".htm") else as_markdown
         write_text(Path(settings.out), written(head, tables))
 
 
-def comparable(one: Scored, other: Scored) -> None:
+def comparable(one: Entry, other: Entry) -> None:
     """Raise SettingsError unless two reports are of the same captions in windows of the same size."""
     if one.report["window"] != other.report["window"]:
         raise SettingsError(
             f"{one.name} was scored at {one.report['window']} positions and {other.name} at {other.report['window']}: "
             "their losses cannot be compared"
         )
-    texts, others = ([(c.zh, c.en) for c in scored.captions] for scored in (one, other))
+    texts, others = ([(c.zh, c.en) for c in entry.captions] for entry in (one, other))
     if texts == others:
         return
     alone, behind = (len(set(a) - set(b)) for a, b in ((texts, others), (others, texts)))
@@ -95,38 +111,28 @@ def comparable(one: Scored, other: Scored) -> None:
     )
 
 
-def losses(scored: list[Scored]) -> Table:
-    """Losses by zone of each report, then each floor once; twice where the reports do not share it."""
-    zones = [zone for zone in ZONES if zone in scored[0].report["loss"]]
-    rows = []
-    for one in scored:
-        by_zone = [f"{one.report['loss'][zone]:.3f}" for zone in zones]
-        rows.append([one.name, *by_zone, f"{one.report['skill']:.3f}", f"{one.report['norm_ratio']:.3f}"])
-    for label, name, report in floors(scored):
-        rows.append([label, *(f"{report['floors'][name][zone]:.3f}" for zone in zones), "", ""])
-    return Table("Mean cosine loss, lower is better", ["", *zones, "skill", "norm ratio"], rows)
+def side_by_side(title: str, entries: list[Entry], columns: Mapping[str, tuple[str, ...]]) -> Table:
+    """Each report, then each floor once; twice where the reports do not share it. Columns are keys into a report."""
+    rows = [(entry.name, "aligned", entry.report) for entry in entries] + floors(entries)
+    texts = [[label, *(_figure(report, name, *keys) for keys in columns.values())] for label, name, report in rows]
+    return Table(title, texts, ["", *columns])
 
 
-def recalls(scored: list[Scored]) -> Table:
-    """Retrieval of each report, then each floor once."""
-    sides = [("", "zh_to_en", "R@1"), ("", "zh_to_en", "R@5"), ("", "en_to_zh", "R@1")]
-    sides += [("_content", "zh_to_en", "R@1"), ("_content", "en_to_zh", "R@1")]
-    names = [f"{'content ' if of else ''}{side.replace('_', ' ')} {rank}" for of, side, rank in sides]
-    rows = [[one.name, *(f"{one.report['retrieval' + of][s][r]:.3f}" for of, s, r in sides)] for one in scored]
-    for label, name, report in floors(scored):
-        rows.append([label, *(f"{report['floors_retrieval' + of][name][s][r]:.3f}" for of, s, r in sides)])
-    return Table("Share of captions that find their own translation, higher is better", ["", *names], rows)
+def _figure(report: dict, predictor: str, part: str, *keys: str) -> str:
+    if not keys:  # of the encoder alone
+        return f"{report[part]:.3f}" if predictor == "aligned" else ""
+    return f"{reduce(getitem, keys, by_predictor(report, part)[predictor]):.3f}"
 
 
-def floors(scored: list[Scored]) -> list[tuple[str, str, dict]]:
+def floors(entries: list[Entry]) -> list[tuple[str, str, dict]]:
     """(label, name, report) of every floor, once for all reports that share it; the others' labels say whose it is."""
     out = []
-    for name, label in ROWS.items():
-        owners: list[Scored] = []
-        for one in scored:
-            losses = one.report["floors"].get(name)
+    for name, label in LABELS.items():
+        owners: list[Entry] = []
+        for entry in entries:
+            losses = entry.report["floors"].get(name)
             if losses and not any(_alike(losses, owner.report["floors"][name]) for owner in owners):
-                owners.append(one)
+                owners.append(entry)
         out += [(f"{label} ({one.name})" if len(owners) > 1 else label, name, one.report) for one in owners]
     return out
 
@@ -135,15 +141,14 @@ def _alike(one: dict[str, float], other: dict[str, float]) -> bool:
     return all(abs(one[zone] - other[zone]) < 1e-5 for zone in one)
 
 
-def differences(scored: list[Scored]) -> Table:
+def differences(entries: list[Entry]) -> Table:
     """Each report less the first, figure by figure, with intervals and a word."""
-    first = scored[0].figures()
+    first = entries[0].figures()
     rows = []
-    for other in scored[1:]:
+    for other in entries[1:]:
         means, low, high = bootstrap(other.figures() - first)
-        cells = [_cell(*figure) for figure in zip(means, low, high, FIGURES.values())]
-        rows.append([other.name, *cells])
-    return Table(f"Against {scored[0].name}", ["", *FIGURES], rows)
+        rows.append([other.name, *(_cell(*figure) for figure in zip(means, low, high, FIGURES.values()))])
+    return Table(f"Against {entries[0].name}", rows, ["", *FIGURES])
 
 
 def _cell(mean: float, low: float, high: float, more_is_better: bool) -> str:
@@ -164,18 +169,11 @@ def bootstrap(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def as_markdown(head: str, tables: list[Table]) -> str:
     """The tables as Markdown."""
-    lines = ["# Reports compared", "", head]
-    for one in tables:
-        lines += ["", f"{one.title}:", "", f"| {' | '.join(one.names)} |", "|---" * len(one.names) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in one.rows]
-    return "\n".join([*lines, "", NOTE]) + "\n"
+    parts = [f"{title}:\n\n{markdown_table(rows, names)}" for title, rows, names in tables]
+    return "\n\n".join([f"# {TITLE}", head, *parts, NOTE]) + "\n"
 
 
 def as_html(head: str, tables: list[Table]) -> str:
     """The tables as a page that needs no other file."""
-    style = f"<style>{STYLE}</style>"
-    body = "".join(f"<h2>{escape(one.title)}</h2>\n{table(one.rows, one.names)}" for one in tables)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Reports compared</title>{style}</head>'
-        f"<body><h1>Reports compared</h1>\n<p>{escape(head)}</p>\n{body}<p>{escape(NOTE)}</p></body></html>\n"
-    )
+    body = "".join(f"<h2>{escape(title)}</h2>\n{table(rows, names)}" for title, rows, names in tables)
+    return document(TITLE, f"<p>{escape(head)}</p>\n{body}<p>{escape(NOTE)}</p>")

@@ -1,4 +1,4 @@
-"""What needs no gradient to come close: the predictors that every loss is read against."""
+"""The floors: predictors that need no training, against which every loss is read."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class Floors:
         """
         centred = normalize(pooled - self.centre, dim=-1)
         best = torch.full((len(pooled),), -torch.inf)
-        found = torch.zeros(len(pooled), dtype=torch.long)
+        row_of = torch.zeros(len(pooled), dtype=torch.long)
         first = 0
         for shard in self.cache.shards:
             likeness, row = (centred @ normalize(shard["pooled"] - self.centre, dim=-1).T).max(dim=1)
-            found = torch.where(likeness > best, first + row, found)
+            row_of = torch.where(likeness > best, first + row, row_of)
             best = torch.maximum(likeness, best)
             first += len(shard["pooled"])
-        return found.tolist()
+        return row_of.tolist()
 
     def predict(self, untrained: torch.Tensor, nearest: list[int]) -> dict[str, torch.Tensor]:
         """(B, W, S) untrained output and each caption's `nearest` one here -> (B, W, D) by predictor.

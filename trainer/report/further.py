@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 from .. import cache, corpus
-from ..base import Recipe, default_device, public, require, write_text
-from ..cache import Cache
+from ..base import Recipe, default_device, read_json, require, write_text
 from ..encoders import load_student, teacher_of
-from .scoring import scored
-from .stage import Evaluation, Finished, Sources, strategy_name, write_report
+from .stage import score_run, write_report
 
 
 def cache_further(home: Recipe, sources: dict[str, str]) -> None:
@@ -32,16 +30,10 @@ def cache_further(home: Recipe, sources: dict[str, str]) -> None:
 
 def score_further(recipe: Recipe, home: Recipe, name: str) -> None:
     """Score a trained run on the pairs of HOME/also/NAME: RUN/also/NAME.json and what stands beside a report."""
-    folder, run = _folder(home, name), Finished.open(recipe, default_device())
-    found = scored(run.student, [(Cache.open(folder, run.student.depth, None), run.floors(recipe))])
-    report = found.report | {
-        "floors_from": "training pairs",
-        "corpus": json.loads((folder / "corpus.json").read_text(encoding="utf-8")),
-        "strategy": strategy_name(recipe),
-    }
-    captions = found.captions(corpus.read_pairs(folder / "pairs.tsv"))
-    sources = Sources(*found.map(), recipe=public(recipe), curves={}, corpus={})
-    write_report(recipe.folder / "also" / f"{name}.json", Evaluation(report, captions, sources))
+    folder = _folder(home, name)
+    about = read_json(folder / "corpus.json", "delete its folder and start the sweep again")
+    evaluation = score_run(recipe, folder, corpus.read_pairs(folder / "pairs.tsv"), about)
+    write_report(recipe.folder / "also" / f"{name}.json", evaluation)
 
 
 def _folder(home: Recipe, name: str) -> Path:

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 RANKS = (1, 5, 10)
+SIDES = ("zh_to_en", "en_to_zh")
 
 
 def likeness(zh: torch.Tensor, en: torch.Tensor) -> torch.Tensor:
@@ -21,8 +22,8 @@ def ranks(similarity: torch.Tensor) -> torch.Tensor:
 
 def recalls(similarity: torch.Tensor) -> dict[str, dict[str, float]]:
     """(N, N) zh by en -> R@k in both directions."""
-    found = {"zh_to_en": ranks(similarity), "en_to_zh": ranks(similarity.T)}
-    return {side: {f"R@{k}": float((rank < k).double().mean()) for k in RANKS} for side, rank in found.items()}
+    by_side = zip(SIDES, (ranks(similarity), ranks(similarity.T)))
+    return {side: {f"R@{k}": float((rank < k).double().mean()) for k in RANKS} for side, rank in by_side}
 
 
 def retrieval(zh: torch.Tensor, en: torch.Tensor) -> dict[str, dict[str, float]]:

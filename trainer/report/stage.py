@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zhclip.artifact import load
+from zhclip.artifact import Meta, load
 from zhclip.structure import Structure
 
 from .. import corpus
@@ -27,14 +27,15 @@ from ..base import (
     write_text,
 )
 from ..cache import Cache, Making, build
+from ..corpus import Pair
 from ..encoders import Student, Teacher, load_student, load_teacher, teacher_of
 from ..training import checkpoint, trained_student
 from . import captions, curves
-from .captions import Caption
+from .evaluation import Evaluation
 from .floors import Floors, answers
 from .markdown import to_markdown
-from .page import Sources, page
-from .scoring import BATCH, scored
+from .page import page
+from .scoring import BATCH, score
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,6 @@ class Finished:
         return Floors.of(self.cache, recipe.train.ridge_lambda, answers(self.teacher, pairs))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What is written about an encoder: the report, the scored captions one by one, and what the page shows beside."""
-
-    report: dict
-    captions: list[Caption]
-    sources: Sources
-
-
 def evaluate(settings: EvaluateSettings) -> None:
     """Stage `evaluate`: of an artifact, or of a run. Raises SettingsError when neither is given."""
     if settings.artifact:
@@ -92,23 +84,24 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 def evaluate_run(recipe: Recipe) -> Evaluation:
     """Stage `evaluate` of a run: RUN/report.json, report.md, report.html, report.captions.tsv and RUN/logs/report."""
-    run = Finished.open(recipe, default_device())
-    dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
-    found = scored(run.student, [(dev, run.floors(recipe))])
-    pairs = corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")
-    summary = read_json(recipe.folder / "corpus" / "summary.json", "delete it and run the corpus stage again")
-    report = found.report | {
-        "floors_from": "training pairs",
-        "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
-        "strategy": strategy_name(recipe),
-    }
-    logs = recipe.folder / "logs"
-    sources = Sources(*found.map(), recipe=public(recipe), curves=curves.read(logs), corpus=summary)
-    evaluation = Evaluation(report, found.captions(pairs), sources)
+    logs, folder = recipe.folder / "logs", recipe.folder / "corpus"
+    summary = read_json(folder / "summary.json", "delete it and run the corpus stage again")
+    dev = {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]}
+    pairs = corpus.read_pairs(folder / "dev.tsv")
+    shown = {"curves": curves.read(logs), "corpus": summary}
+    evaluation = score_run(recipe, recipe.cache_folder / "dev", pairs, dev, **shown)
     write_report(recipe.folder / "report.json", evaluation)
     if "tensorboard" in recipe.train.report_to:
-        curves.write(logs, report, trained_steps(recipe))
+        curves.write(logs, evaluation.report, trained_steps(recipe))
     return evaluation
+
+
+def score_run(recipe: Recipe, cached: Path, pairs: list[Pair], about: dict[str, Any], **beside: Any) -> Evaluation:
+    """Score a trained run on cached pairs. `about` is what the report says of them, `beside` what else its page has."""
+    run = Finished.open(recipe, default_device())
+    scored = score(run.student, [(Cache.open(cached, run.student.depth, None), run.floors(recipe))], pairs)
+    facts = {"floors_from": "training pairs", "corpus": about, "strategy": strategy_name(recipe)}
+    return replace(scored, report=scored.report | facts, recipe=public(recipe), **beside)
 
 
 def trained_steps(recipe: Recipe) -> int:
@@ -131,20 +124,11 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
     """
     path = require(settings.artifact, "artifact", "the encoder to score")
     source = require(settings.corpus, "corpus", "the pairs to score it on")
-    model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
     device = default_device()
     artifact = load(path)
     meta = artifact.meta
     student = Student.from_artifact(artifact).to(device)
-    teacher = load_teacher(model, meta.window, meta.teacher.layer, settings.teacher.tokenizer, device)
-    # A converted encoder has no teacher: it is scored beside any that is as wide.
-    if meta.teacher.sha256 and teacher.sha256() != meta.teacher.sha256:
-        raise SettingsError(
-            f"--teacher.model {model} has sha256 {teacher.sha256()[:12]}, and {path} was aligned to {meta.teacher.id} "
-            f"with {meta.teacher.sha256[:12]}; give that teacher"
-        )
-    if teacher.width != meta.teacher.width:
-        raise SettingsError(f"--teacher.model {model} is {teacher.width} wide and {path} {meta.teacher.width}")
+    teacher = _teacher_beside(settings, meta, device)
     beside = recipe_beside(Path(path))
     untrained_model = settings.student.model or (beside.student.model if beside else None)
     untrained = load_student(require(untrained_model, "student.model", "the untrained student"), meta.window, device)
@@ -157,22 +141,31 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
             build(Path(temporary, name), some, Making(teacher, untrained, untrained.depth, None, half, BATCH))
             halves.append(Cache.open(Path(temporary, name), untrained.depth, None))
         floors, origin = _floors(beside, teacher, halves, penalty)
-        found = scored(student, list(zip(halves, floors, strict=True)))
-    report = found.report | {
-        "floors_from": origin,
-        "corpus": {"name": Path(source).name, "rejected": cleaned.counts()},
-        "strategy": meta.strategy,
-    }
-    sources = Sources(*found.map(), recipe=meta.recipe, curves={}, corpus={})
-    return Evaluation(report, found.captions(cleaned.pairs), sources)
+        scored = score(student, list(zip(halves, floors, strict=True)), cleaned.pairs)
+    about = {"name": Path(source).name, "rejected": cleaned.counts()}
+    facts = {"floors_from": origin, "corpus": about, "strategy": meta.strategy}
+    return replace(scored, report=scored.report | facts, recipe=meta.recipe)
+
+
+def _teacher_beside(settings: EvaluateSettings, meta: Meta, device: str) -> Teacher:
+    model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
+    own = meta.teacher
+    teacher = load_teacher(model, meta.window, own.layer, settings.teacher.tokenizer, device)
+    # A converted encoder has no teacher: it is scored beside any that is as wide.
+    if own.sha256 and teacher.sha256() != own.sha256:
+        raise SettingsError(
+            f"--teacher.model {model} has sha256 {teacher.sha256()[:12]}, and {settings.artifact} was aligned to "
+            f"{own.id} with {own.sha256[:12]}; give that teacher"
+        )
+    if teacher.width != own.width:
+        raise SettingsError(f"--teacher.model {model} is {teacher.width} wide and {settings.artifact} {own.width}")
+    return teacher
 
 
 def recipe_beside(artifact: Path) -> Recipe | None:
     """The resolved recipe of the run in whose folder the artifact lies, or None."""
     path = artifact.parent / "recipe.yaml"
-    if not path.is_file():
-        return None
-    return parse_recipe(path)
+    return parse_recipe(path) if path.is_file() else None
 
 
 def _floors(beside: Recipe | None, teacher: Teacher, halves: list[Cache], penalty: float) -> tuple[list[Floors], str]:
@@ -187,7 +180,7 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
     """The report as JSON, as Markdown and as a page, and the table of its captions: R.json, R.md, R.html,
     R.captions.tsv."""
     captions.write(captions.beside(path), evaluation.captions)
-    write_text(path.with_suffix(".html"), page(evaluation.report, evaluation.captions, evaluation.sources))
+    write_text(path.with_suffix(".html"), page(evaluation))
     write_text(path.with_suffix(".md"), to_markdown(evaluation.report))
     # Last: what stands beside it is then of the same encoder.
     write_text(path, json.dumps(evaluation.report, indent=1))

@@ -15,7 +15,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -43,8 +43,7 @@ class Job:
         return f"{self.row}/{self.seed}"
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """Rows in their order, each as the whole recipe that it stands for, and the seeds that each is trained with."""
 
     rows: dict[str, Recipe]

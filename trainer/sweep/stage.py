@@ -32,6 +32,7 @@ from ..base import (
     hold,
     processes,
     require,
+    scratch,
     to_yaml,
     write_text,
 )
@@ -86,17 +87,14 @@ def _by_name(paths: list[str]) -> dict[str, str]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, after any other process that holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=1)
+        held = lock.acquire(timeout=1)
     except Timeout:
         print(f"sweep: waiting for another process that works in {folder}", flush=True)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _make(job: Job, also: dict[str, str], exported: bool) -> bool:
@@ -148,12 +146,10 @@ def _stages(job: Job, also: dict[str, str], exported: bool) -> None:
 
 def _copy_corpus(source: Path, target: Path) -> None:
     """Give a run its corpus, as `run` would have made it there: whole or not at all."""
-    if target.is_dir():
-        return
-    temporary = target.with_name("corpus.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary, copy_function=_link)
-    temporary.replace(target)
+    if not target.is_dir():
+        with scratch(target) as folder:
+            shutil.copytree(source, folder / target.name, copy_function=_link)
+            (folder / target.name).replace(target)
 
 
 def _link(source: str, target: str) -> None:
@@ -176,19 +172,19 @@ def _train(recipe: Recipe) -> None:
 def _seconds(folder: Path) -> float:
     if not (folder / CLOCK).is_file():
         return 0.0
-    found = _read(folder / CLOCK)
+    clock = _read(folder / CLOCK)
     newest = checkpoint.newest(folder / "checkpoints")
-    if "since" not in found or newest is None:
-        return found["seconds"]
-    return found["seconds"] + max(0.0, newest.stat().st_mtime - found["since"])
+    if "since" not in clock or newest is None:
+        return clock["seconds"]
+    return clock["seconds"] + max(0.0, newest.stat().st_mtime - clock["since"])
 
 
 def _write_table(path: Path, jobs: list[Job], also: dict[str, str]) -> str:
     """Write the table of all runs that are finished, as Markdown and beside it as JSON. Returns the former."""
     with _alone(path.parent):
         outcomes = [outcome for job in jobs if (outcome := _outcome(job, also))]
-        found = {(outcome.row, outcome.seed) for outcome in outcomes}
-        missing = [job.name for job in jobs if (job.row, job.seed) not in found]
+        finished = {(outcome.row, outcome.seed) for outcome in outcomes}
+        missing = [job.name for job in jobs if (job.row, job.seed) not in finished]
         tables = summary(outcomes)
         text = to_markdown(f"Sweep {path.stem.removeprefix('sweep-')}", tables, missing)
         write_text(path.with_suffix(".json"), json.dumps({"unfinished": missing, "tables": tables}, indent=1))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..report import ROWS as LABELS
-from ..training import ZONES
+from ..base import markdown_table
+from ..report import LABELS, by_predictor
 
 SKILL = "skill"
 DIGITS = {"seconds": 0}  # of all others 3
@@ -28,30 +28,19 @@ class Outcome:
     diverged: str | None = None
 
 
-def figures(report: dict, seconds: float | None = None) -> Figures:
-    """A report's figures by column."""
-    found = _figures(report["loss"], report["skill"], report["retrieval"], report["retrieval_content"])
-    found["norm ratio"] = report["norm_ratio"]
-    return found if seconds is None else found | {"seconds": seconds}
-
-
-def floors(report: dict) -> dict[str, Figures]:
-    """The figures of what needs no gradient, by name."""
-    constant, made = report["floors"]["constant"]["all"], {}
-    for name in (name for name in LABELS if report["floors"].get(name)):
-        loss = report["floors"][name]
-        found, content = report["floors_retrieval"][name], report["floors_retrieval_content"][name]
-        made[name] = _figures(loss, 1 - loss["all"] / constant, found, content)
-    return made
-
-
-def _figures(loss: dict, skill: float, found: dict, content: dict) -> Figures:
-    columns = {"loss" if zone == "all" else zone: loss[zone] for zone in ZONES if zone in loss}
-    return columns | {
-        SKILL: skill,
-        "R@1 zh to en": found["zh_to_en"]["R@1"],
-        "R@1 en to zh": found["en_to_zh"]["R@1"],
-        "R@1 zh to en, content": content["zh_to_en"]["R@1"],
+def figures(report: dict) -> dict[str, Figures]:
+    """A report's figures by predictor and column: of the encoder, which is `aligned`, and of its floors."""
+    losses, recalls, content = (by_predictor(report, part) for part in ("loss", "retrieval", "retrieval_content"))
+    constant = losses["constant"]["all"]
+    return {
+        name: {
+            **{"loss" if zone == "all" else zone: value for zone, value in loss.items()},
+            SKILL: 1 - loss["all"] / constant,
+            "R@1 zh to en": recalls[name]["zh_to_en"]["R@1"],
+            "R@1 en to zh": recalls[name]["en_to_zh"]["R@1"],
+            "R@1 zh to en, content": content[name]["zh_to_en"]["R@1"],
+        }
+        for name, loss in losses.items()
     }
 
 
@@ -67,28 +56,34 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _of_pairs(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
-    ground: dict[str, dict[str, Figures]] = {}
+    floors: dict[str, dict[str, Figures]] = {}
     homes = set()
     for row in dict.fromkeys(outcome.row for outcome in outcomes):
-        scored = [outcome for outcome in outcomes if outcome.row == row and name in outcome.reports]
-        values = [
-            figures(outcome.reports[name], outcome.seconds if name == outcome.pairs else None) for outcome in scored
-        ]
-        diverged = {o.seed: o.diverged for o in outcomes if o.row == row and o.diverged}
-        if not scored and not diverged:
-            continue
-        rows[row] = {
-            "seeds": [outcome.seed for outcome in scored],
-            "mean": {column: fmean(v[column] for v in values) for column in values[0]} if values else {},
-            "spread": {c: max(v[c] for v in values) - min(v[c] for v in values) for c in values[0]} if values else {},
-            "diverged": diverged,
-        }
+        own = [outcome for outcome in outcomes if outcome.row == row]
+        scored = [outcome for outcome in own if name in outcome.reports]
+        diverged = {outcome.seed: outcome.diverged for outcome in own if outcome.diverged}
+        if scored or diverged:
+            values = [_figures_of_encoder(outcome, name) for outcome in scored]
+            columns = {column: [v[column] for v in values] for column in (values[0] if values else ())}
+            rows[row] = {
+                "seeds": [outcome.seed for outcome in scored],
+                "mean": {column: fmean(some) for column, some in columns.items()},
+                "spread": {column: max(some) - min(some) for column, some in columns.items()},
+                "diverged": diverged,
+            }
         if scored and scored[0].home not in homes:
             homes.add(scored[0].home)
-            ground[row] = floors(scored[0].reports[name])
+            floors[row] = figures(scored[0].reports[name])
+            del floors[row]["aligned"]
     _compare(rows)
     pairs = next((outcome.reports[name]["rows"] for outcome in outcomes if name in outcome.reports), 0)
-    return {"pairs": pairs, "rows": rows, "floors": ground}
+    return {"pairs": pairs, "rows": rows, "floors": floors}
+
+
+def _figures_of_encoder(outcome: Outcome, name: str) -> Figures:
+    report = outcome.reports[name]
+    seconds = {"seconds": outcome.seconds} if name == outcome.pairs else {}
+    return {**figures(report)["aligned"], "norm ratio": report["norm_ratio"], **seconds}
 
 
 def _compare(rows: dict[str, dict[str, Any]]) -> None:
@@ -114,31 +109,28 @@ def to_markdown(title: str, tables: dict[str, Any], unfinished: Sequence[str]) -
         "",
     ]
     for name, table in tables.items():
-        lines += [f"## {name}, {table['pairs']} pairs", "", *_table(table), ""]
+        lines += [f"## {name}, {table['pairs']} pairs", "", _table(table), ""]
     return "\n".join(lines)
 
 
-def _table(table: dict[str, Any]) -> list[str]:
-    rows, ground = table["rows"], table["floors"]
+def _table(table: dict[str, Any]) -> str:
+    rows, floors = table["rows"], table["floors"]
     first = next(iter(rows))
+    several = len(rows) > 1
     columns = list(dict.fromkeys(column for row in rows.values() for column in row["mean"]))
-    heads = ["", "seeds", *columns, *([f"skill against {first}"] if len(rows) > 1 else [])]
-    lines = [_line(heads), f"|{'---|' * len(heads)}"]
+    lines = []
     for name, row in rows.items():
         cells = [_cell(column, row) for column in columns]
-        lines.append(_line([_label(name, row), str(len(row["seeds"])), *cells, *([_against(row)] * (len(rows) > 1))]))
-    for row_of, made in ground.items():
+        lines.append([_label(name, row), str(len(row["seeds"])), *cells, *([_against(row)] if several else [])])
+    for row_of, made in floors.items():
         for name, values in made.items():
-            label = LABELS[name] if len(ground) == 1 else f"{LABELS[name]} ({row_of})"
+            label = LABELS[name] if len(floors) == 1 else f"{LABELS[name]} ({row_of})"
             cells = [_number(column, values[column]) if column in values else "" for column in columns]
-            lines.append(_line([f"*{label}*", "", *cells, *([""] * (len(rows) > 1))]))
+            lines.append([f"*{label}*", "", *cells, *([""] if several else [])])
+    text = markdown_table(lines, ["", "seeds", *columns, *([f"skill against {first}"] if several else [])])
     if any(row.get("beyond") is not None for row in rows.values()):
-        lines += ["", f"In bold: further from {first}'s skill than either row's seeds lie apart."]
-    return lines
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        text += f"\n\nIn bold: further from {first}'s skill than either row's seeds lie apart."
+    return text
 
 
 def _label(name: str, row: dict[str, Any]) -> str:
