@@ -3,7 +3,18 @@ in one line, processes and the device. It hands on plain functions and dataclass
 
 from .allocator import keep_freed_memory
 from .failures import full_disk, goes_on, say, stoppable
-from .files import DamagedError, read_header, read_json, read_tensors, scratch, sweep, write_tensors, write_text
+from .files import (
+    DamagedError,
+    file_sha256,
+    read_header,
+    read_json,
+    read_tensors,
+    scratch,
+    sweep,
+    whole,
+    write_tensors,
+    write_text,
+)
 from .html import STYLE, table
 from .locks import BusyError, hold, hold_cache, hold_run
 from .processes import cpu_has_bf16, default_device, has_bf16, processes
@@ -63,6 +74,7 @@ __all__ = [
     "corpus_name",
     "cpu_has_bf16",
     "default_device",
+    "file_sha256",
     "full_disk",
     "goes_on",
     "guard",
@@ -88,6 +100,7 @@ __all__ = [
     "table",
     "to_recipe",
     "to_yaml",
+    "whole",
     "write_tensors",
     "write_text",
 ]

@@ -6,12 +6,13 @@ the same, so what a killed run left behind is overwritten by the next one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -39,12 +40,9 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str
     layout["__metadata__"][CHECKSUM] = _checksum(layout, data)
     text = json.dumps(layout, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8 bytes
-
-    def write(file: IO[bytes]) -> None:
+    with whole(path) as file:
         for part in (len(text).to_bytes(8, "little"), text, data):
             file.write(part)
-
-    _replace(path, write)
 
 
 def read_tensors(path: Path, cure: str, verify: bool = False) -> dict[str, torch.Tensor]:
@@ -82,7 +80,26 @@ def read_json(path: Path, cure: str) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all, in UTF-8."""
-    _replace(path, lambda file: file.write(text.encode("utf-8")))
+    with whole(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into, which becomes `path` when the block ends, and is gone when the block fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)  # on a full disk every byte of it is needed
+        if isinstance(error, OSError) and error.filename is None:  # a write that fails does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextmanager
@@ -109,20 +126,15 @@ def sweep(folder: Path, *patterns: str) -> None:
                 left.unlink()
 
 
-def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)  # on a full disk every byte of it is needed
-        if isinstance(error, OSError) and error.filename is None:  # a write that fails does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+def file_sha256(*paths: Path, named: bool = False) -> str:
+    """sha256 over the files' bytes in this order, each behind its name if `named`. Of one file what sha256sum says."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.name.encode() if named else b"")
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()
 
 
 def _verify(path: Path, cure: str) -> None:
