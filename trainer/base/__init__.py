@@ -9,13 +9,13 @@ from .files import (
     read_header,
     read_json,
     read_tensors,
+    replacing,
     scratch,
     sweep,
-    whole,
     write_tensors,
     write_text,
 )
-from .html import STYLE, table
+from .html import STYLE, document, markdown_table, table
 from .locks import BusyError, hold, hold_cache, hold_run
 from .processes import cpu_has_bf16, default_device, has_bf16, processes
 from .recipe import (
@@ -74,6 +74,7 @@ __all__ = [
     "corpus_name",
     "cpu_has_bf16",
     "default_device",
+    "document",
     "file_sha256",
     "full_disk",
     "goes_on",
@@ -83,6 +84,7 @@ __all__ = [
     "hold_cache",
     "hold_run",
     "keep_freed_memory",
+    "markdown_table",
     "parse_recipe",
     "processes",
     "public",
@@ -91,6 +93,7 @@ __all__ = [
     "read_json",
     "read_tensors",
     "recipe_parser",
+    "replacing",
     "require",
     "say",
     "scratch",
@@ -100,7 +103,6 @@ __all__ = [
     "table",
     "to_recipe",
     "to_yaml",
-    "whole",
     "write_tensors",
     "write_text",
 ]

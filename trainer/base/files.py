@@ -40,7 +40,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str
     layout["__metadata__"][CHECKSUM] = _checksum(layout, data)
     text = json.dumps(layout, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8 bytes
-    with whole(path) as file:
+    with replacing(path) as file:
         for part in (len(text).to_bytes(8, "little"), text, data):
             file.write(part)
 
@@ -80,13 +80,13 @@ def read_json(path: Path, cure: str) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all, in UTF-8."""
-    with whole(path) as file:
+    with replacing(path) as file:
         file.write(text.encode("utf-8"))
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write into, which becomes `path` when the block ends, and is gone when the block fails."""
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into, which takes the place of `path` when the block ends, and is gone when the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -127,12 +127,12 @@ def sweep(folder: Path, *patterns: str) -> None:
 
 
 def file_sha256(*paths: Path, named: bool = False) -> str:
-    """sha256 over the files' bytes in this order, each behind its name if `named`. Of one file what sha256sum says."""
+    """Digest of files, in this order, each behind its name if `named`; of one file, what sha256sum says."""
     total = hashlib.sha256()
     for path in paths:
         total.update(path.name.encode() if named else b"")
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
+            while block := file.read(1 << 22):
                 total.update(block)
     return total.hexdigest()
 

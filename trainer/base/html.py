@@ -1,4 +1,4 @@
-"""What the trainer's HTML pages have in common: a style and a table."""
+"""What the trainer's pages have in common: a style, a frame, and a table, in HTML and in Markdown."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ svg text{font:11px system-ui,sans-serif;fill:#555}@media(prefers-color-scheme:da
 body{background:#181818;color:#ddd}}"""
 
 
+def document(title: str, body: str) -> str:
+    """A whole HTML page that needs no other file. `body` is HTML."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><h1>{escape(title)}</h1>\n{body}</body></html>\n'
+
+
 def table(rows: Sequence[Sequence[str]], names: Sequence[str]) -> str:
     """An HTML table; figures stand right."""
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
@@ -22,3 +28,10 @@ def table(rows: Sequence[Sequence[str]], names: Sequence[str]) -> str:
         )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "</table>\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]], names: Sequence[str]) -> str:
+    """The same in Markdown, without a line break at its end."""
+    return "\n".join(
+        [f"| {' | '.join(names)} |", "|---" * len(names) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    )

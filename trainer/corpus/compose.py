@@ -209,18 +209,18 @@ def bracketed(draw: Draw, items: list[Item]) -> list[Item]:
 
 def chinese(items: list[Item], separator: str) -> str:
     """What the student reads of a prompt: its spans joined."""
-    typed = typed_as([(item.wrap.format(item.zh), item.glued) for item in items], separator)
-    return "".join(span.text for span in tidy(parse(normalise(typed))))
+    return "".join(span.text for span in tidy(parse(normalise(typed(items, "zh", separator)))))
 
 
 def english(items: list[Item]) -> str:
     """What CLIP reads of it: its spans one after the other, none of which joins a word of the next."""
     out = ""
-    for span in parse(typed_as([(item.wrap.format(item.en), item.glued) for item in items], ", ")):
+    for span in parse(typed(items, "en", ", ")):
         out += " " * (out[-1:].isalnum() and span.text[:1].isalnum()) + span.text
     return " ".join(out.split())
 
 
-def typed_as(elements: list[tuple[str, bool]], separator: str) -> str:
-    """A prompt as typed. An element's flag says that it follows without a separator."""
-    return "".join(text if glued or not at else separator + text for at, (text, glued) in enumerate(elements))
+def typed(items: list[Item], language: str, separator: str) -> str:
+    """A prompt as typed."""
+    texts = [item.wrap.format(getattr(item, language)) for item in items]
+    return texts[0] + "".join(text if item.glued else separator + text for item, text in zip(items[1:], texts[1:]))
