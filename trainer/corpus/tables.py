@@ -35,10 +35,10 @@ def read_jsonl(file: Path, source: Source) -> Iterator[Row]:
             record = json.loads(line)
         except ValueError:
             record = None
-        if not isinstance(record, dict):
+        if isinstance(record, dict):
+            yield _record(number, record, source, fault)
+        else:
             yield Row(number, line, "", fault or f"not a JSON object with {source.zh} and {source.en}")
-            continue
-        yield _record(number, record, source, fault)
 
 
 def read_parquet(file: Path, source: Source) -> Iterator[Row]:
