@@ -6,7 +6,7 @@ import html
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -100,9 +100,9 @@ def length(text: str) -> int:
     return len(text) + 2
 
 
-def cleaned(pairs: list[tuple[str, str]], **options) -> Cleaned:
+def cleaned(pairs: list[tuple[str, str]], taken: Sequence[Pair] = (), **settings) -> Cleaned:
     rows = [Row(at, zh, en) for at, (zh, en) in enumerate(pairs, 1)]
-    return clean(rows, length, length, 999, **options)
+    return clean(rows, length, length, 999, CorpusSettings(**settings), taken)
 
 
 LONG = "a wide view of " + " ".join(f"house number{n} beside tree{n}" for n in range(16)) + " in the evening"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
-from trainer.base.recipe import SettingsError
+from trainer.base.recipe import CorpusSettings, SettingsError
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import Cleaned, Pair, clean
 from trainer.corpus.rows import read
@@ -23,9 +23,9 @@ def length(text: str) -> int:
     return len(text) + 2
 
 
-def cleaned(rows: list[tuple[str, str]], path: Path, window: int = 20, **options) -> Cleaned:
+def cleaned(rows: list[tuple[str, str]], path: Path, taken: Sequence[Pair] = (), **settings) -> Cleaned:
     path.write_text("\n".join(["zh\ten", *(f"{zh}\t{en}" for zh, en in rows)]) + "\n", encoding="utf-8")
-    return clean(read(str(path)), length, length, window, **options)
+    return clean(read(str(path)), length, length, 20, CorpusSettings(**settings), taken)
 
 
 def write_tsv(path: Path) -> None:

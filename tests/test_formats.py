@@ -22,7 +22,7 @@ from tests import hub
 from tests.tree import python
 from trainer.base.recipe import Source
 from trainer.corpus.lines import CorpusError
-from trainer.corpus.pairs import clean, clean_english
+from trainer.corpus.pairs import clean
 from trainer.corpus.rows import read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -372,10 +372,7 @@ def said(source: Source, folder: Path) -> str:
         rows = list(read(source))
     except CorpusError as error:
         return str(error).replace(str(folder), "").lstrip("/\\")
-    if source.zh:
-        cleaned = clean(rows, len, len, 99)
-    else:
-        cleaned = clean_english(rows, len, 99)
+    cleaned = clean(rows, len if source.zh else None, len, 99)
     return f"{len(cleaned.pairs)} rows" + (f", {cleaned.counts()}" if cleaned.rejects else "")
 
 
@@ -409,7 +406,7 @@ def test_a_tmx_takes_no_more_memory_for_more_units(tmp_path: Path) -> None:
 
 def test_photographs_give_their_captions_alone(tmp_path: Path) -> None:
     source = photos(YFCC)(tmp_path)
-    cleaned = clean_english(read(source), len, 99)
+    cleaned = clean(read(source), None, len, 99)
     assert [pair.en for pair in cleaned.pairs] == [
         "A cat sleeps on a red sofa.",
         "Tom & Jerry, caf\u00e9 cats",
@@ -418,7 +415,7 @@ def test_photographs_give_their_captions_alone(tmp_path: Path) -> None:
     assert cleaned.counts() == {"camera name": 2, "file name": 2, "only hashtags or markup": 1}
     fewer = "".join("\t".join(line.split("\t")[1:2] + line.split("\t")[3:]) + "\n" for line in YFCC.splitlines())
     put(tmp_path / "yfcc.tsv", fewer)  # the 23 columns of the first publication
-    assert clean_english(read(source), len, 99).pairs == cleaned.pairs
+    assert clean(read(source), None, len, 99).pairs == cleaned.pairs
 
 
 def test_a_tables_titles_are_decoded_and_plain_text_is_read_as_it_is(tmp_path: Path) -> None:

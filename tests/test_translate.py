@@ -22,9 +22,10 @@ from tests import encoders, hub, translators
 from tests.small import captions
 from tests.tree import killed_at, trainer
 from trainer.__main__ import main
+from trainer.base import TranslateSettings
 from trainer.encoders.weights import ModelError
 from trainer.translate.checks import chinese_numbers, fault, flags, is_copy, length_fits, loops, lost_numbers
-from trainer.translate.translator import Direction, Languages, Search, Translator, load_translator
+from trainer.translate.translator import Languages, Translator, load_translator
 
 ROOT = Path(__file__).resolve().parent.parent
 CODES = (">>cmn_Hans<<", ">>cmn_Hant<<")
@@ -163,20 +164,21 @@ def test_two_processes_write_what_one_writes(source: Path, models: Path, finishe
 def test_neighbours_in_a_batch_change_nothing(models: Path, name: str, beams: int) -> None:
     texts = [en for _, en in captions()][:20]
     texts += [f"{a} {b}" for a, b in zip(texts[:4], texts[4:8])]
-    search = Search(beams, 1.0, 32)
-    translator = load_translator(models / name, "translate.model", Direction("en", "zh"), search, 1)
+    translator = load_translator(models / name, "zh", TranslateSettings(beams=beams, max_tokens=32, batch=1))
     alone = translator.translate(texts)
     assert len({output.text for output in alone}) > 4
-    translator.batch = 7
+    translator.settings.batch = 7
     shuffled = random.Random(0).sample(texts, len(texts))
     together = dict(zip(shuffled, translator.translate(shuffled)))
     assert [together[text] for text in texts] == alone
 
 
-def spied(models: Path, name: str, **direction: str) -> tuple[list[str], list[int], Translator]:
+def spied(
+    models: Path, name: str, target: str = "zh", code: str | None = None
+) -> tuple[list[str], list[int], Translator]:
     """Tokens that a model's encoder sees, the ids that it puts out first, and the model."""
-    way = Direction(**({"source": "en", "target": "zh"} | direction))
-    translator = load_translator(models / name, "translate.model", way, Search(1, 1.0, 16), 4)
+    settings = TranslateSettings(beams=1, max_tokens=16, target_code=code)
+    translator = load_translator(models / name, target, settings)
     seen: list[torch.Tensor] = []
     generate = translator.model.generate
 
@@ -196,7 +198,7 @@ def test_each_model_is_told_its_languages(models: Path) -> None:
     assert written[1] == translator.tokenizer.convert_tokens_to_ids("zho_Hans")
     _, written, translator = spied(models, "nllb", code="zho_Hant")
     assert written[1] == translator.tokenizer.convert_tokens_to_ids("zho_Hant")
-    read, _, _ = spied(models, "nllb", source="zh", target="en")
+    read, _, _ = spied(models, "nllb", target="en")
     assert read[0] == "zho_Hans"
     read, written, translator = spied(models, "m2m100")
     assert (read[0], read[-1]) == ("__en__", "</s>")
@@ -204,7 +206,7 @@ def test_each_model_is_told_its_languages(models: Path) -> None:
     read, _, translator = spied(models, "forth")
     assert read[0] == ">>cmn_Hans<<"
     assert spied(models, "forth", code="cmn_Hant")[0][0] == ">>cmn_Hant<<"
-    read, _, translator = spied(models, "back", source="zh", target="en")
+    read, _, translator = spied(models, "back", target="en")
     assert translator.languages == Languages()
     assert read[0] not in CODES
 
@@ -461,4 +463,4 @@ def translators_of_another_kind(folder: Path) -> None:
         "num_heads": 2,
     }
     (folder / "t5" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    load_translator(folder / "t5", "translate.model", Direction("en", "zh"), Search(1, 1.0, 8), 1)
+    load_translator(folder / "t5", "zh", TranslateSettings(max_tokens=8))

@@ -137,10 +137,11 @@ def sweep(folder: Path, *patterns: str) -> None:
                 left.unlink()
 
 
-def file_sha256(*paths: Path) -> str:
-    """Digest of files, in this order; of one file, what sha256sum says."""
+def file_sha256(*paths: Path, named: bool = False) -> str:
+    """Digest of files, in this order, each behind its name if `named`; of one file, what sha256sum says."""
     total = hashlib.sha256()
     for path in paths:
+        total.update(path.name.encode() if named else b"")
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 total.update(block)

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 
-def processes() -> PartialState:
-    """This process among those that `accelerate launch` or `torchrun` started; alone without them."""
+def processes(patience: timedelta = timedelta(hours=12)) -> PartialState:
+    """This process among those that `accelerate launch` or `torchrun` started; alone without them. `patience`: how long
+    one waits for another that does what only one can do, such as scoring. The first call's counts."""
     from accelerate import PartialState  # half a second, which --help need not wait for
 
-    # Waiting for a process that does what only one can do, such as scoring, may take long.
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
+    # Without a GPU, gloo joins the processes of a launcher only where the CPU is asked for.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=patience)
 
 
 def default_device() -> str:

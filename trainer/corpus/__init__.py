@@ -2,21 +2,21 @@
 rejected row written down. It hands on `Pair`, and the pairs of RUN/corpus."""
 
 from .lines import CorpusError, Row, lines
-from .pairs import Pair
-from .rows import files, is_hub, read
+from .pairs import Pair, has_chinese
+from .rows import read, source_sha256
 from .stage import read_pairs, run, scorable, sha256, write_pairs
 
 __all__ = [
     "CorpusError",
     "Pair",
     "Row",
-    "files",
-    "is_hub",
+    "has_chinese",
     "lines",
     "read",
     "read_pairs",
     "run",
     "scorable",
     "sha256",
+    "source_sha256",
     "write_pairs",
 ]

@@ -23,10 +23,14 @@ def language(code: str) -> str:
     return next((name for name, pattern in LANGUAGES.items() if pattern.fullmatch(code)), "")
 
 
+def stem(name: str) -> str:
+    """What the names of a Moses pair's files have in common: corpus.en-zh of corpus.en-zh.en.gz."""
+    return name.removesuffix(".gz").rpartition(".")[0]
+
+
 def moses_language(name: str) -> str:
     """zh or en for a file name like corpus.en-zh.en or corpus.en-zh.zh_CN.gz, else nothing."""
-    stem, _, suffix = name.removesuffix(".gz").rpartition(".")
-    return language(suffix) if stem else ""
+    return language(name.removesuffix(".gz").rpartition(".")[2]) if stem(name) else ""
 
 
 def read_moses(file: Path) -> Iterator[Row]:
@@ -34,9 +38,8 @@ def read_moses(file: Path) -> Iterator[Row]:
 
     Raises CorpusError when the other is not there or has another number of lines.
     """
-    stem = file.name.removesuffix(".gz").rpartition(".")[0]
-    beside = sorted(p for p in file.parent.iterdir() if p.name.removesuffix(".gz").rpartition(".")[0] == stem)
-    yield from _aligned(str(file), {file.name: (file, "")} | {p.name: (p, "") for p in beside}, file.name)
+    beside = sorted(path for path in file.parent.iterdir() if stem(path.name) == stem(file.name))
+    yield from _aligned(str(file), {file.name: (file, "")} | {path.name: (path, "") for path in beside}, file.name)
 
 
 def read_zip(file: Path) -> Iterator[Row]:
@@ -52,8 +55,8 @@ def _aligned(where: str, named: dict[str, tuple[Path, str]], first: str) -> Iter
             sides[of].append(place)
     for of, places in sides.items():
         if len(places) != 1:
-            found = [member or file.name for file, member in places] or "none"
-            raise CorpusError(f"{where}: a Moses pair has one file ending in .{of}; here are {found} in {list(named)}")
+            here = [member or file.name for file, member in places] or "none"
+            raise CorpusError(f"{where}: a Moses pair has one file ending in .{of}; here are {here} in {list(named)}")
     zh, en = sides["zh"][0], sides["en"][0]
     counts = {of: sum(1 for _ in lines(*places[0])) for of, places in sides.items()}
     if counts["zh"] != counts["en"]:

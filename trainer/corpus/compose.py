@@ -1,19 +1,15 @@
 """Prompt-style pairs: captions and tags as people type them for SD1.5, made from the training pairs and phrases.tsv.
 
 A row is a subject (a caption, two or three short ones, or a subject of the table) among quality words, styles, media,
-painters, light, colours and camera words, in one of three orders that prompts are seen in; some tags stay English on
-the Chinese side, and painters and trigger words stay Latin on both.
+painters, light, colours and camera words, in one of three orders. Some tags stay English on the Chinese side; painters
+and trigger words stay Latin on both.
 
-A pair is what the two encoders read, not what was typed, so a row is written as typed and then read as the node reads
-it (zhclip/prompt.py):
-- Training tokenises plain text, where brackets are characters, but the node tokenises a prompt's spans joined, without
-  their brackets and weights: `(red:1.2)` reaches the encoder as `red`, and so does `((red))`. What a bracket leaves
-  behind is a missing comma, since `(a)(b)` is typed without one: the student reads `ab`, and CLIP, which ComfyUI gives
-  one span after the other, reads `a b`. Square and escaped brackets are text at both ends, and stay. A caption's own
-  brackets were characters in its training row, and are escaped here to stay so.
-- `normalise` runs at both ends, so full-width letters, digits, brackets and colons make no pair of their own. What is
-  left of a full-width comma is that no space follows it; and Chinese phrases are also typed with spaces alone. Such
-  twins are made where the student's tokenizer gives other ids: a WordPiece vocabulary drops the space after a comma.
+A pair holds what the two encoders read of a prompt, as the node reads it (zhclip/prompt.py), not what was typed:
+- Brackets and weights go: `(red:1.2)` and `((red))` reach the encoder as `red`. Of `(a)(b)`, typed without a comma, the
+  student reads `ab`, and CLIP, which ComfyUI gives one span after the other, reads `a b`. Square and escaped brackets
+  are text and stay; a caption's own brackets were text in its training row, and are escaped here to stay so.
+- `normalise` makes full-width characters half-width, and no space follows a comma that was full-width. Phrases are also
+  typed with spaces alone. Such twins are made where the student's tokenizer gives other ids.
 
 A row depends on its own pair, and for a second caption on the nearest pairs on a ring of hashes: adding pairs to a
 corpus leaves most rows as they were. `Random.random` alone is drawn from, the one method that Python keeps the same.
@@ -209,18 +205,18 @@ def bracketed(draw: Draw, items: list[Item]) -> list[Item]:
 
 def chinese(items: list[Item], separator: str) -> str:
     """What the student reads of a prompt: its spans joined."""
-    typed = typed_as([(item.wrap.format(item.zh), item.glued) for item in items], separator)
-    return "".join(span.text for span in tidy(parse(normalise(typed))))
+    return "".join(span.text for span in tidy(parse(normalise(typed(items, "zh", separator)))))
 
 
 def english(items: list[Item]) -> str:
     """What CLIP reads of it: its spans one after the other, none of which joins a word of the next."""
     out = ""
-    for span in parse(typed_as([(item.wrap.format(item.en), item.glued) for item in items], ", ")):
+    for span in parse(typed(items, "en", ", ")):
         out += " " * (out[-1:].isalnum() and span.text[:1].isalnum()) + span.text
     return " ".join(out.split())
 
 
-def typed_as(elements: list[tuple[str, bool]], separator: str) -> str:
-    """A prompt as typed. An element's flag says that it follows without a separator."""
-    return "".join(text if glued or not at else separator + text for at, (text, glued) in enumerate(elements))
+def typed(items: list[Item], language: str, separator: str) -> str:
+    """A prompt as typed."""
+    texts = [item.wrap.format(getattr(item, language)) for item in items]
+    return texts[0] + "".join(text if item.glued else separator + text for item, text in zip(items[1:], texts[1:]))

@@ -32,29 +32,29 @@ class Row:
 
 
 @contextmanager
-def opened(file: Path, member: str = "") -> Iterator[IO[bytes]]:
-    """A file's bytes: decompressed when it is a .gz, or those of a zip's member. Raises CorpusError when damaged."""
+def _undamaged(file: Path) -> Iterator[None]:
     try:
+        yield
+    except DAMAGED as error:
+        raise CorpusError(f"{file}: the archive is damaged or cut short ({error}); download it again") from error
+
+
+@contextmanager
+def opened(file: Path, member: str = "") -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """A file's bytes: decompressed when it is a .gz, or those of a zip's member. Raises CorpusError when damaged."""
+    with _undamaged(file):
         if member:
             with zipfile.ZipFile(file) as archive, archive.open(member) as handle:
                 yield handle
-        elif file.suffix == ".gz":
-            with gzip.open(file, "rb") as handle:
-                yield handle  # type: ignore[misc]
         else:
-            with file.open("rb") as handle:
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
                 yield handle
-    except DAMAGED as error:
-        raise CorpusError(f"{file}: the archive is damaged or cut short ({error}); download it again") from error
 
 
 def members(file: Path) -> list[str]:
-    """Names of the files in a zip."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return [name for name in archive.namelist() if not name.endswith("/")]
-    except DAMAGED as error:
-        raise CorpusError(f"{file}: the archive is damaged or cut short ({error}); download it again") from error
+    """Names of the files in a zip. Raises CorpusError when damaged."""
+    with _undamaged(file), zipfile.ZipFile(file) as archive:
+        return [name for name in archive.namelist() if not name.endswith("/")]
 
 
 def lines(file: Path, member: str = "") -> Iterator[tuple[int, str, str]]:

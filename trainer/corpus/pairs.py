@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from opencc import OpenCC
 
@@ -14,9 +14,10 @@ from zhclip.prompt import normalise
 
 from ..base import CorpusSettings
 from .clean import english_fault, pair_fault
-from .lines import Row
+from .lines import CorpusError, Row
 from .near import NearIndex
 
+DEFAULTS = CorpusSettings()
 Length = Callable[[str], int]
 
 
@@ -30,106 +31,85 @@ class Pair:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Clean pairs in file order, and the rejected rows with their reasons. `twins` of the pairs are the same captions
-    in simplified characters, and the last `composed` of them are made from the others in prompt style."""
+    """Clean pairs in file order, and the rejected rows, whose fault is the reason. `twins` of the pairs are the same
+    captions in simplified characters, and the last `composed` of them are made from the others in prompt style."""
 
     pairs: list[Pair]
-    rejects: list[tuple[Row, str]]
+    rejects: list[Row]
     twins: int = 0
     composed: int = 0
 
     def counts(self) -> dict[str, int]:
         """Rejected rows by reason."""
-        return dict(sorted(Counter(reason for _, reason in self.rejects).items()))
+        return dict(sorted(Counter(row.fault for row in self.rejects).items()))
+
+    def at_least(self, least: int, where: str, kind: str = "pairs") -> Cleaned:
+        """These. Raises CorpusError when there are fewer pairs."""
+        if len(self.pairs) < least:
+            raise CorpusError(f"{where}: {len(self.pairs)} usable {kind}; rejected: {self.counts()}")
+        return self
 
 
 def clean(
     rows: Iterable[Row],
-    zh_length: Length,
+    zh_length: Length | None,
     en_length: Length,
     window: int,
-    taken: Iterable[Pair] = (),
-    limit: int | None = None,
-    min_han: float = CorpusSettings.min_han,
-    min_latin: float = CorpusSettings.min_latin,
-    near: float | None = CorpusSettings.near,
-    script: str = CorpusSettings.script,
+    settings: CorpusSettings = DEFAULTS,
+    taken: Sequence[Pair] = (),
 ) -> Cleaned:
     """Keep the rows that can be trained on. `taken` are pairs of another split that must not occur here again.
 
-    The lengths count positions, start and end included. Reasons are fixed words, for counting.
+    The lengths count positions, start and end included. Without `zh_length` the captions are English alone, and the
+    pairs' Chinese side is empty. Reasons are fixed words, for counting.
     """
-    seen = _Seen(taken, near)
-    simplified = OpenCC("t2s").convert if script != "keep" else str
+    seen = _Seen(taken, settings.near)
+    simplified = OpenCC("t2s").convert if settings.script != "keep" else str
     pairs: list[Pair] = []
-    rejects: list[tuple[Row, str]] = []
+    rejects: list[Row] = []
     twins = 0
     for row in rows:
-        if limit is not None and len(pairs) >= limit:
+        if settings.limit is not None and len(pairs) >= settings.limit:
             break
-        zh, en = normalise(simplified(row.zh) if script == "simplify" else row.zh), " ".join(row.en.split())
+        en = " ".join(row.en.split())
+        zh = normalise(simplified(row.zh) if settings.script == "simplify" else row.zh) if zh_length else ""
         folded = fold(en)
         english = folded.lower()
         reason = (
             row.fault
-            or _fault(zh, en, folded)
-            or pair_fault(row.zh, row.en, min_han, min_latin)
+            or (_fault(row, zh, en, folded, settings) if zh_length else _english_fault(row, en, settings))
             or seen.again(zh, english)
-            or _overlong(zh, en, zh_length, en_length, window)
+            or ("Chinese over the window" if zh_length and zh_length(zh) > window else "")
+            or ("English over the window" if en_length(en) > window else "")
             or seen.near(english)
         )
         if reason:
-            rejects.append((row, reason))
+            rejects.append(replace(row, fault=reason))
             continue
         seen.add(zh, english)
         pairs.append(Pair(zh, en))
-        twin = normalise(simplified(row.zh)) if script == "both" else zh
-        if twin not in seen.zh and zh_length(twin) <= window:
-            seen.zh.add(twin)
-            pairs.append(Pair(twin, en))
-            twins += 1
+        if zh_length and settings.script == "both":
+            twin = normalise(simplified(row.zh))
+            if twin not in seen.zh and zh_length(twin) <= window:
+                seen.zh.add(twin)
+                pairs.append(Pair(twin, en))
+                twins += 1
     return Cleaned(pairs, rejects, twins)
-
-
-def clean_english(
-    rows: Iterable[Row],
-    en_length: Length,
-    window: int,
-    min_latin: float = CorpusSettings.min_latin,
-    near: float | None = CorpusSettings.near,
-) -> Cleaned:
-    """The same for captions without a translation; the pairs' Chinese side is empty."""
-    seen = _Seen((), near)
-    pairs: list[Pair] = []
-    rejects: list[tuple[Row, str]] = []
-    for row in rows:
-        en = " ".join(row.en.split())
-        english = key(en)
-        reason = row.fault or ("" if en else "empty") or ("wrong encoding" if "\ufffd" in en else "")
-        reason = reason or english_fault(row.en, min_latin) or seen.again("", english)
-        reason = reason or ("English over the window" if en_length(en) > window else "") or seen.near(english)
-        if reason:
-            rejects.append((row, reason))
-            continue
-        seen.add("", english)
-        pairs.append(Pair("", en))
-    return Cleaned(pairs, rejects)
 
 
 class _Seen:
     """The texts kept so far, and those of another split."""
 
-    def __init__(self, taken: Iterable[Pair], near: float | None) -> None:
+    def __init__(self, taken: Sequence[Pair], near: float | None) -> None:
         self.zh: set[str] = set()
         self.en: set[str] = set()
         self.index = NearIndex(near) if near is not None else None
         self.bands: list[int] = []
-        self.held = 0
+        self.held = len(taken)
         for pair in taken:
             english = key(pair.en)
             self.near(english)
             self.add(pair.zh, english)
-        self.held = len(self.index.captions) if self.index else 0
         self.held_zh, self.held_en = frozenset(self.zh), frozenset(self.en)
 
     def again(self, zh: str, english: str) -> str:
@@ -141,10 +121,10 @@ class _Seen:
         """Called right before `add`, which keeps the bands that this computed."""
         if self.index is None:
             return ""
-        found, self.bands = self.index.find(english)
-        if found is None:
+        other, self.bands = self.index.find(english)
+        if other is None:
             return ""
-        return "near a dev caption" if found < self.held else "near duplicate"
+        return "near a dev caption" if other < self.held else "near duplicate"
 
     def add(self, zh: str, english: str) -> None:
         if zh:
@@ -175,17 +155,17 @@ def has_chinese(text: str) -> bool:
     return any(unicodedata.name(c, "").startswith("CJK ") for c in text)
 
 
-def _fault(zh: str, en: str, folded: str) -> str:
+def _fault(row: Row, zh: str, en: str, folded: str, settings: CorpusSettings) -> str:
     if not zh or not en:
         return "empty"
     if "\ufffd" in zh or "\ufffd" in en:
         return "wrong encoding"
     if zh == folded:
         return "identical sides"
-    return "" if has_chinese(zh) else "no Chinese"
+    return pair_fault(row.zh, row.en, settings.min_han, settings.min_latin) if has_chinese(zh) else "no Chinese"
 
 
-def _overlong(zh: str, en: str, zh_length: Length, en_length: Length, window: int) -> str:
-    if zh_length(zh) > window:
-        return "Chinese over the window"
-    return "English over the window" if en_length(en) > window else ""
+def _english_fault(row: Row, en: str, settings: CorpusSettings) -> str:
+    if not en:
+        return "empty"
+    return "wrong encoding" if "\ufffd" in en else english_fault(row.en, settings.min_latin)

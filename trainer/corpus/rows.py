@@ -7,28 +7,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..base import Source
-from . import bitexts as formats
-from . import photos, tables
+from ..base import Source, file_sha256
+from . import bitexts, photos, tables
 from .lines import CorpusError, Row, lines
 
-__all__ = ["CorpusError", "Row", "files", "read"]
-
 Reader = Callable[[Path, Source], Iterator[Row]]
-TABLES: dict[str, Reader] = {
+READERS: dict[str, Reader] = {
     ".tsv": tables.read_tsv,
-    ".tsv.gz": tables.read_tsv,
     ".csv": tables.read_csv,
-    ".csv.gz": tables.read_csv,
     ".jsonl": tables.read_jsonl,
-    ".jsonl.gz": tables.read_jsonl,
-    ".parquet": tables.read_parquet,
+    ".tmx": lambda file, _: bitexts.read_tmx(file),
 }
-READERS = TABLES | {
-    ".tmx": lambda file, _: formats.read_tmx(file),
-    ".tmx.gz": lambda file, _: formats.read_tmx(file),
-    ".zip": lambda file, _: formats.read_zip(file),
-}
+READERS |= {f"{suffix}.gz": reader for suffix, reader in READERS.items()}
+READERS |= {".parquet": tables.read_parquet, ".zip": lambda file, _: bitexts.read_zip(file)}
 KINDS = f"{', '.join(READERS)}, or one of two Moses files that end in .zh and .en (.gz or not)"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -42,10 +33,10 @@ def read(source: Source | str) -> Iterator[Row]:
     source = Source(source) if isinstance(source, str) else source
     if is_hub(source.path):
         return _english(tables.read_hub(source), source)
-    found = files(source)
-    if len(found) == 1:
-        return _read_file(found[0], source)
-    return (replace(row, source=file.name) for file in found for row in _read_file(file, source))
+    parts = files(source)
+    if len(parts) == 1:
+        return _read_file(parts[0], source)
+    return (replace(row, source=file.name) for file in parts for row in _read_file(file, source))
 
 
 def is_hub(path: str) -> bool:
@@ -63,21 +54,37 @@ def files(source: Source) -> list[Path]:
         return [path]
     if not path.is_dir():
         beside = path.parent.iterdir() if path.parent.is_dir() else iter(())
-        sides = [p for p in beside if p.name.startswith(f"{path.name}.") and formats.moses_language(p.name) == "zh"]
+        sides = [p for p in beside if p.name.startswith(f"{path.name}.") and bitexts.moses_language(p.name) == "zh"]
         if len(sides) == 1:
             return sides
         raise CorpusError(f"{source.path}: there is no such corpus file, nor a folder or a Moses pair of that name")
     if _is_saved(path):
         return [path]
     # The English side of a Moses pair is read with the Chinese one.
-    found = sorted(p for p in path.rglob("*") if p.is_file() and _known(p) and formats.moses_language(p.name) != "en")
-    if not found:
+    parts = sorted(p for p in path.rglob("*") if p.is_file() and _known(p) and bitexts.moses_language(p.name) != "en")
+    if not parts:
         raise CorpusError(f"{source.path}: there is no corpus file in that folder; it is one of {KINDS}")
-    return found
+    return parts
+
+
+def source_sha256(source: Source) -> str:
+    """Digest of a local source's files, a Moses pair's both; of a dataset of the hub its id. Raises as `files`."""
+    if is_hub(source.path):
+        return source.path
+    parts: list[Path] = []
+    for file in files(source):
+        if file.is_dir():
+            parts += sorted(p for p in file.rglob("*") if p.is_file())
+        elif bitexts.moses_language(file.name):
+            beside = file.parent.glob(f"{bitexts.stem(file.name)}.*")
+            parts += sorted({file, *(p for p in beside if bitexts.moses_language(p.name))})
+        else:
+            parts.append(file)
+    return file_sha256(*parts)
 
 
 def _known(path: Path) -> bool:
-    return _suffix(path) in READERS or bool(formats.moses_language(path.name))
+    return _suffix(path) in READERS or bool(bitexts.moses_language(path.name))
 
 
 def _suffix(path: Path) -> str:
@@ -99,8 +106,8 @@ def _read_file(path: Path, source: Source) -> Iterator[Row]:
         return photos.read_yfcc(path)
     if suffix in READERS:
         return _english(READERS[suffix](path, source), source)
-    if formats.moses_language(path.name):
-        return formats.read_moses(path)
+    if bitexts.moses_language(path.name):
+        return bitexts.read_moses(path)
     raise CorpusError(f"{path}: a corpus is one of {KINDS}, not {path.suffix or 'without a suffix'}")
 
 

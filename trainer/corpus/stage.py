@@ -14,22 +14,18 @@ from zhclip.tokens import PromptTokenizer
 
 from ..base import CorpusSettings, DamagedError, Recipe, SettingsError, Source, guard, require, sources, write_text
 from ..encoders import caption_length, load_tokenizer, load_tokens
-from .bitexts import moses_language
 from .compose import compose
-from .lines import CorpusError, Row
-from .pairs import Cleaned, Length, Pair, clean, clean_english, share
-from .rows import files, is_hub, read
+from .lines import Row
+from .pairs import Cleaned, Length, Pair, clean, share
+from .rows import read, source_sha256
 from .summary import page
 
-__all__ = ["Cleaned", "Pair", "clean", "read_pairs", "rejects_table", "run", "sha256", "share", "write_pairs"]
-
-HEADER = "zh\ten\n"
 SAMPLE = 20_000  # pairs at most whose tokens are looked up for the share of unknown ones
 
 
 def write_pairs(path: Path, pairs: list[Pair]) -> None:
     """Pairs as TSV; their texts hold neither tabs nor line ends, for normalising made them spaces."""
-    write_text(path, HEADER + "".join(f"{p.zh}\t{p.en}\n" for p in pairs))
+    write_text(path, "zh\ten\n" + _tsv(pairs))
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -42,17 +38,18 @@ def read_pairs(path: Path) -> list[Pair]:
     return [Pair(*line.split("\t")) for line in lines[1:]]
 
 
-def scorable(source: str, zh_length: Length, en_length: Length, window: int) -> Cleaned:
-    """The clean pairs of a corpus that an encoder is scored on. Raises CorpusError when there are too few."""
-    cleaned = clean(read(source), zh_length, en_length, window)
-    if len(cleaned.pairs) < 4:
-        raise CorpusError(f"{source}: {len(cleaned.pairs)} usable pairs; rejected: {cleaned.counts()}")
-    return cleaned
-
-
 def sha256(pairs: list[Pair]) -> str:
     """Digest of the clean pairs in order."""
-    return hashlib.sha256("".join(f"{p.zh}\t{p.en}\n" for p in pairs).encode()).hexdigest()
+    return hashlib.sha256(_tsv(pairs).encode()).hexdigest()
+
+
+def _tsv(pairs: list[Pair]) -> str:
+    return "".join(f"{pair.zh}\t{pair.en}\n" for pair in pairs)
+
+
+def scorable(source: str, zh_length: Length, en_length: Length, window: int) -> Cleaned:
+    """The clean pairs of a corpus that an encoder is scored on. Raises CorpusError when there are too few."""
+    return clean(read(source), zh_length, en_length, window).at_least(4, source)
 
 
 @dataclass
@@ -77,6 +74,9 @@ class Mixture:
                 yield replace(row, source=row.source or name) if len(self.sources) > 1 else row
 
 
+Split = tuple[Cleaned, Mixture]
+
+
 def run(recipe: Recipe) -> None:
     """Stage `corpus`: RUN/corpus/train.tsv, dev.tsv, rejects.tsv, summary.html and summary.json; english.tsv where
     English captions are given."""
@@ -93,7 +93,7 @@ def run(recipe: Recipe) -> None:
     if (folder / "summary.json").is_file():
         return
     en_length = partial(caption_length, load_tokenizer(teacher, recipe.teacher.tokenizer))
-    splits: dict[str, tuple[Cleaned, Mixture]] = {}
+    splits: dict[str, Split] = {}
     unknown = None
     if settings.train:
         tokens = load_tokens(student, recipe.window)
@@ -103,65 +103,49 @@ def run(recipe: Recipe) -> None:
         unknown = ids.count(tokens.special.unknown) / max(1, len(ids))
     if settings.english:
         mixture = Mixture([replace(source, zh="") for source in sources(settings.english)])
-        cleaned = clean_english(mixture.rows(), en_length, recipe.window, settings.min_latin, settings.near)
+        cleaned = clean(mixture.rows(), None, en_length, recipe.window, replace(settings, limit=None))
         splits["english"] = (cleaned, mixture)
     for name, (cleaned, mixture) in splits.items():
-        if len(cleaned.pairs) < 2:
-            where = " + ".join(source.path for source in mixture.sources)
-            raise CorpusError(f"{where}: {len(cleaned.pairs)} usable {name} pairs; rejected: {cleaned.counts()}")
+        cleaned.at_least(2, " + ".join(source.path for source in mixture.sources), f"{name} pairs")
     _write(folder, splits, unknown)
 
 
-def _pairs(
-    settings: CorpusSettings, tokens: PromptTokenizer, en_length: Length, window: int
-) -> dict[str, tuple[Cleaned, Mixture]]:
+def _pairs(settings: CorpusSettings, tokens: PromptTokenizer, en_length: Length, window: int) -> dict[str, Split]:
     """The two splits: of two corpora, or of one by the hash of each English caption. The training pairs are followed by
     the prompt-style ones that are made from them."""
     train, held = Mixture(sources(settings.train)), Mixture(sources(settings.dev or settings.train))
-    cleaned = partial(
-        clean,
-        zh_length=tokens.length,
-        en_length=en_length,
-        window=window,
-        min_han=settings.min_han,
-        min_latin=settings.min_latin,
-        near=settings.near,
-    )
 
     def rows(mixture: Mixture, dev: bool) -> Iterator[Row]:
-        whole = bool(settings.dev)
-        return (row for row in mixture.rows() if whole or (share(row.en, "dev") < settings.dev_share) == dev)
+        every = mixture.rows()
+        return every if settings.dev else (row for row in every if (share(row.en, "dev") < settings.dev_share) == dev)
 
     # A dev set with twins would ask the encoder to tell two equal captions apart.
-    dev_script = "keep" if settings.script == "both" else settings.script
-    dev = cleaned(rows(held, True), script=dev_script)
-    kept = cleaned(rows(train, False), taken=dev.pairs, limit=settings.limit, script=settings.script)
+    own = replace(settings, limit=None, script="keep" if settings.script == "both" else settings.script)
+    dev = clean(rows(held, True), tokens.length, en_length, window, own)
+    pairs = clean(rows(train, False), tokens.length, en_length, window, settings, taken=dev.pairs)
     if settings.compose:
-        made = compose(kept.pairs, dev.pairs, settings.compose, tokens.ids, en_length, window)
-        kept = replace(kept, pairs=kept.pairs + made, composed=len(made))
-    return {"train": (kept, train), "dev": (dev, held)}
+        made = compose(pairs.pairs, dev.pairs, settings.compose, tokens.ids, en_length, window)
+        pairs = replace(pairs, pairs=pairs.pairs + made, composed=len(made))
+    return {"train": (pairs, train), "dev": (dev, held)}
 
 
-def _write(folder: Path, splits: dict[str, tuple[Cleaned, Mixture]], unknown: float | None) -> None:
+def _write(folder: Path, splits: dict[str, Split], unknown: float | None) -> None:
     """All files of the stage; summary.json last, for it says that the others are whole."""
-    cleaned = {name: some for name, (some, _) in splits.items()}
-    for name, some in cleaned.items():
-        if name == "english":
-            write_text(folder / "english.tsv", "en\n" + "".join(f"{pair.en}\n" for pair in some.pairs))
-        else:
-            write_pairs(folder / f"{name}.tsv", some.pairs)
-    write_text(folder / "rejects.tsv", rejects_table(cleaned))
     summary: dict[str, dict] = {}
-    for name, (some, mixture) in splits.items():
-        summary[name] = {"rows": len(some.pairs), "rejected": some.counts(), "read": dict(mixture.read)}
-        summary[name] |= {"left_out_by_weight": dict(mixture.left_out)} if mixture.left_out else {}
-        summary[name] |= {"simplified_twins": some.twins} if some.twins else {}
-        summary[name] |= {"composed": some.composed} if some.composed else {}
+    cleaned_splits = {name: cleaned for name, (cleaned, _) in splits.items()}
+    for name, (cleaned, mixture) in splits.items():
+        if name == "english":
+            write_text(folder / "english.tsv", "en\n" + "".join(f"{pair.en}\n" for pair in cleaned.pairs))
+        else:
+            write_pairs(folder / f"{name}.tsv", cleaned.pairs)
+        summary[name] = {"rows": len(cleaned.pairs), "rejected": cleaned.counts(), "read": dict(mixture.read)}
+        further = {"left_out_by_weight": dict(mixture.left_out), "simplified_twins": cleaned.twins}
+        further |= {"composed": cleaned.composed}
+        summary[name] |= {key: value for key, value in further.items() if value}
     if unknown is not None:
         summary["train"]["unknown_tokens"] = unknown
-    texts = {name: [(pair.zh, pair.en) for pair in some.pairs] for name, some in cleaned.items()}
-    rejects = {name: [(reason, row.zh, row.en) for row, reason in some.rejects] for name, some in cleaned.items()}
-    write_text(folder / "summary.html", page(summary, texts, rejects))
+    write_text(folder / "rejects.tsv", rejects_table(cleaned_splits))
+    write_text(folder / "summary.html", page(summary, cleaned_splits))
     write_text(folder / "summary.json", json.dumps(summary, indent=1))
     for name, counted in summary.items():
         noun = "captions" if name == "english" else "pairs"
@@ -173,33 +157,20 @@ def rejects_table(splits: dict[str, Cleaned]) -> str:
     """rejects.tsv: split, row (behind its file where there are several), reason, zh, en."""
     lines = ["split\trow\treason\tzh\ten\n"]
     for split, cleaned in splits.items():
-        for row, reason in cleaned.rejects:
+        for row in cleaned.rejects:
             zh, en = (" ".join(text.split()) for text in (row.zh, row.en))
             place = f"{row.source}:{row.number}" if row.source else str(row.number)
-            lines.append(f"{split}\t{place}\t{reason}\t{zh}\t{en}\n")
+            lines.append(f"{split}\t{place}\t{row.fault}\t{zh}\t{en}\n")
     return "".join(lines)
 
 
 def _settings(recipe: Recipe) -> dict:
-    settings = {key: value for key, value in asdict(recipe.corpus).items() if key not in ("train", "dev", "english")}
+    settings = asdict(recipe.corpus)
     if not settings["compose"]:  # a corpus from before there was a composer is still the same
         del settings["compose"]
     for name in ("train", "dev", "english"):
+        del settings[name]
         for at, source in enumerate(sources(getattr(recipe.corpus, name))):
-            settings[f"{name} {at}"] = {k: v for k, v in asdict(source).items() if k != "path"}
-            settings[f"{name} {at}"]["sha256"] = source.path if is_hub(source.path) else _digest(source)
+            settings[f"{name} {at}"] = asdict(source) | {"sha256": source_sha256(source)}
+            del settings[f"{name} {at}"]["path"]
     return settings | {"window": recipe.window, "student": recipe.student.model, "teacher": recipe.teacher.model}
-
-
-def _digest(source: Source) -> str:
-    """sha256 over all files of a local source; a Moses pair has two."""
-    total = hashlib.sha256()
-    for file in files(source):
-        stem = file.name.removesuffix(".gz").rpartition(".")[0]
-        pair = [p for p in file.parent.glob(f"{stem}.*") if moses_language(p.name)] if moses_language(file.name) else []
-        inside = sorted(p for p in file.rglob("*") if p.is_file()) if file.is_dir() else []
-        for part in sorted({file, *pair, *inside} - ({file} if inside else set())):
-            with part.open("rb") as handle:
-                while block := handle.read(1 << 20):
-                    total.update(block)
-    return total.hexdigest()

@@ -3,71 +3,66 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 
-from ..base import STYLE, table
+from ..base import document, table
+from .lines import Row
+from .pairs import Cleaned, Pair
 
-Texts = Sequence[tuple[str, str]]
 SHOWN = 12
 EACH = 5
 BARS = 24
 
 
-def page(summary: dict[str, dict], kept: Mapping[str, Texts], rejects: dict[str, list[tuple[str, str, str]]]) -> str:
-    """HTML: for each split its counts, lengths and examples. `rejects` are (reason, zh, en)."""
-    body = [section(name, counted, kept[name], rejects[name]) for name, counted in summary.items()]
-    head = f'<meta charset="utf-8"><title>Corpus</title><style>{STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><h1>Corpus</h1>\n{"".join(body)}</body></html>\n'
+def page(summary: dict[str, dict], splits: Mapping[str, Cleaned]) -> str:
+    """HTML: for each split its counts, lengths and examples."""
+    return document("Corpus", "".join(section(name, counted, splits[name]) for name, counted in summary.items()))
 
 
-def section(name: str, counted: dict, kept: Texts, rejects: list[tuple[str, str, str]]) -> str:
+def section(name: str, counted: dict, split: Cleaned) -> str:
     """One split."""
-    left_out = sum(counted.get("left_out_by_weight", {}).values())
-    composed = counted.get("composed", 0)
-    clean, made = kept[: len(kept) - composed], kept[len(kept) - composed :]
-    total = len(clean) - counted.get("simplified_twins", 0) + len(rejects)
-    out = [f"<h2>{escape(name)}</h2>\n<p>{len(clean):,} kept, {len(rejects):,} rejected of {total:,} rows."]
-    if left_out:
-        out.append(f" {left_out:,} more were left out by their source's weight.")
-    if counted.get("simplified_twins"):
-        out.append(f" {counted['simplified_twins']:,} of the kept are twins in simplified characters.")
-    if composed:
-        out.append(f" {composed:,} more in prompt style were composed from them.")
+    clean, made = split.pairs[: len(split.pairs) - split.composed], split.pairs[len(split.pairs) - split.composed :]
+    total = len(clean) - split.twins + len(split.rejects)
+    sentences = {
+        "more were left out by their source's weight": sum(counted.get("left_out_by_weight", {}).values()),
+        "of the kept are twins in simplified characters": split.twins,
+        "more in prompt style were composed from them": len(made),
+    }
+    said = [f"{len(clean):,} kept, {len(split.rejects):,} rejected of {total:,} rows."]
+    said += [f"{count:,} {sentence}." for sentence, count in sentences.items() if count]
     if "unknown_tokens" in counted:
-        out.append(f" {counted['unknown_tokens']:.2%} of the Chinese tokens are unknown to the student's vocabulary.")
-    out.append(" Every rejected row stands in rejects.tsv.</p>\n")
+        said.append(f"{counted['unknown_tokens']:.2%} of the Chinese tokens are unknown to the student's vocabulary.")
+    out = [f"<h2>{escape(name)}</h2>\n<p>{' '.join(said)} Every rejected row stands in rejects.tsv.</p>\n"]
     if len(counted["read"]) > 1:
         out.append(table([(source, f"{rows:,}") for source, rows in counted["read"].items()], ("source", "rows read")))
-    reasons = sorted(counted["rejected"].items(), key=lambda item: (-item[1], item[0]))
-    if reasons:
-        lines = [(reason, f"{rows:,}", f"{rows / max(1, total):.2%}") for reason, rows in reasons]
-        out.append(table(lines, ("rejected because", "rows", "share")))
-    if any(zh for zh, _ in kept):
-        out.append(f"<h3>Chinese, characters</h3>{histogram([len(zh) for zh, _ in kept])}\n")
-    out.append(f"<h3>English, words</h3>{histogram([len(en.split()) for _, en in kept])}\n")
-    out += ["<h3>Kept</h3>", table(some(clean), ("zh", "en"))]
-    if made:
-        out += ["<h3>Composed</h3>", table(some(made), ("zh", "en"))]
-    if rejects:
-        out += ["<h3>Rejected</h3>", table(examples(rejects), ("reason", "zh", "en"))]
+    if split.rejects:
+        reasons = sorted(counted["rejected"].items(), key=lambda item: (-item[1], item[0]))
+        shares = [(reason, f"{rows:,}", f"{rows / max(1, total):.2%}") for reason, rows in reasons]
+        out.append(table(shares, ("rejected because", "rows", "share")))
+    if any(pair.zh for pair in split.pairs):
+        out.append(f"<h3>Chinese, characters</h3>{histogram([len(pair.zh) for pair in split.pairs])}\n")
+    out.append(f"<h3>English, words</h3>{histogram([len(pair.en.split()) for pair in split.pairs])}\n")
+    out += [f"<h3>{title}</h3>{examples(pairs)}" for title, pairs in (("Kept", clean), ("Composed", made)) if pairs]
+    if split.rejects:
+        out += ["<h3>Rejected</h3>", table(rejected(split.rejects), ("reason", "zh", "en"))]
     return "".join(out)
 
 
-def some(texts: Texts) -> Texts:
+def examples(pairs: list[Pair]) -> str:
     """A few of them, from all parts of the file."""
-    return texts[:: max(1, len(texts) // SHOWN)][:SHOWN]
+    return table([(p.zh, p.en) for p in pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]], ("zh", "en"))
 
 
-def examples(rejects: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+def rejected(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
     """A few rows of every reason."""
-    shown: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     out = []
-    for reason, zh, en in rejects:
-        shown[reason] += 1
-        if shown[reason] <= EACH:
-            out.append((reason, zh[:200], en[:300]))
-    return sorted(out, key=lambda row: row[0])
+    for row in rows:
+        seen[row.fault] += 1
+        if seen[row.fault] <= EACH:
+            out.append((row.fault, row.zh[:200], row.en[:300]))
+    return sorted(out, key=lambda cells: cells[0])
 
 
 def histogram(lengths: list[int]) -> str:

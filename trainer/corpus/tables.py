@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +20,12 @@ from .lines import CorpusError, Row, lines
 
 def read_tsv(file: Path, source: Source) -> Iterator[Row]:
     """Lines of fields between tabs, without quoting; the first names the columns."""
-    numbered = lines(file)
-    zh, en = columns(file, next(numbered)[1].split("\t"), source)
-    for number, line, fault in numbered:
-        yield _row(number, line.split("\t"), zh, en, fault)
+    yield from _fields(file, ((number, line.split("\t"), fault) for number, line, fault in lines(file)), source)
 
 
 def read_csv(file: Path, source: Source) -> Iterator[Row]:
     """Comma-separated fields, quoted as RFC 4180 has it; the first line names the columns."""
-    faults: dict[int, str] = {}
-
-    def text() -> Iterator[str]:
-        for number, line, fault in lines(file):
-            faults[number] = fault
-            yield line + "\n"
-
-    reader = csv.reader(text(), strict=True)
-    last, header = 0, True
-    zh = en = -1
-    while True:
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            if reader.line_num - last > 1 or "end of data" in str(error):
-                raise CorpusError(f"{file}: the quote in line {last + 1} is never closed ({error})") from error
-            yield Row(reader.line_num, "", "", "wrong quoting")
-            last = reader.line_num
-            continue
-        if fields is None:
-            return
-        if header:
-            zh, en = columns(file, fields, source)
-            header = False
-        else:
-            fault = next((faults[n] for n in range(last + 1, reader.line_num + 1) if faults[n]), "")
-            yield _row(last + 1, fields, zh, en, fault)
-        faults.clear()
-        last = reader.line_num
+    yield from _fields(file, _quoted(file), source)
 
 
 def read_jsonl(file: Path, source: Source) -> Iterator[Row]:
@@ -65,50 +35,90 @@ def read_jsonl(file: Path, source: Source) -> Iterator[Row]:
             record = json.loads(line)
         except ValueError:
             record = None
-        if not isinstance(record, dict):
+        if isinstance(record, dict):
+            yield _record(number, record, source, fault)
+        else:
             yield Row(number, line, "", fault or f"not a JSON object with {source.zh} and {source.en}")
-            continue
-        yield _record(number, record, source, fault)
 
 
 def read_parquet(file: Path, source: Source) -> Iterator[Row]:
     """A Parquet file, memory-mapped by `datasets`."""
-    try:
+    with _said(f"{file}: cannot be read as Parquet", "; write or download it again"):
         table = Dataset.from_parquet(str(file))
-    except Exception as error:
-        raise CorpusError(f"{file}: cannot be read as Parquet ({_cause(error)}); write or download it again") from error
     yield from _table(str(file), table, source)
 
 
 def read_saved(folder: Path, source: Source) -> Iterator[Row]:
     """A folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
-    try:
-        found = load_from_disk(str(folder))
-    except Exception as error:
-        raise CorpusError(f"{folder}: cannot be read as a saved dataset ({_cause(error)}); save it again") from error
-    if isinstance(found, DatasetDict):
-        if source.split not in found:
-            raise CorpusError(f"{folder}: it has the splits {sorted(found)}, not {source.split!r}; set `split`")
-        found = found[source.split]
-    yield from _table(str(folder), found, source)
+    with _said(f"{folder}: cannot be read as a saved dataset", "; save it again"):
+        table = load_from_disk(str(folder))
+    if isinstance(table, DatasetDict):
+        if source.split not in table:
+            raise CorpusError(f"{folder}: it has the splits {sorted(table)}, not {source.split!r}; set `split`")
+        table = table[source.split]
+    yield from _table(str(folder), table, source)
 
 
 def read_hub(source: Source) -> Iterator[Row]:
     """A dataset of the hub by its id, downloaded once (HF_ENDPOINT chooses a mirror)."""
-    try:
+    cure = "Check the id, its `config` and `split`, download it by hand, or set HF_ENDPOINT to a mirror."
+    with _said(f"{source.path}: neither a local file or folder nor to be had from the hub", f". {cure}"):
         table = load_dataset(source.path, source.config, split=source.split, revision=source.revision)
-    except Exception as error:
-        raise CorpusError(
-            f"{source.path}: neither a local file or folder nor to be had from the hub ({_cause(error)}). "
-            "Check the id, its `config` and `split`, download it by hand, or set HF_ENDPOINT to a mirror."
-        ) from error
     yield from _table(source.path, table, source)
 
 
-def columns(file: Path, names: list[str], source: Source) -> tuple[int, int]:
-    """Where the two columns stand; the Chinese one is -1 when the source has none."""
+@contextmanager
+def _said(what: str, cure: str) -> Iterator[None]:
+    """An error of `datasets` in one line: its first reason, which it wraps in what it was doing."""
+    try:
+        yield
+    except Exception as error:
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        reason = " ".join(str(first).split()) or type(first).__name__
+        raise CorpusError(f"{what} ({reason}){cure}") from error
+
+
+def _quoted(file: Path) -> Iterator[tuple[int, list[str], str]]:
+    """A CSV's records: the number of the first line, the fields, and what is wrong with any of the lines."""
+    faults: list[str] = []
+
+    def text() -> Iterator[str]:
+        for _, line, fault in lines(file):
+            faults.append(fault)
+            yield line + "\n"
+
+    reader = csv.reader(text(), strict=True)
+    while True:
+        first, fields = reader.line_num + 1, []
+        faults.clear()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num > first or "end of data" in str(error):
+                raise CorpusError(f"{file}: the quote in line {first} is never closed ({error})") from error
+            faults[:] = ["wrong quoting"]
+        yield first, fields, next(filter(None, faults), "")
+
+
+def _fields(file: Path, records: Iterator[tuple[int, list[str], str]], source: Source) -> Iterator[Row]:
+    names = next(records)[1]
     check_columns(str(file), names, source, "its first line is")
-    return (names.index(source.zh) if source.zh else -1), names.index(source.en)
+    zh, en = names.index(source.zh) if source.zh else -1, names.index(source.en)
+    for number, fields, fault in records:
+        if len(fields) > max(zh, en):
+            yield Row(number, fields[zh] if source.zh else "", fields[en], fault)
+        else:
+            yield Row(number, "\t".join(fields), "", fault or "missing column")
+
+
+def _table(where: str, table: Iterable[dict[str, Any]], source: Source) -> Iterator[Row]:
+    check_columns(where, list(getattr(table, "column_names", [])), source)
+    for number, record in enumerate(table, 1):
+        yield _record(number, record, source, "")
 
 
 def check_columns(where: str, names: list[str], source: Source, said: str = "its columns are") -> None:
@@ -118,41 +128,22 @@ def check_columns(where: str, names: list[str], source: Source, said: str = "its
         raise CorpusError(f"{where}: {said} {names[:6]}; it must name the columns {' and '.join(wanted)}")
 
 
-def _row(number: int, fields: list[str], zh: int, en: int, fault: str) -> Row:
-    if len(fields) <= max(zh, en):
-        return Row(number, "\t".join(fields), "", fault or "missing column")
-    return Row(number, fields[zh] if zh >= 0 else "", fields[en], fault)
-
-
-def _table(where: str, table: Iterable[dict[str, Any]], source: Source) -> Iterator[Row]:
-    check_columns(where, list(getattr(table, "column_names", [])), source)
-    for number, record in enumerate(table, 1):
-        yield _record(number, record, source, "")
-
-
 def _record(number: int, record: dict[str, Any], source: Source, fault: str) -> Row:
-    zh = _value(record, source.zh) if source.zh else ""
-    en = _value(record, source.en)
-    if zh is KeyError or en is KeyError:
+    try:
+        texts = [_value(record, name) if name else "" for name in (source.zh, source.en)]
+    except KeyError:
         return Row(number, json.dumps(record, ensure_ascii=False, default=str), "", fault or "missing column")
-    zh, en = (value if value is not None else "" for value in (zh, en))
+    zh, en = ("" if text is None else text for text in texts)
     whole = isinstance(zh, str) and isinstance(en, str)
     return Row(number, str(zh), str(en), fault or ("" if whole else "not text"))
 
 
 def _value(record: Any, name: str) -> Any:
-    """A column's value, KeyError itself when it is not there."""
+    """A column's value. Raises KeyError when it is not there."""
     if name in record:
         return record[name]
     for part in name.split("."):
-        if not isinstance(record, dict) or part not in record:
-            return KeyError
+        if not isinstance(record, dict):
+            raise KeyError(name)
         record = record[part]
     return record
-
-
-def _cause(error: BaseException) -> str:
-    """The first reason of an error, in one line: `datasets` wraps it in what it was doing."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__

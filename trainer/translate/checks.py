@@ -11,6 +11,8 @@ import unicodedata
 
 from zhclip.prompt import normalise
 
+from ..corpus import has_chinese
+
 DIGITS = {c: i for i, c in enumerate("\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d")}
 DIGITS |= {"\u3007": 0, "\u4e24": 2, "\u53cc": 2, "\u4fe9": 2}  # the other zero, and three words for two
 UNITS = {"\u5341": 10, "\u767e": 100, "\u5343": 1_000}
@@ -34,7 +36,7 @@ def fault(en: str, zh: str, min_ratio: float, max_ratio: float) -> str:
         return "empty output"
     if is_copy(en, zh):
         return "copy of the caption"
-    if not any(map(is_han, zh)):
+    if not has_chinese(zh):
         return "no Chinese"
     if loops(zh) and not loops(en):
         return "repetition loop"
@@ -46,11 +48,6 @@ def fault(en: str, zh: str, min_ratio: float, max_ratio: float) -> str:
 def flags(en: str, zh: str) -> list[str]:
     """What is worth counting and no reason to reject."""
     return ["Latin name not kept"] if lost_names(en, zh) else []
-
-
-def is_han(character: str) -> bool:
-    """Whether this is a Han ideograph."""
-    return unicodedata.name(character, "").startswith("CJK ")
 
 
 def is_copy(en: str, zh: str) -> bool:
@@ -78,9 +75,9 @@ def length_fits(en: str, zh: str, min_ratio: float, max_ratio: float) -> bool:
 
 def lost_numbers(en: str, zh: str) -> list[str]:
     """Numbers in digits of the caption that the translation has neither in digits nor in Chinese numerals."""
-    found = chinese_numbers(zh) | ({30.0} if HALF in zh else set())
+    said = chinese_numbers(zh) | ({30.0} if HALF in zh else set())
     text = re.sub(r"(?<=\d),(?=\d{3})|(?<=\d):00\b", "", unicodedata.normalize("NFKC", en))
-    return [match.group() for match in ENGLISH_NUMBER.finditer(text) if not readings(match, text) & found]
+    return [match.group() for match in ENGLISH_NUMBER.finditer(text) if not readings(match, text) & said]
 
 
 def readings(match: re.Match[str], text: str) -> set[float]:

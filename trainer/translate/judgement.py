@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 from sacrebleu.metrics import CHRF
 from tqdm import tqdm
 
-from ..base import SettingsError, TranslateSettings, public_name, write_text
+from ..base import SettingsError, TranslateSettings, markdown_table, public_name, replacing, write_text
 from .checks import fault, flags
 
 EXAMPLES = 3  # of each reason, on the page
@@ -71,26 +69,16 @@ def judge(settings: TranslateSettings, out: Path, shards: list[list[Path]]) -> N
 
     Raises SettingsError when no pair is left.
     """
-    rejects = Path(f"{out}.rejects.tsv")
     tally, chance = Tally(), random.Random(settings.seed)
-    temporary = {path: path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in (out, rejects)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as opened:
-        pairs, rejected = (
-            opened.enter_context(p.open("w", encoding="utf-8", newline="\n")) for p in temporary.values()
-        )
-        pairs.write("zh\ten\n")
-        rejected.write("file\trow\treason\tzh\ten\n")
+    with replacing(out) as pairs, replacing(Path(f"{out}.rejects.tsv")) as rejects:
+        pairs.write(b"zh\ten\n")
+        rejects.write(b"file\trow\treason\tzh\ten\n")
         for one in judged(settings, shards):
             tally.add(one, settings.sample, chance)
             if one.reason:
-                rejected.write(f"{one.file}\t{one.row}\t{one.reason}\t{one.zh}\t{one.en}\n")
+                rejects.write(f"{one.file}\t{one.row}\t{one.reason}\t{one.zh}\t{one.en}\n".encode())
             else:
-                pairs.write(f"{one.zh}\t{one.en}\n")
-    for path, written in temporary.items():
-        written.replace(path)
-    for left in out.parent.glob(f"{out.name}.*.tmp"):  # of runs that were killed
-        left.unlink(missing_ok=True)
+                pairs.write(f"{one.zh}\t{one.en}\n".encode())
     write_text(Path(f"{out}.sample.md"), page(settings, out, tally))
     write_text(Path(f"{out}.summary.json"), json.dumps(summary(settings, tally), indent=1))
     counts = ", ".join(f"{reason} {n}" for reason, n in tally.rejected.most_common()) or "none"
@@ -132,40 +120,33 @@ def read_shard(path: Path) -> list[dict[str, Any]]:
 
 def summary(settings: TranslateSettings, tally: Tally) -> dict[str, Any]:
     """Counts, and the settings, whose local paths are reduced to their names."""
-    used = asdict(settings)
-    for name in ("source", "out", "model", "back_model"):
-        used[name] = public_name(used[name])
-    found: dict[str, Any] = {"rows": tally.rows, "pairs": tally.pairs}
-    found |= {"rejected": dict(sorted(tally.rejected.items())), "flagged": dict(sorted(tally.flagged.items()))}
+    counts: dict[str, Any] = {"rows": tally.rows, "pairs": tally.pairs}
+    counts |= {"rejected": dict(sorted(tally.rejected.items())), "flagged": dict(sorted(tally.flagged.items()))}
     if tally.scored:
-        found["mean back-translation chrF"] = round(tally.score_sum / tally.scored, 2)
-    return found | {"settings": used}
+        counts["mean back-translation chrF"] = round(tally.score_sum / tally.scored, 2)
+    paths = {name: public_name(getattr(settings, name)) for name in ("source", "out", "model", "back_model")}
+    return counts | {"settings": asdict(settings) | paths}
 
 
 def page(settings: TranslateSettings, out: Path, tally: Tally) -> str:
     """The sample page, in Markdown."""
-    lines = [f"# {out.name}", "", f"{tally.pairs} pairs of {tally.rows} captions by {public_name(settings.model)}."]
+    said = f"{tally.pairs} pairs of {tally.rows} captions by {public_name(settings.model)}."
     if tally.scored:
-        lines.append(f"Mean chrF of {tally.scored} back-translations: {tally.score_sum / tally.scored:.1f} of 100.")
-    lines += ["", "## Rejected", "", "| reason | rows | share |", "|---|---|---|"]
-    lines += [f"| {reason} | {n} | {n / tally.rows:.2%} |" for reason, n in tally.rejected.most_common()]
-    lines += ["", "## Kept, with a flag", "", "| flag | pairs |", "|---|---|"]
-    lines += [f"| {flag} | {n} |" for flag, n in tally.flagged.most_common()]
-    lines += [
-        "",
-        f"## {len(tally.sample)} random pairs",
-        "",
-        "| English | Chinese | flags | chrF |",
-        "|---|---|---|---|",
-    ]
-    lines += [_line(one) for one in tally.sample]
-    for reason, shown in sorted(tally.examples.items()):
-        lines += ["", f"## Rejected: {reason}", "", "| English | Chinese | flags | chrF |", "|---|---|---|---|"]
-        lines += [_line(one) for one in shown]
-    return "\n".join(lines) + "\n"
+        said += f"\nMean chrF of {tally.scored} back-translations: {tally.score_sum / tally.scored:.1f} of 100."
+    shares = [(reason, str(rows), f"{rows / tally.rows:.2%}") for reason, rows in tally.rejected.most_common()]
+    flagged = [(flag, str(pairs)) for flag, pairs in tally.flagged.most_common()]
+    tables = {
+        "Rejected": markdown_table(shares, ("reason", "rows", "share")),
+        "Kept, with a flag": markdown_table(flagged, ("flag", "pairs")),
+        f"{len(tally.sample)} random pairs": _examples(tally.sample),
+    }
+    tables |= {f"Rejected: {reason}": _examples(some) for reason, some in sorted(tally.examples.items())}
+    return "\n\n".join([f"# {out.name}", said, *(f"## {title}\n\n{table}" for title, table in tables.items())]) + "\n"
 
 
-def _line(one: Judged) -> str:
-    score = "" if one.score is None else f"{one.score:.0f}"
-    en, zh = (text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for text in (one.en, one.zh))
-    return f"| {en} | {zh} | {', '.join(one.flags)} | {score} |"
+def _examples(judged: list[Judged]) -> str:
+    rows = []
+    for one in judged:
+        en, zh = (text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for text in (one.en, one.zh))
+        rows.append((en, zh, ", ".join(one.flags), "" if one.score is None else f"{one.score:.0f}"))
+    return markdown_table(rows, ("English", "Chinese", "flags", "chrF"))

@@ -6,20 +6,28 @@ never from its name.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from ..base import TranslateSettings, file_sha256
 from ..encoders import ModelError, read_config, resolve
 
-# Left of each: a tokenizer's code and, where that differs, the token behind it. NLLB, M2M100, mBART-50.
-ENGLISH = (("eng_Latn", "eng_Latn"), ("en", "__en__"), ("en_XX", "en_XX"))
-CHINESE = (("zho_Hans", "zho_Hans"), ("zh", "__zh__"), ("zh_CN", "zh_CN"))
+# By target language: the flag that names the model, and the language that it reads.
+FLAGS = {"zh": "translate.model", "en": "translate.back_model"}
+SOURCES = {"zh": "en", "en": "zh"}
+# A tokenizer's code of a language, and the token behind it: NLLB, M2M100, mBART-50.
+CODES = (
+    {"en": ("eng_Latn", "eng_Latn"), "zh": ("zho_Hans", "zho_Hans")},
+    {"en": ("en", "__en__"), "zh": ("zh", "__zh__")},
+    {"en": ("en_XX", "en_XX"), "zh": ("zh_CN", "zh_CN")},
+)
 # Of a Marian model with several target languages, in order of preference.
 PREFIXES = {
     "en": (">>eng<<", ">>en<<"),
@@ -39,24 +47,6 @@ class Languages:
 
 
 @dataclass(frozen=True)
-class Direction:
-    """From one language to the other ("en", "zh"). `code` overrides the model's code of the target language."""
-
-    source: str
-    target: str
-    code: str | None = None
-
-
-@dataclass(frozen=True)
-class Search:
-    """How a translation is looked for: beams (1: greedy), the length penalty of beams, and the most tokens a side."""
-
-    beams: int
-    length_penalty: float
-    max_tokens: int
-
-
-@dataclass(frozen=True)
 class Output:
     """A translation. `fault` is "caption too long" or "cut at max_tokens", where the model had no room; else empty."""
 
@@ -71,8 +61,7 @@ class Translator:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     languages: Languages
-    search: Search
-    batch: int
+    settings: TranslateSettings
 
     def translate(self, texts: list[str]) -> list[Output]:
         """Translations in the order of the texts, computed in batches of like length, the longest first.
@@ -81,10 +70,10 @@ class Translator:
         """
         ids = [self.tokenizer(self.languages.prefix + text, verbose=False).input_ids for text in texts]
         outputs = [Output("", "caption too long")] * len(texts)
-        order = [i for i in range(len(ids)) if len(ids[i]) <= self.search.max_tokens]
+        order = [i for i in range(len(ids)) if len(ids[i]) <= self.settings.max_tokens]
         order.sort(key=lambda i: -len(ids[i]))
-        for start in range(0, len(order), self.batch):
-            some = order[start : start + self.batch]
+        for start in range(0, len(order), self.settings.batch):
+            some = order[start : start + self.settings.batch]
             for i, output in zip(some, self._generate([ids[i] for i in some])):
                 outputs[i] = output
         return outputs
@@ -92,18 +81,17 @@ class Translator:
     @torch.inference_mode()
     def _generate(self, ids: list[list[int]]) -> list[Output]:
         padded = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt")
-        settings: dict[str, Any] = {"num_beams": self.search.beams, "do_sample": False}
-        if self.search.beams > 1:
-            settings["length_penalty"] = self.search.length_penalty
+        search: dict[str, Any] = {"num_beams": self.settings.beams, "max_new_tokens": self.settings.max_tokens}
+        if self.settings.beams > 1:
+            search["length_penalty"] = self.settings.length_penalty
         if self.languages.first is not None:
-            settings["forced_bos_token_id"] = self.languages.first
+            search["forced_bos_token_id"] = self.languages.first
         try:
-            made = self.model.generate(
-                **padded.to(self.model.device), **settings, max_new_tokens=self.search.max_tokens
-            )
+            made = self.model.generate(**padded.to(self.model.device), do_sample=False, **search)
         except torch.cuda.OutOfMemoryError as error:
             raise ModelError(
-                f"out of GPU memory with {self.batch} captions a batch: lower --translate.batch or --translate.beams"
+                f"out of GPU memory with {self.settings.batch} captions a batch: lower --translate.batch or "
+                "--translate.beams"
             ) from error
         return [self._decode(row[1:]) for row in made.tolist()]  # without the decoder's start token
 
@@ -112,128 +100,110 @@ class Translator:
         length = row.index(end) if end in row else len(row)
         text = self.tokenizer.decode([i for i in row[:length] if i != self.languages.first], skip_special_tokens=True)
         # Many a config forces the end token in the last place: an output that fills all places was cut.
-        cut = length + 1 >= self.search.max_tokens
+        cut = length + 1 >= self.settings.max_tokens
         return Output(" ".join(text.split()), "cut at max_tokens" if cut else "")
 
 
 def load_translator(
     folder: Path,
-    flag: str,
-    direction: Direction,
-    search: Search,
-    batch: int,
+    target: str,
+    settings: TranslateSettings,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Translator:
-    """Load a translation model.
+    """Load a model that translates English into Chinese (`target` zh), or back (en).
 
     Raises ModelError when the folder holds none, it is incomplete, or of another direction.
     """
-    where = f"--{flag} {folder}"
-    kind = read_config(folder, flag).get("model_type")
-    try:
+    where = f"--{FLAGS[target]} {folder}"
+    kind = read_config(folder, FLAGS[target]).get("model_type")
+    with _readable(where, "config or tokenizer"):
         config = AutoConfig.from_pretrained(folder)
-        if not config.is_encoder_decoder:
-            raise ModelError(f"{where}: model_type {kind!r} is no translation model; give a Marian, NLLB or M2M100")
-        with warnings.catch_warnings():
-            # Marian's tokenizer asks for it and never calls it.
-            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-    except ModelError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{where}: its config or tokenizer cannot be read ({reason}); download it again") from error
-    positions = getattr(config, "max_position_embeddings", search.max_tokens)
-    if search.max_tokens > positions:
+    if not config.is_encoder_decoder:
+        raise ModelError(f"{where}: model_type {kind!r} is no translation model; give a Marian, NLLB or M2M100")
+    with _readable(where, "config or tokenizer"), warnings.catch_warnings():
+        # Marian's tokenizer asks for it and never calls it.
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    positions = getattr(config, "max_position_embeddings", settings.max_tokens)
+    if settings.max_tokens > positions:
         raise ModelError(
-            f"{where}: it has {positions} positions and --translate.max_tokens asks for {search.max_tokens}"
+            f"{where}: it has {positions} positions and --translate.max_tokens asks for {settings.max_tokens}"
         )
-    languages = languages_of(tokenizer, where, direction)
-    model = _load_model(folder, where, dtype).to(device)
-    return Translator(model, tokenizer, languages, search, batch)
-
-
-def _load_model(folder: Path, where: str, dtype: torch.dtype) -> Any:
-    try:
+    languages = languages_of(tokenizer, where, target, settings.target_code if target == "zh" else None)
+    with _readable(where, "weights"):
         model, info = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{where}: its weights cannot be read ({reason}); download it again") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}; download it again")
-    own: GenerationConfig = model.generation_config
-    own.max_length = None  # max_tokens decides
-    return model.requires_grad_(False).train(False)
+    model.generation_config.max_length = None  # max_tokens decides
+    return Translator(model.requires_grad_(False).train(False).to(device), tokenizer, languages, settings)
 
 
-def languages_of(tokenizer: PreTrainedTokenizerBase, where: str, direction: Direction) -> Languages:
-    """What the model must be told. Raises ModelError when it does not know the two languages."""
+@contextmanager
+def _readable(where: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{where}: its {what} cannot be read ({reason}); download it again") from error
+
+
+def languages_of(tokenizer: PreTrainedTokenizerBase, where: str, target: str, code: str | None) -> Languages:
+    """What the model must be told; `code` overrides its code of the target language.
+
+    Raises ModelError when it does not know the two languages.
+    """
     if hasattr(tokenizer, "source_lang"):
-        return _marian_languages(tokenizer, where, direction)
+        return _marian_languages(tokenizer, where, target, code)
     if not hasattr(tokenizer, "src_lang"):
         raise ModelError(
             f"{where}: {type(tokenizer).__name__} names no languages; give a Marian, NLLB or M2M100 translation model"
         )
-    for english, chinese in zip(ENGLISH, CHINESE):
-        if _known(tokenizer, english[1]) is not None and _known(tokenizer, chinese[1]) is not None:
-            named = {"en": english, "zh": chinese}
-            break
-    else:
+    known = (pair for pair in CODES if all(_known(tokenizer, token) is not None for _, token in pair.values()))
+    codes = next(known, None)
+    if codes is None:
         raise ModelError(f"{where}: its vocabulary has no tokens for English and Chinese such as eng_Latn, zho_Hans")
-    tokenizer.src_lang = named[direction.source][0]
-    code, token = named[direction.target]
-    if direction.code:
-        token = token.replace(code, direction.code)
+    tokenizer.src_lang = codes[SOURCES[target]][0]
+    usual, token = codes[target]
+    token = token.replace(usual, code) if code else token
     first = _known(tokenizer, token)
     if first is None:
-        raise ModelError(
-            f"{where}: its vocabulary has no {token} that --translate.target_code {direction.code} asks for"
-        )
+        raise ModelError(f"{where}: its vocabulary has no {token} that --translate.target_code {code} asks for")
     return Languages(first=first)
 
 
-def _marian_languages(tokenizer: PreTrainedTokenizerBase, where: str, direction: Direction) -> Languages:
-    codes = sorted(token for token in tokenizer.get_vocab() if token.startswith(">>") and token.endswith("<<"))
-    wanted = (f">>{direction.code}<<",) if direction.code else PREFIXES[direction.target]
-    prefix = next((token for token in wanted if token in codes), "")
-    if direction.code and not prefix:
+def _marian_languages(tokenizer: PreTrainedTokenizerBase, where: str, target: str, code: str | None) -> Languages:
+    choices = sorted(token for token in tokenizer.get_vocab() if token.startswith(">>") and token.endswith("<<"))
+    wanted = (f">>{code}<<",) if code else PREFIXES[target]
+    prefix = next((token for token in wanted if token in choices), "")
+    if code and not prefix:
         raise ModelError(
-            f"{where}: it has no target language {wanted[0]}; it has {', '.join(codes) or 'none to choose'}"
+            f"{where}: it has no target language {wanted[0]}; it has {', '.join(choices) or 'none to choose'}"
         )
-    if codes and not prefix:
-        raise ModelError(f"{where}: its target languages are {', '.join(codes)}: none for {direction.target!r}")
-    named = {"source": getattr(tokenizer, "source_lang", None), "target": getattr(tokenizer, "target_lang", None)}
-    for side, language in (("source", direction.source), ("target", direction.target)):
-        # A model of several targets is named after a family of languages.
-        if named[side] and named[side] not in MARIAN[language] and not (prefix and side == "target"):
-            raise ModelError(
-                f"{where}: it translates from {named['source']} to {named['target']}, "
-                f"not from {direction.source} to {direction.target}"
-            )
+    if choices and not prefix:
+        raise ModelError(f"{where}: its target languages are {', '.join(choices)}: none for {target!r}")
+    reads, writes = (getattr(tokenizer, side, None) for side in ("source_lang", "target_lang"))
+    # A model of several targets is named after a family of languages.
+    right = not writes or prefix or writes in MARIAN[target]
+    if not right or (reads and reads not in MARIAN[SOURCES[target]]):
+        raise ModelError(f"{where}: it translates from {reads} to {writes}, not from {SOURCES[target]} to {target}")
     return Languages(prefix=f"{prefix} " if prefix else "")
 
 
 def _known(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    found = tokenizer.convert_tokens_to_ids(token)
-    return None if found is None or found == tokenizer.unk_token_id else int(found)
+    number = tokenizer.convert_tokens_to_ids(token)
+    return None if number is None or number == tokenizer.unk_token_id else int(number)
 
 
-def model_folder(model: str, flag: str) -> Path:
+def model_folder(model: str, target: str) -> Path:
     """The model's folder, local or from the hub."""
-    folder = resolve(model, flag, PATTERNS)
+    folder = resolve(model, FLAGS[target], PATTERNS)
     if folder.is_file():
-        raise ModelError(f"--{flag} {model}: a file; give the folder of a translation model, or a hub id")
+        raise ModelError(f"--{FLAGS[target]} {model}: a file; give the folder of a translation model, or a hub id")
     return folder
 
 
-def files_sha256(folder: Path) -> str:
+def model_sha256(folder: Path) -> str:
     """Digest of a model's files: other weights under the same name are another model."""
-    total = hashlib.sha256()
-    for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
-        total.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                total.update(block)
-    return total.hexdigest()
+    return file_sha256(*sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}), named=True)
