@@ -23,7 +23,7 @@ from trainer.corpus.pairs import Pair
 from trainer.encoders import Student, Teacher, load_student, load_teacher, prepare
 from trainer.report import floors
 from trainer.report.floors import Floors, answers
-from trainer.report.scoring import scored
+from trainer.report.scoring import score
 from trainer.training import Loss
 from trainer.training.batches import Captions, Piece
 
@@ -89,7 +89,7 @@ def of_scoring(folder: Path, planted: bool) -> None:
     train, dev = cached(folder, teacher, student), cached(folder, teacher, student, None)
     if planted:
         floors.Floors.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
-    report = scored(student, [(dev, Floors.of(train, 1e-3, answers(teacher, PAIRS)))]).report
+    report = score(student, [(dev, Floors.of(train, 1e-3, answers(teacher, PAIRS)))]).report
     assert set(report["floors"]) == {"constant", "nearest", "untrained", "ridge"}
 
 

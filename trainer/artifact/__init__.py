@@ -4,12 +4,3 @@ hub. It hands on the safetensors file that the nodes load."""
 from .convert import convert_published
 from .export import FILE, ExportError, export_run
 from .publish import PublishError, publish_run
-
-__all__ = [
-    "FILE",
-    "ExportError",
-    "PublishError",
-    "convert_published",
-    "export_run",
-    "publish_run",
-]

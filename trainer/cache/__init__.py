@@ -5,13 +5,3 @@ from .making import Making
 from .positions import shares
 from .shards import CURE, SUMS, Cache
 from .stage import build, run
-
-__all__ = [
-    "CURE",
-    "SUMS",
-    "Cache",
-    "Making",
-    "build",
-    "run",
-    "shares",
-]

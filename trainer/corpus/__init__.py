@@ -5,18 +5,3 @@ from .lines import CorpusError, Row, lines
 from .pairs import Pair, has_chinese
 from .rows import read, source_sha256
 from .stage import read_pairs, run, scorable, sha256, write_pairs
-
-__all__ = [
-    "CorpusError",
-    "Pair",
-    "Row",
-    "has_chinese",
-    "lines",
-    "read",
-    "read_pairs",
-    "run",
-    "scorable",
-    "sha256",
-    "source_sha256",
-    "write_pairs",
-]

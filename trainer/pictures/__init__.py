@@ -2,5 +2,3 @@
 other rooms, and hands on figures and a page."""
 
 from .stage import run
-
-__all__ = ["run"]

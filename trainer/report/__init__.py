@@ -7,17 +7,3 @@ from .further import cache_further, score_further
 from .markdown import to_markdown
 from .predictors import LABELS, by_predictor
 from .stage import Finished, evaluate, evaluate_run, strategy_name
-
-__all__ = [
-    "LABELS",
-    "Finished",
-    "answers",
-    "by_predictor",
-    "cache_further",
-    "compare_reports",
-    "evaluate",
-    "evaluate_run",
-    "score_further",
-    "strategy_name",
-    "to_markdown",
-]

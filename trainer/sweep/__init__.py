@@ -2,7 +2,3 @@
 table."""
 
 from .stage import run
-
-__all__ = [
-    "run",
-]

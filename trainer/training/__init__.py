@@ -8,18 +8,3 @@ from .objective import ZONES, cosine_loss, zone_masks
 from .opening import trained_student
 from .schedule import DivergedError
 from .stage import clip_gradient, run
-
-__all__ = [
-    "ROWS",
-    "ZONES",
-    "DivergedError",
-    "Loss",
-    "checkpoint",
-    "clip_gradient",
-    "cosine_loss",
-    "kv",
-    "opening",
-    "run",
-    "trained_student",
-    "zone_masks",
-]

@@ -2,7 +2,3 @@
 a .tsv that a corpus is read from."""
 
 from .stage import run
-
-__all__ = [
-    "run",
-]
