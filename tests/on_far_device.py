@@ -89,7 +89,7 @@ def of_scoring(folder: Path, planted: bool) -> None:
     train, dev = cached(folder, teacher, student), cached(folder, teacher, student, None)
     if planted:
         floors.Floors.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
-    report = score(student, [(dev, Floors.of(train, 1e-3, answers(teacher, PAIRS)))]).report
+    report = score(student, [(dev, Floors.of(train, 1e-3, answers(teacher, PAIRS)))], PAIRS).report
     assert set(report["floors"]) == {"constant", "nearest", "untrained", "ridge"}
 
 

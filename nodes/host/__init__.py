@@ -9,21 +9,3 @@ from .clip import encoder_of, has_lora, is_aligned, layer_in_use, load_clip, loa
 from .progress import steps
 from .sentences import sentence_vectors
 from .teacher import Teacher
-
-__all__ = [
-    "SKIP_LAYER",
-    "Agreement",
-    "Teacher",
-    "attention_agreement",
-    "encoder_of",
-    "has_lora",
-    "is_aligned",
-    "layer_in_use",
-    "load_clip",
-    "load_in_place_of",
-    "place",
-    "require_width",
-    "sentence_vectors",
-    "steps",
-    "tokenizer_of",
-]
