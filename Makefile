@@ -1,4 +1,5 @@
 # make demo         set up, then: align an encoder, start ComfyUI, paint a Chinese sentence
+# make demo-full    the same with all of the painter's world, for results
 # make test         set up, then: every test that needs no browser, in two processes of one thread
 # make test-browser set up, then: the tests in a real browser, which must be installed (Debian: apt-get install chromium)
 # make lint         set up, then: the static checks alone
@@ -18,11 +19,14 @@ MODELS := .cache/models
 
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test test-browser lint format
+.PHONY: demo demo-full test test-browser lint format
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m painter.demo
+
+demo-full: $(VENV)/.installed-demo
+	$(BIN)/python -m painter.demo --full
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m painter.real_pair $(MODELS)

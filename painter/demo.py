@@ -47,7 +47,7 @@ PART = Lesson(
     5,
     lambda: scenes.generate_plain(1_500, 100),
     28,
-    ("--train.batch", "32", "--train.steps", "400"),
+    ("--train.batch", "32", "--train.steps", "400", "--train.layers", "4", "--train.lr", "8e-4"),
     figures.plain_set,
 )
 FULL = Lesson(
@@ -68,17 +68,9 @@ class Encoders(NamedTuple):
     untrained: Path
 
 
-class Clock:
-    """Says what comes next and how long it all takes."""
-
-    def __init__(self, minutes: int) -> None:
-        self.start = time.monotonic()
-        self.minutes = minutes
-
-    def heading(self, text: str, share: float) -> None:
-        """`share`: how much of the time should be gone. The first share measured corrects the estimate."""
-        gone = (time.monotonic() - self.start) / 60
-        print(f"\n== {text}  [{gone:.1f} min; about {self.minutes * (1 - share):.0f} left]", flush=True)
+def heading(text: str, start: float, left: float) -> None:
+    """Say what comes next, how long it took to get here, and about how many minutes are left."""
+    print(f"\n== {text}  [{(time.monotonic() - start) / 60:.1f} min; about {left:.0f} left]", flush=True)
 
 
 def trainer(*arguments: str) -> None:
@@ -130,17 +122,17 @@ def paint_in_comfyui(encoders: Encoders, run: Path, prompt: str, english: str | 
 
 def demonstrate(lesson: Lesson, prompt: str, english: str | None, run: Path, models: Path) -> None:
     """All of it, step by step. RuntimeError says which step failed and why."""
-    clock = Clock(lesson.minutes)
-    clock.heading("1 of 4: two real encoders", 0)
+    start = time.monotonic()
+    heading("1 of 4: two real encoders", start, lesson.minutes)
     student, teacher = real_pair(models)
-    clock.heading("2 of 4: captions, and an encoder aligned on them", 0.05)
+    heading("2 of 4: captions, and an encoder aligned on them", start, lesson.minutes * 0.95)
     encoders = align(lesson, student, teacher, run)
-    clock.heading("3 of 4: paint combinations of no caption", 0.8)
+    heading("3 of 4: paint combinations of no caption", start, lesson.minutes * 0.2)
     report = measure(lesson, encoders)
-    clock.heading("4 of 4: the prompts in a real ComfyUI", 0.9)
+    heading("4 of 4: the prompts in a real ComfyUI", start, lesson.minutes * 0.1)
     picture = run / "demo.png"
     poster.compose(paint_in_comfyui(encoders, run, prompt, english), picture)
-    clock.heading("done", 1)
+    heading("done", start, 0)
     (run / "paintings.md").write_text(report, encoding="utf-8")
     print(f"{report}\nPicture: {picture}")
     print("Next: train your own on your captions: python -m trainer run --help  (README, Train your own)")

@@ -37,14 +37,14 @@ class Manner(NamedTuple):
     """How Chinese says a scene.
 
     of: which of a thing's three lists in words.json its word comes from; words: only so many of a list, None for all;
-    phrasings: only so many. The others are shares: of groups with attributes in an unusual order, with the number last,
-    and of attributes after a comma; of captions that say of both groups what both are, that have an opener, that have
-    the background within, and of the others those that begin with it.
+    phrasings: which of them. The others are shares: of groups with attributes in an unusual order, with the number
+    last, and of attributes after a comma; of captions that say of both groups what both are, that have an opener, that
+    have the background within, and of the others those that begin with it.
     """
 
     of: int = 0
     words: int | None = None
-    phrasings: int | None = None
+    phrasings: slice = slice(None)
     shuffled: float = 0.5
     number_after: float = 0.3
     after: float = 0.08
@@ -59,7 +59,7 @@ HEARD = Manner()
 UNHEARD, DEV_UNHEARD = Manner(of=1), Manner(of=2)
 """In words that training never has: those that nothing was changed for, and those that were looked at while the words
 of training were chosen."""
-PLAIN = Manner(0, 2, 1, 0, 0, 0, 0, 0, 0, 0)
+PLAIN = Manner(0, 2, slice(4, 5), 0, 0, 0, 0, 0, 0, 0)
 """Each thing in its two commonest words, each picture in one phrasing."""
 
 
@@ -200,7 +200,7 @@ def chinese_core(scene: Scene, rng: random.Random, manner: Manner) -> str:
     if scene.second is None:
         group = chinese_group(scene.first, rng, manner, "")
         here = word("places", scene.where, rng, manner)
-        return str(rng.choice(words()["phrasings"]["one"][: manner.phrasings]).format(a=group, here=here, **pick))
+        return str(rng.choice(words()["phrasings"]["one"][manner.phrasings]).format(a=group, here=here, **pick))
     shared, of_both = said_of_both(scene, rng, manner)
     a, b = (chinese_group(group, rng, manner, shared) for group in scene.groups)
     sides = words()["relations"][scene.where][manner.of]
@@ -209,7 +209,7 @@ def chinese_core(scene: Scene, rng: random.Random, manner: Manner) -> str:
     kind = "shape" if scene.first.shape != scene.second.shape else "colour"
     this, that = (word(f"{kind}s", getattr(group, kind), rng, manner) for group in scene.groups)
     sweep, back = map(rng.choice, words()["sweeps"][scene.where])
-    core = rng.choice(words()["phrasings"]["two"][: manner.phrasings])
+    core = rng.choice(words()["phrasings"]["two"][manner.phrasings])
     pick |= {"here": sides[side], "there": sides[side + opposite]}
     return str(core.format(a=a, b=b, this=this, that=that, sweep=sweep, back=back, **pick)) + of_both
 
