@@ -30,11 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 class Lesson(NamedTuple):
     """What a demonstration teaches.
 
-    run: its folder; minutes: about so many on two CPU cores without bf16; window: positions of a prompt; train: flags
-    of the trainer beside the recipe; sets: prompts to paint.
+    run: its folder; what: in words; minutes: about so many on two CPU cores without bf16; window: positions of a
+    prompt; train: flags of the trainer beside the recipe; sets: prompts to paint.
     """
 
     run: str
+    what: str
     minutes: int
     corpus: Callable[[], scenes.Corpus]
     window: int
@@ -44,14 +45,16 @@ class Lesson(NamedTuple):
 
 PART = Lesson(
     "demo",
+    "two groups, said in one phrasing",
     5,
     lambda: scenes.generate_plain(1_500, 100),
     28,
-    ("--train.batch", "32", "--train.steps", "400", "--train.layers", "4", "--train.lr", "8e-4"),
+    ("--train.batch", "32", "--train.steps", "400", "--train.layers", "4", "--train.lr", "1e-3"),
     figures.plain_set,
 )
 FULL = Lesson(
     "demo-full",
+    "all of the painter's world",
     60,
     lambda: scenes.generate(20_000, 0.8),
     unet.WINDOW,
@@ -125,7 +128,7 @@ def demonstrate(lesson: Lesson, prompt: str, english: str | None, run: Path, mod
     start = time.monotonic()
     heading("1 of 4: two real encoders", start, lesson.minutes)
     student, teacher = real_pair(models)
-    heading("2 of 4: captions, and an encoder aligned on them", start, lesson.minutes * 0.95)
+    heading(f"2 of 4: captions of {lesson.what}, and an encoder aligned on them", start, lesson.minutes * 0.95)
     encoders = align(lesson, student, teacher, run)
     heading("3 of 4: paint combinations of no caption", start, lesson.minutes * 0.2)
     report = measure(lesson, encoders)

@@ -1,16 +1,25 @@
-"""The painter's figures: how much of what prompts ask is painted through each encoder."""
+"""How much of what prompts ask is painted through each encoder.
 
+python -m painter.figures --teacher DIR --encoders NAME=FILE,... [--seeds 0,1,2]
+
+DIR is the painter's teacher, a Hugging Face folder; each encoder is an artifact that lies beside its report.json.
+Prints two tables in Markdown, attributes by set, with the spread over seeds, and one by one, and the losses' floors.
+"""
+
+import argparse
 import json
+import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from diffusers import UNet2DConditionModel
 
+from painter import unet
 from painter.drawable import HEARD, PLAIN, UNHEARD, Manner, Prompt, hand_written, held_out_prompts
 from painter.paint import Encode, score_encoder
 from painter.reader import ATTRIBUTES
-from trainer.student import Student
+from trainer.student import Student, load_student
 from zhclip.artifact import load
 
 DRAWINGS = (1, 2, 3)
@@ -116,3 +125,25 @@ def floors(artifact: Path) -> str:
     report = report_beside(artifact)
     values = [f"{name} {zones['all']:.3f}" for name, zones in report["floors"].items() if zones]
     return f"Floors of the loss {report['loss']['all']:.3f}: {', '.join(values)}.\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m painter.figures", description=__doc__.partition("\n")[0])
+    parser.add_argument("--teacher", type=Path, required=True, help="the painter's teacher, a Hugging Face folder")
+    parser.add_argument("--encoders", required=True, help="NAME=FILE of artifacts, between commas")
+    parser.add_argument("--seeds", default="0,1,2", help="seeds of the starting noise, between commas")
+    options = parser.parse_args(arguments)
+    named = [part.partition("=") for part in options.encoders.split(",")]
+    seeds = tuple(int(seed) for seed in options.seeds.split(","))
+    try:
+        judge = Judge(unet.load(), all_sets(), seeds)
+        rows = judge.english(load_student(str(options.teacher), unet.WINDOW).encode)
+        rows += [judge.chinese(name, Path(path)) for name, _, path in named]
+        print(table(rows), *(f"{name}: {floors(Path(path))}" for name, _, path in named), sep="\n")
+    except (OSError, ValueError) as error:
+        sys.exit(f"figures: {error}")
+
+
+if __name__ == "__main__":
+    main()

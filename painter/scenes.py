@@ -51,16 +51,6 @@ def caption_pairs(wanted: Callable[[captions.Phrase], bool], rng: random.Random)
             yield Pair(said.zh, said.en)
 
 
-def is_training(phrase: captions.Phrase) -> bool:
-    """Nothing in it is held out."""
-    return not captions.has_held_out_word(phrase) and not captions.has_held_out_combination(phrase)
-
-
-def is_new_combination(phrase: captions.Phrase) -> bool:
-    """Its words are known, together they are new."""
-    return captions.has_held_out_combination(phrase) and not captions.has_held_out_word(phrase)
-
-
 def different(pairs: Iterator[Pair], count: int) -> list[Pair]:
     """The first `count` pairs of which both sides are new. ValueError when the grammar has not so many."""
     kept: list[Pair] = []
@@ -96,9 +86,9 @@ def generate(pairs: int, share: float, seed: int = 0) -> Corpus:
     rng = random.Random(seed)
     drawn, kept = (drawable_pairs(held_out, rng, drawable.HEARD, drawable.TWO_GROUPS) for held_out in (False, True))
     return Corpus(
-        mixed(drawn, caption_pairs(is_training, rng), pairs, share, rng),
-        mixed(kept, caption_pairs(is_new_combination, rng), DEV_PAIRS, share, rng),
-        different(caption_pairs(captions.has_held_out_word, rng), DEV_PAIRS),
+        mixed(drawn, caption_pairs(lambda said: not (said.new_word or said.new_combination), rng), pairs, share, rng),
+        mixed(kept, caption_pairs(lambda said: said.new_combination and not said.new_word, rng), DEV_PAIRS, share, rng),
+        different(caption_pairs(lambda said: said.new_word, rng), DEV_PAIRS),
     )
 
 
