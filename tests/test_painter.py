@@ -1,6 +1,7 @@
 """The painter: training that learns, committed weights that paint what their README claims, the same in ComfyUI."""
 
 import random
+import re
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import painted_weights
-from painter import drawable, figures, host, paint, picture, reader, real_pair, train, unet
+from painter import demo, drawable, figures, host, paint, picture, reader, real_pair, train, unet
 from trainer import convert
 from trainer.stage_settings import ConvertSettings
 from trainer.student import Student, load_student
@@ -80,11 +81,21 @@ def test_english_paints_what_it_says(teacher: Path) -> None:
     assert f"| the empty prompt | {empty.mean('held out', 'number'):.2f} |" in written
 
 
-@pytest.mark.parametrize("window", [24, unet.WINDOW])
-def test_english_paints_in_a_shorter_window(teacher: Path, window: int) -> None:
+def test_english_paints_in_a_shorter_window(teacher: Path) -> None:
     judge = figures.Judge(unet.load(), {"held out": PROMPTS[:12]})
-    said, empty = judge.english(load_student(str(teacher), window).encode)
+    said, empty = judge.english(load_student(str(teacher), 24).encode)
     assert said.mean("held out", "attributes") >= CLAIM > 0.4 > empty.mean("held out", "attributes")
+
+
+@pytest.mark.slow
+def test_the_demonstration_paints_its_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.main(["--run", str(tmp_path), "--models", str(MODELS)])
+    aligned, english, untrained = re.findall(r"^  shows (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert aligned == english == EXAMPLE != untrained
+    table = (tmp_path / "paintings.md").read_text(encoding="utf-8")
+    painted = {row[1].strip(): row[4] for row in (line.split("|") for line in table.splitlines()) if len(row) == 7}
+    assert float(painted["aligned"]) >= CLAIM > 0.4 > float(painted["the empty prompt"])
+    assert "Floors of the loss" in table and (tmp_path / "demo.png").is_file()
 
 
 def test_wrong_conditioning_is_refused() -> None:
