@@ -135,7 +135,7 @@ def paint(host: Host, text: str, encoder: str, seed: int = 0) -> Path:
     except urllib.error.HTTPError as error:
         raise RuntimeError(f"ComfyUI refused the workflow: {error.read().decode('utf-8')}") from error
     except KeyError as error:
-        raise RuntimeError(f"ComfyUI did not paint within {RUN_SECONDS} s (its log: {host.log}): {done}") from error
+        raise RuntimeError(f"ComfyUI did not finish the workflow (its log: {host.log}): {done}") from error
     return host.base / "output" / image["subfolder"] / image["filename"]
 
 

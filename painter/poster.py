@@ -51,4 +51,4 @@ def compose(paintings: list[Painting], path: Path) -> None:
     for axes, painting in zip(figure.subplots(1, len(paintings), squeeze=False)[0], paintings, strict=True):
         show(axes, painting)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.15)
