@@ -30,6 +30,16 @@ class Phrase(NamedTuple):
     words: frozenset[str]
     combinations: frozenset[tuple[str, str]] = frozenset()
 
+    @property
+    def new_word(self) -> bool:
+        """Whether a word of the second dev set is in it."""
+        return not self.words.isdisjoint(grammar()["held_out_words"])
+
+    @property
+    def new_combination(self) -> bool:
+        """Whether an adjective and a noun of the first dev set are in it together."""
+        return any(map(is_held_out, self.combinations))
+
 
 @cache
 def grammar() -> dict[str, Any]:
@@ -85,13 +95,3 @@ def caption(rng: random.Random) -> Phrase:
         frozenset().union(*(phrase.words for phrase in slots.values())),
         frozenset().union(*(phrase.combinations for phrase in slots.values())),
     )
-
-
-def has_held_out_word(phrase: Phrase) -> bool:
-    """Whether a word of the second dev set is in it."""
-    return not phrase.words.isdisjoint(grammar()["held_out_words"])
-
-
-def has_held_out_combination(phrase: Phrase) -> bool:
-    """Whether an adjective and a noun of the first dev set are in it together."""
-    return any(map(is_held_out, phrase.combinations))

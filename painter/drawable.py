@@ -23,15 +23,6 @@ TWO_GROUPS = 0.6
 LONGEST = 36
 """Characters of a Chinese caption. No tokenizer makes more tokens of so many than the window holds."""
 
-SHUFFLED, NUMBER_AFTER, AFTER = 0.5, 0.3, 0.08
-"""Shares, in Chinese, of groups with attributes in an unusual order, with the number last, and of attributes after a
-comma."""
-SHARED, OPENED, BETWEEN = 0.4, 0.25, 0.1
-"""Shares of Chinese captions that say of both groups what both are, that have an opener, that have the background
-within."""
-HEARD, UNHEARD, DEV_UNHEARD = range(3)
-"""Which of a thing's three lists in words.json its Chinese word comes from: those of training, those that nothing was
-changed for, and those that were looked at while the words of training were chosen."""
 SLOTS = {"verb": "verbs", "at": "at", "of": "of", "it": "pronouns"}
 """What phrasings are filled with, whatever the scene, and its list in words.json."""
 
@@ -40,6 +31,36 @@ NAMED = ("size", "colour", "material", "shape")
 
 Thing = tuple[str, str]
 """A colour and a shape."""
+
+
+class Manner(NamedTuple):
+    """How Chinese says a scene.
+
+    of: which of a thing's three lists in words.json its word comes from; words: only so many of a list, None for all;
+    phrasings: which of them. The others are shares: of groups with attributes in an unusual order, with the number
+    last, and of attributes after a comma; of captions that say of both groups what both are, that have an opener, that
+    have the background within, and of the others those that begin with it.
+    """
+
+    of: int = 0
+    words: int | None = None
+    phrasings: slice = slice(None)
+    shuffled: float = 0.5
+    number_after: float = 0.3
+    after: float = 0.08
+    shared: float = 0.4
+    opened: float = 0.25
+    between: float = 0.1
+    before: float = 0.5
+
+
+HEARD = Manner()
+"""As training says things."""
+UNHEARD, DEV_UNHEARD = Manner(of=1), Manner(of=2)
+"""In words that training never has: those that nothing was changed for, and those that were looked at while the words
+of training were chosen."""
+PLAIN = Manner(0, 2, slice(4, 5), 0, 0, 0, 0, 0, 0, 0)
+"""Each thing in its two commonest words, each picture in one phrasing."""
 
 
 class Group(NamedTuple):
@@ -125,10 +146,10 @@ def place(groups: list[Group], rng: random.Random) -> Scene:
     return Scene(groups[0], groups[1] if len(groups) == 2 else None, rng.choice(list(words()[kind])), background)
 
 
-def random_scene(rng: random.Random, kept: bool) -> Scene:
+def random_scene(rng: random.Random, kept: bool, two_groups: float = TWO_GROUPS) -> Scene:
     """A scene that is (or is not) kept for development."""
     while True:
-        groups = [random_group(rng) for _ in range(1 + (rng.random() < TWO_GROUPS))]
+        groups = [random_group(rng) for _ in range(1 + (rng.random() < two_groups))]
         scene = place(groups, rng)
         if len({group.thing for group in groups}) == len(groups) and is_held_out(scene) == kept:
             return scene
@@ -153,74 +174,77 @@ def english(scene: Scene, brief: bool = False) -> str:
     return " ".join([first, scene.where, *second, "on a", scene.background, "background"])
 
 
-def word(kind: str, name: str, rng: random.Random, of: int) -> str:
+def word(kind: str, name: str, rng: random.Random, manner: Manner) -> str:
     """A Chinese word for a thing. Those of training come by Zipf's law, the first of its list most often."""
-    known = words()[kind][name][of]
-    return str(rng.choices(known, [1 / rank for rank in range(1, len(known) + 1)] if of == HEARD else None)[0])
+    known = words()[kind][name][manner.of][: manner.words]
+    zipf = [1 / rank for rank in range(1, len(known) + 1)] if manner.of == HEARD.of else None
+    return str(rng.choices(known, zipf)[0])
 
 
-def chinese_group(group: Group, rng: random.Random, of: int, shared: str) -> str:
+def chinese_group(group: Group, rng: random.Random, manner: Manner, shared: str) -> str:
     """A group in Chinese, its attributes before the noun or after a comma, without the one that is said of both."""
-    said = {name: word(f"{name}s", getattr(group, name), rng, of) for name in NAMED}
-    number = rng.choice(words()["counts"][group.number - 1][0])
+    said = {name: word(f"{name}s", getattr(group, name), rng, manner) for name in NAMED}
+    number = rng.choice(words()["counts"][group.number - 1][0][: manner.words])
     attributes = [name for name in NAMED[:-1] if name != shared]
-    if rng.random() < SHUFFLED:
+    if rng.random() < manner.shuffled:
         rng.shuffle(attributes)
-    after = [name for name in attributes if said[name] and rng.random() < AFTER]
+    after = [name for name in attributes if said[name] and rng.random() < manner.after]
     noun = "".join(said[name] for name in attributes if name not in after) + said["shape"]
-    text = noun + number if rng.random() < NUMBER_AFTER else number + noun
+    text = noun + number if rng.random() < manner.number_after else number + noun
     return "\uff0c".join([text, *(said[name] for name in after)])
 
 
-def chinese_core(scene: Scene, rng: random.Random, of: int) -> str:
+def chinese_core(scene: Scene, rng: random.Random, manner: Manner) -> str:
     """A scene without its background, in Chinese."""
-    pick = {name: rng.choice(words()[kind]) for name, kind in SLOTS.items()}
+    pick = {name: rng.choice(words()[kind][: manner.words]) for name, kind in SLOTS.items()}
     if scene.second is None:
-        group = chinese_group(scene.first, rng, of, "")
-        here = word("places", scene.where, rng, of)
-        return str(rng.choice(words()["phrasings"]["one"]).format(a=group, here=here, **pick))
-    shared, of_both = said_of_both(scene, rng, of)
-    a, b = (chinese_group(group, rng, of, shared) for group in scene.groups)
-    sides = words()["relations"][scene.where][of]
+        group = chinese_group(scene.first, rng, manner, "")
+        here = word("places", scene.where, rng, manner)
+        return str(rng.choice(words()["phrasings"]["one"][manner.phrasings]).format(a=group, here=here, **pick))
+    shared, of_both = said_of_both(scene, rng, manner)
+    a, b = (chinese_group(group, rng, manner, shared) for group in scene.groups)
+    sides = words()["relations"][scene.where][manner.of]
     opposite = len(sides) // 2
-    side = rng.randrange(opposite)
+    side = rng.randrange(min(opposite, manner.words or opposite))
     kind = "shape" if scene.first.shape != scene.second.shape else "colour"
-    this, that = (word(f"{kind}s", getattr(group, kind), rng, of) for group in scene.groups)
+    this, that = (word(f"{kind}s", getattr(group, kind), rng, manner) for group in scene.groups)
     sweep, back = map(rng.choice, words()["sweeps"][scene.where])
-    core = rng.choice(words()["phrasings"]["two"])
+    core = rng.choice(words()["phrasings"]["two"][manner.phrasings])
     pick |= {"here": sides[side], "there": sides[side + opposite]}
     return str(core.format(a=a, b=b, this=this, that=that, sweep=sweep, back=back, **pick)) + of_both
 
 
-def said_of_both(scene: Scene, rng: random.Random, of: int) -> tuple[str, str]:
+def said_of_both(scene: Scene, rng: random.Random, manner: Manner) -> tuple[str, str]:
     """An attribute that two groups share and how it is said of both at the end; "" and "" for none."""
     first, second = scene.groups
     alike = [name for name in NAMED[:-1] if getattr(first, name) == getattr(second, name)]
-    shared = rng.choice(alike) if alike and rng.random() < SHARED else ""
-    said = word(f"{shared}s", getattr(first, shared), rng, of) if shared else ""
+    shared = rng.choice(alike) if alike and rng.random() < manner.shared else ""
+    said = word(f"{shared}s", getattr(first, shared), rng, manner) if shared else ""
     return (shared, f"\uff0c{rng.choice(words()['both'])}{said}") if said else ("", "")
 
 
-def chinese(scene: Scene, rng: random.Random, of: int = HEARD) -> str:
+def chinese(scene: Scene, rng: random.Random, manner: Manner = HEARD) -> str:
     """A scene in Chinese, all of how it is said chosen by `rng`."""
-    core = chinese_core(scene, rng, of)
-    background = word("backgrounds", scene.background, rng, of)
-    before, after = (rng.choice(words()["backdrops"][side]).format(g=background) for side in ("before", "after"))
-    opener = rng.choice(words()["openers"]) if rng.random() < OPENED else ""
-    if rng.random() < BETWEEN and "\uff0c" in core:
+    core = chinese_core(scene, rng, manner)
+    background = word("backgrounds", scene.background, rng, manner)
+    before, after = (
+        rng.choice(words()["backdrops"][side][: manner.words]).format(g=background) for side in ("before", "after")
+    )
+    opener = rng.choice(words()["openers"]) if rng.random() < manner.opened else ""
+    if rng.random() < manner.between and "\uff0c" in core:
         return opener + core.replace("\uff0c", f"{after}\uff0c", 1)
-    return opener + (f"{before}{core}" if rng.random() < 0.5 else f"{core}{after}")
+    return opener + (f"{before}{core}" if rng.random() < manner.before else f"{core}{after}")
 
 
-def prompt(scene: Scene, rng: random.Random, of: int = HEARD) -> Prompt:
+def prompt(scene: Scene, rng: random.Random, manner: Manner = HEARD) -> Prompt:
     """A scene in both languages, in Chinese of no more than LONGEST characters."""
     while True:
-        said = chinese(scene, rng, of)
+        said = chinese(scene, rng, manner)
         if len(said) <= LONGEST:
             return Prompt(said, english(scene), scene)
 
 
-def held_out_prompts(of: int = HEARD, seed: int = 0) -> list[Prompt]:
+def held_out_prompts(manner: Manner = HEARD, seed: int = 0) -> list[Prompt]:
     """132 prompts for painting: each held-out pair once, and each held-out triple twice, alone in its picture."""
     rng = random.Random(seed)
     pairs, triples = held_out()
@@ -230,7 +254,7 @@ def held_out_prompts(of: int = HEARD, seed: int = 0) -> list[Prompt]:
         scenes.append(place([random_group(rng, thing) for thing in pair], rng))
     for material, *thing in sorted(triples) * 2:
         scenes.append(place([random_group(rng, (thing[0], thing[1]), material)], rng))
-    return [prompt(scene, rng, of) for scene in scenes]
+    return [prompt(scene, rng, manner) for scene in scenes]
 
 
 def read_group(said: str) -> Group:

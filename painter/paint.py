@@ -17,7 +17,7 @@ GUIDANCE = 1.25
 """Of 1, 1.25, 1.5, 2, 3 and 5 the best on prompts of training: a network that answers clean pixels overshoots soon."""
 
 Encode = Callable[[list[str]], Tensor]
-"""Prompts to conditioning (B, 40, 384)."""
+"""Prompts to conditioning (B, W, 384)."""
 
 
 @torch.no_grad()
@@ -31,13 +31,13 @@ def paint(
 ) -> NDArray[np.float32]:
     """Sample one picture a row by DDIM with classifier-free guidance.
 
-    conditioning: (B, 40, 384); empty: (40, 384) or (1, 40, 384), the encoder's empty prompt.
-    Returns (B, 36, 36, 3), values 0..1. ValueError for conditioning of another width or window.
+    conditioning: (B, W, 384), in whatever window; empty: (1, W, 384), the encoder's empty prompt.
+    Returns (B, 36, 36, 3), values 0..1. ValueError for conditioning of another width.
     """
-    if tuple(conditioning.shape[1:]) != (unet.WINDOW, unet.WIDTH):
+    if conditioning.shape[-1] != unet.WIDTH:
         raise ValueError(
-            f"The painter takes conditioning (B, {unet.WINDOW}, {unet.WIDTH}), got {tuple(conditioning.shape)}. "
-            f"Align the encoder with --window {unet.WINDOW} to the teacher that the painter was trained on."
+            f"The painter takes conditioning of width {unet.WIDTH}, got {tuple(conditioning.shape)}. "
+            "Align the encoder to the teacher that the painter was trained on."
         )
     schedule = unet.schedule()
     schedule.set_timesteps(steps)

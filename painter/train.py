@@ -19,13 +19,13 @@ from tqdm import trange
 
 from painter import drawable, picture, unet
 from painter.paint import score_encoder
-from painter.teacher import english_states
 from trainer.base import cpu_has_bf16
 from trainer.encoders import load_student
 
 BATCH = 64
 CAPTIONS = 16_000
 """Different captions that are learnt from; each is encoded once, before the first step."""
+CHUNK = 256
 EMPTY_SHARE = 0.1
 LEARNING_RATE = 1e-3
 WARM_UP = 50
@@ -54,6 +54,19 @@ BRIEF = 0.5
 def blend(text: Tensor, other: Tensor, wanted: Tensor) -> Tensor:
     """States (B, P, S) with a random share of other ones in each row that is `wanted` (B,) bool."""
     return text.lerp(other, BLEND * torch.rand(len(text), 1, 1) * wanted[:, None, None])
+
+
+@torch.no_grad()
+def english_states(folder: Path, captions: list[str]) -> Tensor:
+    """The last hidden states of the English encoder in a Hugging Face folder, what the painter is conditioned on.
+
+    Returns (len(captions), 40, width), fp16. ValueError names a caption that is longer than the window.
+    """
+    encoder = load_student(str(folder), unet.WINDOW)
+    longest = max(captions, key=encoder.tokens.length)
+    if encoder.tokens.length(longest) > unet.WINDOW:
+        raise ValueError(f"Caption over {unet.WINDOW} tokens: {longest!r}. Shorten it.")
+    return torch.cat([encoder.encode(captions[at : at + CHUNK]).half() for at in range(0, len(captions), CHUNK)])
 
 
 def latents(scenes: list[drawable.Scene], rng: random.Random) -> Tensor:

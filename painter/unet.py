@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 WINDOW = 40
+"""Positions of the text that the painter learnt from. It paints as well from 24."""
 WIDTH = 384
 FOLD, LATENT = 12, 3
 """A latent holds one of the picture's 3 x 3 cells, of 12 x 12 pixels, at each position. A network on squares of 3 x 3

@@ -33,7 +33,7 @@ def drawn(count: int, seed: int) -> list[drawable.Scene]:
 
 def test_every_clean_picture_reads_back() -> None:
     rng = random.Random(1)
-    for scene in drawn(500, 1):
+    for scene in drawn(200, 1):
         assert reader.read(picture.render(scene, rng)) == scene
 
 

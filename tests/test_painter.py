@@ -1,6 +1,7 @@
 """The painter: training that learns, committed weights that paint what their README claims, the same in ComfyUI."""
 
 import random
+import re
 import zipfile
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import painted_weights
-from painter import drawable, figures, host, judge, paint, picture, queued, reader, real_pair, train, unet
-from painter.teacher import english_states, write_artifact
-from trainer.encoders.student import Student, load_student
+from painter import demo, drawable, figures, host, paint, picture, reader, real_pair, train, unet
+from trainer.artifact import convert_published
+from trainer.base import ConvertSettings
+from trainer.encoders import Student, load_student
 from zhclip.artifact import load
 
 CLAIM = 0.95  # of the attributes of held-out English prompts: painter/README.md
@@ -29,8 +31,7 @@ def teacher() -> Path:
 @pytest.fixture(scope="module")
 def english(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("english") / "english.safetensors"
-    write_artifact(teacher, path)
-    return path
+    return convert_published(ConvertSettings(str(teacher), str(path), window=unet.WINDOW))
 
 
 def test_a_latent_is_the_picture() -> None:
@@ -70,17 +71,35 @@ def test_committed_weights_are_small_and_half_precision() -> None:
 
 @pytest.mark.slow
 def test_english_paints_what_it_says(teacher: Path) -> None:
-    said, empty = figures.english_rows(unet.load(), load_student(str(teacher), unet.WINDOW), seeds=(0, 1))
-    assert {name: len(shares) for name, shares in said.painted.items()} == dict.fromkeys(figures.SETS, 2)
-    for name in figures.SETS:
+    judge = figures.Judge(unet.load(), figures.all_sets(), (0, 1))
+    said, empty = judge.english(load_student(str(teacher), unet.WINDOW).encode)
+    assert {name: len(shares) for name, shares in said.painted.items()} == dict.fromkeys(judge.sets, 2)
+    for name in judge.sets:
         assert said.mean(name, "attributes") >= CLAIM > 0.3 > empty.mean(name, "attributes")
     written = figures.table([said, empty])
     assert f"| English, the teacher itself | - | - | {said.mean('held out', 'attributes'):.3f} (" in written
     assert f"| the empty prompt | {empty.mean('held out', 'number'):.2f} |" in written
 
 
+def test_english_paints_in_a_shorter_window(teacher: Path) -> None:
+    judge = figures.Judge(unet.load(), {"held out": PROMPTS[:12]})
+    said, empty = judge.english(load_student(str(teacher), 24).encode)
+    assert said.mean("held out", "attributes") >= CLAIM > 0.4 > empty.mean("held out", "attributes")
+
+
+@pytest.mark.slow
+def test_the_demonstration_paints_its_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.main(["--run", str(tmp_path), "--models", str(MODELS)])
+    aligned, english, untrained = re.findall(r"^  shows (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert aligned == english == EXAMPLE != untrained
+    table = (tmp_path / "paintings.md").read_text(encoding="utf-8")
+    painted = {row[1].strip(): row[4] for row in (line.split("|") for line in table.splitlines()) if len(row) == 7}
+    assert float(painted["aligned"]) >= CLAIM > 0.4 > float(painted["the empty prompt"])
+    assert "Floors of the loss" in table and (tmp_path / "demo.png").is_file()
+
+
 def test_wrong_conditioning_is_refused() -> None:
-    with pytest.raises(ValueError, match="--window 40"):
+    with pytest.raises(ValueError, match="width 384"):
         paint.paint(unet.build(), torch.zeros(1, 77, 768), torch.zeros(77, 768))
 
 
@@ -91,41 +110,32 @@ def test_missing_weights_say_how_to_make_them(tmp_path: Path) -> None:
 
 def test_an_overlong_caption_is_refused_by_name(teacher: Path) -> None:
     with pytest.raises(ValueError, match="over 40 tokens"):
-        english_states(teacher, ["a red circle", "a " * 60])
+        train.english_states(teacher, ["a red circle", "a " * 60])
 
 
 def test_the_teacher_as_an_artifact_encodes_alike(teacher: Path, english: Path) -> None:
     texts = [EXAMPLE, "", "a small red heart at the top, white background"]
-    states = english_states(teacher, texts).float()
+    states = train.english_states(teacher, texts).float()
     assert (Student.from_artifact(load(english)).encode(texts) - states).abs().max() < 5e-3
 
 
 def test_stock_nodes_paint_as_the_direct_sampler_does(english: Path, tmp_path: Path) -> None:
-    prompts = [drawable.Prompt(prompt.en, prompt.en, prompt.scene) for prompt in PROMPTS[:4]]
+    prompts = PROMPTS[:4]
     host.prepare(tmp_path, {"english": english})
     with host.running(tmp_path) as comfyui:
-        painted = queued.painted_by_comfyui(comfyui, "english", prompts)
+        paths = [host.paint(comfyui, prompt.en, "english") for prompt in prompts]
         with pytest.raises(RuntimeError, match=r"nowhere\.safetensors"):
             host.paint(comfyui, EXAMPLE, "nowhere")
-    direct = queued.painted_directly(english, prompts)
+    painted = np.stack([host.picture(path)[:: host.SHOWN, :: host.SHOWN] for path in paths])
+    network, encode = unet.load(), Student.from_artifact(load(english)).encode
+    # One at a time, as in the queue: the starting noise depends on the batch's size.
+    direct = np.concatenate([paint.paint(network, encode([prompt.en]), encode([""])) for prompt in prompts])
     # ComfyUI may encode in fp16 and writes 8 bits.
     assert np.abs(painted - direct).mean() < 0.02
     assert [*map(reader.read, painted)] == [*map(reader.read, direct)]
     assert reader.score(painted, [prompt.scene for prompt in prompts])["attributes"] > 0.8
 
 
-def test_a_figure_is_judged_by_the_pairs_that_differ() -> None:
-    def painted(name: str, *values: float) -> figures.Row:
-        return figures.Row(name, {}, {"held out": [{"attributes": value} for value in values]})
-
-    rows = [painted("a", 0.90, 0.91), painted("b", 0.60, 0.61), painted("c", 0.895, 0.905), painted("d", 0.3, 0.3)]
-    # a and c differ by less than their seeds: five pairs are left, of which the loss has b and d the wrong way round.
-    assert judge.foreseen("loss", [0.1, 0.5, 0.2, 0.4], rows, "held out") == (4, 5)
-    assert judge.foreseen("skill", [0.4, 0.2, 0.1, 0.0], rows, "held out") == (4, 5)
-    assert judge.foreseen("skill", [0.1, 0.1, 0.1, 0.1], rows, "held out") == (0, 5)
-
-
-@pytest.mark.slow
 def test_weights_are_judged_by_paintings(english: Path) -> None:
     # The English encoder in both places: its vocabulary has ideographs, which it does not understand.
     rows = painted_weights.table(english, english, 12).splitlines()[2:]

@@ -1,13 +1,14 @@
 """The demonstration's corpus: enough of it, the same every time, nothing held out in it, and short enough."""
 
 import itertools
+import random
 import re
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
-from painter import captions, drawable, scenes
+from painter import captions, demo, drawable, figures, scenes
 from painter.real_pair import real_pair
 from painter.unet import WINDOW
 from zhclip.prompt import normalise
@@ -80,38 +81,41 @@ def test_new_combinations_are_of_words_that_training_has(corpus: scenes.Corpus) 
     assert all(set(re.findall(r"\w+", pair.en)) <= known for pair in corpus.dev_combinations)
 
 
+def too_long(window: int, zh: list[str], en: list[str]) -> list[str]:
+    """Texts of more tokens than a window has positions."""
+    tokenizers = [Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in real_pair(MODELS)]
+    tokenizers[1].no_padding()
+    tokenizers[1].no_truncation()
+    encoded = [
+        (text, len(tokens))
+        for one, texts in zip(tokenizers, (zh, en))
+        for text, tokens in zip(texts, one.encode_batch(texts))
+    ]
+    return [text for text, tokens in encoded if tokens > window]
+
+
 def test_everything_fits_the_window(corpus: scenes.Corpus) -> None:
-    student, teacher = real_pair(MODELS)
-    chinese, english = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (student, teacher))
-    english.no_padding()
-    english.no_truncation()
     pairs = list(itertools.chain(*corpus))
-    for tokenizer, texts in ((chinese, [normalise(pair.zh) for pair in pairs]), (english, [pair.en for pair in pairs])):
-        assert max(map(len, tokenizer.encode_batch(texts))) <= WINDOW
+    assert not too_long(WINDOW, [normalise(pair.zh) for pair in pairs], [pair.en for pair in pairs])
 
 
-def test_the_example_is_one_of_the_grammar_and_held_out() -> None:
-    stars, square = (
-        drawable.Group(2, "big", "red", "plain", "star"),
-        drawable.Group(1, "big", "blue", "wooden", "square"),
-    )
+def test_the_example_is_of_the_demonstration_and_held_out() -> None:
+    stars = drawable.Group(2, "small", "red", "plain", "star")
+    square = drawable.Group(1, "big", "blue", "wooden", "square")
     scene = drawable.Scene(stars, square, "above", "gray")
-    words = drawable.words()
+    words, rng = drawable.words(), random.Random(0)
     assert drawable.english(scene, brief=True) == words["prompt_en"]
-    (red, blue), above = (
-        (words["colours"][colour][0][0] for colour in ("red", "blue")),
-        words["relations"]["above"][0][0],
-    )
-    star, square, wooden = (
-        words["shapes"]["star"][0][0],
-        words["shapes"]["square"][0][0],
-        words["materials"]["wooden"][0][0],
-    )
-    first, second = f"{words['counts'][1][0][0]}{red}{star}", f"{words['counts'][0][0][0]}{blue}{wooden}{square}"
-    core: str = words["phrasings"]["two"][0].format(a=first, b=second, of="", here=above, verb=words["verbs"][0])
-    backdrop: str = words["backdrops"]["after"][0].format(g=words["backgrounds"]["gray"][0][0])
-    assert words["prompt"] == core + backdrop
+    assert words["prompt"] in {drawable.chinese(scene, rng, drawable.PLAIN) for _ in range(20_000)}
     assert drawable.is_held_out(scene)
+
+
+def test_the_demonstration_teaches_its_part_without_what_is_held_out() -> None:
+    part = demo.PART.corpus()
+    assert not [pair for pair in part.train if has_kept_objects(pair.en)]
+    assert all(has_kept_objects(pair.en) for pair in part.dev_combinations)
+    assert all(pair.zh.startswith(("\u4e00\u4e2a", "\u4e24\u4e2a", "\u4e09\u4e2a")) for pair in part.train)
+    pairs = [*part.train, *part.dev_combinations, *figures.plain_set()["held out"]]
+    assert not too_long(demo.PART.window, [normalise(pair.zh) for pair in pairs], [pair.en for pair in pairs])
 
 
 @pytest.mark.parametrize("arguments", [["--drawable", "1.5"], ["--pairs", "0"], ["--pairs", "9000", "--drawable", "0"]])
