@@ -4,6 +4,7 @@ import itertools
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -114,7 +115,7 @@ def test_the_demonstration_teaches_its_part_without_what_is_held_out() -> None:
     assert not [pair for pair in part.train if has_kept_objects(pair.en)]
     assert all(has_kept_objects(pair.en) for pair in part.dev_combinations)
     assert all(pair.zh.startswith(("\u4e00\u4e2a", "\u4e24\u4e2a", "\u4e09\u4e2a")) for pair in part.train)
-    pairs = [*part.train, *part.dev_combinations, *figures.plain_set()["held out"]]
+    pairs: list[Any] = [*part.train, *part.dev_combinations, *figures.plain_set()["held out"]]
     assert not too_long(demo.PART.window, [normalise(pair.zh) for pair in pairs], [pair.en for pair in pairs])
 
 

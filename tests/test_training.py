@@ -182,26 +182,6 @@ def test_lora_as_peft_gives_it(base: Recipe, tmp_path: Path, lora: dict[str, Any
     assert furthest(final(recipe), final(again)) == 0  # dropout is a function of the step, too
 
 
-def test_one_bias_for_all_positions(base: Recipe, tmp_path: Path) -> None:
-    recipe = ran(changed(base, tmp_path / "run", position_bias=False))
-    bias = artifact(recipe).proj_bias
-    assert bias is not None and torch.equal(bias, bias[:1].expand(32, -1))
-    flat, by_position = (
-        training_loss(ran(changed(base, tmp_path / name, strategy="ridge", position_bias=some), corpus, cache, train))
-        for name, some in (("flat", False), ("by", True))
-    )
-    assert by_position < flat  # a bias a position can only fit better
-
-
-@torch.no_grad()
-def training_loss(recipe: Recipe) -> float:
-    student, _, pairs = trained_student(recipe)
-    rows = list(range(len(pairs)))
-    z = student(pairs.rows("ids", rows).long(), positions=pairs.rows("position", rows))
-    drawn = shares(pairs.rows("length", rows), pairs.rows("count", rows), pairs.window)
-    return float((cosine_loss(z, pairs.rows("target", rows)) * drawn).sum(dim=1).mean())
-
-
 # The objective
 
 

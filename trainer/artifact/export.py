@@ -107,7 +107,7 @@ def trained(recipe: Recipe, run: Finished, report: dict[str, Any]) -> Artifact:
 def artifact_of(student: Student, positions: int, window: int, **facts: Any) -> Artifact:
     """A student as the file holds it, with so many of its position embeddings. `facts`: what else Meta says of it."""
     bert = {name: tensor for name, tensor in student.bert.state_dict().items() if "position_ids" not in name}
-    bias, structure = student.proj_bias, student.structure
+    structure = student.structure
     return Artifact(
         meta=Meta(
             dimensions=replace(dimensions_of(student.bert), positions=positions),
@@ -120,7 +120,7 @@ def artifact_of(student: Student, positions: int, window: int, **facts: Any) -> 
         bert=bert | {POSITIONS: bert[POSITIONS][:positions]},
         tokenizer_json=student.tokens.tokenizer.to_str().encode("utf-8"),
         proj_weight=student.proj_weight,
-        proj_bias=None if bias is None else bias.expand(window, -1).contiguous(),  # one for all is written for each
+        proj_bias=student.proj_bias,
         position0=structure.position0,
         empty=structure.empty,
         norms=structure.norms,

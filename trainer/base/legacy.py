@@ -1,4 +1,4 @@
-"""Settings of runs made before version 0.2, in today's terms: their recipes are read, and their checkpoints go on."""
+"""Settings of runs that older code made, in today's terms: their recipes are read, and their checkpoints go on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ GONE = {
     "embeddings": False,
     "norm": 0.0,
     "ema": None,
+    "compose": 0.0,
+    "position_bias": True,
     "skip": False,
     "zone_weights": {"position0": 1.0, "content": 1.0, "end": 1.0, "pad": 1.0},
 }
@@ -25,15 +27,14 @@ LORA = {
 
 
 def renewed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of training, or of the teacher, as today's version names them; those of today as they are.
+    """Settings of a group, or of a finished stage, as today's version names them; those of today as they are.
 
     Raises SettingsError for an option in use that this version has no more.
     """
     used = [name for name, idle in GONE.items() if name in settings and settings[name] != idle]
     if used:
         raise SettingsError(
-            f"made with {used[0]} {settings[used[0]]}, an option that left in version 0.2; train anew without it, or "
-            "go on with version 0.1"
+            f"made with {used[0]} {settings[used[0]]}, an option that has left the trainer; train anew without it"
         )
     new = {name: value for name, value in settings.items() if name not in (*GONE, *LORA, "lora_layers")}
     old = {new_name: settings[name] for name, new_name in LORA.items() if name in settings}

@@ -76,8 +76,6 @@ class CorpusSettings:
     """English captions that share so much of their words, word pairs and triples are one (Jaccard); null keeps them."""
     script: Literal["keep", "simplify", "both"] = "keep"
     """Traditional Chinese: as written, simplified by OpenCC, or, in the training pairs, both."""
-    compose: float = 0.0
-    """Prompt-style pairs made from the training pairs, about so many as a share of them (0 to 1); 0: none."""
 
 
 @dataclass
@@ -121,8 +119,6 @@ class TrainSettings:
     """Steps between scorings on up to 512 dev pairs, logged as dev/skill. null: none."""
     patience: int | None = None
     """Stop after so many scorings without a better dev skill, and keep the best weights. Needs `dev_every`."""
-    position_bias: bool = True
-    """The start's ridge map has one bias a position; false: one for all."""
     lr: float = 4e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -20,7 +20,7 @@ def _recipe_yaml(text: str) -> Any:
     """A value of the command line, or a recipe's file, whose settings may be an older version's."""
     value = get_loader("yaml")(text)
     if isinstance(value, dict):
-        for group in ("train", "teacher"):
+        for group in ("train", "teacher", "corpus"):
             if isinstance(value.get(group), dict):
                 value[group] = renewed(value[group])
     return value
@@ -122,7 +122,7 @@ def guard(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> N
         write_text(path, json.dumps(settings, indent=1, sort_keys=True))
         return
     found = renewed(read_json(path, f"delete {folder} and run the stage again"))
-    if found.get("precision") == "auto":  # version 0.1 did not write down what that was
+    if found.get("precision") == "auto":  # older code did not write down what that was
         found["precision"] = settings.get("precision")
     different = [
         f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"

@@ -167,17 +167,14 @@ class Cache:
         """Whether the teacher's first position is one vector for every caption, as a causal teacher's is."""
         return bool(self.constant()[0].norm() > 1 - 1e-4)
 
-    def ridge(self, penalty: float, position_bias: bool = True) -> Ridge:
+    def ridge(self, penalty: float) -> Ridge:
         """The closed form: one map for all positions and one bias a position, from x to unit targets.
 
         With x and y centred at each position, weight = (Sxx + lambda I)^-1 Sxy and bias = mean y - weight mean x, where
-        lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64. Without `position_bias` x and y are
-        centred on their mean over all positions, and the bias (1, D) is one.
+        lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64.
         """
-        n, x, y = self._weight[:, None], self.sums["x_sum"], self.sums["unit_sum"]  # (W, 1), (W, S), (W, D)
-        if not position_bias:
-            n, x, y = (some.sum(dim=0, keepdim=True) for some in (n, x, y))
-        x, y = x / n, y / n
+        n = self._weight[:, None]  # (W, 1)
+        x, y = self.sums["x_sum"] / n, self.sums["unit_sum"] / n  # (W, S), (W, D)
         sxx = self.sums["xx"] - (n * x).T @ x
         sxy = self.sums["xy"] - (n * x).T @ y
         scale = penalty * sxx.diagonal().mean()

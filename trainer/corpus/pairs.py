@@ -32,12 +32,11 @@ class Pair:
 @dataclass(frozen=True)
 class Cleaned:
     """Clean pairs in file order, and the rejected rows, whose fault is the reason. `twins` of the pairs are the same
-    captions in simplified characters, and the last `composed` of them are made from the others in prompt style."""
+    captions in simplified characters."""
 
     pairs: list[Pair]
     rejects: list[Row]
     twins: int = 0
-    composed: int = 0
 
     def counts(self) -> dict[str, int]:
         """Rejected rows by reason."""

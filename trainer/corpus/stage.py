@@ -14,7 +14,6 @@ from zhclip.tokens import PromptTokenizer
 
 from ..base import CorpusSettings, DamagedError, Recipe, SettingsError, Source, guard, require, sources, write_text
 from ..encoders import caption_length, load_tokenizer, load_tokens
-from .compose import compose
 from .lines import Row
 from .pairs import Cleaned, Length, Pair, clean, share
 from .rows import read, source_sha256
@@ -83,7 +82,7 @@ def run(recipe: Recipe) -> None:
     folder, settings = recipe.folder / "corpus", recipe.corpus
     if not settings.english or settings.dev:
         require("given" if settings.train else None, "corpus.train", "the pairs to train on")
-    for name in ("compose", "dev_share", "min_han", "min_latin", "near"):
+    for name in ("dev_share", "min_han", "min_latin", "near"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value <= 1:
             raise SettingsError(f"--corpus.{name} {value:g} is no share; give a number from 0 to 1")
@@ -123,9 +122,6 @@ def _pairs(settings: CorpusSettings, tokens: PromptTokenizer, en_length: Length,
     own = replace(settings, limit=None, script="keep" if settings.script == "both" else settings.script)
     dev = clean(rows(held, True), tokens.length, en_length, window, own)
     pairs = clean(rows(train, False), tokens.length, en_length, window, settings, taken=dev.pairs)
-    if settings.compose:
-        made = compose(pairs.pairs, dev.pairs, settings.compose, tokens.ids, en_length, window)
-        pairs = replace(pairs, pairs=pairs.pairs + made, composed=len(made))
     return {"train": (pairs, train), "dev": (dev, held)}
 
 
@@ -140,7 +136,6 @@ def _write(folder: Path, splits: dict[str, Split], unknown: float | None) -> Non
             write_pairs(folder / f"{name}.tsv", cleaned.pairs)
         summary[name] = {"rows": len(cleaned.pairs), "rejected": cleaned.counts(), "read": dict(mixture.read)}
         further = {"left_out_by_weight": dict(mixture.left_out), "simplified_twins": cleaned.twins}
-        further |= {"composed": cleaned.composed}
         summary[name] |= {key: value for key, value in further.items() if value}
     if unknown is not None:
         summary["train"]["unknown_tokens"] = unknown
@@ -149,8 +144,7 @@ def _write(folder: Path, splits: dict[str, Split], unknown: float | None) -> Non
     write_text(folder / "summary.json", json.dumps(summary, indent=1))
     for name, counted in summary.items():
         noun = "captions" if name == "english" else "pairs"
-        composed = f", {counted['composed']} of them composed" if "composed" in counted else ""
-        print(f"corpus: {name} {counted['rows']} {noun}{composed}, rejected {counted['rejected'] or 'none'}")
+        print(f"corpus: {name} {counted['rows']} {noun}, rejected {counted['rejected'] or 'none'}")
 
 
 def rejects_table(splits: dict[str, Cleaned]) -> str:
@@ -166,8 +160,6 @@ def rejects_table(splits: dict[str, Cleaned]) -> str:
 
 def _settings(recipe: Recipe) -> dict:
     settings = asdict(recipe.corpus)
-    if not settings["compose"]:  # a corpus from before there was a composer is still the same
-        del settings["compose"]
     for name in ("train", "dev", "english"):
         del settings[name]
         for at, source in enumerate(sources(getattr(recipe.corpus, name))):

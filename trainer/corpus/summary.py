@@ -22,14 +22,12 @@ def page(summary: dict[str, dict], splits: Mapping[str, Cleaned]) -> str:
 
 def section(name: str, counted: dict, split: Cleaned) -> str:
     """One split."""
-    clean, made = split.pairs[: len(split.pairs) - split.composed], split.pairs[len(split.pairs) - split.composed :]
-    total = len(clean) - split.twins + len(split.rejects)
+    total = len(split.pairs) - split.twins + len(split.rejects)
     sentences = {
         "more were left out by their source's weight": sum(counted.get("left_out_by_weight", {}).values()),
         "of the kept are twins in simplified characters": split.twins,
-        "more in prompt style were composed from them": len(made),
     }
-    said = [f"{len(clean):,} kept, {len(split.rejects):,} rejected of {total:,} rows."]
+    said = [f"{len(split.pairs):,} kept, {len(split.rejects):,} rejected of {total:,} rows."]
     said += [f"{count:,} {sentence}." for sentence, count in sentences.items() if count]
     if "unknown_tokens" in counted:
         said.append(f"{counted['unknown_tokens']:.2%} of the Chinese tokens are unknown to the student's vocabulary.")
@@ -43,7 +41,7 @@ def section(name: str, counted: dict, split: Cleaned) -> str:
     if any(pair.zh for pair in split.pairs):
         out.append(f"<h3>Chinese, characters</h3>{histogram([len(pair.zh) for pair in split.pairs])}\n")
     out.append(f"<h3>English, words</h3>{histogram([len(pair.en.split()) for pair in split.pairs])}\n")
-    out += [f"<h3>{title}</h3>{examples(pairs)}" for title, pairs in (("Kept", clean), ("Composed", made)) if pairs]
+    out.append(f"<h3>Kept</h3>{examples(split.pairs)}")
     if split.rejects:
         out += ["<h3>Rejected</h3>", table(rejected(split.rejects), ("reason", "zh", "en"))]
     return "".join(out)

@@ -36,7 +36,7 @@ class Student(nn.Module):
         self.mask_padding = mask_padding
         self.structure = Structure()
         self.proj_weight: nn.Parameter | None = None  # (D, S)
-        self.proj_bias: nn.Parameter | None = None  # (W, D), or (1, D): one for all positions
+        self.proj_bias: nn.Parameter | None = None  # (W, D)
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Student:
@@ -138,15 +138,15 @@ def load_student(model: str, window: int, device: torch.device | str = "cpu") ->
 
 
 def bias_at(bias: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor | None:
-    """(W, D) -> (..., D) at these positions (...), None: all; (1, D), one for all, as it is."""
-    if bias is None or positions is None or len(bias) == 1:
+    """(W, D) -> (..., D) at these positions (...), None: all."""
+    if bias is None or positions is None:
         return bias
     return torch.nn.functional.embedding(positions, bias)  # as bias[positions], whose backward is slower
 
 
 @dataclass(frozen=True)
 class Ridge:
-    """A closed-form map: weight (D, S) and bias (W, D) or (1, D), fp32."""
+    """A closed-form map: weight (D, S) and bias (W, D), fp32."""
 
     weight: torch.Tensor
     bias: torch.Tensor

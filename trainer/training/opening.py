@@ -100,7 +100,7 @@ def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, 
             f"the student is {student.bert.config.hidden_size} wide and the teacher {cache.width}: "
             "only --train.start ridge brings the map between them"
         )
-    ridge = cache.ridge(train.ridge_lambda, train.position_bias) if ridge_start else None
+    ridge = cache.ridge(train.ridge_lambda) if ridge_start else None
     peft_model = prepare(student, train, ridge)
     return student.to(device), peft_model, cache
 
