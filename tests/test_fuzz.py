@@ -38,7 +38,7 @@ def prompts(count: int) -> list[str]:
             text = "".join(map(chr, chance.choices(range(chance.choice(PLANES)), k=chance.randint(1, 120))))
         else:
             text = "".join(chance.choices(SYNTAX, k=chance.randint(1, 40)))
-        found[text] = None
+        found[json.loads(json.dumps(text))] = None  # which joins the halves of a pair, as on the way to the node
     return list(found)
 
 
