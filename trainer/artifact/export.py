@@ -14,7 +14,7 @@ from transformers import BertModel
 from zhclip.artifact import Artifact, CorpusInfo, Meta, TeacherInfo, load, save
 
 from .. import corpus
-from ..base import Recipe, SettingsError, default_device, public, public_name, read_json
+from ..base import Recipe, SettingsError, default_device, install_folder, public, public_name, read_json
 from ..cache import Cache
 from ..encoders import Student, dimensions_of
 from ..report import Finished, strategy_name
@@ -90,8 +90,9 @@ def export_run(recipe: Recipe) -> None:
     shutil.rmtree(candidate.parent, ignore_errors=True)
     size = f"{path.stat().st_size / 1e6:.0f} MB in {recipe.export.dtype}"
     print(f"export: {path}, {size}, largest difference after reading back {worst:.1e} of a vector's norm")
-    if recipe.install:
-        print(f"export: installed as {install(path, Path(recipe.install), recipe.folder.resolve().name)}")
+    comfyui = install_folder(recipe.install)
+    if comfyui:
+        print(f"export: installed as {install(path, comfyui, recipe.folder.resolve().name)}")
 
 
 def written(bert: BertModel, window: int) -> dict[str, torch.Tensor]:
@@ -117,11 +118,16 @@ def rounded(artifact: Artifact, dtype: torch.dtype) -> Artifact:
     )
 
 
+def installed(comfyui: Path, name: str) -> Path:
+    """Where the encoder of a run goes in a ComfyUI."""
+    return comfyui / "models" / "text_encoders" / f"zhclip-{name}.safetensors"
+
+
 def install(artifact: Path, comfyui: Path, name: str) -> Path:
     """Copy the artifact to COMFYUI/models/text_encoders/zhclip-NAME.safetensors, whole or not at all."""
     if not (comfyui / "models").is_dir():
         raise SettingsError(f"--install {comfyui}: it has no models folder; give ComfyUI's own folder")
-    target = comfyui / "models" / "text_encoders" / f"zhclip-{name}.safetensors"
+    target = installed(comfyui, name)
     target.parent.mkdir(exist_ok=True)
     temporary = target.with_suffix(".tmp")
     shutil.copyfile(artifact, temporary)

@@ -2,12 +2,14 @@
 in one line, processes and the device. It hands on plain functions and dataclasses, and imports no other room."""
 
 from .allocator import keep_freed_memory
+from .comfyui import clip_tokenizer, comfyui_around, install_folder
 from .failures import full_disk, goes_on, say, stoppable
 from .files import DamagedError, read_header, read_json, read_tensors, scratch, sweep, write_tensors, write_text
 from .html import STYLE, table
 from .locks import BusyError, hold, hold_cache, hold_run
 from .processes import cpu_has_bf16, default_device, has_bf16, processes
 from .recipe import (
+    STARTER,
     CacheSettings,
     CorpusSettings,
     Recipe,
@@ -41,6 +43,7 @@ from .stage_settings import (
 )
 
 __all__ = [
+    "STARTER",
     "STYLE",
     "BusyError",
     "CacheSettings",
@@ -60,6 +63,8 @@ __all__ = [
     "TrainSettings",
     "TranslateSettings",
     "Translation",
+    "clip_tokenizer",
+    "comfyui_around",
     "corpus_name",
     "cpu_has_bf16",
     "default_device",
@@ -70,6 +75,7 @@ __all__ = [
     "hold",
     "hold_cache",
     "hold_run",
+    "install_folder",
     "keep_freed_memory",
     "parse_recipe",
     "processes",

@@ -15,9 +15,10 @@ from zhclip.structure import Structure, project
 from zhclip.tokens import PromptTokenizer
 
 from .bert import ANCHOR, bare_bert, bert_config, load_bert
+from .download import text_encoder
 from .ragged import layer, spread
 from .tokenizer import load_tokens
-from .weights import ModelError, load_strict, resolve
+from .weights import ModelError, load_strict
 
 FLAG = "student.model"
 
@@ -129,7 +130,7 @@ def load_student(model: str, window: int, device: torch.device | str = "cpu") ->
 
     Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    folder = resolve(model, FLAG)
+    folder = text_encoder(model, FLAG)
     bert = load_bert(folder, FLAG)
     positions = bert.config.max_position_embeddings
     if window > positions:

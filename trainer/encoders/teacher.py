@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
-from ..base import Recipe, public_name, require
+from ..base import Recipe, clip_tokenizer, public_name, require
 from .bert import bare_bert
-from .weights import CHECKPOINTS, ModelError, digest, load_strict, read_config, read_tensors, resolve, under_anchor
+from .download import part_of, small_files, text_encoder
+from .weights import CHECKPOINTS, ModelError, digest, load_strict, read_config, read_tensors, under_anchor
 
 FLAG = "teacher.model"
 CLIP_ANCHOR = "embeddings.token_embedding.weight"
@@ -75,10 +76,10 @@ def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
-def load_tokenizer(model: str, fallback: str) -> PreTrainedTokenizerBase:
-    """The teacher's tokenizer; for a checkpoint file `fallback`'s."""
-    path = resolve(model, FLAG)
-    source = resolve(fallback, "teacher.tokenizer") if path.is_file() else path
+def load_tokenizer(model: str, fallback: str | None) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer; for a checkpoint file `fallback`'s, by default CLIP's."""
+    path = small_files(model, FLAG)
+    source = small_files(fallback or clip_tokenizer(), "teacher.tokenizer") if path.is_file() else path
     folder = source / "tokenizer" if (source / "model_index.json").is_file() else source
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -93,18 +94,15 @@ def load_teacher(
     model: str,
     window: int,
     layer: int = -1,
-    tokenizer: str = "openai/clip-vit-large-patch14",
+    tokenizer: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Teacher:
     """Load a teacher from a folder, a hub id or an SD1.5 checkpoint file.
 
     Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    path = resolve(model, FLAG)
-    if path.is_file():
-        encoder = _from_checkpoint(path)
-    else:
-        encoder = _from_folder(path / "text_encoder" if (path / "model_index.json").is_file() else path)
+    path = text_encoder(model, FLAG)
+    encoder = _from_checkpoint(path) if path.is_file() else _from_folder(part_of(path))
     positions = encoder.config.max_position_embeddings
     if window > positions:
         raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
