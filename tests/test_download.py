@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from tests import encoders, hub
 from tests.tree import ROOT
-from trainer.encoders import load_student, load_teacher
 from trainer.encoders import download as downloads
+from trainer.encoders import load_student, load_teacher
 from trainer.encoders.weights import TEXT
 
 # Loads a student by its id in a process of its own, since the hub's addresses are read from the environment once.
@@ -141,9 +142,7 @@ def test_of_clip_l_half_a_gigabyte_is_read(tmp_path: Path) -> None:
     del kept["__metadata__"]
     assert all(name.startswith("text_model.") for name in kept)
     spans = sorted(entry["data_offsets"] for entry in kept.values())
-    assert spans[0][0] == 0 and all(
-        a[1] == b[0] for a, b in zip(spans, spans[1:])
-    )  # without a hole, as the format asks
+    assert spans[0][0] == 0 and all(a[1] == b[0] for a, b in pairwise(spans))  # without a hole, as the format asks
 
 
 def clip_l() -> tuple[dict[str, dict], int]:

@@ -2,7 +2,7 @@
 of the frozen layers. It hands on `Cache`, with the closed-form ridge map that its sums give."""
 
 from .making import Making
-from .positions import shares
+from .positions import keep, shares
 from .shards import CURE, SUMS, Cache
 from .stage import build, run
 
@@ -12,6 +12,7 @@ __all__ = [
     "Cache",
     "Making",
     "build",
+    "keep",
     "run",
     "shares",
 ]

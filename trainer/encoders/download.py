@@ -67,8 +67,8 @@ def text_encoder(model: str, flag: str) -> Path:
             snapshot_download(model, revision=folder.name, allow_patterns=WEIGHTS)
     except Exception as error:
         raise ModelError(
-            f"--{flag} {model}: its weights cannot be downloaded ({' '.join(str(error).split())}) Give the same command "
-            "again: it goes on behind what is there. Or download the model by hand and give its folder."
+            f"--{flag} {model}: its weights cannot be downloaded ({' '.join(str(error).split())}) Give the same "
+            "command again, which goes on behind what is there, or download the model by hand and give its folder."
         ) from error
     return folder
 

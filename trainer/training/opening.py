@@ -16,7 +16,8 @@ from ..encoders import Student, load_student, prepare, trunk_depth
 from . import checkpoint
 from .batches import Captions, Order
 from .best import Best
-from .loss import Dev, Loss
+from .dev import Dev
+from .loss import Loss
 from .schedule import total_steps
 
 
@@ -54,6 +55,7 @@ class Training:
         optimiser = torch.optim.AdamW(
             checkpoint.trainable(student).values(), lr=train.lr, weight_decay=train.weight_decay, fused=True
         )
+        dev = Dev.of(recipe, cache, student, train.dev_every) if train.dev_every else None
         first, best = 0, Best()
         losses: dict[str, list[float]] = {"start": [], "recent": []}
         newest = checkpoint.newest(folder)
@@ -62,7 +64,6 @@ class Training:
             checkpoint.restore(read, student, optimiser, best)
             first, losses = read.step, read.losses
         loss = Loss.of(cache, train, student, accelerator.device)
-        dev = Dev.of(recipe, cache, student, train.dev_every) if train.dev_every else None
         return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, best, losses, first)
 
     def batches(self) -> DataLoader:
@@ -155,6 +156,8 @@ def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
     train = asdict(recipe.train)
     for name in ("report_to", "epochs", "save_every", "accumulate"):
         del train[name]
+    if recipe.train.patience is None:  # a scoring then changes nothing
+        del train["dev_every"]
     return train | {
         "steps": steps,
         "rows": len(cache),

@@ -64,10 +64,13 @@ def fit(training: Training) -> None:
             bar.set_postfix_str(f"loss {means['loss']:.4f} (constant {floor:.4f})")
             accelerator.log({f"train/{name}": value for name, value in means.items()}, step)
             accelerator.log({"train/lr": rate(train, step - 1, steps), "train/floor_constant": floor}, step)
-        if dev is not None and step % dev.every == 0:
-            skill = dev.skill(student)
-            best.judge(learning, skill, step)
+        if dev is not None and (step % dev.every == 0 or step == steps):
+            skill, found = dev.score(student)
+            if train.patience is not None:
+                best.judge(learning, skill, step)
             model.train()
+            if accelerator.is_main_process:
+                bar.write(f"step {step}: {dev.said(found)}")
             accelerator.log({"dev/skill": skill}, step)
         done = step == steps or best.exhausted(train.patience)
         if step % train.save_every == 0 or done:
