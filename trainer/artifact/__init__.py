@@ -2,7 +2,7 @@
 hub. It hands on the safetensors file that the nodes load."""
 
 from .convert import convert_published
-from .export import FILE, ExportError, export_run
+from .export import FILE, ExportError, export_run, installed
 from .publish import PublishError, publish_run
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "PublishError",
     "convert_published",
     "export_run",
+    "installed",
     "publish_run",
 ]

@@ -119,14 +119,14 @@ def rounded(artifact: Artifact, dtype: torch.dtype) -> Artifact:
 
 
 def installed(comfyui: Path, name: str) -> Path:
-    """Where the encoder of a run goes in a ComfyUI."""
+    """Where the encoder of a run goes in a ComfyUI. Raises SettingsError when that is none."""
+    if not (comfyui / "models").is_dir():
+        raise SettingsError(f"--install {comfyui}: it has no models folder; give ComfyUI's own folder")
     return comfyui / "models" / "text_encoders" / f"zhclip-{name}.safetensors"
 
 
 def install(artifact: Path, comfyui: Path, name: str) -> Path:
     """Copy the artifact to COMFYUI/models/text_encoders/zhclip-NAME.safetensors, whole or not at all."""
-    if not (comfyui / "models").is_dir():
-        raise SettingsError(f"--install {comfyui}: it has no models folder; give ComfyUI's own folder")
     target = installed(comfyui, name)
     target.parent.mkdir(exist_ok=True)
     temporary = target.with_suffix(".tmp")

@@ -3,7 +3,7 @@ in one line, processes and the device. It hands on plain functions and dataclass
 
 from .allocator import keep_freed_memory
 from .comfyui import clip_tokenizer, comfyui_around, install_folder
-from .failures import full_disk, goes_on, say, stoppable
+from .failures import free_bytes, full_disk, goes_on, say, stoppable
 from .files import DamagedError, read_header, read_json, read_tensors, scratch, sweep, write_tensors, write_text
 from .html import STYLE, table
 from .locks import BusyError, hold, hold_cache, hold_run
@@ -68,6 +68,7 @@ __all__ = [
     "corpus_name",
     "cpu_has_bf16",
     "default_device",
+    "free_bytes",
     "full_disk",
     "goes_on",
     "guard",

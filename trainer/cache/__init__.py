@@ -1,6 +1,7 @@
 """What the frozen encoders make of each caption, computed once and stored in shards: targets, lengths, and the output
 of the frozen layers. It hands on `Cache`, with the closed-form ridge map that its sums give."""
 
+from .budget import both_fit, gigabytes
 from .making import Making
 from .positions import keep, shares
 from .shards import CURE, SUMS, Cache
@@ -11,7 +12,9 @@ __all__ = [
     "SUMS",
     "Cache",
     "Making",
+    "both_fit",
     "build",
+    "gigabytes",
     "keep",
     "run",
     "shares",

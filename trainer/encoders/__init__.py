@@ -3,6 +3,7 @@ encoder or a BERT, both read strictly from published weights. It hands on `Stude
 is frozen."""
 
 from .bert import ANCHOR, bert_of, dimensions_of, load_bert
+from .download import Weights, missing_weights
 from .freezing import prepare, trunk_depth
 from .ragged import attention
 from .student import Ridge, Student, load_student
@@ -28,6 +29,7 @@ __all__ = [
     "Ridge",
     "Student",
     "Teacher",
+    "Weights",
     "attention",
     "bert_of",
     "caption_length",
@@ -39,6 +41,7 @@ __all__ = [
     "load_teacher",
     "load_tokenizer",
     "load_tokens",
+    "missing_weights",
     "prepare",
     "read_config",
     "read_tensors",

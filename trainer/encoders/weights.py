@@ -165,6 +165,17 @@ def load_strict(make: Callable[[], Module], tensors: dict[str, torch.Tensor], an
     return module
 
 
+def stand_in(make: Callable[[], Module]) -> Module:
+    """The module that `make` builds, with small random numbers in place of weights: for what only its shapes decide."""
+    with no_init_weights():
+        module = make()
+    noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02
+    for tensor in module.parameters():
+        for part in tensor.data.view(-1).split(len(noise)):
+            part.copy_(noise[: len(part)])
+    return module
+
+
 def check_finite(outputs: torch.Tensor, texts: list[str], where: str) -> None:
     """Raises ModelError for the first of the texts whose output (B, ...) is not finite."""
     spoilt = (~outputs.flatten(1).isfinite().all(dim=1)).nonzero()
