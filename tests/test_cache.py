@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,28 @@ def test_another_depth_keeps_what_does_not_depend_on_it(pair: tuple[Teacher, Stu
         assert file.read_bytes() == (tmp_path / "one" / file.relative_to(tmp_path / "other")).read_bytes()
     trunks = [Cache.open(tmp_path / "one", depth, None).column("trunk") for depth in (1, 2)]
     assert not torch.equal(*trunks)
+
+
+@pytest.mark.parametrize("make", [encoders.clip_teacher, encoders.bert_teacher])
+def test_positions_that_nobody_reads_are_not_computed(make: Callable[..., Path], tmp_path: Path) -> None:
+    teacher = load_teacher(str(make(tmp_path / "t")), WINDOW)
+    student = load_student(str(encoders.student(tmp_path / "s")), WINDOW)
+    pairs = PAIRS[:32]
+    ids, lengths = teacher.tokens([pair.en for pair in pairs])
+    some = torch.arange(0, WINDOW, 2)  # not the last, and all of them behind the text
+    some = torch.cat([torch.arange(int(lengths.max())), some[some >= lengths.max()]]).expand(len(pairs), -1)
+    whole = teacher.encode([pair.en for pair in pairs])[0]
+    assert torch.allclose(teacher.states(ids, lengths, some), whole[:, some[0]], atol=1e-6)
+    exact, kept = (Making(teacher, student, 2, 2, 32, 8, exact=one) for one in (True, False))
+    (a, sums, trunk), (b, drawn, other) = exact.shard(pairs, 0), kept.shard(pairs, 0)
+    for one, two in ((a, b), (trunk, other)):
+        assert one.keys() == two.keys()
+        assert all(torch.allclose(one[name].float(), two[name].float(), atol=2e-3) for name in one)  # half precision
+    assert torch.allclose(drawn["en_pooled_sum"], sums["en_pooled_sum"], rtol=1e-5)
+    # Drawn padding stands for all of it: in the mean of many draws the sums are the whole ones.
+    total = {name: torch.zeros_like(value) for name, value in sums.items()}
+    for number in range(100):
+        for name, value in kept.shard(pairs, number)[1].items():
+            total[name] += value / 100
+    for name in ("xx", "xy", "x_sum", "unit_sum", "norm_sum", "weight"):
+        assert float((total[name] - sums[name]).norm() / sums[name].norm()) < 0.03, name

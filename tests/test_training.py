@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformers import ChineseCLIPModel
 from tests import encoders
 from trainer import cache, corpus
 from trainer.artifact import export
+from trainer.base.processes import best_precision, precision_of
 from trainer.base.recipe import LORA, Recipe, SettingsError
 from trainer.base.settings import parse_recipe
 from trainer.cache.positions import keep, shares
@@ -31,8 +33,9 @@ from trainer.training import checkpoint
 from trainer.training import stage as train
 from trainer.training.dev import Dev
 from trainer.training.kv import kv_loss, load_layers
+from trainer.training.loss import Loss
 from trainer.training.objective import contrast_loss, cosine_loss
-from trainer.training.opening import trained_student
+from trainer.training.opening import ahead, trained_student
 from zhclip.artifact import Artifact, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -308,6 +311,50 @@ def test_half_the_size_says_the_same(base: Recipe, tmp_path: Path) -> None:
     a, b = (Student.from_artifact(some).encode(texts) for some in (whole, half))
     assert 0 < float(cosine_loss(a, b).max()) < 1e-5
     assert torch.allclose(a.norm(dim=-1), b.norm(dim=-1), rtol=1e-3)
+
+
+def test_a_step_that_does_not_fit_is_made_in_more_passes(
+    base: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ran(changed(base, tmp_path / "whole"), corpus, cache, train)
+    loss = Loss.__call__
+
+    def tight(self: Loss, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if len(batch["ids"]) > 2:
+            torch.empty(10**15)  # the allocator's own error, as on a card that is too small
+        return loss(self, z, batch)
+
+    monkeypatch.setattr(Loss, "__call__", tight)
+    parts = ran(changed(base, tmp_path / "parts"), corpus, train)
+    assert "--train.accumulate 4" in capsys.readouterr().err
+    assert furthest(final(whole), final(parts)) < 1e-4
+
+
+@pytest.mark.parametrize("card, precision", [((6, 1), "no"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16")])
+def test_precision_follows_what_a_card_computes_in_itself(card: tuple[int, int], precision: str) -> None:
+    assert precision_of(card) == precision
+
+
+def test_the_precision_that_was_chosen_is_written_down(base: Recipe, tmp_path: Path) -> None:
+    recipe = ran(changed(base, tmp_path / "run"), corpus, cache, train)
+    settings = recipe.folder / "checkpoints" / "settings.json"
+    chosen = json.loads(settings.read_text(encoding="utf-8"))["precision"]
+    assert chosen == best_precision()
+    other = {"no": "bf16", "bf16": "no"}[chosen]
+    with pytest.raises(SettingsError, match=f"precision was '{chosen}' and is now '{other}'"):
+        train.run(changed(base, tmp_path / "run", precision=other))
+
+
+def test_batches_read_ahead_are_the_batches() -> None:
+    assert list(ahead({"x": torch.tensor(i)} for i in range(5))) == [{"x": torch.tensor(i)} for i in range(5)]
+    assert list(ahead([])) == []
+
+    def broken() -> Iterator[dict[str, torch.Tensor]]:
+        yield {}
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(ahead(broken()))
 
 
 # What is stored

@@ -12,7 +12,8 @@ from .stages import TABLE, Stage
 
 def parser() -> ArgumentParser:
     """The whole command line."""
-    root = ArgumentParser(prog="python -m trainer", description="Align a Chinese text encoder with SD1.5's.")
+    description = "Align a Chinese text encoder with SD1.5's."
+    root = ArgumentParser(prog="python -m trainer", description=description, parser_mode="recipe")
     commands = root.add_subcommands(metavar="STAGE")
     for stage in TABLE:
         commands.add_subcommand(stage.name, _parser_of(stage), help=stage.purpose)

@@ -7,7 +7,7 @@ from .failures import free_bytes, full_disk, goes_on, say, stoppable
 from .files import DamagedError, read_header, read_json, read_tensors, scratch, sweep, write_tensors, write_text
 from .html import STYLE, table
 from .locks import BusyError, hold, hold_cache, hold_run
-from .processes import cpu_has_bf16, default_device, has_bf16, processes
+from .processes import best_precision, cpu_has_bf16, default_device, has_bf16, processes
 from .recipe import (
     STARTER,
     CacheSettings,
@@ -63,6 +63,7 @@ __all__ = [
     "TrainSettings",
     "TranslateSettings",
     "Translation",
+    "best_precision",
     "clip_tokenizer",
     "comfyui_around",
     "corpus_name",

@@ -156,8 +156,9 @@ class TrainSettings:
     """Order of the captions and the adapters' start."""
     save_every: int = 100
     """Steps between checkpoints."""
-    precision: Literal["auto", "no", "bf16"] = "auto"
-    """auto: bf16 where the device computes in it (CUDA, or a CPU with AVX512-BF16), else fp32."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device computes in it (NVIDIA from Ampere on, or a CPU with AVX512-BF16), fp16 with a
+    gradient scaler on Volta and Turing, else fp32."""
     report_to: str = "tensorboard"
     """Trackers that Accelerate knows, by name."""
 

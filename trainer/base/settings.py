@@ -124,6 +124,8 @@ def guard(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> N
         write_text(path, json.dumps(settings, indent=1, sort_keys=True))
         return
     found = renewed(read_json(path, f"delete {folder} and run the stage again"))
+    if found.get("precision") == "auto":  # version 0.1 did not write down what that was
+        found["precision"] = settings.get("precision")
     different = [
         f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
         for key in sorted({*found, *settings})

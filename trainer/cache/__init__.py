@@ -2,13 +2,14 @@
 of the frozen layers. It hands on `Cache`, with the closed-form ridge map that its sums give."""
 
 from .budget import both_fit, gigabytes
-from .making import Making
+from .making import FEW, Making
 from .positions import keep, shares
 from .shards import CURE, SUMS, Cache
 from .stage import build, run
 
 __all__ = [
     "CURE",
+    "FEW",
     "SUMS",
     "Cache",
     "Making",

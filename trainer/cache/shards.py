@@ -129,30 +129,39 @@ class Cache:
 
     def _gathered(self, name: str, index: torch.Tensor, at: torch.Tensor | None = None) -> torch.Tensor:
         first = self.shards[0][name]
+        if len(self.shards) == 1:  # on a device as a rule: nothing to put together, and nothing to wait for
+            return first[_sent(self._within(0, index, at), first.device)]
         inner = first.shape[1:] if at is None else (len(at), *first.shape[1:])
         out = torch.empty((len(index), *inner), dtype=first.dtype, device=first.device)
         of_shard, of_row = index // self.shard_rows, index % self.shard_rows
         for number in of_shard.unique().tolist():
             here = of_shard == number
-            rows, shard = of_row[here], self.shards[number]
-            if at is not None:
-                last = shard["count"][rows].long()[:, None] - 1
-                rows = self._firsts[number][rows][:, None] + torch.minimum(at, last)
-            where = here.nonzero()[:, 0].to(out.device)  # a mask would have a GPU waited for
-            out[where] = shard[name][rows.to(out.device)]
+            out[here] = self.shards[number][name][self._within(number, of_row[here], at)]
         return out
+
+    def _within(self, number: int, rows: torch.Tensor, at: torch.Tensor | None) -> torch.Tensor:
+        """Where a shard's captions (B,) have their values: (B,), or (B, P) of columns with a value a position."""
+        if at is None:
+            return rows
+        last = self.shards[number]["count"][rows].long()[:, None] - 1
+        return self._firsts[number][rows][:, None] + torch.minimum(at, last)
 
     def column(self, name: str) -> torch.Tensor:
         """A whole column in memory; for small ones."""
         return torch.cat([shard[name] for shard in self.shards])
 
+    @property
+    def _weight(self) -> torch.Tensor:
+        """(W,) captions that each position's sums stand for; all of them where the sums run over all positions."""
+        return self.sums.get("weight", torch.full((self.window,), float(len(self)), dtype=torch.double))
+
     def norms(self) -> torch.Tensor:
         """(W,) the teacher's mean norm of each position."""
-        return (self.sums["norm_sum"] / len(self)).float()
+        return (self.sums["norm_sum"] / self._weight).float()
 
     def constant(self) -> torch.Tensor:
         """(W, D) the mean unit target of each position: the best constant predictor's direction."""
-        return (self.sums["unit_sum"] / len(self)).float()
+        return (self.sums["unit_sum"] / self._weight[:, None]).float()
 
     def position0(self) -> bool:
         """Whether the teacher's first position is one vector for every caption, as a causal teacher's is."""
@@ -165,12 +174,17 @@ class Cache:
         lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64. Without `position_bias` x and y are
         centred on their mean over all positions, and the bias (1, D) is one.
         """
-        n = len(self)
-        x, y = self.sums["x_sum"] / n, self.sums["unit_sum"] / n  # (W, S), (W, D)
+        n, x, y = self._weight[:, None], self.sums["x_sum"], self.sums["unit_sum"]  # (W, 1), (W, S), (W, D)
         if not position_bias:
-            n, x, y = n * len(x), x.mean(dim=0, keepdim=True), y.mean(dim=0, keepdim=True)
-        sxx = self.sums["xx"] - n * x.T @ x
-        sxy = self.sums["xy"] - n * x.T @ y
+            n, x, y = (some.sum(dim=0, keepdim=True) for some in (n, x, y))
+        x, y = x / n, y / n
+        sxx = self.sums["xx"] - (n * x).T @ x
+        sxy = self.sums["xy"] - (n * x).T @ y
         scale = penalty * sxx.diagonal().mean()
         weight = torch.linalg.solve(sxx + scale * torch.eye(len(sxx), dtype=sxx.dtype), sxy)  # (S, D)
         return Ridge(weight.T.contiguous().float(), (y - x @ weight).float())
+
+
+def _sent(index: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """An index where it is needed; a copy to a GPU waits only from memory that is not pinned."""
+    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)

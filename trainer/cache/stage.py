@@ -3,7 +3,7 @@
 Folders of shards. `captions` holds per caption the teacher's output (fp16) at the positions that are kept and its
 length, the student's ids and the pooled sentence vector of the untrained student; `trunk-K` the student's hidden state
 after the K frozen layers (fp16) at the same positions, where the strategy has any and the disk has room. `sums`, in
-float64 and over all positions, are the normal equations that the closed-form floors need. They are written shard by
+float64, are the normal equations that the closed-form floors need. They are written shard by
 shard and added up at the end. A shard appears whole by a rename; a killed stage goes on at the next one, and several
 processes take turns at the shards.
 """
@@ -13,17 +13,18 @@ from __future__ import annotations
 import functools
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
 from tqdm import tqdm
 
 from .. import corpus
-from ..base import DamagedError, Recipe, guard, processes, read_tensors, require, write_tensors
+from ..base import DamagedError, Recipe, guard, processes, read_json, read_tensors, require, write_tensors
 from ..corpus import Pair
 from ..encoders import load_student, teacher_of
 from . import budget
-from .making import Making, added
+from .making import EXACT, FEW, Making, added
 from .shards import CURE, SUMS, parts_of, shard_path
 
 
@@ -47,6 +48,7 @@ def build(folder: Path, pairs: list[Pair], making: Making, state: PartialState |
     Raises SettingsError when a part was made with other settings.
     """
     captions, *trunks = (folder / part for part in parts_of(making.depth, making.pads))
+    making = replace(making, exact=_exact(captions, len(pairs)))
     settings = making.settings(pairs)
     with state.main_process_first() if state else nullcontext():
         guard(captions, settings)
@@ -78,6 +80,14 @@ def build(folder: Path, pairs: list[Pair], making: Making, state: PartialState |
         shutil.rmtree(unsummed, ignore_errors=True)
     if state:
         state.wait_for_everyone()
+
+
+def _exact(captions: Path, rows: int) -> bool:
+    """Whether a cache's sums run over all positions: a small one's do, and one's that was begun so."""
+    begun = captions / "settings.json"
+    if begun.is_file():
+        return read_json(begun, f"delete {captions} and run the stage again").get("code") == EXACT
+    return rows <= FEW
 
 
 def _lacks(number: int, parts: list[Path]) -> bool:

@@ -5,7 +5,7 @@ is frozen."""
 from .bert import ANCHOR, bert_of, dimensions_of, load_bert
 from .download import Weights, missing_weights
 from .freezing import prepare, trunk_depth
-from .ragged import attention
+from .ragged import attention, spread
 from .student import Ridge, Student, load_student
 from .teacher import Teacher, caption_length, load_teacher, load_tokenizer, teacher_of
 from .tokenizer import load_tokens, tokens_of
@@ -46,6 +46,7 @@ __all__ = [
     "read_config",
     "read_tensors",
     "resolve",
+    "spread",
     "teacher_of",
     "tokens_of",
     "trunk_depth",

@@ -48,23 +48,39 @@ class Teacher:
         """Positions that the caption takes, start and end included."""
         return caption_length(self.tokenizer, text)
 
-    @torch.inference_mode()
-    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Captions -> targets (B, window, width) fp32 and lengths (B,) int64, start and end included.
-
-        CLIP runs without an attention mask and padded with its end token, as SD1.5 runs it; a BERT with its own mask.
-        A caption over the window is cut.
-        """
+    def tokens(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Captions -> ids (B, window) and lengths (B,) int64, start and end included. A longer caption is cut."""
         batch = self.tokenizer(
             texts, padding="max_length", max_length=self.window, truncation=True, return_tensors="pt"
-        ).to(self.model.device)
-        lengths = batch.attention_mask.sum(dim=1)
-        mask = None if self.causal else batch.attention_mask
-        out = self.model(input_ids=batch.input_ids, attention_mask=mask, output_hidden_states=self.layer != -1)
-        if self.layer == -1:
-            return out.last_hidden_state.float(), lengths
-        hidden = out.hidden_states[self.layer]
-        return (self._final_norm(hidden) if self.causal else hidden).float(), lengths
+        )
+        return batch.input_ids, batch.attention_mask.sum(dim=1)
+
+    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Captions -> targets (B, window, width) fp32 and lengths (B,)."""
+        ids, lengths = (tensor.to(self.model.device) for tensor in self.tokens(texts))
+        return self.states(ids, lengths, torch.arange(self.window, device=ids.device).expand_as(ids)), lengths
+
+    @torch.inference_mode()
+    def states(self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """ids (B, window), lengths (B,) -> targets (B, P, width) fp32 at `positions` (B, P), all text among them once.
+
+        CLIP runs without an attention mask and padded with its end token, as SD1.5 runs it, up to the last of the
+        positions: it is causal. A BERT runs with its own mask, at these positions alone.
+        """
+        if self.causal:
+            ids = ids[:, : int(positions.max()) + 1]
+            out = self.model(input_ids=ids, output_hidden_states=self.layer != -1)
+        else:
+            mask = (positions < lengths[:, None]).long()
+            ids = ids.gather(1, positions)
+            out = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, output_hidden_states=self.layer != -1
+            )
+        hidden = out.last_hidden_state if self.layer == -1 else out.hidden_states[self.layer]
+        if not self.causal:
+            return hidden.float()
+        hidden = hidden if self.layer == -1 else self._final_norm(hidden)
+        return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1])).float()
 
     def _final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
         # transformers 5 flattened CLIPTextModel; 4 keeps the tower under .text_model

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from ..base import Recipe
-from ..cache import Cache, Making
-from ..corpus import Pair
+from ..base import Recipe, TrainSettings
+from ..cache import FEW, Cache, Making
+from ..corpus import Sample
 from ..encoders import Ridge, Student, Teacher, prepare, trunk_depth
 from ..training import Captions, Loss, Piece, precision
 
-FEW, MORE = 8, 32  # captions by which a step on a CPU is timed: enough to tell what grows with them from what does not
-LEAST = 0.5  # seconds that a measurement should take
+LESS, MORE = 4, 16  # captions by which a CPU is timed: enough to tell what grows with them from what does not
 
 
 @dataclass(frozen=True)
@@ -24,73 +22,68 @@ class Speed:
     """Seconds a cached caption and an optimiser step; numbers that learn; bytes of a GPU at their most, 0 on a CPU."""
 
     caption: float
-    step: float
-    learning: int
-    gpu_bytes: int
+    step: float = 0.0
+    learning: int = 0
+    gpu_bytes: int = 0
 
 
-def measure(recipe: Recipe, pairs: list[Pair], student: Student, teacher: Teacher, pieces: int) -> Speed:
-    """Time both kinds of work. `pieces`: passes by all processes into which a step's captions are divided. Changes the
-    student. Raises torch.OutOfMemoryError where a GPU is too small."""
-    device, depth = student.bert.device, trunk_depth(recipe.train, student.depth)
-    gpu = device.type == "cuda"
-    if gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-    most = recipe.train.batch // pieces
-    wanted = max(recipe.cache.batch, most) if gpu else max(MORE, 2 * FEW)
-    pairs = (pairs * (wanted // len(pairs) + 1))[:wanted]
-    making = Making(teacher, student, depth, recipe.train.pad_positions, len(pairs), recipe.cache.batch if gpu else FEW)
-    made, sums, trunk = making.shard(pairs, 0)  # the first of its kind is slower than all others
-    rows = min(FEW, len(pairs))
-    caption = timed(lambda: making.shard(pairs[:rows], 0), gpu) / rows
-    step, learning = 0.0, 0
-    if recipe.train.strategy != "ridge":
-        cache = Cache([made | (trunk if depth is not None else {})], len(pairs), sums)
-        step, learning = _step(recipe, cache, student, most)
-        step *= recipe.train.accumulate
-    return Speed(caption, step, learning, torch.cuda.max_memory_allocated(device) if gpu else 0)
+def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, processes: int) -> Speed:
+    """Time both kinds of work. Changes the student. Raises torch.cuda.OutOfMemoryError."""
+    device, train, depth = student.bert.device, recipe.train, trunk_depth(recipe.train, student.depth)
+    size = train.batch // train.accumulate // processes
+    rows = max(recipe.cache.batch, size) if device.type == "cuda" else MORE
+    pairs = (sample.pairs * rows)[:rows]
+    exact = sample.train <= FEW
+    making = Making(teacher, student, depth, train.pad_positions, rows, recipe.cache.batch, exact)
+    making.shard(pairs[:LESS], 0)  # the first of its kind is slower than all others
+    began = _now(device)
+    made, sums, trunk = making.shard(pairs, 0)
+    caption = (_now(device) - began) / rows
+    if train.strategy == "ridge":
+        return Speed(caption)
+    cache = Cache([made | (trunk if depth is not None else {})], rows, sums)
+    step = _step(train, cache, student)
+    seconds = _each(lambda: step(min(size, rows)), device)
+    if size > rows:  # so many more cost in proportion; the optimiser costs the same
+        few = _each(lambda: step(LESS), device)
+        seconds += max(0.0, seconds - few) * (size - rows) / (rows - LESS)
+    learning = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return Speed(caption, seconds * train.accumulate, learning, memory)
 
 
-def _step(recipe: Recipe, cache: Cache, student: Student, size: int) -> tuple[float, int]:
-    """Seconds of one pass over `size` captions with its optimiser step, and how many numbers learn."""
-    train, device = replace(recipe.train, kv=0.0), student.bert.device
-    width, gpu = student.bert.config.hidden_size, device.type == "cuda"
+def _step(train: TrainSettings, cache: Cache, student: Student) -> Callable[[int], None]:
+    """One pass over so many captions, with its optimiser step, as training makes it."""
+    width, device, depth = student.bert.config.hidden_size, student.bert.device, trunk_depth(train, student.depth) or 0
     ridge = Ridge(torch.full((cache.width, width), 1e-3), torch.zeros(cache.window, cache.width))
     prepare(student, train, ridge if train.start == "ridge" else None)
     student.to(device).train()
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=0.0, fused=True)
-    loss = Loss.of(cache, train, student, device)
-    captions, depth = Captions(cache, train.contrast > 0), trunk_depth(train, student.depth) or 0
+    loss, captions = Loss.of(cache, train, student, device), Captions(cache, train.contrast > 0)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(train))
 
     def step(rows: int) -> None:
         batch = {k: t.to(device) for k, t in captions.__getitems__(Piece(list(range(rows)), 0, rows)).items()}
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             z = student(batch["ids"], batch.get("trunk"), depth, batch["positions"], batch["kept"])
-            terms: dict[str, Any] = loss(z, batch)
-        terms["objective"].backward()
+        loss(z, batch)["objective"].backward()
         optimiser.step()
         optimiser.zero_grad()
 
-    few, more = (size, size) if gpu else (min(FEW, size), min(MORE, size))
-    step(few)
-    seconds = timed(lambda: step(few), gpu)
-    if more > few:
-        rest = max(0.0, timed(lambda: step(more), gpu) - seconds)
-        seconds += rest * (size - few) / (more - few)
-    return seconds, sum(parameter.numel() for parameter in learning)
+    return step
 
 
-def timed(work: Callable[[], object], gpu: bool) -> float:
-    """Mean seconds of the work, done as often as fills half a second."""
-    taken: list[float] = []
-    while not taken or (sum(taken) < LEAST and len(taken) < 5):
-        if gpu:
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        work()
-        if gpu:
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return sum(taken) / len(taken)
+def _each(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the second time and the third, for the first is slower."""
+    work()
+    began = _now(device)
+    work()
+    work()
+    return (_now(device) - began) / 2
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -59,27 +59,27 @@ def made(recipe: Recipe) -> Plan:
 
 
 def _work(recipe: Recipe) -> Work:
-    state, given = processes(), recipe.teacher
-    check_settings(recipe.train, state.num_processes)
+    state, given, train = processes(), recipe.teacher, recipe.train
+    check_settings(train, state.num_processes)
     comfyui = install_folder(recipe.install)
     target = installed(comfyui, recipe.folder.resolve().name) if comfyui else None
     chinese = require(recipe.student.model, "student.model", "the Chinese encoder")
     english = require(given.model, "teacher.model", "the English encoder")
     missing = {chinese: missing_weights(chinese, "student.model"), english: missing_weights(english, "teacher.model")}
     here = [weights is None for weights in missing.values()]
-    student = load_student(chinese, recipe.window, state.device, here[0])
     teacher = load_teacher(english, recipe.window, given.layer, given.tokenizer, state.device, here[-1])
-    numbers = sum(parameter.numel() for parameter in student.parameters())
-    sample = sampled(recipe, student.tokens.length, teacher.length)
-    try:
-        speed = measure(recipe, sample.pairs, student, teacher, recipe.train.accumulate * state.num_processes)
-    except torch.cuda.OutOfMemoryError as error:
-        raise SettingsError(
-            f"the GPU's memory is too small for --train.batch {recipe.train.batch} or --cache.batch "
-            f"{recipe.cache.batch}; add --train.accumulate {4 * recipe.train.accumulate}, whose result is the same, "
-            f"and --cache.batch {max(1, recipe.cache.batch // 4)}"
-        ) from error
-    return Work(recipe, student, teacher, sample, speed, numbers, missing, target)
+    while True:
+        student = load_student(chinese, recipe.window, state.device, here[0])
+        numbers = sum(parameter.numel() for parameter in student.parameters())
+        sample = sampled(recipe, student.tokens.length, teacher.length)
+        try:
+            speed = measure(replace(recipe, train=train), sample, student, teacher, state.num_processes)
+        except torch.cuda.OutOfMemoryError:  # the train stage divides its steps in the same way
+            if train.batch % (2 * train.accumulate * state.num_processes):
+                raise
+            train = replace(train, accumulate=2 * train.accumulate)
+            continue
+        return Work(recipe, student, teacher, sample, speed, numbers, missing, target)
 
 
 def _disks(places: list[tuple[str, Path, float]]) -> list[str]:

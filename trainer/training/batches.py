@@ -117,8 +117,9 @@ def english(target: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     A caption keeps all positions of its longer side's text, so the English text is the first ones. Stored beside the
     targets they would take as much as another position of each caption.
     """
-    text = torch.arange(target.shape[1]) < lengths[:, None]
-    return sentence(target.float(), text.to(target.device))
+    lengths = lengths.pin_memory() if target.is_cuda else lengths
+    text = torch.arange(target.shape[1], device=target.device) < lengths.to(target.device, non_blocking=True)[:, None]
+    return sentence(target.float(), text)
 
 
 def computed(drawn: torch.Tensor) -> torch.Tensor:

@@ -19,12 +19,13 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 @dataclass(frozen=True)
 class Checkpoint:
     """A read checkpoint: tensors by "param/NAME" and "exp_avg/NAME" ..., the step, the losses so far, and the figures
-    of the best weights."""
+    of the best weights, and the gradient scaler's state in fp16."""
 
     tensors: dict[str, torch.Tensor]
     step: int
     losses: dict[str, list[float]]
     best: dict[str, float]
+    scaler: dict[str, float]
 
 
 def trainable(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -39,6 +40,7 @@ def save(
     optimiser: torch.optim.Optimizer,
     losses: dict[str, list[float]],
     best: Best,
+    scaler: dict[str, float] | None = None,
 ) -> None:
     """Write folder/step-NNNNNN.safetensors whole or not at all, and drop all but the newest two."""
     tensors: dict[str, torch.Tensor] = {}
@@ -49,6 +51,7 @@ def save(
     tensors |= {f"best/{name}": tensor for name, tensor in best.weights.items()}
     figures = {"best_skill": best.skill, "best_step": best.step, "waited": best.waited} if best.weights else {}
     header = {"step": str(step), "losses": json.dumps(losses), "kept": json.dumps(figures)}
+    header["scaler"] = json.dumps(scaler or {})
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / f"step-{step:06d}.safetensors", tensors, header)
     for old in sorted(folder.glob("step-*.safetensors"))[:-KEEP]:
@@ -75,7 +78,13 @@ def read(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU. Raises DamagedError."""
     cure = "Delete it and run the train stage again: it goes on from the checkpoint before it, or from the start."
     header, tensors = read_header(path, cure), read_tensors(path, cure, verify=True)
-    return Checkpoint(tensors, int(header["step"]), json.loads(header["losses"]), json.loads(header["kept"]))
+    return Checkpoint(
+        tensors,
+        int(header["step"]),
+        json.loads(header["losses"]),
+        json.loads(header["kept"]),
+        json.loads(header.get("scaler", "{}")),
+    )
 
 
 def restore(

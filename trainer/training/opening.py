@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 
-from ..base import Recipe, SettingsError, TrainSettings, guard, has_bf16, require
+from ..base import Recipe, SettingsError, TrainSettings, best_precision, guard, require
 from ..cache import Cache
 from ..encoders import Student, load_student, prepare, trunk_depth
 from . import checkpoint
@@ -19,6 +21,8 @@ from .best import Best
 from .dev import Dev
 from .loss import Loss
 from .schedule import total_steps
+
+Batch = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -63,10 +67,12 @@ class Training:
             read = checkpoint.read(newest)
             checkpoint.restore(read, student, optimiser, best)
             first, losses = read.step, read.losses
+            if accelerator.scaler and read.scaler:
+                accelerator.scaler.load_state_dict(read.scaler)
         loss = Loss.of(cache, train, student, accelerator.device)
         return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, best, losses, first)
 
-    def batches(self) -> DataLoader:
+    def batches(self) -> Iterator[Batch]:
         """The steps that are left, a piece of a step's captions at a time."""
         last = self.first if self.best.exhausted(self.recipe.train.patience) else self.steps
         return loader(self.recipe.train, self.cache, range(self.first, last), self.accelerator)
@@ -127,28 +133,48 @@ def check_settings(train: TrainSettings, processes: int) -> None:
 
 def precision(train: TrainSettings) -> str:
     """Accelerate's name of the precision that the settings ask for, on this device."""
-    if train.precision != "auto":
-        return train.precision
-    return "bf16" if has_bf16() else "no"
+    return best_precision() if train.precision == "auto" else train.precision
 
 
-def loader(train: TrainSettings, cache: Cache, steps: range, accelerator: Accelerator) -> DataLoader:
-    """Batches of these steps, the share of this process of each, read from the GPU where the cache fits on it."""
+def loader(train: TrainSettings, cache: Cache, steps: range, accelerator: Accelerator) -> Iterator[Batch]:
+    """Batches of these steps, the share of this process of each, read from the GPU where the cache fits on it.
+
+    For a GPU the next batch is read while a step runs, and what is not there yet is pinned, so that no step waits for a
+    copy.
+    """
     share = (accelerator.process_index, accelerator.num_processes)
     order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, *share)
     there = fits_on(accelerator.device, cache.vector_bytes())
     captions = Captions(cache.moved(accelerator.device) if there else cache, train.contrast > 0)
-    pinned = accelerator.device.type == "cuda" and not there
-    return DataLoader(captions, batch_sampler=order, collate_fn=_as_is, pin_memory=pinned)  # type: ignore[arg-type]
+    cuda = accelerator.device.type == "cuda"
+    batches = DataLoader(captions, batch_sampler=order, collate_fn=_pinned if cuda else _as_is)  # type: ignore[arg-type]
+    return ahead(batches) if cuda else iter(batches)
+
+
+def ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, each read by a thread while the one before it is in use."""
+    left = iter(batches)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, left, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, left, None)
+            yield batch
 
 
 def fits_on(device: torch.device, size: int) -> bool:
     """Whether so many bytes leave half of a GPU's free memory to the step itself. Never on a CPU, which maps them."""
-    return device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]
+    if device.type != "cuda":
+        return False
+    torch.cuda.empty_cache()  # torch's own cached blocks count as used until they are given back
+    return 2 * size < torch.cuda.mem_get_info(device)[0]
 
 
-def _as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _as_is(batch: Batch) -> Batch:
     return batch
+
+
+def _pinned(batch: Batch) -> Batch:
+    return {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in batch.items()}
 
 
 def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
@@ -159,6 +185,7 @@ def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
     if recipe.train.patience is None:  # a scoring then changes nothing
         del train["dev_every"]
     return train | {
+        "precision": precision(recipe.train),  # the one that auto chose here: another device would choose another
         "steps": steps,
         "rows": len(cache),
         "window": recipe.window,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from tqdm import tqdm
 
-from ..base import Recipe
+from ..base import Recipe, processes, say
 from ..encoders import trunk_depth
 from . import checkpoint
 from .opening import Training
@@ -17,10 +20,22 @@ LOG_EVERY = 10
 
 def run(recipe: Recipe) -> None:
     """Train by the recipe: RUN/checkpoints/step-NNNNNN.safetensors, final.safetensors and RUN/logs. Goes on where a
-    killed run stopped. Raises DivergedError, SettingsError."""
-    training = Training.open(recipe)
-    if training is not None:
-        fit(training)
+    killed run stopped. Raises DivergedError, SettingsError.
+
+    A step that does not fit the GPU's memory is made in twice the passes, with the same result.
+    """
+    train, passes = recipe.train, recipe.train.accumulate
+    while True:
+        try:
+            training = Training.open(replace(recipe, train=replace(train, accumulate=passes)))
+            return fit(training) if training else None
+        except RuntimeError as error:
+            # One of several processes cannot decide that for the others.
+            if not should_reduce_batch_size(error) or train.batch % (2 * passes) or processes().num_processes > 1:
+                raise
+        clear_device_cache(garbage_collection=True)
+        passes *= 2
+        say(f"train: out of memory; each step is made in {passes} passes (--train.accumulate {passes})")
 
 
 def fit(training: Training) -> None:
@@ -66,6 +81,8 @@ def fit(training: Training) -> None:
             accelerator.log({"train/lr": rate(train, step - 1, steps), "train/floor_constant": floor}, step)
         if dev is not None and (step % dev.every == 0 or step == steps):
             skill, found = dev.score(student)
+            # Unlike GPUs round unlike: the main process's figure decides for all whether to stop.
+            skill = float(accelerator.gather(torch.tensor([skill], device=device))[0])
             if train.patience is not None:
                 best.judge(learning, skill, step)
             model.train()
@@ -75,7 +92,8 @@ def fit(training: Training) -> None:
         done = step == steps or best.exhausted(train.patience)
         if step % train.save_every == 0 or done:
             if accelerator.is_main_process:
-                checkpoint.save(folder, step, learning, training.optimiser, losses, best)
+                scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
+                checkpoint.save(folder, step, learning, training.optimiser, losses, best, scaler)
             accelerator.wait_for_everyone()
         if done:
             break
