@@ -113,7 +113,7 @@ def test_a_killed_download_goes_on_behind_what_it_has(repository: Path, tmp_path
         had, before = sizes(home), sum(sent)
         assert loaded(endpoint, home) == expected(repository)
     (file,) = home.rglob("*.safetensors")
-    assert sum(sent) - before < file.stat().st_size - had + 20_000
+    assert sum(sent) - before < file.stat().st_size - had + 4 * hub.PIECE  # what was on its way at the last kill
     assert not list(home.rglob("*.part"))
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
+from tqdm import tqdm
 from transformers.initialization import no_init_weights
 
 # Exact names: a pipeline's repository also holds checkpoints of many gigabytes that are not asked for.
@@ -35,6 +36,13 @@ INDEX = "model.safetensors.index.json"
 TEXT = "zhclip-text.safetensors"  # the text encoder alone, of a model whose weights were not downloaded whole
 
 
+class Quiet(tqdm):
+    """No bar: small files are asked for in every stage."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings | {"disable": True})
+
+
 class ModelError(ValueError):
     """A model that cannot be used; the message names it, what is missing, and what to do."""
 
@@ -51,7 +59,8 @@ def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix in CHECKPOINTS:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
     try:
-        folder = Path(snapshot_download(model, allow_patterns=patterns))
+        bars = Quiet if patterns is SMALL else None
+        folder = Path(snapshot_download(model, allow_patterns=patterns, tqdm_class=bars))
         if patterns is not SMALL and not list(folder.rglob("*.safetensors")):
             snapshot_download(model, allow_patterns=OLD_WEIGHTS)
     except Exception as error:

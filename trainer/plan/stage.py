@@ -52,8 +52,8 @@ def made(recipe: Recipe) -> Plan:
         f"memory   {_memory(work)}",
         *_disks(work.disk()),
         f"file     {recipe.folder / FILE}, {size(work.file)}{copy}",
-        f"time     about {span(sum(seconds.values()))} beside the downloads ({stages})",
-        f"         by a probe of {time.perf_counter() - began:.0f} s; --plan ends here",
+        f"time     about {span(sum(seconds.values()))} beside the downloads ({stages}), by a probe of "
+        f"{time.perf_counter() - began:.0f} s",
     ]
     return Plan("\n".join(f"plan: {line}" for line in lines), seconds)
 
