@@ -104,8 +104,8 @@ def first_encoder(folder: str) -> str:
     into = 'cd /d "' if os.name == "nt" else 'cd "'  # on Windows from another drive, too
     return (
         "Three ways to one:\n"
-        "1. Train it: open a terminal and enter these lines. The last says what it will take before it begins, and puts "
-        f'the encoder there.\n{into}{pack}"\n{python} -m pip install -e ".[trainer]"\n{python} -m trainer run\n'
+        "1. Train it: open a terminal and enter these lines. The last one says first what it will take, and puts the "
+        f'encoder there.\n{into}{pack}"\n{python} -m pip install -e ".[trainer]"\n{python} -m trainer run\n'
         "2. Convert a published one: the first two of these lines, and\n"
         f"{python} -m trainer convert --source IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-v0.1 "
         f'--out "{Path(folder) / "taiyi.safetensors"}"\n'

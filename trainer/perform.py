@@ -34,7 +34,7 @@ from .base import (
 )
 from .corpus import CorpusError
 from .encoders import ModelError
-from .plan import made
+from .plan import left, plan
 from .stages import RUN, STAGES, Stage
 from .training import DivergedError
 
@@ -89,19 +89,20 @@ def _run(stage: Stage, recipe: Recipe, plan_alone: bool) -> None:
     """A stage of a recipe, or all of them for `run`, with the run's folder held."""
     keep_freed_memory()
     if plan_alone:
-        print(made(recipe).text)
+        print(plan(recipe)[0])
         return
     with hold_run(recipe):
         resolved = recipe.folder / "recipe.yaml"
         if processes().is_main_process and not resolved.is_file():
             write_text(resolved, to_yaml(recipe))
-        plan = made(recipe) if not stage.step and processes().is_main_process else None
-        if plan:
-            print(plan.text, flush=True)
+        seconds: dict[str, float] = {}
+        if not stage.step and processes().is_main_process:
+            text, seconds = plan(recipe)
+            print(text, flush=True)
         processes().wait_for_everyone()
         for step in (stage,) if stage.step else RUN:
-            if plan:
-                print(f"run: {step.name}, about {plan.left(step.name)} left", flush=True)
+            if seconds:
+                print(f"run: {step.name}, about {left(seconds, step.name)} left", flush=True)
             with goes_on(partial(_resumes, step, recipe)), ExitStack() as held:
                 if step.fills_cache:
                     held.enter_context(hold_cache(recipe))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base import Recipe, TrainSettings
-from ..cache import FEW, Cache, Making
-from ..corpus import Sample
-from ..encoders import Ridge, Student, Teacher, prepare, trunk_depth
-from ..training import Captions, Loss, Piece, precision
+from .base import Recipe, TrainSettings
+from .cache import FEW, Cache, Making
+from .corpus import Sample
+from .encoders import Ridge, Student, Teacher, prepare, trunk_depth
+from .training import Captions, Loss, Piece, precision
 
 LESS, MORE = 4, 16  # captions by which a CPU is timed: enough to tell what grows with them from what does not
 
@@ -28,7 +28,7 @@ class Speed:
 
 
 def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, processes: int) -> Speed:
-    """Time both kinds of work. Changes the student. Raises torch.cuda.OutOfMemoryError."""
+    """Time both kinds of work. Changes the student."""
     device, train, depth = student.bert.device, recipe.train, trunk_depth(recipe.train, student.depth)
     size = train.batch // train.accumulate // processes
     rows = max(recipe.cache.batch, size) if device.type == "cuda" else MORE
@@ -43,13 +43,21 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, 
         return Speed(caption)
     cache = Cache([made | (trunk if depth is not None else {})], rows, sums)
     step = _step(train, cache, student)
-    seconds = _each(lambda: step(min(size, rows)), device)
+    passes = train.accumulate
+    while True:
+        try:
+            seconds = _each(lambda: step(min(size, rows)), device)
+            break
+        except torch.cuda.OutOfMemoryError:  # the train stage divides its steps in the same way
+            if size % 2:
+                raise
+            size, passes = size // 2, 2 * passes
     if size > rows:  # so many more cost in proportion; the optimiser costs the same
         few = _each(lambda: step(LESS), device)
         seconds += max(0.0, seconds - few) * (size - rows) / (rows - LESS)
     learning = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    return Speed(caption, seconds * train.accumulate, learning, memory)
+    return Speed(caption, seconds * passes, learning, memory)
 
 
 def _step(train: TrainSettings, cache: Cache, student: Student) -> Callable[[int], None]:
