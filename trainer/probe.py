@@ -46,14 +46,14 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, 
     passes = train.accumulate
     while True:
         try:
-            seconds = _each(lambda: step(min(size, rows)), device)
+            seconds = _each(step, min(size, rows), device)
             break
         except torch.cuda.OutOfMemoryError:  # the train stage divides its steps in the same way
             if size % 2:
                 raise
             size, passes = size // 2, 2 * passes
     if size > rows:  # so many more cost in proportion; the optimiser costs the same
-        few = _each(lambda: step(LESS), device)
+        few = _each(step, LESS, device)
         seconds += max(0.0, seconds - few) * (size - rows) / (rows - LESS)
     learning = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
@@ -82,12 +82,12 @@ def _step(train: TrainSettings, cache: Cache, student: Student) -> Callable[[int
     return step
 
 
-def _each(work: Callable[[], object], device: torch.device) -> float:
+def _each(step: Callable[[int], None], rows: int, device: torch.device) -> float:
     """Seconds of the second time and the third, for the first is slower."""
-    work()
+    step(rows)
     began = _now(device)
-    work()
-    work()
+    step(rows)
+    step(rows)
     return (_now(device) - began) / 2
 
 
