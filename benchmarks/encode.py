@@ -1,26 +1,33 @@
-"""python benchmarks/encode.py [--quick] [--json F] [--comfyui FOLDER] [--options="--cpu"]
+"""Prompt to conditioning by our CLIP, beside ComfyUI's own CLIP-L: python -m benchmarks.encode [--quick] [--json F]
 
-Prompt to conditioning by the CLIP that the loader node gives (12 x 768, random weights), beside a CLIP-L of random
-weights by ComfyUI's own loader, in one process and in turns. Both are called as CLIPTextEncode calls them.
-
-The first encoding is the one that follows loading and pays for what is done once. ComfyUI itself keeps a node's output
-while its inputs stay the same, for both alike, so a prompt that is queued again costs neither anything; "again" here
-is the same prompt encoded again all the same.
+Ours is what the loader node gives, 12 x 768; both have random weights, and are called as CLIPTextEncode calls them, in
+one process and in turns. The first encoding follows loading and pays for what is done once. ComfyUI keeps a node's
+output while its inputs stay the same; "again" here is the same prompt encoded again all the same.
 """
 
 from __future__ import annotations
 
-import functools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import rounds
 import torch
 
-GOAL = "no weights"
+from benchmarks.host import arguments, clip_file, encoder_file, own_clip, pack, prompt
+from benchmarks.rounds import race, tell
+
+REPEAT = 4
+CASES = {
+    "the same prompt again": (60, 0, 0),
+    "another prompt, no weights": (60, 0, 1),
+    "1 weighted span": (60, 1, 1),
+    "3 weighted spans": (60, 3, 1),
+    "10 weighted spans": (60, 10, 1),
+    "3 windows": (200, 0, 1),
+}
+"""Tokens of a prompt, how many of them have a weight, and by how much one prompt is ahead of the one before."""
 
 
 def encode(clip: Any, text: str) -> torch.Tensor:
@@ -28,65 +35,32 @@ def encode(clip: Any, text: str) -> torch.Tensor:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
 
 
-def weighted(text: str, spans: int, separator: str) -> str:
-    """A prompt of 60 pieces of which `spans`, each one piece long, have a weight."""
-    pieces = text.split(separator) if separator else list(text)
-    step = len(pieces) // max(spans, 1)
-    for at in range(spans):
-        pieces[at * step] = f"({pieces[at * step]}:1.{at % 9 + 1})"
-    return separator.join(pieces)
-
-
-def prompts(spans: int, length: int = 60) -> tuple[Iterator[str], Iterator[str]]:
-    """Endless prompts for CLIP and for us, each new, of as many tokens and weighted spans."""
-    for_clip = (weighted(rounds.words(length, at), spans, " ") for at in count())
-    for_us = (weighted(rounds.ideographs(length, at), spans, "") for at in count())
-    return for_clip, for_us
-
-
-def first(load: Callable[[], Any], texts: Iterator[str]) -> Callable[[], torch.Tensor]:
-    """Load anew; returns the call that encodes once."""
-    clip, text = load(), next(texts)
-    return lambda: encode(clip, text)
+def encoding(clip: Any, chinese: bool, length: int, spans: int, step: int) -> Callable[[], torch.Tensor]:
+    """A call that encodes the next prompt of a case."""
+    firsts = count(0, step)
+    return lambda: encode(clip, prompt(chinese, length, spans, next(firsts)))
 
 
 def main() -> None:
     """Build both, time every case, print the table."""
-    given = rounds.arguments(__doc__)
-    rounds.find_comfyui(given.comfyui)
-    number, repeat = (1, 1) if given.quick else (rounds.ROUNDS, 4)
-    race = functools.partial(rounds.race, repeat=repeat, number=number, warm=not given.quick)
-    load_clip = rounds.pack("nodes.clip").load_clip
+    given = arguments(__doc__)
+    load_clip, same = pack("nodes.host").load_clip, (60, 0, 0)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        ours_file = rounds.encoder(Path(folder) / "encoder.safetensors", given.quick)
-        plain_file = rounds.clip_file(Path(folder) / "clip_l.safetensors")
-        for_clip, for_us = prompts(0)
-        races = {
-            "first after loading": race(
-                lambda: first(lambda: rounds.own_clip(plain_file), for_clip),
-                lambda: first(lambda: load_clip(str(ours_file)), for_us),
-                ready=lambda way: way(),
-            )
-        }
-        own, clip = rounds.own_clip(plain_file), load_clip(str(ours_file))
-
-        def compare(name: str, spans: int, length: int = 60) -> None:
-            for_clip, for_us = prompts(spans, length)
-            races[name] = race(lambda: encode(own, next(for_clip)), lambda: encode(clip, next(for_us)))
-
-        races["the same prompt again"] = race(
-            lambda: encode(own, rounds.words(60)), lambda: encode(clip, rounds.ideographs(60))
+        ours_file = encoder_file(Path(folder) / "encoder.safetensors", given.quick)
+        own_file = clip_file(Path(folder) / "clip_l.safetensors")
+        first = race(
+            lambda: encoding(own_clip(own_file), False, *same),
+            lambda: encoding(load_clip(str(ours_file)), True, *same),
+            given.quick,
+            REPEAT,
+            ready=lambda load: load(),
         )
-        compare(GOAL, 0)
-        for spans in (1, 3, 10):
-            compare(f"{spans} weighted span{'s' * (spans > 1)}", spans)
-        compare("3 windows", 0, length=200)
-        assert encode(own, rounds.words(200)).shape == encode(clip, rounds.ideographs(200)).shape == (1, 231, 768)
-    threads = torch.get_num_threads()
-    print(f"ComfyUI {given.options}, {threads} threads, torch {torch.__version__}, {number} rounds of {repeat}")
-    print(rounds.table(races, "own CLIP-L"))
-    figures = {name: measured.summary() for name, measured in races.items()}
-    rounds.write(given.json, {**figures[GOAL], "cases": figures, "threads": threads, "options": given.options})
+        own, ours = own_clip(own_file), load_clip(str(ours_file))
+        races = {"first after loading": first} | {
+            name: race(encoding(own, False, *case), encoding(ours, True, *case), given.quick, REPEAT)
+            for name, case in CASES.items()
+        }
+    tell(races, "own CLIP-L", f"ComfyUI {given.options}", given.json)
 
 
 if __name__ == "__main__":

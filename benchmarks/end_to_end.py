@@ -1,12 +1,10 @@
-"""python benchmarks/end_to_end.py FOLDER --student MODEL --teacher MODEL --train PAIRS --dev PAIRS [--window 77]
-    [--steps N] [--limit 7200] [--json F]
+"""From nothing to an encoder beside the plain loop to the same skill: python -m benchmarks.end_to_end FOLDER \\
+    --student MODEL --teacher MODEL --train PAIRS --dev PAIRS [--window 77] [--steps N] [--limit 7200]
 
-From nothing to an encoder beside the plain way (plain_loop.py): `python -m trainer run` with the recommended recipe, or
-N steps of it, for the three layers that the plain loop trains, to the artifact, and then the plain loop on the same
-clean pairs until its skill on the dev pairs is as high, or the limit of seconds is over. The plain loop's teacher
-answers each caption once, kept in memory; its scorings cost it nothing, and it trains a linear map and a bias for each
-position besides the layers.
-Run it on a machine that does nothing else.
+Ours is `python -m trainer run` with the recommended recipe, or N steps of it, for the three layers that the plain loop
+trains, to the artifact. The plain loop (plain_loop.py) then trains on the same clean pairs until its skill on the dev
+pairs is as high, or the limit of seconds is over. Its teacher answers each caption once, kept in memory; its scorings
+cost it nothing; it trains a linear map and a bias for each position besides the layers.
 """
 
 from __future__ import annotations
@@ -18,18 +16,15 @@ import sys
 import time
 from pathlib import Path
 
-import plain_loop
-import rounds
 import torch
 
-sys.path.insert(0, str(rounds.ROOT))
-
-from trainer import corpus
+from benchmarks import plain_loop
+from benchmarks.rounds import ROOT
 from trainer.base import parse_recipe
 from trainer.cache import Cache
+from trainer.corpus import read_pairs
 from trainer.encoders import load_student, teacher_of
-from trainer.training import cosine_loss
-from trainer.training import opening as train
+from trainer.training import cosine_loss, opening
 
 EVERY = 100  # steps between scorings
 BATCH = 128
@@ -37,12 +32,14 @@ BATCH = 128
 
 def ours(folder: Path, given: argparse.Namespace) -> float:
     """Seconds from nothing to the artifact."""
+    flags = {"config": ROOT / "recipes" / "recommended.yaml", "run": folder, "window": given.window}
+    flags |= {"student.model": given.student, "teacher.model": given.teacher}
+    flags |= {"corpus.train": given.train, "corpus.dev": given.dev}
+    flags |= {"train.layers": plain_loop.LAYERS, "train.lr": plain_loop.RATE}
+    flags |= {"train.steps": given.steps} if given.steps else {}
+    arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
     began = time.perf_counter()
-    flags = ["--config", rounds.ROOT / "recipes" / "recommended.yaml", "--run", folder, "--window", given.window]
-    flags += ["--student.model", given.student, "--teacher.model", given.teacher]
-    flags += ["--corpus.train", given.train, "--corpus.dev", given.dev]
-    flags += ["--train.layers", 3, "--train.lr", 5e-4, *(["--train.steps", given.steps] if given.steps else [])]
-    subprocess.run([sys.executable, "-m", "trainer", "run", *map(str, flags)], cwd=rounds.ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "trainer", "run", *arguments], cwd=ROOT, check=True)
     return time.perf_counter() - began
 
 
@@ -56,10 +53,10 @@ def loss(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, target: 
     return total / target.shape[0] / target.shape[1]
 
 
-def plain(folder: Path, wanted: float, constant: float, limit: float) -> list[tuple[int, float, float]]:
-    """(step, seconds, skill) of the plain loop's scorings, until it is as good or the limit is over."""
+def plain(folder: Path, wanted: float, constant: float, limit: float) -> tuple[int, float, float]:
+    """(step, seconds, skill) of the plain loop's last scoring: it is as good, or the limit is over."""
     recipe = parse_recipe(folder / "recipe.yaml")
-    pairs = corpus.read_pairs(folder / "corpus" / "train.tsv")
+    pairs = read_pairs(folder / "corpus" / "train.tsv")
     dev = Cache.open(recipe.cache_folder / "dev", load_student(str(recipe.student.model), recipe.window).depth, None)
     rows = list(range(len(dev)))
     dev_ids, dev_target = dev.rows("ids", rows).long(), dev.rows("target", rows)
@@ -70,17 +67,17 @@ def plain(folder: Path, wanted: float, constant: float, limit: float) -> list[tu
     targets = [teacher.encode(english[at : at + BATCH])[0].half() for at in range(0, len(pairs), BATCH)]
     model = plain_loop.WithHead(plain_loop.free(student.bert, "unfreeze"), recipe.window, targets[0].shape[-1])
     mask, dev_mask = (student.tokens.key_mask(some).long() for some in (ids, dev_ids))
-    precision, batch = train.precision(recipe.train), min(BATCH, len(pairs))
+    precision, batch = opening.precision(recipe.train), min(BATCH, len(pairs))
     steps = plain_loop.steps(model, ids, mask, torch.cat(targets), batch, precision)
-    found, scoring = [], 0.0
-    while not found or (found[-1][2] < wanted and found[-1][1] < limit):
+    step, seconds, skill, scoring = 0, 0.0, -float("inf"), 0.0
+    while skill < wanted and (not step or seconds < limit):
         for _ in range(EVERY):
             next(steps)
-        seconds = time.perf_counter() - began - scoring
-        found.append((EVERY * (len(found) + 1), seconds, 1 - loss(model, dev_ids, dev_mask, dev_target) / constant))
+        step, seconds = step + EVERY, time.perf_counter() - began - scoring
+        skill = 1 - loss(model, dev_ids, dev_mask, dev_target) / constant
         scoring = time.perf_counter() - began - seconds
-        print(f"plain loop: step {found[-1][0]}, {seconds:.0f} s, skill {found[-1][2]:.3f} of {wanted:.3f}", flush=True)
-    return found
+        print(f"plain loop: step {step}, {seconds:.0f} s, skill {skill:.3f} of {wanted:.3f}", flush=True)
+    return step, seconds, skill
 
 
 def main() -> None:
@@ -92,19 +89,14 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=77)
     parser.add_argument("--steps", type=int, help="of ours; by default the recipe's")
     parser.add_argument("--limit", type=float, default=7200)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
     ours_s = ours(given.folder, given)
     report = json.loads((given.folder / "report.json").read_text(encoding="utf-8"))
-    print(f"ours: {ours_s:.0f} s to the artifact, skill {report['skill']:.3f}", flush=True)
-    found = plain(given.folder, report["skill"], report["floors"]["constant"]["all"], given.limit)
-    step, plain_s, skill = found[-1]
-    reached = "the same skill" if skill >= report["skill"] else f"only {skill:.3f}"
-    print(f"plain loop: {reached} after {step} steps and {plain_s:.0f} s: ours takes {ours_s / plain_s:.2f} of it")
-    rounds.write(
-        given.json,
-        {"ours_s": ours_s, "plain_s": plain_s, "ratio": ours_s / plain_s, "skill": report["skill"], "plain": found},
-    )
+    wanted, constant = report["skill"], report["floors"]["constant"]["all"]
+    print(f"ours: {ours_s:.0f} s to the artifact, skill {wanted:.3f}", flush=True)
+    step, plain_s, skill = plain(given.folder, wanted, constant, given.limit)
+    reached = "the same skill" if skill >= wanted else f"only {skill:.3f}"
+    print(f"plain loop: {reached} after {step} steps and {plain_s:.0f} s: ratio {ours_s / plain_s:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,85 +1,78 @@
-"""python benchmarks/growth.py FOLDER [--rows 1000 10000 100000 300000] [--plot FILE] [--json F]
+"""Seconds and memory as the corpus grows, beside growth in proportion: python -m benchmarks.growth FOLDER [--quick]
 
-What each stage costs as the corpus grows: seconds, and the memory that was its own. Encoders are small (2 layers, 64
-wide), so that 300,000 captions take minutes and what grows besides the encoders' work can be seen; training is 100
-steps of 128 at any size. Linux only.
+Further options: [--rows 1000 10000 100000 300000] [--layers 2] [--width 64] [--strategy unfreeze|lora]. Runs each stage
+and prints its seconds and the memory that was its own; files that it maps are not counted, for the system takes them
+back. Encoders are small, so that what grows besides their work can be seen; training is 100 steps of 128 at any size.
+`--layers 12 --width 768 --rows 2000` shows the memory at full shape. Linux only. To see that it fits, limit it:
+
+    systemd-run --scope -p MemoryMax=1G python -m benchmarks.growth FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
-import rounds
-from corpus import generate
-from memory import watched
-
-sys.path.insert(0, str(rounds.ROOT))
-
-from tests import encoders
+from benchmarks.encoders import encoders
+from benchmarks.rounds import ROOT
+from benchmarks.texts import captions
 
 STAGES = ("corpus", "cache", "train", "evaluate", "export")
-SMALL = {"layers": 2, "size": 21128}
 
 
-def measure(folder: Path, rows: int) -> dict[str, tuple[float, float]]:
-    """All stages on a corpus of so many pairs: seconds and own memory in GB, by stage."""
-    here = folder / str(rows)
-    here.mkdir(parents=True, exist_ok=True)
-    generate(here / "pairs.tsv", rows)
-    flags: dict[str, object] = {"run": here / "run", "corpus.train": here / "pairs.tsv"}
-    flags |= {"student.model": folder / "student", "teacher.model": folder / "teacher"}
-    flags |= {"corpus.dev_share": 200 / rows, "train.steps": 100, "train.layers": 1}
-    found = {}
-    for stage in STAGES:
-        seconds, own, _ = watched(stage, {"run": flags["run"]} if stage == "evaluate" else flags)
-        found[stage] = (seconds, own)
-    return found
-
-
-def draw(figures: dict[int, dict[str, tuple[float, float]]], path: Path) -> None:
-    """Two panels over the number of captions: seconds, both axes logarithmic, and memory, a line a stage."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    for axis, what, label in zip(axes, (0, 1), ("seconds", "own memory, GB")):
-        for stage in STAGES:
-            axis.plot(list(figures), [found[stage][what] for found in figures.values()], marker="o", label=stage)
-        axis.set(xscale="log", yscale=("log", "linear")[what], xlabel="captions", ylabel=label)
-        axis.grid(alpha=0.3)
-    axes[1].set_ylim(bottom=0)
-    axes[0].legend()
-    figure.savefig(path, dpi=100)
+def watched(stage: str, flags: dict[str, object]) -> tuple[float, float]:
+    """Run one stage: seconds, and the peak of its own memory in GB."""
+    arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
+    began, own = time.perf_counter(), 0.0
+    # The table alone goes to stdout.
+    process = subprocess.Popen([sys.executable, "-m", "trainer", stage, *arguments], cwd=ROOT, stdout=sys.stderr)
+    while process.poll() is None:
+        for line in Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("RssAnon"):
+                own = max(own, int(line.split()[1]) / 1e6)
+        time.sleep(0.1)
+    if process.returncode:
+        sys.exit(f"{stage} ended with {process.returncode}")
+    return time.perf_counter() - began, own
 
 
 def main() -> None:
     """Make the encoders, then measure size after size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--quick", action="store_true", help="few captions, two steps: whether it runs, no figures")
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000, 300_000])
-    parser.add_argument("--plot", type=Path, help="also draw the figures into this file")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--strategy", choices=("unfreeze", "lora"), default="unfreeze")
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    encoders.student(given.folder / "student", 64, heads=4, **SMALL)
-    encoders.clip_teacher(given.folder / "teacher", 64, layers=2, size=49408)
-    print(
-        f"| captions | {' | '.join(f'{stage}: s, GB' for stage in STAGES)} |\n|---{'|---' * len(STAGES)}|", flush=True
-    )
-    figures = {}
-    for rows in given.rows:
-        figures[rows] = found = measure(given.folder, rows)
-        cells = " | ".join(f"{seconds:.0f}, {own:.2f}" for seconds, own in found.values())
-        print(f"| {rows:,} | {cells} |", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    if given.plot:
-        draw(figures, given.plot)
+    sizes, steps = ([200, 400], 2) if given.quick else (given.rows, 100)
+    student, teacher = encoders(given.folder, given.layers, given.width)
+    models = {"student.model": student, "teacher.model": teacher, "train.strategy": given.strategy}
+    print(f"| captions | {' | '.join(f'{stage}: s, GB' for stage in STAGES)} | cache, GB | ratios |")
+    print(f"|---{'|---' * len(STAGES)}|---|---|", flush=True)
+    before: dict[str, tuple[float, float]] = {}
+    for at, rows in enumerate(sizes):
+        run = given.folder / str(rows)
+        run.mkdir(parents=True, exist_ok=True)
+        flags = {
+            "run": run,
+            "corpus.train": captions(run / "pairs.tsv", rows),
+            "corpus.dev_share": min(0.2, 200 / rows),
+        }
+        flags |= {"train.steps": steps, "train.layers": max(1, given.layers // 4), **models}
+        found = {stage: watched(stage, {"run": run} if stage == "evaluate" else flags) for stage in STAGES}
+        cache = sum(file.stat().st_size for file in (run / "cache" / "train").rglob("*.safetensors")) / 1e9
+        cells = [f"{seconds:.0f}, {own:.2f}" for seconds, own in found.values()]
+        ratios = [f"training's memory {found['train'][1] / cache:.2f} of the cache"]
+        more = rows / sizes[at - 1]
+        ratios += [f"{stage} {found[stage][0] / before[stage][0] / more:.2f}" for stage in STAGES[:2] if before]
+        print(f"| {rows:,} | {' | '.join(cells)} | {cache:.2f} | {', '.join(ratios)} |", flush=True)
+        before = found
+    print("\nThe plain way holds the cache in memory. A stage's ratio: a caption's time by that in the line above.")
 
 
 if __name__ == "__main__":

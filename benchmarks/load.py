@@ -1,17 +1,14 @@
-"""python benchmarks/load.py [--quick] [--json F] [--comfyui FOLDER] [--options="--cpu"]
+"""Loading our file beside reading and copying it, and beside CLIP-L's: python -m benchmarks.load [--quick] [--json F]
 
-What having the encoder costs: the start of ComfyUI, the load from file to CLIP, memory, the file itself.
-
-Loading is held against the least that any loader does, safetensors' `load_file` and one copy of every tensor (alone,
-`load_file` maps the file and reads none of it), and against ComfyUI's own loader with a CLIP-L. Each is the first load
-of a process of its own, which a user waits for: a process that has freed as much memory before gets it back ready to
-be written, and reads and copies in half of the time. All files are in the system's cache, everything is imported.
+Also the start of ComfyUI, memory and the files' sizes. The least that any loader does is safetensors' `load_file` and
+one copy of every tensor (alone, `load_file` maps the file and reads none of it). Each is the first load of a process of
+its own, which a user waits for: a process that has freed as much memory before gets it back ready to be written, and
+reads and copies in half of the time. All files are in the system's cache, everything is imported.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib
 import json
 import statistics
@@ -23,11 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rounds
 import torch
 from safetensors.torch import load_file
 
-MEGABYTE = 1e6
+from benchmarks.host import arguments, clip_file, encoder_file, own_clip, pack
+from benchmarks.rounds import ROOT, ROUNDS, Race, tell
+
 PROCESSES = 3  # a round, each way: one alone is off by a sixth
 
 
@@ -37,21 +35,12 @@ def copied(path: str) -> dict[str, torch.Tensor]:
 
 
 def loader(kind: str) -> Callable[[str], Any]:
-    """From a path to what that kind of loading makes."""
+    """From a path to what that kind of loading makes; all is imported, and torch's threads run."""
+    torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)
     if kind == "copied":
         return copied
     importlib.import_module("comfy.sd")
-    return rounds.pack("nodes.clip").load_clip if kind == "ours" else lambda path: rounds.own_clip(Path(path))
-
-
-def child(*task: Any, given: Any) -> Any:
-    """What one of `CHILDREN` prints, in a process of its own."""
-    command = [sys.executable, __file__, "--child", *map(str, task), f"--options={given.options}"]
-    command += ["--comfyui", str(given.comfyui)] if given.comfyui else []
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    return pack("nodes.host").load_clip if kind == "ours" else own_clip
 
 
 def start() -> float:
@@ -59,9 +48,7 @@ def start() -> float:
     for name in ("comfy.samplers", "comfy_api.latest"):  # what ComfyUI itself has imported before any pack
         importlib.import_module(name)
     began = time.perf_counter()
-    extension = rounds.pack("nodes.extension")
-    nodes = asyncio.run(asyncio.run(extension.comfy_entrypoint()).get_node_list())
-    for node in nodes:
+    for node in asyncio.run(asyncio.run(pack("nodes.extension").comfy_entrypoint()).get_node_list()):
         node.GET_SCHEMA()
     return time.perf_counter() - began
 
@@ -69,7 +56,6 @@ def start() -> float:
 def first(kind: str, path: str) -> float:
     """Seconds of the first load."""
     load = loader(kind)
-    torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)  # torch starts its threads
     began = time.perf_counter()
     loaded = load(path)
     seconds = time.perf_counter() - began
@@ -81,7 +67,6 @@ def memory(kind: str, path: str) -> float:
     """Resident bytes that a CLIP adds, loaded and used once."""
     process = importlib.import_module("psutil").Process()
     load = loader(kind)
-    torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)  # the libraries' own buffers are nobody's
     before = process.memory_info().rss
     clip = load(path)
     with torch.inference_mode():
@@ -89,54 +74,54 @@ def memory(kind: str, path: str) -> float:
     return process.memory_info().rss - before
 
 
-CHILDREN = {"start": start, "first": first, "memory": memory}
+CHILDREN: dict[str, Callable[..., float]] = {"start": start, "first": first, "memory": memory}
 
 
 def main() -> None:
     """Make the files, time every case, print the tables."""
-    given = rounds.arguments(__doc__)
-    rounds.find_comfyui(given.comfyui)
+    given = arguments(__doc__)
     if given.child:
         print(json.dumps(CHILDREN[given.child[0]](*given.child[1:])))
         return
-    number = 1 if given.quick else rounds.ROUNDS
+
+    def child(*task: object) -> float:
+        """What one of `CHILDREN` returns, in a process of its own."""
+        command = [sys.executable, "-m", "benchmarks.load", "--child", *map(str, task)]
+        command += [f"--options={given.options}", f"--comfyui={given.comfyui}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    number, processes = (1, 1) if given.quick else (ROUNDS, PROCESSES)
     with tempfile.TemporaryDirectory() as folder:
-        files = {
-            "fp16": rounds.encoder(Path(folder) / "fp16.safetensors", given.quick, torch.float16),
-            "fp32": rounds.encoder(Path(folder) / "fp32.safetensors", given.quick, torch.float32),
-        }
-        own = rounds.clip_file(Path(folder) / "clip_l.safetensors")
+        fp16 = encoder_file(Path(folder) / "fp16.safetensors", given.quick, torch.float16)
+        fp32 = encoder_file(Path(folder) / "fp32.safetensors", given.quick, torch.float32)
+        own = clip_file(Path(folder) / "clip_l.safetensors")
         cases = {
-            f"{name} file, to read and copy": (("copied", path), ("ours", path)) for name, path in files.items()
-        } | {
-            "fp16 file, to the own CLIP-L's": (("own", own), ("ours", files["fp16"])),
+            "fp16 file, to read and copy": (("copied", fp16), ("ours", fp16)),
+            "fp32 file, to read and copy": (("copied", fp32), ("ours", fp32)),
+            "fp16 file, to the own CLIP-L's": (("own", own), ("ours", fp16)),
             "CLIP-L by ComfyUI, to read and copy": (("copied", own), ("own", own)),
         }
-        races = {name: rounds.Race() for name in cases}
-        seconds = functools.partial(child, "first", given=given)
+        races = {name: Race() for name in cases}
         for name, (plain, ours) in cases.items():
             for _ in range(number):
-                turns = [(seconds(*plain), seconds(*ours)) for _ in range(1 if given.quick else PROCESSES)]
+                turns = [(child("first", *plain), child("first", *ours)) for _ in range(processes)]
                 races[name].plain.append(statistics.mean(turn[0] for turn in turns))
                 races[name].ours.append(statistics.mean(turn[1] for turn in turns))
-        starts = [child("start", given=given) for _ in range(number)]
+        starts = [child("start") for _ in range(number)]
         resident = {
-            name: statistics.median(child("memory", name, path, given=given) for _ in range(number))
-            for name, path in (("ours", files["fp16"]), ("own CLIP-L", own))
+            name: statistics.median(child("memory", kind, path) for _ in range(number))
+            for name, kind, path in (("own CLIP-L", "own", own), ("ours", "ours", fp16))
         }
-        sizes = {"fp16": files["fp16"].stat().st_size, "fp32": files["fp32"].stat().st_size}
-        sizes["own CLIP-L"] = own.stat().st_size
-    print(f"ComfyUI {given.options}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(rounds.table(races, "plain"))
-    low, high = min(starts), max(starts)
-    print(f"start of ComfyUI: {1000 * statistics.median(starts):.0f} ms ({1000 * low:.0f} .. {1000 * high:.0f})")
-    for name, size in resident.items():
-        print(f"memory, {name}: {size / MEGABYTE:.0f} MB")
-    for name, size in sizes.items():
-        print(f"file, {name}: {size / MEGABYTE:.1f} MB")
-    figures: dict[str, Any] = {name: measured.summary() for name, measured in races.items()}
-    figures |= {"start_s": starts, "resident_bytes": resident, "file_bytes": sizes}
-    rounds.write(given.json, {**figures["fp16 file, to read and copy"], "cases": figures})
+        files = [f"{path.stem} {path.stat().st_size / 1e6:.1f} MB" for path in (own, fp16, fp32)]
+    tell(races, "plain", f"ComfyUI {given.options}", given.json, start_s=starts, resident_bytes=resident)
+    low, middle, high = (1000 * of(starts) for of in (min, statistics.median, max))
+    print(f"start of ComfyUI: {middle:.0f} ms ({low:.0f} .. {high:.0f})")
+    shares = [f"{name} {size / 1e6:.0f} MB" for name, size in resident.items()]
+    print(f"memory: {', '.join(shares)}, ratio {resident['ours'] / resident['own CLIP-L']:.2f}")
+    print(f"files: {', '.join(files)}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -26,7 +27,7 @@ def load(folder: Path, strategy: str) -> torch.nn.Module:
     return free(ChineseCLIPModel.from_pretrained(folder).text_model, strategy)
 
 
-def free(model: torch.nn.Module, strategy: str) -> torch.nn.Module:
+def free(model: Any, strategy: str) -> torch.nn.Module:
     """Set free what the paper's strategy trains: the last three layers, or adapters on query and value."""
     model.train(False).requires_grad_(False)
     if strategy == "lora":
@@ -40,7 +41,7 @@ def free(model: torch.nn.Module, strategy: str) -> torch.nn.Module:
 class WithHead(torch.nn.Module):
     """A text tower and, trained with it, a linear map and a bias for each position: two encoders share no space."""
 
-    def __init__(self, tower: torch.nn.Module, window: int, width: int) -> None:
+    def __init__(self, tower: Any, window: int, width: int) -> None:
         super().__init__()
         self.tower = tower
         self.map = torch.nn.Linear(tower.config.hidden_size, width, bias=False)
@@ -55,7 +56,12 @@ class WithHead(torch.nn.Module):
 def steps(
     model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, target: torch.Tensor, batch: int, precision: str
 ) -> Iterator[None]:
-    """Train step by step, without end, on ids and mask (N, W) and target (N, W, D) fp16. Yields after each step."""
+    """Train step by step, without end, on ids and mask (N, W) and target (N, W, D) fp16. Yields after each step.
+
+    Raises ValueError where the captions make no whole batch.
+    """
+    if len(ids) < batch:
+        raise ValueError(f"{len(ids)} captions make no batch of {batch}")
     device = ids.device
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=RATE, fused=True)

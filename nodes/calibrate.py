@@ -6,17 +6,20 @@ import dataclasses
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 from comfy_api.latest import io, ui
 
-from .loader import FOLDER
+from ..zhclip.artifact import Artifact, TeacherInfo, load, save
+from .files import FOLDER
 from .schema import schema
 
-PAIRS = Path(__file__).with_name("pairs.tsv")
-SENTENCES = 200  # the file begins with so many that were written whole; the others were composed from tables
+if TYPE_CHECKING:
+    from ..zhclip.calibration import Layer
+
 GAIN = 0.1  # below this share of the loss, what is learnt is the pairs' own style: docs/calibrate.md
+LOADERS = ("ckpt_name", "clip_name", "lora_name")  # stock loaders' inputs, and most other packs'
 FORBIDDEN = frozenset('<>:"|?*\\')
 
 
@@ -75,11 +78,8 @@ class ZhCLIPCalibrate(io.ComfyNode):
     @classmethod
     def execute(cls, zhclip: Any, clip: Any, pairs: int = 2000, save_as: str = "") -> io.NodeOutput:
         """The CLIP and a report. Raises ValueError or ArtifactError, whose message is what the user reads."""
-        # Here and not above: they import comfy.sd, which a start of ComfyUI should not wait for on our account.
-        from ..zhclip.artifact import load, save
-        from .clip import encoder_of, load_clip
         from .fitting import fit
-        from .teacher import Teacher, source
+        from .host import Teacher, encoder_of, load_in_place_of
 
         target = destination(save_as)
         # Not among the validations: a workflow that is queued again, with this node's result in the cache, may go on.
@@ -90,36 +90,43 @@ class ZhCLIPCalibrate(io.ComfyNode):
             )
         encoder, teacher = encoder_of(zhclip), Teacher(clip)
         old = dataclasses.replace(load(encoder.path), **encoder.changes)
-        name = source(cls.hidden.prompt, cls.hidden.unique_id, "clip")
+        name = source(cls.hidden.prompt, cls.hidden.unique_id)
         start = time.monotonic()
-        sentences, others = read_pairs(pairs)
-        found = fit(zhclip, old, teacher, sentences, others)
+        layers = fit(zhclip, old, teacher, pairs)
         seconds = time.monotonic() - start
         report = [f"{os.path.basename(encoder.path)} and the CLIP of {name}: {pairs} pairs, {seconds:.0f} s."]
-        report += [found["last"][0].line("Last layer", GAIN), found["skip"][0].line("Clip skip (layer -2)", GAIN)]
-        changes = changes_of(old, found, name, teacher)
+        report += [verdict("Last layer", layers["last"]), verdict("Clip skip (layer -2)", layers["skip"])]
+        changes = changes_of(old, layers, name, teacher)
         calibrated = zhclip
         if not changes:
             report.append("Calibration does not help here: the encoder goes out as it came in, and no file is written.")
         elif target is None:
-            calibrated = load_clip(encoder.path, {**encoder.changes, **changes})
+            calibrated = load_in_place_of(zhclip, encoder.path, {**encoder.changes, **changes})
         else:
             save(dataclasses.replace(old, **changes), target)
-            calibrated = load_clip(str(target))
+            calibrated = load_in_place_of(zhclip, str(target))
             report.append(f"Saved as {target}.")
-        calibrated.layer_idx = zhclip.layer_idx  # a CLIP Set Last Layer before this node
         text = "\n".join(report)
         return io.NodeOutput(calibrated, text, ui=ui.PreviewText(text))
 
 
-def changes_of(old: Any, found: dict[str, Any], name: str, teacher: Any) -> dict[str, Any]:
-    """Fields of the artifact that a calibration replaces, its metadata among them; none where it does not help."""
-    from ..zhclip.artifact import TeacherInfo
+def verdict(name: str, layer: Layer) -> str:
+    """A layer's figures in words."""
+    before, after = layer.before, layer.after
+    but = "" if layer.helps(GAIN) else f", which is less than {GAIN:.0%} better: left as it was"
+    return (
+        f"{name}: cosine loss {before.loss():.3f} before, {after.loss():.3f} after "
+        f"(a constant: {layer.constant.loss():.3f}); R@1 {before.recall():.3f} before, {after.recall():.3f} after"
+        f"{but}."
+    )
 
-    helped = {layer: tensors for layer, (result, tensors) in found.items() if result.helps(GAIN)}
+
+def changes_of(old: Artifact, layers: dict[str, Layer], name: str, teacher: Any) -> dict[str, Any]:
+    """Fields of the artifact that a calibration replaces, its metadata among them; none where it does not help."""
+    helped = {at: layer.new.tensors() for at, layer in layers.items() if layer.helps(GAIN)}
     if not helped:
         return {}
-    calibration: dict[str, Any] = {layer: result.figures() for layer, (result, _) in found.items()}
+    calibration: dict[str, Any] = {at: layer.figures() for at, layer in layers.items()}
     calibration |= {"applied": sorted(helped), "from": dataclasses.asdict(old.meta.teacher), "to": name}
     meta = dataclasses.replace(old.meta, report={**old.meta.report, "calibration": calibration})
     changes: dict[str, Any] = {"skip": helped["skip"]} if "skip" in helped else {}
@@ -128,6 +135,23 @@ def changes_of(old: Any, found: dict[str, Any], name: str, teacher: Any) -> dict
         meta = dataclasses.replace(meta, teacher=info, position0="stored")
         changes |= helped["last"]
     return {**changes, "meta": meta}
+
+
+def source(prompt: Any, node: Any) -> str:
+    """Names of the files that the input `clip` of a node came from, as the queued workflow has them: a checkpoint, then
+    LoRAs. Follows inputs named clip, as loaders and patches have them. "a CLIP" where nothing is found.
+    """
+    names: list[str] = []
+    seen = set()
+    while prompt and node in prompt and node not in seen:
+        seen.add(node)
+        inputs = prompt[node].get("inputs", {})
+        names += [inputs[key] for key in LOADERS if isinstance(inputs.get(key), str)]
+        link = inputs.get("clip")
+        if not isinstance(link, list):
+            break
+        node = link[0]
+    return " + ".join(reversed(names)) or "a CLIP"
 
 
 def destination(save_as: str) -> Path | None:
@@ -142,11 +166,3 @@ def destination(save_as: str) -> Path | None:
             f"save_as is {name!r}, which is no name for a file inside {folder}: write one like mine-zhclip."
         )
     return path
-
-
-def read_pairs(count: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """So many of the pack's pairs (Chinese, English): the sentences that judge, and those that are fitted."""
-    lines = PAIRS.read_text(encoding="utf-8").splitlines()[1:]
-    rows = [(zh, en) for zh, en in (line.split("\t") for line in lines)]
-    judging = min(SENTENCES, count // 2)
-    return rows[:judging], rows[SENTENCES : SENTENCES + count - judging]

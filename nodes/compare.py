@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from .loader import CHOOSE, FOLDER, encoder_names, stamp
+from .files import CHOOSE, FOLDER, encoder_names, stamp
 from .schema import schema
 
 ENGLISH = "english"
@@ -139,12 +139,11 @@ class ZhCLIPCompareGrid(io.ComfyNode):
                 wanted = graph.node("CLIPTextEncode", f"positive.{r}.{c}", clip=encoder, text=text)
                 sampled = graph.node("KSampler", f"sample.{r}.{c}", positive=wanted.out(0), **sampling)
                 images.append(graph.node("VAEDecode", f"image.{r}.{c}", samples=sampled.out(0), vae=vae).out(0))
-        labels = ["English: CLIP" if row == ENGLISH else row for row in rows]
         grid = graph.node(
             "ZhCLIPGrid",
             "grid",
             images=batched(graph, images),
-            rows="\n".join(labels),
+            rows="\n".join("English: CLIP" if row == ENGLISH else row for row in rows),
             columns="\n".join(line for _, line in columns),
         )
         return io.NodeOutput(grid.out(0), expand=graph.finalize())

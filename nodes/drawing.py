@@ -1,4 +1,4 @@
-"""Labelled grids, heat maps, tables and coloured text as Pillow images, and between those and ComfyUI's IMAGE.
+"""Labelled grids, heat maps, bars and coloured text as Pillow images, and between those and ComfyUI's IMAGE.
 
 Each block is an image of a given width; `stack` sets blocks below one another. Colours are Okabe and Ito's (2008),
 which people with the common kinds of colour blindness tell apart; no meaning is carried by colour alone.
@@ -7,7 +7,7 @@ which people with the common kinds of colour blindness tell apart; no meaning is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +23,9 @@ TEXT = 16
 GAP = 8
 
 
-def to_pil(image: Any) -> Image.Image:
-    """A Pillow image, or a float tensor (H, W, C) or (1, H, W, C) of 0 to 1 with 1, 3 or 4 channels -> RGB."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    pixels = torch.as_tensor(image).detach().float().cpu()
-    pixels = pixels[0] if pixels.ndim == 4 else pixels
-    array = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+def to_pil(pixels: torch.Tensor) -> Image.Image:
+    """(H, W, C) floats of 0 to 1 with 1, 3 or 4 channels, one of ComfyUI's IMAGE -> an RGB image."""
+    array = (pixels.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).convert("RGB")
 
 
@@ -66,32 +62,27 @@ def paragraph(
     return image
 
 
-def labelled_grid(images: Sequence[Any], rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
-    """Images (see to_pil) row by row, with each row's label at its left and each column's above.
-
-    Images of different sizes are centred in cells of the largest. Raises ValueError unless there are rows x columns.
-    """
-    if len(images) != len(rows) * len(columns) or not len(images):
-        raise ValueError(f"{len(images)} images do not fill {len(rows)} rows of {len(columns)} columns.")
-    shown = [to_pil(image) for image in images]
-    cell_w, cell_h = max(max(i.width for i in shown), 96), max(i.height for i in shown)
-    size = min(max(cell_h // 18, TEXT), 40)
-    left = min(max(width(row, size) for row in rows), max(cell_w // 2, 10 * size))
-    heads, sides = [wrap(c, size, cell_w) for c in columns], [wrap(r, size, left) for r in rows]
+def labelled_grid(images: torch.Tensor, rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
+    """An IMAGE of rows x columns pictures (N, H, W, C), row by row, with each row's label at its left and each column's
+    above. A narrow picture is centred under its label."""
+    high, wide = images.shape[1:3]
+    cell = max(wide, 96)
+    size = min(max(high // 18, TEXT), 40)
+    left = min(max(width(row, size) for row in rows), max(cell // 2, 10 * size))
+    heads, sides = [wrap(c, size, cell) for c in columns], [wrap(r, size, left) for r in rows]
     top = max(len(head) for head in heads) * height(size)
-    row_h = [max(cell_h, len(side) * height(size)) for side in sides]
-    x0, y0 = left + 2 * GAP if left else GAP, top + 2 * GAP
-    image, draw = sheet(x0 + len(columns) * (cell_w + GAP), y0 + sum(h + GAP for h in row_h))
-    for c, head in enumerate(heads):
-        _lines(draw, x0 + c * (cell_w + GAP), GAP + top - len(head) * height(size), cell_w, head, size, 0.5)
-    y = y0
-    for r, side in enumerate(sides):
-        _lines(draw, GAP, y + (row_h[r] - len(side) * height(size)) // 2, left, side, size, 1)
-        for c in range(len(columns)):
-            one = shown[r * len(columns) + c]
-            x = x0 + c * (cell_w + GAP) + (cell_w - one.width) // 2
-            image.paste(one, (x, y + (row_h[r] - one.height) // 2))
-        y += row_h[r] + GAP
+    row_h = [max(high, len(side) * height(size)) for side in sides]
+    x0, y = left + 2 * GAP if left else GAP, top + 2 * GAP
+    image, draw = sheet(x0 + len(columns) * (cell + GAP), y + sum(h + GAP for h in row_h))
+    lefts = [x0 + c * (cell + GAP) for c in range(len(columns))]
+    for x, head in zip(lefts, heads):
+        _lines(draw, x, GAP + top - len(head) * height(size), cell, head, size, 0.5)
+    shown = map(to_pil, images)
+    for side, tall in zip(sides, row_h):
+        _lines(draw, GAP, y + (tall - len(side) * height(size)) // 2, left, side, size, 1)
+        for x in lefts:
+            image.paste(next(shown), (x + (cell - wide) // 2, y + (tall - high) // 2))
+        y += tall + GAP
     return image
 
 
@@ -182,8 +173,10 @@ def flow(parts: Sequence[Part], wide: int, size: int = TEXT, apart: int = 0) -> 
     placed: list[tuple[float, float, float, Part, str, int]] = []
     x, y = 0.0, 0.0
     for part in parts:
+        room = wide - 2 * inset
         whole = [part.text] if apart else pieces(part.text)
-        units = [(bit, size) for unit in whole for bit in _bits(unit, size, wide - 2 * inset)]
+        fitting = ([unit] if width(unit.rstrip(), size) <= room else wrap(unit, size, room) for unit in whole)
+        units = [(bit, size) for bits in fitting for bit in bits]
         for unit, of_size in [*units, *([(part.note, small)] if part.note else [])]:
             long = width(unit, of_size) + 2 * inset
             if x and x + width(unit.rstrip(), of_size) + 2 * inset > wide:
@@ -200,23 +193,17 @@ def flow(parts: Sequence[Part], wide: int, size: int = TEXT, apart: int = 0) -> 
     return image
 
 
-def _bits(unit: str, size: int, room: int) -> list[str]:
-    return [unit] if width(unit.rstrip(), size) <= room else wrap(unit, size, room)
-
-
 def bars(rows: Sequence[tuple[str, float, str, str]], top: float, wide: int = 976) -> Image.Image:
     """Rows of (label, value, what is written after the bar, colour); a bar of `top` is the longest."""
     left = min(max(width(row[0], TEXT) for row in rows), wide // 2) + 2 * GAP
     right = max(width(row[2], TEXT) for row in rows) + 2 * GAP
-    line = height(TEXT) + 6
     labels = [wrap(row[0], TEXT, left - 2 * GAP) for row in rows]
-    highs = [max(1, len(label)) * height(TEXT) + 6 for label in labels]
-    image, draw = sheet(wide, sum(highs))
+    image, draw = sheet(wide, sum(len(label) * height(TEXT) + 6 for label in labels))
     y = 0
-    for (_, value, after, mark), label, high in zip(rows, labels, highs):
+    for (_, value, after, mark), label in zip(rows, labels):
         _lines(draw, 0, y, left, label, TEXT, 0)
-        long = (wide - left - right) * min(max(value / top, 0.0), 1.0) if top else 0.0
-        draw.rectangle((left, y + 4, left + max(long, 1), y + line - 8), fill=mark)
-        write(draw, left + max(long, 1) + GAP, y, after, TEXT, INK)
-        y += high
+        end = left + max((wide - left - right) * min(max(value / top, 0.0), 1.0) if top else 0.0, 1)
+        draw.rectangle((left, y + 4, end, y + height(TEXT) - 2), fill=mark)
+        write(draw, end + GAP, y, after, TEXT, INK)
+        y += len(label) * height(TEXT) + 6
     return image

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
 from ..zhclip.languages import route
+from .conditioning import encode, join
 from .schema import schema
 
-Entry = list[Any]  # [conditioning (1, tokens, D), dict of what belongs to it]
 NOT_CONNECTED = object()  # None is what a checkpoint without a text encoder gives
-START, END = "clip_start_percent", "clip_end_percent"  # the part of sampling that a scheduled entry is for, of [0, 1]
 
 
 class ZhCLIPTextEncode(io.ComfyNode):
@@ -66,26 +63,20 @@ class ZhCLIPTextEncode(io.ComfyNode):
         segments = route(text)
         encoders = {"zh": zhclip, "en": clip}
         encoded = [encode(encoders[segment.language], segment.prompt) for segment in segments]
-        for found in {cond.shape[-1] for entries in encoded for cond, _ in entries} - {width}:
+        for other in {cond.shape[-1] for entries in encoded for cond, _ in entries} - {width}:
             raise ValueError(
-                f"The input clip encodes {found} numbers wide, the ZhCLIP encoder {width}: no MODEL reads both. "
+                f"The input clip encodes {other} numbers wide, the ZhCLIP encoder {width}: no MODEL reads both. "
                 "Connect the CLIP of the checkpoint that paints, and load an encoder that was aligned to its kind."
             )
         languages = [segment.language for segment in segments]
         return io.NodeOutput(join(encoded, languages.index("zh") if "zh" in languages else 0))
 
 
-def encode(clip: Any, text: str) -> list[Entry]:
-    """What the stock CLIP Text Encode does, hooks and their schedules included."""
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
-
-
 def checked_width(zhclip: Any) -> int:
     """The width of the encoder's conditioning. Raises ValueError for what is no aligned encoder."""
     if zhclip is None:
         raise ValueError("The input zhclip is None: connect the output of Load ZhCLIP Encoder.")
-    # Here and not above: it imports comfy.sd, which a start of ComfyUI should not wait for on our account.
-    from .clip import encoder_of
+    from .host import encoder_of
 
     try:
         return encoder_of(zhclip).meta.teacher.width
@@ -101,9 +92,9 @@ def check_second(clip: Any) -> None:
             "contain a valid clip or text encoder model. Connect the CLIP of another checkpoint or of Load CLIP, or "
             "nothing: ZhCLIP then reads the English too."
         )
-    from .clip import WindowEncoder
+    from .host import is_aligned
 
-    if isinstance(getattr(clip.cond_stage_model, "clip_l", None), WindowEncoder):
+    if is_aligned(clip):
         raise ValueError(
             "The input clip is a ZhCLIP encoder like the input zhclip: connect the checkpoint's own CLIP, or nothing."
         )
@@ -113,44 +104,3 @@ def check_second(clip: Any) -> None:
             "The input clip is of another kind of model: a Stable Diffusion 1.5 checkpoint's has one tokenizer, l, and "
             f"this one {', '.join(keys)}. Connect the CLIP of the SD1.5 checkpoint that paints."
         )
-
-
-def join(conditionings: list[list[Entry]], main: int) -> list[Entry]:
-    """Concatenate conditionings on the token axis, in order, as the stock Conditioning (Concat) does for one entry.
-
-    Scheduled ones have an entry for each range of sampling: the result has one for each range in which none of them
-    changes. Whatever else an entry carries (the pooled vector) is of the conditioning number `main`; hooks are of all.
-    """
-    if len(conditionings) == 1:
-        return conditionings[0]
-    borders = sorted({border for entries in conditionings for entry in entries for border in _range(entry)})
-    out: list[Entry] = []
-    for start, end in itertools.pairwise(borders):
-        chosen = [[entry for entry in entries if _covers(entry, start, end)] for entries in conditionings]
-        if not all(chosen):
-            continue
-        row = [entries[0] for entries in chosen]
-        extra = row[main][1] | _hooks([other for _, other in row])
-        if any(START in other for _, other in row):
-            extra |= {START: start, END: end}
-        out.append([torch.cat([cond for cond, _ in row], dim=1), extra])
-    return out
-
-
-def _range(entry: Entry) -> tuple[float, float]:
-    return entry[1].get(START, 0.0), entry[1].get(END, 1.0)
-
-
-def _covers(entry: Entry, start: float, end: float) -> bool:
-    first, last = _range(entry)
-    return first <= start and end <= last
-
-
-def _hooks(extras: list[dict[str, Any]]) -> dict[str, Any]:
-    groups = [extra["hooks"] for extra in extras if extra.get("hooks")]
-    if not groups:
-        return {}
-    joined = groups[0]
-    for group in groups[1:]:
-        joined = joined.clone_and_combine(group)
-    return {"hooks": joined}

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .schema import schema
+from .schema import lines, schema
 
 
 class ZhCLIPGrid(io.ComfyNode):
@@ -46,7 +46,7 @@ class ZhCLIPGrid(io.ComfyNode):
 
 def labels(text: str, of: str) -> list[str]:
     """One label for each line that is not blank. Raises ValueError when there is none."""
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    if not found:
+    named = lines(text)
+    if not named:
         raise ValueError(f"{of} is empty: write one label a line.")
-    return found
+    return named

@@ -7,8 +7,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from .loader import alignment_doubt, require_width
-from .schema import schema
+from .conditioning import encode
+from .report import alignment_doubt, predictors
+from .schema import lines, schema
 
 ANOTHER = "a stone bridge over a river in the mountains"  # the floor that an unrelated caption reaches
 
@@ -69,42 +70,38 @@ class ZhCLIPInspector(io.ComfyNode):
         from . import drawing
         from .page import to_picture, to_text
 
-        found = inspect(zhclip, text, clip, english.strip(), model, captions)
-        image = drawing.to_tensor(to_picture(found))
-        return io.NodeOutput(image, to_text(found), ui=ui.PreviewImage(image, cls=cls))
+        findings = inspect(zhclip, text, clip, english.strip(), model, captions)
+        image = drawing.to_tensor(to_picture(findings))
+        return io.NodeOutput(image, to_text(findings), ui=ui.PreviewImage(image, cls=cls))
 
 
 def inspect(zhclip: Any, text: str, clip: Any, english: str, model: Any, captions: str) -> Any:
     """The Findings of page.py."""
-    # Here and not above: they import comfy.sd, which a start of ComfyUI should not wait for on our account.
     from ..zhclip.languages import spans
-    from . import reading
-    from .agreement import attention_agreement
-    from .clip import encoder_of
+    from . import host, reading
     from .page import Findings
 
-    encoder = encoder_of(zhclip)
+    encoder, tokenizer = host.encoder_of(zhclip), host.tokenizer_of(zhclip)
     meta = encoder.meta
     require_partners(clip, english, model)
     agreement = None
     if model is not None:
-        require_width(encoder.path, meta, model)
-        rows = [reading.encode(clip, english), reading.encode(zhclip, text)]
-        rows += [reading.encode(clip, other) for other in ("", ANOTHER)]
-        agreement = attention_agreement(model, [reading.same_width(row, meta.teacher.width) for row in rows])
-    prompt = zhclip.tokenizer.clip_l.prompt
-    listed = [line.strip() for line in captions.splitlines() if line.strip()]
+        host.require_width(encoder.path, meta, model)
+        read = [(clip, english), (zhclip, text), (clip, ""), (clip, ANOTHER)]
+        rows = [reading.same_width(encode(by, prompt)[0][0], meta.teacher.width) for by, prompt in read]
+        agreement = host.attention_agreement(model, rows)
+    listed = lines(captions)
     return Findings(
         file=os.path.basename(encoder.path),
         teacher=meta.teacher.id,
-        layer=reading.layer_in_use(zhclip, encoder),
+        layer=host.layer_in_use(zhclip),
         warnings=warnings(encoder),
         text=text,
         spans=spans(text),
-        windows=reading.windows_of(zhclip, text),
-        room=prompt.window - 2,
-        unknown=prompt.unknown(text),
-        scores=reading.scores(meta),
+        windows=reading.windows_of(tokenizer, text),
+        room=tokenizer.window - 2,
+        unknown=tokenizer.unknown(text),
+        scores=predictors(meta),
         english=english,
         agreement=agreement,
         nearest=reading.nearest(zhclip, text, clip or zhclip, listed) if listed else [],
@@ -127,8 +124,8 @@ def require_partners(clip: Any, english: str, model: Any) -> None:
 def warnings(encoder: Any) -> list[str]:
     """What the user should know before trusting the picture."""
     doubt = alignment_doubt(encoder.meta)
-    found = [f"this file {doubt}."] if doubt else []
+    sentences = [f"this file {doubt}."] if doubt else []
     if encoder.changes:
         changed = ", ".join(sorted(encoder.changes))
-        found.append(f"changed in memory since it was loaded ({changed}): the report is of the file.")
-    return found
+        sentences.append(f"changed in memory since it was loaded ({changed}): the report is of the file.")
+    return sentences

@@ -50,13 +50,13 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 @functools.cache
 def system_fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
     """Faces of this system that may have what the shipped one lacks, in order of preference."""
-    found = []
+    faces = []
     for name in SYSTEM:
         try:
-            found.append(ImageFont.truetype(name, size, layout_engine=ImageFont.Layout.BASIC))
+            faces.append(ImageFont.truetype(name, size, layout_engine=ImageFont.Layout.BASIC))
         except OSError:  # not installed here
             continue
-    return tuple(found)
+    return tuple(faces)
 
 
 def has(face: ImageFont.FreeTypeFont, character: str) -> bool:

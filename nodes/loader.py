@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
@@ -12,15 +11,12 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..zhclip.artifact import ArtifactError, Meta, is_marked, read_meta
+from ..zhclip.artifact import ArtifactError, read_meta
+from .files import CHOOSE, FOLDER, encoder_names, stamp
+from .report import alignment_doubt, summary
 from .schema import schema
 
-FOLDER = "text_encoders"
-SUFFIXES = (".safetensors", ".sft")
 NONE_FOUND = "(none found: put a ZhCLIP encoder into models/text_encoders, then press R)"
-CHOOSE = (
-    "Copy an aligned encoder (a .safetensors file that `python -m trainer run` wrote) there, press R, and choose it."
-)
 
 
 class ZhCLIPLoader(io.ComfyNode):
@@ -79,9 +75,7 @@ class ZhCLIPLoader(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, model: Any = None) -> io.NodeOutput:
         """The encoder as a CLIP. Raises ArtifactError, whose message is what the user reads."""
-        # Here and not above: it imports comfy.sd, which a start of ComfyUI should not wait for on our account.
-        from .clip import load_clip
-        from .reading import scores
+        from .host import load_clip, require_width
 
         path = folder_paths.get_full_path_or_raise(FOLDER, file)
         meta = read_meta(path)
@@ -90,11 +84,7 @@ class ZhCLIPLoader(io.ComfyNode):
         doubt = alignment_doubt(meta)
         if doubt:
             logging.warning("ZhCLIP: %s %s: images may be black or unrelated to the prompt.", path, doubt)
-        figures = [f"{score.name} {score.loss:.3f}" + recall_of(score) for score in scores(meta)]
-        lines = [f"WARNING: this file {doubt}."] if doubt else []
-        if figures:
-            lines += [f"Cosine loss to {meta.teacher.id}: {figures[0]}", f"Floors: {'; '.join(figures[1:])}"]
-        return io.NodeOutput(load_clip(path), ui=ui.PreviewText("\n".join(lines)))
+        return io.NodeOutput(load_clip(path), ui=ui.PreviewText(summary(meta)))
 
 
 def first_encoder(folder: str) -> str:
@@ -111,61 +101,3 @@ def first_encoder(folder: str) -> str:
         f'--out "{Path(folder) / "taiyi.safetensors"}"\n'
         "3. Copy a ZhCLIP file that somebody shares there.\nThen press R, and choose it."
     )
-
-
-def encoder_names() -> list[str]:
-    """Names, as a combo shows them, of the files in text_encoders whose header says that they are ours."""
-    names = (name for name in folder_paths.get_filename_list(FOLDER) if name.lower().endswith(SUFFIXES))
-    return [name for name in names if _is_encoder(name)]
-
-
-def _is_encoder(name: str) -> bool:
-    path = folder_paths.get_full_path(FOLDER, name)
-    try:
-        return path is not None and _is_marked_at(path, stamp(path))
-    except OSError:  # deleted since the folder was listed, or not ours to read
-        return False
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_marked_at(path: str, _stamp: str) -> bool:
-    # Headers of large checkpoints are megabytes, and every /object_info asks for all of them.
-    return is_marked(path)
-
-
-def stamp(path: str) -> str:
-    """The file's modification time and size."""
-    status = os.stat(path)
-    return f"{status.st_mtime_ns}-{status.st_size}"
-
-
-def recall_of(score: Any) -> str:
-    """The retrieval figure of a reading.Score, where it has one."""
-    return "" if score.recall is None else f" (R@1 {score.recall:.3f})"
-
-
-def require_width(path: str, meta: Meta, model: Any) -> None:
-    """Raise ArtifactError unless the encoder's output is as wide as the context that the MODEL reads."""
-    config = model.model.model_config.unet_config
-    expected = config.get("context_dim")
-    if meta.teacher.width == expected:
-        return
-    kind = type(model.model.model_config).__name__
-    wants = f"{expected} wide" if expected else "of no stated width"
-    raise ArtifactError(
-        path,
-        f"an encoder whose output is {meta.teacher.width} wide (teacher {meta.teacher.id})",
-        f"the context of the connected MODEL ({kind}), {wants}",
-        "Choose an encoder that was aligned to this kind of model, or connect a checkpoint of the encoder's own kind.",
-    )
-
-
-def alignment_doubt(meta: Meta) -> str | None:
-    """Why the encoder's own report gives no reason to trust it, or None when it beats the constant predictor."""
-    try:
-        loss, constant = meta.report["loss"]["all"], meta.report["floors"]["constant"]["all"]
-    except (KeyError, TypeError):
-        return "carries no evaluation, so nothing says that it is aligned"
-    if loss >= constant:
-        return f"is not aligned: its loss of {loss:.3f} is no better than a constant's {constant:.3f}"
-    return None

@@ -16,7 +16,7 @@ import folder_paths
 from safetensors import safe_open
 
 from ..zhclip.artifact import ArtifactError, read_meta
-from .loader import FOLDER, stamp
+from .files import FOLDER, stamp
 
 TEXT_LIMIT = 20_000  # characters: some 250 windows, more than anybody waits for
 

@@ -1,4 +1,4 @@
-"""One way to write a node's schema for every ComfyUI from 0.3.64 on."""
+"""What all nodes share: a schema for every ComfyUI from 0.3.64 on, and text boxes of one entry a line."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def schema(**values: Any) -> io.Schema:
     """
     known = {field.name for field in fields(io.Schema)}
     return io.Schema(**{name: value for name, value in values.items() if name in known})
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text box that are not blank, stripped."""
+    return [line.strip() for line in text.splitlines() if line.strip()]

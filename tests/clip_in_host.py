@@ -21,7 +21,7 @@ def main(path: str) -> None:
     comfy.options.enable_args_parsing()
     from comfy.model_management import current_loaded_models
 
-    load_clip = pack_module("nodes.clip").load_clip
+    load_clip = pack_module("nodes.host").load_clip
     clip = load_clip(path)
     placed = [loaded.model for loaded in current_loaded_models]
     with torch.inference_mode():
@@ -74,7 +74,7 @@ def facts(clip: Any) -> dict[str, Any]:
         "short": error_of(lambda: clip.encode_from_tokens(short)),
         "rebuilt": sorted(rebuilt.model.state_dict()) == sorted(model.state_dict()),
         "layer": layer,
-        "copied": bool(torch.equal(*(m.clip_l.states([[2, 9, 3]]) for m in (model, copy.deepcopy(model))))),
+        "copied": bool(torch.equal(*(m.clip_l.states([[2, 9, 3]], "cpu")[0] for m in (model, copy.deepcopy(model))))),
         "foreign weights": error_of(lambda: model.clip_l.load_sd({"bert.foreign": torch.zeros(1)})),
     }
 

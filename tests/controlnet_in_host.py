@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from sd15 import fill  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
+from sd15 import ONE_LEVEL, fill  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
 
 
 def main(out: Path) -> None:
@@ -19,23 +19,7 @@ def main(out: Path) -> None:
     from comfy.cldm.cldm import ControlNet
     from safetensors.torch import save_file
 
-    net = ControlNet(
-        image_size=32,
-        in_channels=4,
-        hint_channels=3,
-        model_channels=320,
-        num_res_blocks=[1],
-        channel_mult=[1],
-        num_heads=8,
-        use_spatial_transformer=True,
-        transformer_depth=[1],
-        transformer_depth_middle=1,
-        context_dim=768,
-        use_linear_in_transformer=False,
-        legacy=False,
-        dtype=torch.float32,
-        operations=comfy.ops.disable_weight_init,
-    )
+    net = ControlNet(**ONE_LEVEL, hint_channels=3, operations=comfy.ops.disable_weight_init)
     generator = torch.Generator().manual_seed(1)
     save_file({name: fill(name, value, generator) for name, value in net.state_dict().items()}, out)
 

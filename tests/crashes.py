@@ -119,6 +119,19 @@ def whole(arguments: list[str], folder: Path, fresh: bool = False) -> float:
     return time.monotonic() - began
 
 
+def unbroken(folder: Path, stages: list[str]) -> Iterator[tuple[str, list[str], Path, Path, float]]:
+    """Each stage, run in `folder` after those before it: its name, its arguments, the folders before and after it, and
+    the seconds that it took."""
+    (folder / "inputs").mkdir()
+    before = folder / "empty"
+    before.mkdir()
+    for stage, given in inputs(folder / "inputs", stages).items():
+        after = folder / stage
+        shutil.copytree(before, after)
+        yield stage, given, before, after, whole(given, after)
+        before = after
+
+
 def unlike(folder: Path, unbroken: Path) -> list[str]:
     """Names of the files that differ, or that only one side has."""
     found, wanted = contents(folder), contents(unbroken)
@@ -181,19 +194,11 @@ def crash(
 def crashes(stages: list[str], kills: list[tuple[int, ...]], fresh: int = 0, seed: int = 0) -> Iterator[Row]:
     """The rows of the table, one after another. A stage begins from what those before it in STAGES left unbroken."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "inputs").mkdir()
-        before = folder / "empty"
-        before.mkdir()
-        for stage, given in inputs(folder / "inputs", stages).items():
-            after = folder / stage
-            shutil.copytree(before, after)
-            seconds = whole(given, after)
+        for stage, given, before, after, seconds in unbroken(Path(temporary), stages):
             if stage in stages:
                 yield crash(stage, given, before, after, kills, seconds, seed)
             if stage == "run" and stage in stages and fresh:
                 yield crash(stage, given, before, after, kills[:fresh], None, seed)
-            before = after
 
 
 if __name__ == "__main__":

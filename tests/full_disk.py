@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.crashes import STAGES, ended, inputs, start, unlike, whole
+from tests.crashes import STAGES, ended, start, unbroken, unlike, whole
 from tests.runs import contents
 
 SHARES = (0.0, 0.3, 0.8)  # of what a stage writes: how much of it still fits
@@ -94,20 +94,12 @@ def size(folder: Path) -> int:
 def rows(stages: list[str], limit: bool) -> Iterator[Row]:
     """Every stage with several amounts of room."""
     with tempfile.TemporaryDirectory() as temporary, disk(Path(temporary) / "disk") as mounted:
-        folder = Path(temporary)
-        (folder / "inputs").mkdir()
-        before = folder / "empty"
-        before.mkdir()
-        for stage, given in inputs(folder / "inputs", stages).items():
-            after = folder / stage
-            shutil.copytree(before, after)
-            whole(given, after)
+        for stage, given, before, after, _ in unbroken(Path(temporary), stages):
             rooms = [int(share * (size(after) - size(before))) for share in SHARES]
             for room in (LIMITS if limit or not mounted else rooms) if stage in stages else ():
                 row = Row(stage, room)
-                starve(row, given, before, after, folder / "disk", limit or not mounted)
+                starve(row, given, before, after, Path(temporary) / "disk", limit or not mounted)
                 yield row
-            before = after
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(artifact: str, prompts: list[str], out: Path) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    zhclip = pack_module("nodes.clip").load_clip(artifact)
+    zhclip = pack_module("nodes.host").load_clip(artifact)
     node = pack_module("nodes.encode").ZhCLIPTextEncode
     second = stock_clip()
     found = {}

@@ -52,3 +52,13 @@ def sampler(positive: list[Any], steps: int = 2) -> dict[str, Any]:
         scheduler="normal",
         denoise=1.0,
     )
+
+
+def schedule(graph: Graph, lora: str) -> None:
+    """Give the prompt of a graph a CLIP with a LoRA that is off, by a hook, in the first half of the steps."""
+    graph["hook"] = node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=1.0)
+    graph["key1"] = node("CreateHookKeyframe", strength_mult=0.0, start_percent=0.0)
+    graph["key2"] = node("CreateHookKeyframe", strength_mult=1.0, start_percent=0.5, prev_hook_kf=["key1", 0])
+    graph["keys"] = node("SetHookKeyframes", hooks=["hook", 0], hook_kf=["key2", 0])
+    graph["set"] = node("SetClipHooks", clip=["clip", 0], hooks=["keys", 0], apply_to_conds=True, schedule_clip=True)
+    graph["text"]["inputs"]["clip"] = ["set", 0]

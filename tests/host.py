@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests import graphs, small
 
@@ -84,6 +85,12 @@ class Host:
         entry = self.run(graph)
         assert entry["status"]["status_str"] == "success", error_of(entry)
         return entry["outputs"]
+
+    def picture(self, image: dict[str, str]) -> Image.Image:
+        """A picture that a graph saved, as its outputs name it, in RGB. One colour all over is no picture: NaN is."""
+        made = Image.open(self.base / image["type"] / image["subfolder"] / image["filename"]).convert("RGB")
+        assert any(low < high for low, high in made.getextrema()), image  # type: ignore[misc]
+        return made
 
     def refuse(self, graph: dict[str, Any]) -> str:
         """What the user reads when a graph is refused: the node's validation message, or the error in /history."""

@@ -23,6 +23,12 @@ LARGE = 10_000  # bytes from which a file goes by git's large file storage
 Answer = tuple[int, dict[str, Any]]
 
 
+def settings(endpoint: str, home: Path) -> dict[str, str]:
+    """The environment of a process that asks the stand-in, and keeps what it brings in `home`. XET is off, since the
+    stand-in speaks LFS alone."""
+    return {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+
 @contextmanager
 def serve(
     folder: Path, ranges: bool = True, sent: list[int] | None = None, pace: float = 0.0

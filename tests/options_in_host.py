@@ -31,7 +31,7 @@ def main(job: dict[str, Any]) -> None:
 
     import nodes
 
-    load_clip = pack_module("nodes.clip").load_clip
+    load_clip = pack_module("nodes.host").load_clip
     found = memory.is_device_cpu, memory.get_free_memory
     for mode in ("NORMAL_VRAM", "LOW_VRAM", "NO_VRAM"):
         memory.unload_all_models()

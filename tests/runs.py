@@ -21,10 +21,14 @@ def inputs(folder: Path) -> dict[str, str]:
     }
 
 
+def flags(given: dict[str, str]) -> list[str]:
+    """`inputs` as a command line has them."""
+    return [text for pair in given.items() for text in pair]
+
+
 def run(folder: Path, given: dict[str, str], *more: str) -> Path:
     """All stages of a run in `folder`, by the tiny recipe in windows of 32."""
-    flags = [text for pair in given.items() for text in pair]
-    assert main(["run", "--config", TINY, "--run", str(folder), "--window", "32", *flags, *more]) == 0
+    assert main(["run", "--config", TINY, "--run", str(folder), "--window", "32", *flags(given), *more]) == 0
     return folder
 
 

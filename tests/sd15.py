@@ -11,6 +11,22 @@ from pathlib import Path
 
 import torch
 
+ONE_LEVEL = dict(
+    image_size=32,
+    in_channels=4,
+    model_channels=320,
+    num_res_blocks=[1],
+    channel_mult=[1],
+    num_heads=8,
+    use_spatial_transformer=True,
+    transformer_depth=[1],
+    transformer_depth_middle=1,
+    context_dim=768,
+    use_linear_in_transformer=False,
+    legacy=False,
+    dtype=torch.float32,
+)
+
 
 def main(out: Path) -> None:
     """Write the checkpoint in fp16."""
@@ -25,24 +41,7 @@ def main(out: Path) -> None:
     from safetensors.torch import save_file
 
     plain = comfy.ops.disable_weight_init
-    unet = UNetModel(
-        image_size=32,
-        in_channels=4,
-        out_channels=4,
-        model_channels=320,
-        num_res_blocks=[1],
-        channel_mult=[1],
-        num_heads=8,
-        use_spatial_transformer=True,
-        transformer_depth=[1],
-        transformer_depth_output=[1, 1],
-        transformer_depth_middle=1,
-        context_dim=768,
-        use_linear_in_transformer=False,
-        legacy=False,
-        dtype=torch.float32,
-        operations=plain,
-    )
+    unet = UNetModel(**ONE_LEVEL, out_channels=4, transformer_depth_output=[1, 1], operations=plain)
     shape = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4])
     vae = AutoencoderKL(ddconfig={**shape, "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}, embed_dim=4)
     clip = comfy.sd1_clip.SDClipModel(dtype=torch.float32)

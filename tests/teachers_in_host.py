@@ -21,7 +21,7 @@ def main() -> None:
 
     for kind in (SDXLClipModel, SD2ClipModel, FluxClipModel):
         try:
-            pack_module("nodes.teacher").Teacher(
+            pack_module("nodes.host").Teacher(
                 SimpleNamespace(cond_stage_model=kind(device="meta", dtype=torch.float16))
             )
         except ValueError as error:

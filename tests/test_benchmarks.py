@@ -1,74 +1,86 @@
-"""The benchmarks run, at tiny shapes and for one round: no figure is looked at."""
+"""Every benchmark runs, at tiny shapes and for one round: no figure is looked at."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests import encoders
+from benchmarks import plain_loop
+from benchmarks.encoders import encoders
+from benchmarks.texts import LENGTHS, captions
 from tests.host import QUIET, ROOT, comfyui
+from trainer.corpus.stage import read_pairs
+from trainer.encoders import caption_length, load_tokenizer, load_tokens
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 
 
-@pytest.mark.parametrize("name", ["encode", "load"])
-def test_it_prints_a_table_and_writes_its_figures(name: str, tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    done = subprocess.run(
-        [*command, "--comfyui", str(comfyui())],
-        env={**os.environ, **QUIET},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
+def run(name: str, *given: object) -> str:
+    """What a benchmark prints."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, given)]
+    env = {**os.environ, **QUIET}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8", timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    found = json.loads(figures.read_text(encoding="utf-8"))
-    assert found["ratio"] == pytest.approx(found["ours_s"] / found["plain_s"])
-    lines = done.stdout.splitlines()
-    for case, figure in found["cases"].items():
-        if isinstance(figure, dict) and "ratio" in figure:
-            assert any(line.startswith(case) and f"{figure['ratio']:.2f}" in line for line in lines), case
+    return done.stdout
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("name", "cases"),
     [
-        ["train_step", "--strategy", "unfreeze"],
-        ["train_step", "--strategy", "lora"],
-        ["cache"],
-        ["attention"],
-        ["products"],
-        pytest.param(["allocator"], marks=pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")),
+        ("train_step", ["unfreeze, a step of 8"]),
+        ("train_step --strategy lora", ["lora, a step of 8"]),
+        ("cache", ["32 captions"]),
+        ("corpus", ["500 rows"]),
+        pytest.param("encode", ["first after loading", "3 weighted spans", "3 windows"], marks=pytest.mark.slow),
+        pytest.param("load", ["fp16 file, to read and copy", "start of ComfyUI"], marks=pytest.mark.slow),
     ],
 )
-def test_the_trainer_runs_beside_the_plain_way(given: list[str], tmp_path: Path) -> None:
+def test_two_ways_race(name: str, cases: list[str], tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    name, *flags = given
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    done = subprocess.run(
-        [*command, *flags],
-        env={**os.environ, **QUIET},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(figures.read_text(encoding="utf-8"))
-    assert found["ratio"] == pytest.approx(found["ours_s"] / found["plain_s"])
-    assert f"{found['ratio']:.2f}" in done.stdout
+    name, *flags = name.split()
+    host = ["--comfyui", comfyui()] if name in ("encode", "load") else []
+    lines = run(name, "--quick", "--json", figures, *flags, *host).splitlines()
+    assert all(any(line.startswith(case) for line in lines) for case in cases), lines
+    found = json.loads(figures.read_text(encoding="utf-8"))["cases"]
+    assert all(measured["plain_s"] > 0 and measured["ours_s"] > 0 for measured in found.values())
 
 
-def test_the_whole_way_runs_beside_the_plain_loop(tmp_path: Path) -> None:
-    train, dev = encoders.corpora(tmp_path)
-    models = ["--student", encoders.student(tmp_path / "student"), "--teacher", encoders.clip_teacher(tmp_path / "t")]
-    pairs = ["--train", train, "--dev", dev, "--window", "32", "--limit", "0", "--json", tmp_path / "figures.json"]
-    command = [sys.executable, ROOT / "benchmarks" / "end_to_end.py", tmp_path / "run", *models, *pairs]
-    done = subprocess.run([*map(str, command)], capture_output=True, encoding="utf-8", timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert found["ratio"] == pytest.approx(found["ours_s"] / found["plain_s"]) and found["plain"][0][0] == 100
-    assert (tmp_path / "run" / "encoder.safetensors").is_file() and f"skill {found['skill']:.3f}" in done.stdout
+@LINUX
+@pytest.mark.slow
+def test_every_stage_is_watched_at_two_sizes(tmp_path: Path) -> None:
+    rows = [line.split(" | ") for line in run("growth", tmp_path, "--quick").splitlines() if "of the cache" in line]
+    assert [row[0] for row in rows] == ["| 200", "| 400"]
+    assert all(re.fullmatch(r"\d+, 0\.\d\d", cell) and not cell.endswith("0.00") for row in rows for cell in row[1:6])
+
+
+@pytest.mark.slow
+def test_the_plain_loop_follows_the_whole_way(tmp_path: Path) -> None:
+    student, teacher = encoders(tmp_path, 4, 64)
+    pairs = ["--train", captions(tmp_path / "train.tsv", 60), "--dev", captions(tmp_path / "dev.tsv", 20, 60)]
+    given = ["--student", student, "--teacher", teacher, *pairs, "--window", 48, "--steps", 20, "--limit", 0]
+    said = run("end_to_end", tmp_path / "run", *given)
+    assert "plain loop: step 100, " in said and " after 100 steps and " in said
+    assert (tmp_path / "run" / "encoder.safetensors").is_file()
+
+
+def test_captions_are_as_long_as_they_should_be(tmp_path: Path) -> None:
+    """On the Chinese side, which is the longer one, start and end included; and all differ."""
+    student, teacher = encoders(tmp_path, 1, 64)
+    pairs = read_pairs(Path(captions(tmp_path / "pairs.tsv", 40)))
+    length, english = load_tokens(student, 77).length, load_tokenizer(teacher, teacher)
+    assert [length(pair.zh) for pair in pairs] == [*LENGTHS, *LENGTHS]
+    assert all(caption_length(english, pair.en) <= length(pair.zh) for pair in pairs)
+    assert len({pair.zh for pair in pairs}) == len({pair.en for pair in pairs}) == 40
+
+
+def test_captions_that_make_no_batch_are_refused() -> None:
+    ids = torch.zeros(3, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match="3 captions make no batch of 4"):
+        next(plain_loop.steps(torch.nn.Linear(2, 2), ids, ids, ids, 4, "no"))

@@ -11,9 +11,11 @@ from torch.nn.functional import normalize
 
 from tests.tree import ROOT
 from trainer.report.retrieval import retrieval
-from zhclip.calibration import PENALTIES, Calibration, Projection, Score, Sums, choose, missing, sentence, solve
+from zhclip.calibration import CHOOSE, FIT, JUDGE, Evaluation, Layer, missing, sentence
 from zhclip.prompt import normalise
+from zhclip.ridge import PENALTIES, Sums, choose, solve
 from zhclip.sampling import Batch, TokenPair, batches
+from zhclip.structure import Structure
 
 W, S, D = 6, 5, 4
 
@@ -74,8 +76,8 @@ def test_chooses_the_penalty_with_the_least_error_on_the_pairs_left_out() -> Non
     assert PENALTIES[0] in seen and PENALTIES[-1] in seen and len(seen) > 4
 
 
-def start() -> Projection:
-    return Projection(draw(D, S, seed=5), draw(W, D, seed=6))
+def start() -> Structure:
+    return Structure(draw(D, S, seed=5), draw(W, D, seed=6))
 
 
 def test_what_is_missing_brings_each_vector_to_its_goal_at_its_own_norm() -> None:
@@ -86,52 +88,67 @@ def test_what_is_missing_brings_each_vector_to_its_goal_at_its_own_norm() -> Non
     torch.testing.assert_close(missing(start(), x, 3 * z), torch.zeros_like(z), atol=1e-5, rtol=0)
 
 
-def calibrated(x: torch.Tensor, y: torch.Tensor, projection: Projection, causal: bool = False) -> Calibration:
-    """A calibration over (N, W, S) and (N, W, D), every third pair of which chooses."""
-    made = Calibration(projection, W, S, D, causal)
-    at = torch.arange(len(x)) % 3 == 0
-    made.add(x[~at], y[~at], torch.ones(int((~at).sum()), W), False)
-    made.add(x[at], y[at], torch.ones(int(at.sum()), W), True)
-    return made
+def solved(x: torch.Tensor, y: torch.Tensor, now: Structure) -> Layer:
+    """A layer over (N, W, S) and (N, W, D): of every four pairs one chooses, one judges and two are fitted."""
+    layer = Layer(now, draw(*y.shape[1:], seed=7))
+    for use, at in ((CHOOSE, slice(0, None, 4)), (JUDGE, slice(1, None, 4)), (FIT, slice(2, None, 4))):
+        layer.add(use, x[at], y[at], whole(len(x[at])))
+    layer.add(FIT, x[3::4], y[3::4], whole(len(x[3::4])))
+    layer.solve()
+    return layer
 
 
-@pytest.mark.parametrize("projection", [start(), Projection(None, None)], ids=["projection", "none"])
-def test_a_clip_that_the_encoder_answers_for_already_leaves_it_alone(projection: Projection) -> None:
-    x = draw(60, W, S)
-    if projection.weight is None:
-        made = Calibration(projection, W, S, S, False)
-        for choosing in (False, True):
-            made.add(x, 5 * projection.apply(x), torch.ones(60, W), choosing)
-    else:
-        made = calibrated(x, 5 * projection.apply(x), projection)
-    torch.testing.assert_close(made.solve().apply(x), projection.apply(x), atol=1e-5, rtol=1e-5)
+def whole(count: int) -> Batch:
+    """A batch of so many pairs, every position of which is text."""
+    return Batch([pair(W, W)] * count, W, torch.ones(count, W))
+
+
+@pytest.mark.parametrize("now", [start(), Structure()], ids=["projection", "none"])
+def test_a_clip_that_the_encoder_answers_for_already_leaves_it_alone(now: Structure) -> None:
+    x = draw(80, W, S)
+    layer = solved(x, 5 * now.apply(x), now)
+    new = Structure(layer.new.proj_weight, layer.new.proj_bias)
+    torch.testing.assert_close(new.apply(x), now.apply(x), atol=1e-5, rtol=1e-5)
+    assert layer.before.loss() == pytest.approx(0, abs=1e-6) and not layer.helps(0.1)
 
 
 def test_a_turned_clip_is_found_again() -> None:
     """A teacher whose vectors are turned by one matrix: the encoder's error on other captions goes nearly to 0."""
     turn = torch.linalg.qr(draw(D, D, seed=8))[0]
     x, other = draw(400, W, S), draw(50, W, S, seed=9)
-    new = calibrated(x, start().apply(x) @ turn, start()).solve()
+    new = solved(x, start().apply(x) @ turn, start()).new
     goal = normalize(start().apply(other) @ turn, dim=-1)
 
-    def loss(projection: Projection) -> float:
-        return float((1 - (normalize(projection.apply(other), dim=-1) * goal).sum(dim=-1)).mean())
+    def loss(structure: Structure) -> float:
+        each = 1 - (normalize(structure.apply(other), dim=-1) * goal).sum(dim=-1)
+        return float(each[:, 1:].mean())
 
     assert loss(new) < 0.05 < 0.3 < loss(start())
 
 
-def test_norms_and_constant_are_means_over_all_pairs_and_position_0_of_a_causal_clip_takes_no_part() -> None:
-    x, y = draw(30, W, S), draw(30, W, D, seed=2)
-    made, changed = calibrated(x, y, start(), causal=True), x.clone()
-    torch.testing.assert_close(made.norms(), y.norm(dim=-1).mean(dim=0))
-    both = summed(x, missing(start(), x, y), torch.ones(30, W).index_fill(1, torch.tensor([0]), 0.0))
-    new = made.solve()
-    weight, bias = solve(both, made.penalty)
-    expected = start().apply(x) + x @ weight.T.float() + bias.float()
-    torch.testing.assert_close(new.apply(x)[:, 1:], expected[:, 1:])
-    torch.testing.assert_close(made.constant(), normalize(y, dim=-1).mean(dim=0))
-    changed[:, 0] = 100 * draw(30, S, seed=3)
-    torch.testing.assert_close(calibrated(changed, y, start(), causal=True).solve().weight, new.weight)
+def test_norms_are_means_over_all_fitted_pairs_and_position_0_takes_no_part() -> None:
+    x, y = draw(40, W, S), draw(40, W, D, seed=2)
+    layer, changed = solved(x, y, start()), x.clone()
+    used = torch.arange(40) % 4 != 1
+    old, new = start().tensors(), layer.new.tensors()
+    torch.testing.assert_close(new["norms"], y[used].norm(dim=-1).mean(dim=0))
+    weights = torch.ones(30, W).index_fill(1, torch.tensor([0]), 0.0)
+    weight, bias = solve(summed(x[used], missing(start(), x[used], y[used]), weights), layer.penalty)
+    torch.testing.assert_close(new["proj_weight"], old["proj_weight"] + weight.float())
+    torch.testing.assert_close(new["proj_bias"], old["proj_bias"] + bias.float())
+    assert torch.equal(new["position0"], new["empty"][0])
+    changed[:, 0] = 100 * draw(40, S, seed=3)
+    torch.testing.assert_close(solved(changed, y, start()).new.proj_weight, layer.new.proj_weight)
+
+
+def test_figures_are_of_the_pairs_that_judge_before_and_after_and_of_a_constant() -> None:
+    x, y = draw(40, W, S), draw(40, W, D, seed=2)
+    layer = solved(x, y, start())
+    mean = normalize(y[torch.arange(40) % 4 != 1], dim=-1).mean(dim=0).expand(10, W, D)
+    new = Structure(layer.new.proj_weight, layer.new.proj_bias, layer.new.position0)
+    for name, z in (("before", start().apply(x[1::4])), ("after", new.apply(x[1::4])), ("constant", mean)):
+        expected = 1 - torch.nn.functional.cosine_similarity(z, y[1::4], dim=-1).mean()
+        assert layer.figures()["loss"][name] == pytest.approx(float(expected), rel=1e-5), name
 
 
 def pair(zh: int, en: int) -> TokenPair:
@@ -173,13 +190,13 @@ def test_figures_are_the_trainers() -> None:
     batch = Batch(some, W, torch.rand((40, W), generator=torch.Generator().manual_seed(1)))
     y = draw(40, W, D, seed=1)
     z = y + draw(40, W, D)
-    score = Score()
+    score = Evaluation()
     score.add(z, y, batch)
     each = 1 - torch.nn.functional.cosine_similarity(z, y, dim=-1)
     assert score.loss() == pytest.approx(float((each * batch.weights).sum() / batch.weights.sum()), rel=1e-5)
     zh, en = sentence(z, batch.texts("zh")), sentence(y, batch.texts("en"))
     assert score.recall() == retrieval(zh, en)["zh_to_en"]["R@1"] and 0.1 < score.recall() < 0.9
-    tied = Score()
+    tied = Evaluation()
     tied.add(torch.ones(40, W, D), y, batch)
     assert tied.recall() == 0
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import diffusion, hub, small
 from tests.host import ROOT, in_host
-from tests.tree import python
+from tests.tree import python, trainer
 from trainer.__main__ import main
 from trainer.command import parser
 from trainer.encoders.student import Student
@@ -249,9 +249,8 @@ def test_checkpoint_and_clip_by_id_bring_no_more_than_needed(parts: Path, tmp_pa
     given = ["--checkpoint", "someone/sd15", "--clip", "someone/clip", "--prompts", str(tmp_path / "one.tsv")]
     given += ["--seeds", "1,2", "--width", "64", "--height", "64", "--steps", "1", "--out", str(tmp_path / "out")]
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
-        hub_of = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        done = python("-m", "trainer", "compare", *given, cwd=ROOT, HF_HOME=str(tmp_path / "home"), **hub_of)
-    assert done.returncode == 0, done.stdout
+        done = trainer("compare", *given, **hub.settings(endpoint, tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
     assert not any("pruned" in path or "fp16" in path for path in asked)
     figures = figures_of(tmp_path / "out")
     assert figures["settings"]["checkpoint"] == "someone/sd15" and figures["seeds"] == [1, 2]

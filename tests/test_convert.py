@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, ChineseCLIPModel, XLMRobertaConfig, XLMRobertaModel
 
 from tests import encoders, graphs, hub
-from tests.host import ROOT, Host, running
+from tests.host import Host, running
+from tests.tree import trainer
 from trainer.__main__ import main
 from zhclip.artifact import load, read_meta
 
@@ -298,16 +296,7 @@ def test_taiyi_comes_by_its_hub_id(sources: Path, tmp_path: Path) -> None:
     out = tmp_path / "encoder.safetensors"
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
         flags = ["--source", "someone/taiyi", "--out", str(out)]
-        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        done = subprocess.run(
-            [sys.executable, "-m", "trainer", "convert", *flags],
-            cwd=ROOT,
-            env=os.environ | settings | {"HF_HUB_DISABLE_XET": "1"},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=200,
-            check=False,
-        )
+        done = trainer("convert", *flags, **hub.settings(endpoint, tmp_path / "home"))
     assert done.returncode == 0, done.stderr
     assert not any("ckpt" in path for path in asked)
     assert read_meta(out).recipe["convert"]["source"] == "someone/taiyi"

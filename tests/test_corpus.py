@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,13 +120,3 @@ def test_an_unusable_file_is_refused(tmp_path: Path, name: str, text: str, says:
         list(read(str(tmp_path / name)))
     with pytest.raises(CorpusError, match="no such corpus file"):
         list(read(str(tmp_path / f"missing-{name}")))
-
-
-def test_the_benchmark_prints_rows_a_second_and_writes_its_figures(tmp_path: Path) -> None:
-    root, figures = Path(__file__).resolve().parent.parent, tmp_path / "figures.json"
-    command = [sys.executable, str(root / "benchmarks" / "corpus.py"), "--quick", "--json", str(figures)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(figures.read_text(encoding="utf-8"))
-    assert found["ratio"] == pytest.approx(found["ours_s"] / found["plain_s"])
-    assert f"corpus stage: {found['rows'] / found['ours_s']:,.0f} rows/s" in done.stdout

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +11,13 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from tests import encoders
+from tests import encoders, runs
 from tests.runs import contents
 from trainer.__main__ import main
 from trainer.base.files import DamagedError, read_header, read_tensors, write_tensors
 from trainer.base.recipe import TrainSettings
 from trainer.cache.shards import parts_of
 
-ROOT = Path(__file__).resolve().parent.parent
 CAPTIONS = f"cache/train/{parts_of(None, TrainSettings.pad_positions)[0]}"
 LOST = f"{CAPTIONS}/00001.safetensors"
 NEWEST = "checkpoints/step-000012.safetensors"
@@ -29,12 +26,7 @@ NEWEST = "checkpoints/step-000012.safetensors"
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Settings of a small run, but its folder."""
-    folder = tmp_path_factory.mktemp("inputs")
-    train, dev = encoders.corpora(folder)
-    models = ["--student.model", encoders.student(folder / "student")]
-    models += ["--teacher.model", encoders.clip_teacher(folder / "teacher")]
-    corpora = ["--corpus.train", train, "--corpus.dev", dev]
-    return ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--window", "32", *map(str, [*models, *corpora])]
+    return ["--config", runs.TINY, "--window", "32", *runs.flags(runs.inputs(tmp_path_factory.mktemp("inputs")))]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +90,7 @@ def test_a_second_run_in_one_folder_is_told_to_wait(
         assert other.stdout is not None
         other.stdout.readline()
         code = main(arguments)
-        os.kill(other.pid, signal.SIGKILL)  # which leaves the file, and not the lock
+        other.kill()  # which leaves the file, and not the lock
     says = f"corpus: --run {copied}: another process is working there; wait until it has ended, or give another --run"
     assert (code, said(capsys)) == (1, says)
     assert main(arguments) == 0

@@ -20,6 +20,7 @@ from tests.tree import ROOT
 from trainer.encoders import download as downloads
 from trainer.encoders import load_student, load_teacher
 from trainer.encoders.weights import TEXT
+from zhclip.files import digest
 
 # Loads a student by its id in a process of its own, since the hub's addresses are read from the environment once.
 LOAD = (
@@ -54,9 +55,7 @@ def environment(endpoint: str, home: Path) -> dict[str, str]:
 
 
 def expected(repository: Path) -> str:
-    from trainer.encoders import digest
-
-    return digest(load_student(str(repository), 32).bert)
+    return digest(load_student(str(repository), 32).bert.state_dict())
 
 
 def test_the_text_tower_alone_is_read_and_is_the_same(repository: Path, tmp_path: Path) -> None:
@@ -155,7 +154,8 @@ def clip_l() -> tuple[dict[str, dict], int]:
         model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768))
     tensors = {name: (tensor.shape, 4, "F32") for name, tensor in model.state_dict().items()}
     tensors |= {f"{side}_model.embeddings.position_ids": (torch.Size([1, n]), 8, "I64") for side, n in SIDES.items()}
-    table, at, wanted = {"__metadata__": {"format": "pt"}}, 0, 0
+    table: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    at = wanted = 0
     for name, (shape, size, dtype) in sorted(tensors.items(), key=lambda pair: (-pair[1][1], pair[0])):
         end = at + size * shape.numel()
         table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}

@@ -8,10 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import tracemalloc
 import zipfile
@@ -22,6 +19,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from tests import hub
+from tests.tree import python
 from trainer.base.recipe import Source
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import clean, clean_english
@@ -483,17 +481,9 @@ def asked_of_the_hub(folder: Path) -> dict[str, str]:
             put(file, text)
     (folder / "hub").mkdir(exist_ok=True)
     with hub.serve(folder / "hub") as (endpoint, _):
-        own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0"}
-        done = subprocess.run(
-            [sys.executable, "-c", f"from tests.test_formats import answer_all; answer_all({str(folder)!r})"],
-            cwd=ROOT,
-            env=os.environ | own | {"HF_HUB_DISABLE_XET": "1"},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=300,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
+        code = f"from tests.test_formats import answer_all; answer_all({str(folder)!r})"
+        done = python("-c", code, cwd=ROOT, **hub.settings(endpoint, folder / "home"))
+    assert done.returncode == 0, done.stdout
     return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
 
 

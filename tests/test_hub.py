@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from tests import encoders, hub
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def trainer(endpoint: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments],
-        cwd=ROOT,
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+from tests.tree import trainer
 
 
 def test_models_come_by_id_from_a_mirror_and_bring_no_more_than_needed(tmp_path: Path) -> None:
@@ -39,19 +22,11 @@ def test_models_come_by_id_from_a_mirror_and_bring_no_more_than_needed(tmp_path:
     flags += ["--student.model", "someone/chinese-clip", "--teacher.model", "someone/sd15"]
     flags += ["--corpus.train", str(train), "--corpus.dev", str(dev)]
     with hub.serve(repositories) as (endpoint, asked):
-        done = trainer(endpoint, tmp_path / "home", "run", *flags)
+        own = hub.settings(endpoint, tmp_path / "home")
+        done = trainer("run", *flags, **own)
         assert done.returncode == 0, done.stderr
         assert not any("v1-5-pruned" in path for path in asked)
-        unknown = trainer(
-            endpoint,
-            tmp_path / "home",
-            "corpus",
-            *flags,
-            "--student.model",
-            "someone/else",
-            "--run",
-            str(tmp_path / "x"),
-        )
+        unknown = trainer("corpus", *flags, "--student.model", "someone/else", "--run", str(tmp_path / "x"), **own)
     assert unknown.returncode == 1
     assert "someone/else: neither a local folder nor to be had from the hub" in unknown.stderr.splitlines()[-1]
     assert (tmp_path / "run" / "encoder.safetensors").is_file()

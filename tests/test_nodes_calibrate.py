@@ -15,8 +15,8 @@ from tests import graphs, small
 from tests.graphs import Graph, node
 from tests.host import ROOT, Host, in_host
 from trainer.encoders.teacher import _from_checkpoint
-from trainer.encoders.weights import digest
 from zhclip import artifact as fmt
+from zhclip.files import digest
 
 PAIRS = 200  # the node's least
 
@@ -90,9 +90,11 @@ def test_the_file_carries_the_checkpoints_structure_and_says_where_it_came_from(
     old, new = fmt.load(folder(host) / graphs.ENCODER), fmt.load(saved[0])
     assert all(torch.equal(new.bert[name], tensor) for name, tensor in old.bert.items())
     assert new.tokenizer_json == old.tokenizer_json and new.meta.position0 == "stored"
-    assert set(new.skip) == set(fmt.SKIP)
+    assert set(new.skip) == set(fmt.STRUCTURE)
     assert new.meta.teacher.id == graphs.CHECKPOINT and new.meta.teacher.width == 768
-    assert new.meta.teacher.sha256 == digest(_from_checkpoint(checkpoint)), "the trainer's digest of the same CLIP"
+    assert new.meta.teacher.sha256 == digest(_from_checkpoint(checkpoint).state_dict()), (
+        "the trainer's digest of the same CLIP"
+    )
     told = new.meta.report["calibration"]
     assert told["from"]["id"] == "tests/teacher" and told["applied"] == ["last", "skip"]
     assert [round(told["last"]["loss"][name], 3) for name in ("before", "after", "constant")] == figures(

@@ -38,7 +38,7 @@ def compare(encoders: str, prompts: list[str], **changes: Any) -> Graph:
 def pixels(host: Host, graph: Graph) -> np.ndarray:
     """The picture of a graph's SaveImage: (H, W, 3)."""
     (image,) = host.succeed(graph)["save"]["images"]
-    return np.asarray(Image.open(host.base / "output" / image["filename"]).convert("RGB"))
+    return np.asarray(host.picture(image))
 
 
 def painted(host: Host, text: str, clip: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import sys
 from tests.host import ROOT, in_host
 
 NODES = ["Loader", "TextEncode", "Inspector", "Calibrate", "CompareGrid", "Grid"]
-# Loaded by every ComfyUI before any pack is. How long the import takes is measured by benchmarks/load.py.
+# Loaded by every ComfyUI before any pack is. How long the import takes is measured by `python -m benchmarks.load`.
 LIGHT = {"custom_nodes_x_zhclip", "safetensors", "comfy_execution"}
 
 

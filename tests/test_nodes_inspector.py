@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from tests import graphs, small
@@ -66,10 +65,10 @@ def test_a_prompt_alone_gives_a_picture_and_a_report(host: Host) -> None:
     assert "skill (1 - loss / constant): 0.400" in lines
     assert "Attention agreement" not in found and "Nearest captions" not in found
     (saved,), (preview,) = outputs["save"]["images"], outputs["inspect"]["images"]
-    picture = Image.open(host.base / "output" / saved["filename"]).convert("RGB")
+    picture = host.picture(saved)
     assert picture.width == 1024 and 300 < picture.height < 1500
     assert np.asarray(picture).std() > 10
-    assert preview["type"] == "temp" and (host.base / "temp" / preview["filename"]).stat().st_size > 1000
+    assert preview["type"] == "temp" and host.picture(preview).size == picture.size
 
 
 def test_windows_are_counted_one_by_one(host: Host) -> None:

@@ -69,6 +69,7 @@ def test_committed_weights_are_small_and_half_precision() -> None:
     assert {tensor.dtype for tensor in load_file(unet.WEIGHTS).values()} == {torch.float16}
 
 
+@pytest.mark.slow
 def test_english_paints_what_it_says(teacher: Path) -> None:
     said, empty = figures.english_rows(unet.load(), load_student(str(teacher), unet.WINDOW), seeds=(0, 1))
     assert {name: len(shares) for name, shares in said.painted.items()} == dict.fromkeys(figures.SETS, 2)
@@ -142,6 +143,7 @@ def test_a_figure_is_judged_by_the_pairs_that_differ() -> None:
     assert judge.foreseen("skill", [0.1, 0.1, 0.1, 0.1], rows, "held out") == (0, 5)
 
 
+@pytest.mark.slow
 def test_weights_are_judged_by_paintings(english: Path) -> None:
     # The English encoder in both places: its vocabulary has ideographs, which it does not understand.
     rows = painted_weights.table(english, english, 12).splitlines()[2:]

@@ -1,4 +1,4 @@
-"""Trainer, shared arithmetic and node encode a prompt alike: 200 prompts and 50 with weights, within 1e-4 in fp32."""
+"""Trainer, shared arithmetic and node encode a prompt alike, plain ones and such with weights, within 1e-4 in fp32."""
 
 from __future__ import annotations
 
@@ -94,13 +94,14 @@ def worst(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pair", ["clip_pair", "bert_pair"])
 def test_trainer_arithmetic_and_node_agree(
-    pair: str, request: pytest.FixtureRequest, tmp_path: Path, record_property
+    pair: str, count: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     path = request.getfixturevalue(pair)
-    artifact, prompts = fmt.load(path), small.prompts()
-    assert len(set(prompts)) == 200 and "" in prompts and max(map(len, prompts)) == 300
+    artifact, prompts = fmt.load(path), small.prompts()[:: 200 // count]
+    assert len(set(prompts)) == count and "" in prompts and max(map(len, prompts)) == 300
     prompts = prompts + weighted(prompts)
     student = Student.from_artifact(artifact)
     trained = [student.encode_prompt(text) for text in prompts]
@@ -110,7 +111,7 @@ def test_trainer_arithmetic_and_node_agree(
     print(f"{pair}: largest difference from zhclip's arithmetic: {figures}")
     assert max(figures.values()) < TOLERANCE, figures
     assert max(len(z) for z in node) >= 3 * artifact.meta.window
-    assert worst(trained[:1], trained[1:2]) > 0.01  # prompts differ at all
+    assert len({float(z.sum()) for z in trained}) > count / 2  # prompts differ at all
 
 
 def test_every_form_of_artifact_and_an_offloaded_model_agree_too(tmp_path: Path) -> None:

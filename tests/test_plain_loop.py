@@ -141,6 +141,7 @@ def test_the_mean_over_drawn_positions_is(recipe: Recipe) -> None:
     assert (drawn.mean(dim=0) - flat(expected)).norm() < 2 * error < 0.05 * flat(expected).norm()
 
 
+@pytest.mark.slow
 def test_of_real_encoders_it_is_within_half_a_percent(tmp_path: Path) -> None:
     python("painter.real_pair", MODELS)
     real = cached(tmp_path, MODELS / "e5-small", MODELS / "minilm-l6", 32)

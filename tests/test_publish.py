@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from tests import encoders, graphs, hub
+from tests import graphs, hub, runs
 from tests.host import ROOT, running
 from trainer.__main__ import main
 from trainer.base.settings import parse_recipe
@@ -33,20 +33,17 @@ PROMPT = "\u4e00\u53ea\u72d7\u5728\u8dd1"
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a lora run."""
     folder = tmp_path_factory.mktemp("publish")
-    student, teacher = encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher")
-    train, dev = encoders.corpora(folder)
-    flags = ["--student.model", str(student), "--teacher.model", str(teacher), "--window", "32"]
-    flags += ["--corpus.train", str(train), "--corpus.dev", str(dev), "--export.licence", "Apache-2.0"]
-    flags += ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--train.strategy", "lora", "--train.lora.r", "4"]
+    # The recipe's own window: over one of 32 these few steps leave an encoder that `publish` refuses.
+    flags = ["--config", runs.TINY, *runs.flags(runs.inputs(folder)), "--export.licence", "Apache-2.0"]
+    flags += ["--train.strategy", "lora", "--train.lora.r", "4"]
     assert main(["run", "--run", str(folder / "run"), *flags]) == 0
     return folder / "run"
 
 
 def process(command: list[str], endpoint: str, home: Path, token: str = hub.TOKEN) -> subprocess.CompletedProcess[str]:
     """A user's process with a hub of its own. An empty token is none."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     found = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_TOKEN_PATH")}
-    found |= settings | ({"HF_TOKEN": token} if token else {})
+    found |= hub.settings(endpoint, home) | ({"HF_TOKEN": token} if token else {})
     return subprocess.run(command, cwd=ROOT, env=found, capture_output=True, encoding="utf-8", timeout=200, check=False)
 
 

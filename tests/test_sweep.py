@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests import encoders
+from tests import runs
+from tests.tree import killed_at
 from trainer.__main__ import main
 from trainer.base.recipe import Recipe, SettingsError, TrainSettings
 from trainer.base.settings import parse_recipe
@@ -23,7 +21,6 @@ from trainer.sweep.grid import read_grid
 from trainer.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = str(ROOT / "recipes" / "tiny.yaml")
 GRIDS = ROOT / "recipes" / "sweeps"
 GRID = """
 seeds: 2
@@ -38,13 +35,10 @@ rows:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The flags of a run but for its folder, and a further file of pairs beside its corpora."""
     folder = tmp_path_factory.mktemp("inputs")
-    student, teacher = encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher")
-    train, dev = encoders.corpora(folder)
-    lines = train.read_text(encoding="utf-8").splitlines()
+    given = runs.inputs(folder)
+    lines = (folder / "train.tsv").read_text(encoding="utf-8").splitlines()
     (folder / "further.tsv").write_text("\n".join([lines[0], *lines[40:]]) + "\n", encoding="utf-8")
-    flags = {"student.model": student, "teacher.model": teacher, "corpus.train": train, "corpus.dev": dev}
-    named = (text for flag, value in flags.items() for text in (f"--{flag}", str(value)))
-    return ["--config", TINY, "--window", "32", *named]
+    return ["--config", runs.TINY, "--window", "32", *runs.flags(given)]
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +56,9 @@ def arguments(folder: Path, inputs: list[str], grid: str = GRID, also: bool = Tr
     return ["sweep", *inputs, "--run", str(folder / "run"), "--sweep.grid", str(folder / "grid.yaml"), *further]
 
 
-def command(folder: Path, inputs: list[str]) -> list[str]:
-    return [sys.executable, "-m", "trainer", *arguments(folder, inputs)]
-
-
 def start(folder: Path, inputs: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(folder, inputs), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    command = [sys.executable, "-m", "trainer", *arguments(folder, inputs)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def read(path: Path) -> dict:
@@ -138,14 +127,10 @@ def test_runs_share_one_cache_and_are_what_run_makes(finished: Path, inputs: lis
     assert own["retrieval_content"] == other["retrieval_content"]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_two_processes_share_one(finished: Path, inputs: list[str], tmp_path: Path) -> None:
-    first = start(tmp_path, inputs)
     sign = tmp_path / "run" / "deep" / "0" / "seconds.json"
-    while first.poll() is None and not sign.exists():
-        time.sleep(0.001)
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
-    assert first.returncode == -signal.SIGKILL
+    assert killed_at(sign, *arguments(tmp_path, inputs))
     kept = tmp_path / "run" / "tiny" / "0" / "report.json"
     written = kept.stat().st_mtime_ns
     sign.write_text(json.dumps(read(sign) | {"seconds": 1000}), encoding="utf-8")  # as though it had trained that long

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import ChineseCLIPModel
 
-from tests import encoders
+from tests import runs
+from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.base.recipe import Recipe, TrainSettings
 from trainer.base.settings import parse_recipe
@@ -31,12 +29,7 @@ ZONES = {"all", "position0", "content", "end", "pad"}
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Flags that name a small ChineseCLIP, a small CLIP and a corpus."""
-    folder = tmp_path_factory.mktemp("inputs")
-    student = encoders.student(folder / "student")
-    teacher = encoders.clip_teacher(folder / "teacher")
-    train, dev = encoders.corpora(folder)
-    flags = {"student.model": student, "teacher.model": teacher, "corpus.train": train, "corpus.dev": dev}
-    return ["--window", "32", *(text for flag, value in flags.items() for text in (f"--{flag}", str(value)))]
+    return ["--window", "32", *runs.flags(runs.inputs(tmp_path_factory.mktemp("inputs")))]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +39,6 @@ def finished(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     done = trainer("run", "--config", TINY, "--run", str(folder), *inputs)
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "trainer", *arguments]
-
-
-def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_run_leaves_what_it_promises(finished: Path) -> None:
@@ -143,29 +128,24 @@ def load_student_tensor(folder: str, name: str) -> torch.Tensor:
     return load_file(Path(folder) / "model.safetensors")[f"text_model.{name}"]
 
 
-def test_a_run_killed_in_every_stage_ends_in_the_same_bytes(finished: Path, inputs: list[str], tmp_path: Path) -> None:
+# Each is there as soon as the stage is at work.
+SIGNS = {
+    "corpus": "corpus/settings.json",
+    "cache": f"cache/train/{parts_of(None, TrainSettings.pad_positions)[0]}/00001.safetensors",
+    "train": "checkpoints/step-000004.safetensors",
+    "evaluate": "checkpoints/step-000012.safetensors",
+    "export": "report.md",
+}
+
+
+@pytest.mark.parametrize("stages", [["train"], pytest.param([*SIGNS], marks=pytest.mark.slow)], ids="+".join)
+def test_a_run_killed_in_some_stages_ends_in_the_same_bytes(
+    stages: list[str], finished: Path, inputs: list[str], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    signs = {
-        "corpus": "corpus/settings.json",
-        "cache": f"cache/train/{parts_of(None, TrainSettings.pad_positions)[0]}/00001.safetensors",
-        "train": "checkpoints/step-000004.safetensors",
-        "evaluate": "checkpoints/step-000012.safetensors",
-        "export": "report.md",
-    }
-    killed = {}
-    for stage, sign in signs.items():
-        process = subprocess.Popen(
-            command("run", "--config", TINY, "--run", str(run), *inputs),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while process.poll() is None and not (run / sign).exists():
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
-        killed[stage] = process.wait()
-    assert killed == dict.fromkeys(signs, -signal.SIGKILL)
-    done = trainer("run", "--config", TINY, "--run", str(run), *inputs)
+    given = ["run", "--config", TINY, "--run", str(run), *inputs]
+    assert [stage for stage in stages if killed_at(run / SIGNS[stage], *given)] == stages
+    done = trainer(*given)
     assert done.returncode == 0, done.stderr
     for name in ("encoder.safetensors", "report.json", "corpus/rejects.tsv"):
         assert (run / name).read_bytes() == (finished / name).read_bytes(), name

@@ -7,10 +7,8 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from transformers import AutoTokenizer
 
 from tests import encoders, hub, translators
 from tests.small import captions
+from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.encoders.weights import ModelError
 from trainer.translate.checks import chinese_numbers, fault, flags, is_copy, length_fits, loops, lost_numbers
@@ -128,28 +127,19 @@ def test_a_stricter_gate_rejects_without_translating_again(
     same_files(out.parent, finished)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bytes(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "pairs.tsv"
     arguments = flags_of(source, models, out)
-    killed = []
     for sign in ("forth/settings.json", "forth/00001.jsonl", "back/00000.jsonl"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", *arguments],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while process.poll() is None and not (tmp_path / "pairs.tsv.parts" / sign).exists():
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
-        killed.append(process.wait())
+        assert killed_at(tmp_path / "pairs.tsv.parts" / sign, *arguments)
         assert not out.exists()
-    assert killed == [-signal.SIGKILL] * 3
     (tmp_path / "pairs.tsv.parts" / "forth" / "00003.1.tmp").write_text("half a line", encoding="utf-8")
     assert main(arguments) == 0
     same_files(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
     launch = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -345,16 +335,8 @@ def test_a_model_comes_from_the_hub_by_its_id(source: Path, models: Path, finish
         (repository / name).write_bytes(b"hundreds of megabytes")
     out = tmp_path / "pairs.tsv"
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
-        home = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        done = subprocess.run(
-            [sys.executable, "-m", "trainer", *flags_of(source, models, out, model="someone/opus-mt-en-zh")],
-            cwd=ROOT,
-            env={**os.environ, **home, "HF_HUB_DISABLE_XET": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        given = flags_of(source, models, out, model="someone/opus-mt-en-zh")
+        done = trainer(*given, **hub.settings(endpoint, tmp_path / "home"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert not [path for path in asked if path.endswith((".h5", ".ot"))]
     assert out.read_bytes() == (finished / "pairs.tsv").read_bytes()

@@ -1,13 +1,15 @@
-"""The repository as git sees it, for tests that read it."""
+"""The repository as git sees it, and its programs as processes."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+KILLED = 1 if sys.platform == "win32" else -9  # how a process ends that `kill` ended
 
 
 def tracked(suffix: str = "") -> list[str]:
@@ -28,3 +30,25 @@ def python(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.
         encoding="utf-8",
         errors="replace",
     )
+
+
+def trainer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m trainer` as a user does; stdout and stderr come back apart."""
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+def killed_at(sign: Path, *arguments: str) -> bool:
+    """Start `python -m trainer` and kill it as soon as a file is there; whether that was what ended it."""
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([sys.executable, "-m", "trainer", *arguments], cwd=ROOT, stdout=quiet, stderr=quiet)
+    while process.poll() is None and not sign.exists():
+        time.sleep(0.001)
+    process.kill()
+    return process.wait() == KILLED

@@ -20,40 +20,24 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+
+from .files import ArtifactError, DamagedArtifactError, NotAnArtifactError, VersionError, opened, write
 
 FORMAT_VERSION = 1
 HEADER_KEY = "zhclip"
 HEADER_LIMIT = 100_000_000  # bytes, as safetensors itself has it: more is another kind of file
-STRUCTURE = ("position0", "empty", "norms")
-SKIP = ("proj_weight", "proj_bias", *STRUCTURE)
-
-
-class ArtifactError(ValueError):
-    """A file that is not a usable artifact; the message names the path, what was found, what was expected, the cure."""
-
-    def __init__(self, path: str | os.PathLike[str], found: str, expected: str, cure: str) -> None:
-        self.path, self.found, self.expected, self.cure = str(path), found, expected, cure
-        super().__init__(f"{self.path}: found {found}; expected {expected}. {cure}")
-
-
-class NotAnArtifactError(ArtifactError):
-    """Another kind of file: a checkpoint, a LoRA, a file of Python objects."""
-
-
-class DamagedArtifactError(ArtifactError):
-    """A truncated file, or one whose tensors do not match its own metadata."""
-
-
-class VersionError(ArtifactError):
-    """A format version that this code does not know."""
+# What follows the BERT: a field of Artifact, and its tensor in the file. Each may be there once more, as skip.<field>.
+STRUCTURE = {
+    "proj_weight": "proj.weight",
+    "proj_bias": "proj.bias",
+    "position0": "structure.position0",
+    "empty": "structure.empty",
+    "norms": "structure.norms",
+}
 
 
 @dataclass(frozen=True)
@@ -135,7 +119,7 @@ class Artifact:
     position0: torch.Tensor | None = None  # (teacher width,)
     empty: torch.Tensor | None = None  # (window, teacher width)
     norms: torch.Tensor | None = None  # (window,)
-    skip: dict[str, torch.Tensor] = field(default_factory=dict)  # some of SKIP, each shaped as its namesake above
+    skip: dict[str, torch.Tensor] = field(default_factory=dict)  # some of STRUCTURE, each shaped as its namesake
 
 
 def bert_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
@@ -167,50 +151,33 @@ def bert_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
 def tensor_shapes(meta: Meta) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Required and optional tensors of a file with this metadata, by name, with their shapes."""
     width, window = meta.teacher.width, meta.window
-    required = {f"bert.{name}": shape for name, shape in bert_shapes(meta.dimensions).items()}
-    optional: dict[str, tuple[int, ...]] = {
-        "proj.weight": (width, meta.dimensions.width),
-        "proj.bias": (window, width),
-        "structure.empty": (window, width),
-        "structure.norms": (window,),
-        "skip.proj_weight": (width, meta.dimensions.width),
-        "skip.proj_bias": (window, width),
-        "skip.position0": (width,),
-        "skip.empty": (window, width),
-        "skip.norms": (window,),
+    structure = {
+        "proj_weight": (width, meta.dimensions.width),
+        "proj_bias": (window, width),
+        "position0": (width,),
+        "empty": (window, width),
+        "norms": (window,),
     }
-    where = required if meta.position0 == "stored" else optional
-    where["structure.position0"] = (width,)
-    if meta.position0 == "learnt":
-        del optional["structure.position0"]
+    required = {f"bert.{name}": shape for name, shape in bert_shapes(meta.dimensions).items()}
+    optional: dict[str, tuple[int, ...]] = {STRUCTURE[name]: shape for name, shape in structure.items()}
+    optional |= {f"skip.{name}": shape for name, shape in structure.items()}
+    position0 = optional.pop("structure.position0")
+    if meta.position0 == "stored":
+        required["structure.position0"] = position0
     if width != meta.dimensions.width:
         required["proj.weight"] = optional.pop("proj.weight")
     return required, optional
 
 
 def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
-    """Write the artifact to a temporary file beside `path`, then rename it: a reader never sees half a file.
-
-    Raises DamagedArtifactError when the tensors do not fit the metadata, before anything is written.
-    """
+    """Write the artifact, whole or not at all. Raises DamagedArtifactError when the tensors do not fit the metadata,
+    before anything is written."""
     tensors = {f"bert.{name}": tensor for name, tensor in artifact.bert.items()}
     tensors["tokenizer_json"] = torch.frombuffer(bytearray(artifact.tokenizer_json), dtype=torch.uint8)
-    parts = {"proj.weight": artifact.proj_weight, "proj.bias": artifact.proj_bias}
-    parts |= {f"structure.{name}": getattr(artifact, name) for name in STRUCTURE}
-    parts |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
-    tensors |= {name: tensor for name, tensor in parts.items() if tensor is not None}
+    tensors |= {STRUCTURE[name]: tensor for name in STRUCTURE if (tensor := getattr(artifact, name)) is not None}
+    tensors |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
     check_tensors(path, artifact.meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=target.name + ".", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    try:
-        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, _header(artifact.meta))
-        _sort_header(Path(temporary))
-        os.chmod(temporary, 0o644)  # mkstemp makes files that other users of a shared ComfyUI could not read
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write(tensors, path, _header(artifact.meta))
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
@@ -226,7 +193,7 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 def mapped(path: str | os.PathLike[str], names: list[str] | None = None) -> dict[str, torch.Tensor]:
     """Some or all of a file's tensors by name, each read when it is used. Raises as `read_meta` does for what is no
     whole safetensors file."""
-    with _open(path) as file:
+    with opened(path) as file:
         return {name: file.get_tensor(name) for name in names or file.keys()}
 
 
@@ -236,10 +203,8 @@ def assemble(meta: Meta, tensors: dict[str, torch.Tensor], tokenizer_json: bytes
         meta=meta,
         bert={name[len("bert.") :]: tensor for name, tensor in tensors.items() if name.startswith("bert.")},
         tokenizer_json=tokenizer_json,
-        proj_weight=tensors.get("proj.weight"),
-        proj_bias=tensors.get("proj.bias"),
-        **{name: tensors.get(f"structure.{name}") for name in STRUCTURE},
-        skip={name: tensors[f"skip.{name}"] for name in SKIP if f"skip.{name}" in tensors},
+        **{name: tensors.get(stored) for name, stored in STRUCTURE.items()},
+        skip={name: tensors[f"skip.{name}"] for name in STRUCTURE if f"skip.{name}" in tensors},
     )
 
 
@@ -255,7 +220,7 @@ def is_marked(path: str | os.PathLike[str]) -> bool:
 
 def read_meta(path: str | os.PathLike[str]) -> Meta:
     """Read the metadata alone, without any tensor. Raises as `load` does."""
-    with _open(path) as file:
+    with opened(path) as file:
         header = file.metadata() or {}
     if HEADER_KEY not in header:
         raise NotAnArtifactError(
@@ -292,29 +257,6 @@ def _parse(path: str | os.PathLike[str], raw: dict[str, Any]) -> Meta:
     return meta
 
 
-def _open(path: str | os.PathLike[str]) -> safe_open:
-    if not Path(path).is_file():
-        raise ArtifactError(path, "no file", "a safetensors file", "Check the path.")
-    try:
-        return safe_open(str(path), framework="pt", device="cpu")
-    except (SafetensorError, OSError, ValueError) as error:
-        with open(path, "rb") as file:
-            start = file.read(16)
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-            raise NotAnArtifactError(
-                path,
-                "a file of Python objects (.pt, .bin, .ckpt), which can run code",
-                "a safetensors file",
-                "Export the encoder again, or look for its safetensors file.",
-            ) from error
-        raise DamagedArtifactError(
-            path,
-            f"a file that safetensors cannot read ({error})",
-            "a whole safetensors file",
-            "It may be truncated: copy or download it again.",
-        ) from error
-
-
 def check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, tuple[int, ...]]) -> None:
     """Refuse a file of tensors of these shapes, by name, under this metadata. Raises DamagedArtifactError for what is
     missing or misshapen, VersionError for what is unknown."""
@@ -336,20 +278,6 @@ def check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, tu
             raise DamagedArtifactError(
                 path, f"{name} of shape {shapes[name]}", f"{shape} by its metadata", "Export it again."
             )
-
-
-def _sort_header(path: Path) -> None:
-    """Put the header's keys in order, in place: safetensors writes them in an order that differs from run to run, and
-    the same encoder should be the same bytes."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-        if len(text) > size:  # never seen; the unsorted header is as good a file
-            return
-        file.seek(8)
-        file.write(text.ljust(size))
 
 
 def _header(meta: Meta) -> dict[str, str]:

@@ -42,18 +42,18 @@ class Clause(NamedTuple):
 
 def clauses(plain: str) -> list[Clause]:
     """Plain text with its line breaks -> its clauses, which together are all of it."""
-    atoms = [Unit(*found.span(), "atom") for found in ATOM.finditer(plain)]
+    atoms = [Unit(*match.span(), "atom") for match in ATOM.finditer(plain)]
     kinds = [_kind(c) for c in plain]
     for atom in atoms:
         kinds[atom.begin : atom.end] = "-" * (atom.end - atom.begin)
     masked = "".join(kinds)
-    words = [found.span() for found in WORD.finditer(masked)]
+    words = [match.span() for match in WORD.finditer(masked)]
     named = [Unit(begin, end, _word(masked, begin, end)) for begin, end in words if "L" in masked[begin:end]]
-    others = [Unit(*found.span(), "other") for found in OTHER.finditer(masked)]
+    others = [Unit(*match.span(), "other") for match in OTHER.finditer(masked)]
     units = sorted(atoms + named + others)
     closed = {at for begin, end in [*words, *(atom[:2] for atom in atoms)] for at in range(begin, end)}
-    closed |= {found.end() - 1 for found in TITLE.finditer(plain)}
-    ends = [found.end() for found in BORDER.finditer(plain) if closed.isdisjoint(range(*found.span()))]
+    closed |= {match.end() - 1 for match in TITLE.finditer(plain)}
+    ends = [match.end() for match in BORDER.finditer(plain) if closed.isdisjoint(range(*match.span()))]
     out, begin, at = [], 0, 0
     for end in dict.fromkeys([*ends, len(plain)]):
         first = at

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .clauses import Clause, Unit, clauses
-from .prompt import BREAK, Span, bounded, normalise, parse, render, tidy
+from .prompt import Span, bounded, divided, normalise, parse, render, tidy, trimmed
 
 # ComfyUI knows an embedding's name at the beginning of a weighted stretch or after white space, and nowhere else.
 GLUED_EMBEDDING = re.compile(r"(?<=[^A-Za-z0-9_\s])(?=embedding:)")
@@ -99,13 +99,13 @@ def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
     The texts joined are the spans of `parse(normalise(text))` joined. `bilingual` says whether there is a CLIP that
     reads the English; else all is the aligned encoder's.
     """
-    found: list[LanguageSpan] = []
+    flat: list[LanguageSpan] = []
     for pieces, ending in _parts(text):
         for piece in pieces:
             language = piece.language if bilingual else "zh"
-            found += [LanguageSpan(span.text.replace("\n", " "), language, span.weight) for span in piece.spans]
-        found += [LanguageSpan(span.text, "break", span.weight) for span in ending]
-    groups = itertools.groupby(found, key=lambda span: span[1:])
+            flat += [LanguageSpan(span.text.replace("\n", " "), language, span.weight) for span in piece.spans]
+        flat += [LanguageSpan(span.text, "break", span.weight) for span in ending]
+    groups = itertools.groupby(flat, key=lambda span: span[1:])
     return [LanguageSpan("".join(span.text for span in group), *key) for key, group in groups]
 
 
@@ -113,14 +113,7 @@ def _parts(text: str) -> list[tuple[list[Piece], list[Span]]]:
     """The pieces of each part, every one with its language, and the BREAK that ends the part."""
     # Lines are normalised one by one, and so kept apart: a line break ends a clause.
     lines = "\n".join(filter(None, map(normalise, text.splitlines())))
-    divided: list[tuple[list[Span], list[Span]]] = [([], [])]
-    for span in parse(lines):
-        first, *others = BREAK.split(span.text)
-        divided[-1][0].append(Span(first, span.weight))
-        for other in others:
-            divided[-1][1].append(Span("BREAK", span.weight))
-            divided.append(([Span(other, span.weight)], []))
-    parts = [(_pieces(part), ending) for part, ending in divided]
+    parts = [(_pieces(part), ending) for part, ending in divided(parse(lines))]
     for pieces, _ in parts:
         _settle(pieces)
     _settle([piece for pieces, _ in parts for piece in pieces], "zh")
@@ -190,11 +183,11 @@ def _prompt(pieces: list[Piece], language: str) -> str:
         if piece.language != language:
             continue
         if out and at > last + 1:
-            out = _trimmed(out, " \n")
+            out = trimmed(out, " \n")
             out += _bridge(out, piece.spans, language, pieces[last].clause == piece.clause)
         out += piece.spans
         last = at
-    flat = tidy(_trimmed([Span(span.text.replace("\n", " "), span.weight) for span in out], " ,;"))
+    flat = tidy(trimmed([Span(span.text.replace("\n", " "), span.weight) for span in out], " ,;"))
     if language == "en":
         spaced = [Span(GLUED_EMBEDDING.sub(" ", span.text), span.weight) for span in flat]
         flat = [Span(NAMELESS_EMBEDDING.sub("embedding", span.text), bounded(span.weight)) for span in spaced]
@@ -211,16 +204,3 @@ def _bridge(before: list[Span], after: list[Span], language: str, inside: bool) 
     if not left or left in ",;.!?:":
         return [Span(" ", 1.0)] if language == "en" else []
     return [Span(", ", 1.0)]
-
-
-def _trimmed(spans: list[Span], characters: str) -> list[Span]:
-    """Spans without these characters at either end."""
-    out = list(spans)
-    while out and not out[-1].text.rstrip(characters):
-        out.pop()
-    while out and not out[0].text.lstrip(characters):
-        del out[0]
-    if out:
-        out[-1] = Span(out[-1].text.rstrip(characters), out[-1].weight)
-        out[0] = Span(out[0].text.lstrip(characters), out[0].weight)
-    return out

@@ -17,7 +17,8 @@ from typing import IO, Any
 
 import torch
 
-from .artifact import Artifact, DamagedArtifactError, assemble, check_tensors, mapped, read_meta
+from .artifact import Artifact, assemble, check_tensors, mapped, read_meta
+from .files import DamagedArtifactError
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}  # by safetensors' names
 PORTIONS = 20  # of the second half, so that two threads end together

@@ -139,21 +139,38 @@ def tidy(spans: Iterable[Span]) -> list[Span]:
         if out and out[-1].weight == span.weight:
             text = out.pop().text + text
         out.append(Span(text, span.weight))
-    while out and not out[-1].text.rstrip(" "):
+    return trimmed(out, " ")
+
+
+def trimmed(spans: Iterable[Span], characters: str) -> list[Span]:
+    """The spans without these characters at either end."""
+    out = list(spans)
+    while out and not out[-1].text.rstrip(characters):
         out.pop()
+    while out and not out[0].text.lstrip(characters):
+        del out[0]
     if out:
-        out[-1] = Span(out[-1].text.rstrip(" "), out[-1].weight)
+        out[-1] = Span(out[-1].text.rstrip(characters), out[-1].weight)
+        out[0] = Span(out[0].text.lstrip(characters), out[0].weight)
+    return out
+
+
+def divided(spans: Iterable[Span]) -> list[tuple[list[Span], list[Span]]]:
+    """The spans between BREAKs, one stretch after another, each with the BREAK that ends it; the last without one."""
+    out: list[tuple[list[Span], list[Span]]] = [([], [])]
+    for span in spans:
+        first, *others = BREAK.split(span.text)
+        out[-1][0].append(Span(first, span.weight))
+        for other in others:
+            out[-1][1].append(Span("BREAK", span.weight))
+            out.append(([Span(other, span.weight)], []))
     return out
 
 
 def parts(text: str) -> list[list[Span]]:
     """A prompt as typed -> the tidy spans between its BREAKs. An empty prompt is one part without spans."""
-    out: list[list[Span]] = [[]]
-    for span in parse(normalise(text)):
-        first, *others = BREAK.split(span.text)
-        out[-1].append(Span(first, span.weight))
-        out += [[Span(other, span.weight)] for other in others]
-    return [spans for spans in map(tidy, out) if spans] or [[]]
+    tidied = [tidy(spans) for spans, _ in divided(parse(normalise(text)))]
+    return [spans for spans in tidied if spans] or [[]]
 
 
 def render(spans: Iterable[Span]) -> str:

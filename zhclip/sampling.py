@@ -45,8 +45,7 @@ class Batch:
 
     def texts(self, language: str) -> torch.Tensor:
         """(B, positions) bool: where the text of one side stands."""
-        lengths = torch.tensor([getattr(pair, f"{language}_length") for pair in self.pairs])
-        return torch.arange(self.positions)[None] < lengths[:, None]
+        return _within([getattr(pair, f"{language}_length") for pair in self.pairs], self.positions)
 
 
 def batches(pairs: list[TokenPair], window: int, every: int = EVERY, tokens: int = BATCH_TOKENS) -> list[Batch]:
@@ -58,21 +57,24 @@ def batches(pairs: list[TokenPair], window: int, every: int = EVERY, tokens: int
         size = max(1, tokens // short[0].length)
         while size > 1 and size * short[:size][-1].length > tokens:
             size -= 1
-        part, short = short[:size], short[size:]
-        made.append(_batch(part, part[-1].length, None))
-    counts = padded(ordered, window) / padded(whole, window).clamp_min(1)
+        made.append(_batch(short[:size], short[:size][-1].length, torch.zeros(window)))
+        short = short[size:]
+    counts = _padded(ordered, window) / _padded(whole, window).clamp_min(1)
     size = max(1, tokens // window)
     return made + [_batch(whole[at : at + size], window, counts) for at in range(0, len(whole), size)]
 
 
-def padded(pairs: list[TokenPair], window: int) -> torch.Tensor:
+def _batch(pairs: list[TokenPair], positions: int, padding: torch.Tensor) -> Batch:
+    """`padding` (window,) is the weight of a position behind both texts."""
+    text = _within([pair.length for pair in pairs], positions)
+    return Batch(pairs, positions, torch.where(text, 1.0, padding[:positions]))
+
+
+def _padded(pairs: list[TokenPair], window: int) -> torch.Tensor:
     """(window,) at how many pairs each position lies behind both texts."""
-    lengths = torch.tensor([pair.length for pair in pairs], dtype=torch.long)
-    return (torch.arange(window)[None] >= lengths[:, None]).sum(dim=0).float()
+    return (~_within([pair.length for pair in pairs], window)).sum(dim=0).float()
 
 
-def _batch(pairs: list[TokenPair], positions: int, padding: torch.Tensor | None) -> Batch:
-    lengths = torch.tensor([pair.length for pair in pairs])
-    text = torch.arange(positions)[None] < lengths[:, None]
-    behind = torch.zeros(1, positions) if padding is None else padding[None, :positions]
-    return Batch(pairs, positions, torch.where(text, 1.0, behind))
+def _within(lengths: list[int], positions: int) -> torch.Tensor:
+    """(len(lengths), positions) bool: whether a position lies in the first so many."""
+    return torch.arange(positions)[None] < torch.tensor(lengths, dtype=torch.long)[:, None]

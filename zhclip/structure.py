@@ -30,14 +30,19 @@ class Structure:
         """The structure behind the layer before the last, when the artifact has a target for it."""
         return cls(**artifact.skip) if artifact.skip else None
 
-    def apply(self, hidden: torch.Tensor, is_empty: torch.Tensor) -> torch.Tensor:
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors that are present, by name."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+    def apply(self, hidden: torch.Tensor, is_empty: torch.Tensor | None = None) -> torch.Tensor:
         """Student hidden states -> conditioning.
 
-        hidden: (B, W, S), any float dtype; is_empty: (B,) bool. Returns (B, W, D) in hidden's dtype, computed in fp32.
-        Order (design): the projection, position 0 replaced, each vector scaled to the norm table, the empty prompt
-        replaced whole.
+        hidden: (B, W, S), any float dtype, or the first P positions where there are neither norms nor an empty prompt;
+        is_empty: (B,) bool, by default none is. Returns (B, W, D) in hidden's dtype, computed in fp32. Order (design):
+        the projection, position 0 replaced, each vector scaled to the norm table, the empty prompt replaced whole.
         """
-        z = project(hidden.float(), self.proj_weight, self.proj_bias)
+        bias = None if self.proj_bias is None else self.proj_bias[: hidden.shape[1]]
+        z = project(hidden.float(), self.proj_weight, bias)
         if self.norms is not None:
             # The table is the teacher's mean norm of each position: cosine training leaves the norm free.
             norms = self.norms.to(z)
@@ -45,7 +50,7 @@ class Structure:
         if self.position0 is not None:
             # Written after the norms, and so exact: the stored vector carries its own norm, which the table repeats.
             z = torch.cat([self.position0.to(z).expand(len(z), 1, -1), z[:, 1:]], dim=1)
-        if self.empty is not None:
+        if self.empty is not None and is_empty is not None:
             z = torch.where(is_empty.to(z.device)[:, None, None], self.empty.to(z)[None], z)
         return z.to(hidden.dtype)
 

@@ -14,10 +14,14 @@ from .prompt import Span, cut, normalise, parts
 
 @dataclass(frozen=True)
 class Window:
-    """What the encoder reads at once: start, tokens, end, padding, and the weight of each (1 for what frames it)."""
+    """What the encoder reads at once: start, tokens, end, padding, and the weight of each (1 for what frames it).
+
+    `pieces` are the stretches of the prompt that the tokens between start and end stand for, where a prompt was read.
+    """
 
     ids: list[int]
     weights: list[float]
+    pieces: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,8 @@ class PromptTokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """The pieces of a prompt that the vocabulary lacks and the encoder reads as unknown, each once, in order."""
-        found: dict[str, None] = {}
-        for spans in parts(text):
-            ids, offsets, plain = self._encode("".join(span.text for span in spans))
-            found |= {plain[a:b]: None for i, (a, b) in zip(ids, offsets) if i == self.special.unknown}
-        return list(found)
-
-    def pieces(self, text: str) -> list[str]:
-        """The stretch of a prompt that each token stands for, in order through all its windows."""
-        out: list[str] = []
-        for spans in parts(text):
-            _, offsets, plain = self._encode("".join(span.text for span in spans))
-            out += [plain[a:b] for a, b in offsets]
-        return out
+        tokens = (pair for window in self.weighted_windows(text) for pair in zip(window.ids[1:], window.pieces))
+        return list(dict.fromkeys(piece for i, piece in tokens if i == self.special.unknown))
 
     def _windows(self, spans: list[Span]) -> list[Window]:
         ids, offsets, plain = self._encode("".join(span.text for span in spans))
@@ -92,10 +85,11 @@ class PromptTokenizer:
         of = [_owner(spans, [owners[at] for at in range(a, b) if not plain[at].isspace()]) for a, b in offsets]
         weights = [spans[at].weight if at >= 0 else 1.0 for at in of]
         joined = [False] + [a == b and w != 1.0 for a, b, w in zip(of, of[1:], weights[1:])]
+        pieces = [plain[a:b] for a, b in offsets]
         begin, out = 0, []
-        for end in cut([plain[a:b] for a, b in offsets], self.window - 2, joined):
+        for end in cut(pieces, self.window - 2, joined):
             after = [1.0] * (self.window - 1 - (end - begin))
-            out.append(Window(self.frame(ids[begin:end]), [1.0, *weights[begin:end], *after]))
+            out.append(Window(self.frame(ids[begin:end]), [1.0, *weights[begin:end], *after], pieces[begin:end]))
             begin = end
         return out
 

@@ -1,4 +1,4 @@
-"""A browser for the tests of this folder, which `make test-browser` runs and `make test` does not."""
+"""A browser for the tests of this folder, which `make test-browser` and `make test-all` run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
             yield started
             started.close()
             return
-    pytest.exit(CURE, returncode=1)
+    pytest.fail(CURE)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from tests.browser.ui import Opener, Ui
 from tests.host import ROOT
 
+pytestmark = pytest.mark.slow  # it needs a browser
 FIRST = "chinese_prompt_sd15"
 WORKFLOW = json.loads((ROOT / "example_workflows" / f"{FIRST}.json").read_text(encoding="utf-8"))
 NODES = {

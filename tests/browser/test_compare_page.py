@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Page
 
 from tests import diffusion, small
 from tests.browser.conftest import SHOTS
 from trainer.__main__ import main
 
+pytestmark = pytest.mark.slow  # it needs a browser
 ROWS, PROMPTS = 5, 2
 
 

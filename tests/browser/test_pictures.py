@@ -23,6 +23,7 @@ from tests.host import Host
 from tests.test_templates import FOLDER, NAMES, Workflow, workflow
 from zhclip import artifact as fmt
 
+pytestmark = pytest.mark.slow  # it needs a browser
 WIDTH = 1100
 MARGIN = 20
 CORNER = 120  # where the graph's picture begins in the page, clear of the front end's bars

@@ -11,6 +11,7 @@ from tests import runs
 from tests.browser.conftest import SHOTS
 from trainer.report.page import WORDS
 
+pytestmark = pytest.mark.slow  # it needs a browser
 WIDTHS = {"light": 1000, "dark": 390}
 
 

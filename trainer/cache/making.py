@@ -14,10 +14,11 @@ from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from zhclip.calibration import sentence
+from zhclip.files import digest
 
 from .. import corpus
 from ..corpus import Pair
-from ..encoders import Student, Teacher, check_finite, digest, spread
+from ..encoders import Student, Teacher, check_finite, spread
 from .positions import keep, shares
 from .shards import Shard
 
@@ -51,7 +52,7 @@ class Making:
             "shard_rows": self.shard_rows,
             "teacher": self.teacher.sha256(),
             "layer": self.teacher.layer,
-            "student": digest(self.student.bert),
+            "student": digest(self.student.bert.state_dict()),
             "pads": self.pads,
         }
 

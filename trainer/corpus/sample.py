@@ -33,8 +33,8 @@ def sampled(recipe: Recipe, zh_length: Length, en_length: Length) -> Sample:
     """
     folder, settings = recipe.folder / "corpus", recipe.corpus
     if (folder / "summary.json").is_file():
-        train, dev = (read_pairs(folder / f"{split}.tsv") for split in ("train", "dev"))
-        return Sample(train[:: -(-len(train) // SIZE)], len(train), len(dev), 0.0)
+        pairs, dev_pairs = (read_pairs(folder / f"{split}.tsv") for split in ("train", "dev"))
+        return Sample(pairs[:: -(-len(pairs) // SIZE)], len(pairs), len(dev_pairs), 0.0)
     began = time.perf_counter()
     total, rows = _some(Mixture(sources(settings.train)).rows())
     read = time.perf_counter() - began
@@ -53,7 +53,8 @@ def sampled(recipe: Recipe, zh_length: Length, en_length: Length) -> Sample:
 
 def _some(rows: Iterator[Row]) -> tuple[int, list[Row]]:
     """The number of all rows, and a random few of them, the same each time (reservoir sampling)."""
-    chance, some, number = random.Random(0), [], 0
+    chance, number = random.Random(0), 0
+    some: list[Row] = []
     for number, row in enumerate(rows, 1):
         at = number - 1 if number <= SIZE else chance.randrange(number)
         if at < len(some):

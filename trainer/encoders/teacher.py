@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
+from zhclip.files import digest
+
 from ..base import Recipe, clip_tokenizer, public_name, require
 from .bert import bare_bert
 from .download import part_of, small_files, text_encoder
-from .weights import CHECKPOINTS, ModelError, digest, load_strict, read_config, read_tensors, stand_in, under_anchor
+from .weights import CHECKPOINTS, ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
 
 FLAG = "teacher.model"
 CLIP_ANCHOR = "embeddings.token_embedding.weight"
@@ -42,7 +44,7 @@ class Teacher:
 
     def sha256(self) -> str:
         """Digest of the weights."""
-        return digest(self.model)
+        return digest(self.model.state_dict())
 
     def length(self, text: str) -> int:
         """Positions that the caption takes, start and end included."""

@@ -7,7 +7,6 @@ are read here and loaded strictly.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -193,12 +192,3 @@ def check_finite(outputs: torch.Tensor, texts: list[str], where: str) -> None:
             f"{where}: its output for {texts[int(spoilt[0])]!r} holds NaN or infinity, or more than half precision can "
             "hold; take another model, or leave that caption out"
         )
-
-
-def digest(module: torch.nn.Module) -> str:
-    """sha256 over names, shapes and fp32 values: the same for the same weights in any container."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        total.update(f"{name}{tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    return total.hexdigest()

@@ -1,8 +1,8 @@
-"""How alike a MODEL's cross-attention answers two conditionings, layer by layer.
+"""A MODEL's cross-attention: how wide a context it reads, and how alike it answers two, layer by layer.
 
-The MODEL samples a few steps with the reference conditioning, by ComfyUI's own sampler, and every other conditioning is
-asked the same queries on the way: after each cross-attention layer all rows of the batch go on with the reference's
-output. So the figure of a layer is of that layer's keys and values alone, and not of differences that came before it.
+For the latter, the MODEL samples a few steps with the reference conditioning, by ComfyUI's own sampler, and every other
+conditioning is asked the same queries on the way: after each cross-attention layer all rows of the batch go on with the
+reference's output. So a layer's figure is of its keys and values alone, and not of differences that came before it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import comfy.sample
 import comfy.samplers
 import torch
+
+from ...zhclip.artifact import ArtifactError, Meta
 
 STEPS = 3
 SIDE = 32  # of the latent: a quarter of 512 x 512 pixels, which is enough queries for a mean
@@ -27,6 +29,22 @@ class Agreement:
     layers: list[str]
     sigmas: list[float]
     values: torch.Tensor
+
+
+def require_width(path: str, meta: Meta, model: Any) -> None:
+    """Raise ArtifactError unless the encoder's output is as wide as the context that the MODEL reads."""
+    config = model.model.model_config.unet_config
+    expected = config.get("context_dim")
+    if meta.teacher.width == expected:
+        return
+    kind = type(model.model.model_config).__name__
+    wants = f"{expected} wide" if expected else "of no stated width"
+    raise ArtifactError(
+        path,
+        f"an encoder whose output is {meta.teacher.width} wide (teacher {meta.teacher.id})",
+        f"the context of the connected MODEL ({kind}), {wants}",
+        "Choose an encoder that was aligned to this kind of model, or connect a checkpoint of the encoder's own kind.",
+    )
 
 
 def attention_agreement(model: Any, conditionings: list[torch.Tensor]) -> Agreement:

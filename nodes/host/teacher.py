@@ -1,8 +1,7 @@
-"""A checkpoint's own CLIP as a teacher: which kinds of CLIP may be one, its vectors, its name and its digest."""
+"""A checkpoint's own CLIP as a teacher: which kinds of CLIP may be one, its vectors and its digest."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import comfy.clip_model
@@ -10,21 +9,22 @@ import comfy.ops
 import comfy.sd1_clip
 import torch
 
-from .clip import SKIP_LAYER, WindowEncoder
+from ...zhclip.files import digest
+from .bert import SKIP_LAYER
+from .clip import is_aligned
 
 FROM_CHECKPOINT = "connect the CLIP output of the SD1.5 checkpoint that you paint with."
-NAMES = ("ckpt_name", "clip_name", "lora_name")  # stock loaders' inputs, and most other packs'
 
 
 class Teacher:
     """The CLIP-L inside a checkpoint's CLIP, with whatever LoRA it carries. Raises ValueError for another kind."""
 
     def __init__(self, clip: Any) -> None:
+        if is_aligned(clip):
+            raise ValueError(f"The CLIP at `clip` is a ZhCLIP encoder; {FROM_CHECKPOINT}")
         model = clip.cond_stage_model
         towers = [name for name, part in model.named_children() if isinstance(part, comfy.sd1_clip.SDClipModel)]
         encoder: Any = getattr(model, "clip_l", None)
-        if isinstance(encoder, WindowEncoder):
-            raise ValueError(f"The CLIP at `clip` is a ZhCLIP encoder; {FROM_CHECKPOINT}")
         if towers != ["clip_l"] or not isinstance(encoder.transformer, comfy.clip_model.CLIPTextModel):
             kind = f"{type(model).__name__}: {', '.join(towers) or 'no CLIP'}"
             raise ValueError(f"The CLIP at `clip` is not SD1.5's but another model's ({kind}); {FROM_CHECKPOINT}")
@@ -63,27 +63,5 @@ class Teacher:
         return norm(last).float().cpu(), norm(skip).float().cpu()
 
     def sha256(self) -> str:
-        """Digest of its weights as they are loaded: trainer/weights.py's for the same values and names."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.tower.state_dict().items()):
-            total.update(f"{name}{tuple(tensor.shape)}".encode())
-            total.update(tensor.detach().float().cpu().contiguous().numpy().data)
-        return total.hexdigest()
-
-
-def source(prompt: Any, node: Any, name: str) -> str:
-    """Names of the files that an input of a node came from, as the queued workflow has them: a checkpoint, then LoRAs.
-
-    Follows inputs named clip, as loaders and patches have them. "a CLIP" where nothing is found.
-    """
-    found: list[str] = []
-    seen = set()
-    while prompt and node in prompt and node not in seen:
-        seen.add(node)
-        inputs = prompt[node].get("inputs", {})
-        found += [inputs[key] for key in NAMES if isinstance(inputs.get(key), str)]
-        link = inputs.get(name)
-        if not isinstance(link, list):
-            break
-        node, name = link[0], "clip"
-    return " + ".join(reversed(found)) or "a CLIP"
+        """Digest of its weights as they are loaded, the trainer's of the same teacher."""
+        return digest(self.tower.state_dict())

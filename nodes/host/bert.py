@@ -1,0 +1,85 @@
+"""Core's BERT followed by the artifact's output structure."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import torch
+from comfy.text_encoders.bert import BertModel
+
+from ...zhclip.structure import Structure
+
+SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP Set Last Layer counts
+SKIP_TRAINED = "ZhCLIP: CLIP Set Last Layer: this encoder has a target of its own for the layer before the last."
+SKIP_GUESSED = (
+    "ZhCLIP: CLIP Set Last Layer: this encoder has no target for that layer, so the layer's own states go through what "
+    "was trained for the last."
+)
+
+
+@functools.lru_cache(maxsize=1024)
+def log_once(message: str, level: int = logging.WARNING) -> None:
+    """Log a message the first time that it has a cause."""
+    logging.log(level, message)
+
+
+class StructureTensors(torch.nn.Module):
+    """The output structure as a leaf module of parameters, which is what ComfyUI's memory management moves.
+
+    Always fp32, whatever the text encoder's dtype: they are small, and fp16 keeps three digits of a norm.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], device: Any) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            empty = torch.empty(shape, dtype=torch.float32, device=device)
+            self.register_parameter(name, torch.nn.Parameter(empty, requires_grad=False))
+
+    def forward(self, hidden: torch.Tensor, is_empty: torch.Tensor) -> torch.Tensor:
+        """(B, W, S) hidden states, (B,) bool -> (B, W, D) conditioning."""
+        return Structure(**dict(self.named_parameters())).apply(hidden, is_empty)
+
+
+class AlignedBert(BertModel):
+    """Core's BERT followed by the structure. `config_dict` holds the shapes of tensors under "structure" and "skip"."""
+
+    def __init__(self, config_dict: dict[str, Any], dtype: Any, device: Any, operations: Any) -> None:
+        super().__init__(config_dict, dtype, device, operations)
+        self.structure = StructureTensors(config_dict["structure"], device)
+        self.skip = StructureTensors(config_dict["skip"], device) if config_dict["skip"] else None
+
+    def forward(self, *args: Any, num_tokens: list[int], **kwargs: Any) -> tuple[torch.Tensor | None, ...]:
+        """Returns (last (B, W, D), intermediate (B, W, D) or None, pooled (B, D)).
+
+        num_tokens: each window's tokens up to and including its end, counted by core from the ids; two are start and
+        end alone. The pooled vector is the conditioning at the end token, where CLIP takes its own.
+        """
+        last, intermediate = self.states(*args, num_tokens=num_tokens, **kwargs)
+        counts = torch.tensor(num_tokens, device=last.device)
+        z = self.structure(last, counts == 2)
+        if intermediate is not None:
+            intermediate = self.structure_of(kwargs["intermediate_output"])(intermediate, counts == 2)
+        return z, intermediate, z[torch.arange(len(z), device=z.device), counts - 1]
+
+    def states(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The BERT's own last and intermediate hidden states, (B, W, S) each."""
+        return super().forward(*args, **kwargs)[:2]
+
+    def structure_of(self, layer: int) -> StructureTensors:
+        """What follows an intermediate layer, and one line in the log that says which."""
+        if self.skip is not None and self.is_skip(layer):
+            log_once(SKIP_TRAINED, logging.INFO)
+            return self.skip
+        if not self.is_last(layer):
+            log_once(SKIP_GUESSED)
+        return self.structure
+
+    def is_last(self, layer: int) -> bool:
+        """Whether that is the last layer, counted from either end."""
+        return layer % self.num_layers == self.num_layers - 1
+
+    def is_skip(self, layer: int) -> bool:
+        """Whether that is the layer of clip skip."""
+        return layer % self.num_layers == SKIP_LAYER % self.num_layers

@@ -1,0 +1,91 @@
+"""The artifact's tokenizer as core and other packs call one."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import comfy.sd1_clip
+
+from ...zhclip.tokens import PromptTokenizer, Window
+from .bert import log_once
+
+EMBEDDING_READ_AS_TEXT = (
+    "ZhCLIP: `embedding:` names a textual inversion made for CLIP, which this encoder cannot read, so the name is read "
+    "as text; encode it with the checkpoint's own CLIP and join the two by Conditioning (Concat)."
+)
+
+
+class FramedTokenizer:
+    """The artifact's tokenizer in the manner of transformers' ones, as far as core and other packs call them."""
+
+    def __init__(self, tokenizer: PromptTokenizer) -> None:
+        self.prompt = tokenizer
+
+    @classmethod
+    def from_pretrained(cls, tokenizer: PromptTokenizer, **_: Any) -> FramedTokenizer:
+        """Core's way in. There is no path: the vocabulary came with the artifact."""
+        return cls(tokenizer)
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        """Start, the text's ids, end; no padding."""
+        special = self.prompt.special
+        return {"input_ids": [special.start, *self.prompt.ids(text), special.end]}
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token to id."""
+        return self.prompt.tokenizer.get_vocab()
+
+
+class UnlistedTokenizer(FramedTokenizer):
+    """Without the vocabulary, which core turns round at every load, and which takes a fifth of it."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
+
+class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
+    """Core's tokenizer interface over the artifact's windows."""
+
+    def __init__(self, tokenizer: PromptTokenizer, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+        super().__init__(
+            tokenizer,
+            max_length=tokenizer.window,
+            pad_with_end=False,
+            pad_token=tokenizer.special.pad,
+            embedding_directory=None,
+            tokenizer_class=UnlistedTokenizer,
+            tokenizer_data=tokenizer_data or {},
+        )
+        self.tokenizer, self.prompt = FramedTokenizer(tokenizer), tokenizer
+        self.__dict__.pop("inv_vocab", None)  # core's, of nothing
+
+    @functools.cached_property
+    def inv_vocab(self) -> dict[int, str]:
+        """Id to token, as core's `untokenize` and other packs read it; made when first asked for."""
+        return {number: token for token, number in self.tokenizer.get_vocab().items()}
+
+    def tokenize_with_weights(
+        self, text: str, return_word_ids: bool = False, disable_weights: bool = False, **_: Any
+    ) -> list[list[tuple[Any, ...]]]:
+        """A prompt -> windows of (id, weight), or (id, weight, word) with word 0 for what frames a window."""
+        if self.embedding_identifier in text:
+            log_once(EMBEDDING_READ_AS_TEXT)
+        if disable_weights:
+            windows = [Window(ids, [1.0] * len(ids)) for ids in self.prompt.windows(text)]
+        else:
+            windows = self.prompt.weighted_windows(text)
+        unknown = self.prompt.unknown(text)
+        if unknown:
+            log_once(f"ZhCLIP: not in the encoder's vocabulary, so read as unknown: {' '.join(unknown)}")
+        if not return_word_ids:
+            return [list(zip(window.ids, window.weights)) for window in windows]
+        out: list[list[tuple[Any, ...]]] = []
+        word = 0
+        for window in windows:
+            count = window.ids.index(self.end_token)
+            words = [0, *range(word + 1, word + count), *[0] * (len(window.ids) - count)]
+            out.append(list(zip(window.ids, window.weights, words)))
+            word += count - 1
+        return out

@@ -1,0 +1,69 @@
+"""A device for machines without a GPU. Its tensors are the CPU's underneath, and an operation over tensors of two
+devices raises, as on a GPU. Importing it changes torch for the process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+NAME = "far"
+_setup_privateuseone_for_python_backend(NAME)
+torch.inference_mode = torch.no_grad  # type: ignore[misc, assignment]  # which such tensors cannot enter
+torch.__future__.set_overwrite_module_params_on_conversion(True)  # Module.to cannot change a tensor's class in place
+
+
+class Far(torch.Tensor):
+    """A tensor on the device, with its values on the CPU."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    here: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, values: torch.Tensor, requires_grad: bool = False) -> Far:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls,
+            values.shape,
+            strides=values.stride(),
+            storage_offset=values.storage_offset(),
+            dtype=values.dtype,
+            device=torch.device(NAME, 0),
+            requires_grad=requires_grad,
+        )
+        made.here = values
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return run(operation, *args, **(kwargs or {}))
+
+
+def run(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """An operation on the values, with its result where a GPU would have it. Raises RuntimeError for two devices; a
+    number in a CPU tensor without dimensions may go along, as to a GPU."""
+    name, device = operation._schema.name, kwargs.get("device")
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    far = [tensor for tensor in tensors if isinstance(tensor, Far)]
+    near = [tensor for tensor in tensors if not isinstance(tensor, Far)]
+    if name not in ("aten::_to_copy", "aten::copy_") and far and any(tensor.dim() for tensor in near):
+        raise RuntimeError(f"{name}: tensors of two devices, {NAME} and cpu")
+    args, kwargs = tree_map(_values, (args, kwargs))
+    there = bool(far) if name != "aten::copy_" else isinstance(tensors[0], Far)
+    if device is not None:
+        there, kwargs["device"] = torch.device(device).type == NAME, "cpu"
+    kwargs.pop("pin_memory", None)
+    result = operation(*args, **kwargs)
+    own = {id(tensor.here): tensor for tensor in far}  # what an operation changes in place stays itself
+    return tree_map(lambda x: own.get(id(x), Far(x)) if isinstance(x, torch.Tensor) else x, result) if there else result
+
+
+def _values(leaf: Any) -> Any:
+    return leaf.here if isinstance(leaf, Far) else leaf
+
+
+_library = torch.library.Library("_", "IMPL")
+_library.fallback(lambda operation, *args, **kwargs: run(operation, *args, **kwargs), "PrivateUse1")

@@ -1,0 +1,105 @@
+"""python -m tests.on_far_device PART [--planted]: a part of training with its models on a device of its own.
+
+With --planted one tensor is left on the CPU, as a forgotten `.to(device)` would leave it; the process must then fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.far_device import NAME  # first: it changes torch
+
+from tests import encoders  # isort: skip
+from tests.small import captions
+from trainer.base import TrainSettings
+from trainer.cache import Cache, Making, build, making
+from trainer.corpus.pairs import Pair
+from trainer.encoders import Student, Teacher, load_student, load_teacher, prepare
+from trainer.report import floors
+from trainer.report.floors import Floors, answers
+from trainer.report.scoring import scored
+from trainer.training import Loss
+from trainer.training.batches import Captions, Piece
+
+WINDOW, ROWS, DEPTH = 32, 24, 2
+PAIRS = [Pair(zh, en) for zh, en in captions()[:ROWS]]
+
+
+def encoders_there(folder: Path) -> tuple[Teacher, Student]:
+    teacher = load_teacher(str(encoders.clip_teacher(folder / "t")), WINDOW)
+    student = load_student(str(encoders.student(folder / "s")), WINDOW)
+    teacher.model.to(NAME)
+    return teacher, student.to(NAME)
+
+
+def cached(folder: Path, teacher: Teacher, student: Student, pads: int | None = 2) -> Cache:
+    depth = DEPTH if pads else student.depth
+    build(folder / f"cache{pads}", PAIRS, Making(teacher, student, depth, pads, 8, 8))
+    return Cache.open(folder / f"cache{pads}", depth, pads)
+
+
+def of_student(folder: Path, planted: bool) -> None:
+    """A forward pass at some positions and its gradient."""
+    student = encoders_there(folder)[1]
+    prepare(student, TrainSettings(layers=1), None)
+    ids = torch.tensor([student.tokens.windows(pair.zh)[0][:9] for pair in PAIRS[:4]]).to(NAME)
+    positions = torch.arange(9).expand(4, -1)
+    z = student(ids, positions=positions if planted else positions.to(NAME), kept=torch.arange(36, device=NAME))
+    assert z.device.type == NAME
+    z.square().mean().backward()
+
+
+def of_loss(folder: Path, planted: bool) -> None:
+    """A step: loss, gradient, clipping, AdamW."""
+    teacher, student = encoders_there(folder)
+    cache, train = cached(folder, teacher, student), TrainSettings(layers=1)
+    prepare(student, train, cache.ridge(1e-3))
+    student.to(NAME)
+    batch = Captions(cache, contrast=True).__getitems__(Piece(list(range(8)), 0, 8))
+    batch = {name: tensor.to(NAME) for name, tensor in batch.items()}
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=1e-3)
+    z = student(batch["ids"], batch["trunk"], DEPTH, batch["positions"], batch["kept"])
+    loss = Loss.of(cache, train, student, torch.device("cpu" if planted else NAME))
+    before = [parameter.detach().cpu().clone() for parameter in learning]
+    loss(z, batch)["objective"].backward()
+    torch.nn.utils.clip_grad_norm_(learning, 1.0, foreach=False)
+    optimiser.step()
+    assert all(not torch.equal(one, other.detach().cpu()) for one, other in zip(before, learning))
+
+
+def of_cache(folder: Path, planted: bool) -> None:
+    """The cache stage's shards and sums, which come back to the CPU."""
+    if planted:
+        plain: Callable[..., Any] = making.normal_equations
+        making.normal_equations = lambda x, target, at, *more: plain(x, target, at.cpu(), *more)
+    cache = cached(folder, *encoders_there(folder))
+    assert {tensor.device.type for shard in [*cache.shards, cache.sums] for tensor in shard.values()} == {"cpu"}
+
+
+def of_scoring(folder: Path, planted: bool) -> None:
+    """A report with its floors."""
+    teacher, student = encoders_there(folder)
+    train, dev = cached(folder, teacher, student), cached(folder, teacher, student, None)
+    if planted:
+        floors.Floors.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
+    report = scored(student, [(dev, Floors.of(train, 1e-3, answers(teacher, PAIRS)))]).report
+    assert set(report["floors"]) == {"constant", "nearest", "untrained", "ridge"}
+
+
+PARTS = {"student": of_student, "loss": of_loss, "cache": of_cache, "scoring": of_scoring}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--planted", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        PARTS[options.part](Path(made), options.planted)
+    print("done")
