@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -54,8 +57,9 @@ class ZhCLIPLoader(io.ComfyNode):
         if path is None:
             # The first is where new files go; the others are old names, and where ComfyUI's own training leaves files.
             folder = folder_paths.get_folder_paths(FOLDER)[0]
-            lacking = "no ZhCLIP encoder" if file == NONE_FOUND else f"no file {file}"
-            return f"There is {lacking} in {folder}. {CHOOSE}"
+            if file == NONE_FOUND:
+                return f"There is no ZhCLIP encoder in {folder}. {first_encoder(folder)}"
+            return f"There is no file {file} in {folder}. {CHOOSE}"
         try:
             read_meta(path)
         except ArtifactError as error:
@@ -81,3 +85,19 @@ class ZhCLIPLoader(io.ComfyNode):
         if doubt:
             logging.warning("ZhCLIP: %s %s: images may be black or unrelated to the prompt.", path, doubt)
         return io.NodeOutput(load_clip(path), ui=ui.PreviewText(summary(meta)))
+
+
+def first_encoder(folder: str) -> str:
+    """The ways to a first encoder in `folder`, as commands for this machine's terminal."""
+    pack, python = Path(__file__).absolute().parents[1], sys.executable
+    python = f'"{python}"' if " " in python else python
+    into = 'cd /d "' if os.name == "nt" else 'cd "'  # on Windows from another drive, too
+    return (
+        "Three ways to one:\n"
+        "1. Train it: open a terminal and enter these lines. The last one says first what it will take, and puts the "
+        f'encoder there.\n{into}{pack}"\n{python} -m pip install -e ".[trainer]"\n{python} -m trainer run\n'
+        "2. Convert a published one: the first two of these lines, and\n"
+        f"{python} -m trainer convert --source IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-v0.1 "
+        f'--out "{Path(folder) / "taiyi.safetensors"}"\n'
+        "3. Copy a ZhCLIP file that somebody shares there.\nThen press R, and choose it."
+    )

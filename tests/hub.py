@@ -6,8 +6,9 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_of_the_stand_in"
+PIECE = 1 << 16
 LARGE = 10_000  # bytes from which a file goes by git's large file storage
 Answer = tuple[int, dict[str, Any]]
 
@@ -28,10 +30,13 @@ def settings(endpoint: str, home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def serve(
+    folder: Path, ranges: bool = True, sent: list[int] | None = None, pace: float = 0.0
+) -> Iterator[tuple[str, list[str]]]:
     """Serve folder/OWNER/NAME as models, and as datasets. Gives the endpoint and the list of paths that were asked for.
 
-    With TOKEN repositories can be made and written to.
+    With TOKEN repositories can be made and written to. `ranges`: whether parts of a file are given when asked for.
+    `sent` takes the bytes of each answer's body, as they go out; `pace`: seconds to wait between two pieces of it.
     """
     asked: list[str] = []
     blobs: dict[str, bytes] = {}
@@ -63,7 +68,13 @@ def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
                 content = file.read_bytes() if file.is_file() else None
             else:
                 content = None
-            self.send(200 if content is not None else 404, content if content is not None else b"{}", body)
+            asked_range = self.headers["Range"] if ranges and content is not None else None
+            if asked_range:
+                begin, end = (int(number) for number in asked_range.removeprefix("bytes=").split("-"))
+                where = {"Content-Range": f"bytes {begin}-{end}/{len(content or b'')}"}
+                self.send(206, (content or b"")[begin : end + 1], body, where)
+            else:
+                self.send(200 if content is not None else 404, content if content is not None else b"{}", body)
 
         def take(self, act: Any) -> None:
             path, sent = unquote(self.path.partition("?")[0]), self.received()
@@ -84,14 +95,20 @@ def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
             self.rfile.readline()
             return b"".join(chunks)
 
-        def send(self, status: int, content: bytes, body: bool) -> None:
+        def send(self, status: int, content: bytes, body: bool, more: dict[str, str] | None = None) -> None:
             self.send_response(status)
+            for name, value in (more or {}).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.end_headers()
-            if body:
-                self.wfile.write(content)
+            with suppress(ConnectionError):  # a client may have read enough, or have been killed
+                for piece in range(0, len(content) if body else 0, PIECE):
+                    self.wfile.write(content[piece : piece + PIECE])
+                    if sent is not None:
+                        sent.append(len(content[piece : piece + PIECE]))
+                    time.sleep(pace if len(content) > LARGE else 0)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

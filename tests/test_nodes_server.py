@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,9 +158,10 @@ def test_without_any_encoder_the_list_and_the_error_say_what_to_do(host: Host) -
     for path, kept in aside.items():
         kept.rename(path)
     assert "put a ZhCLIP encoder into models/text_encoders" in entry
-    assert f"There is no ZhCLIP encoder in {folder(host)}. Copy" in message and "`python -m trainer run`" in message, (
-        message
-    )
+    assert f"There is no ZhCLIP encoder in {folder(host)}. Three ways to one" in message, message
+    pack = host.base / "custom_nodes" / "zhclip"
+    for line in (f'cd "{pack}"', f"{sys.executable} -m trainer run", f'--out "{folder(host) / "taiyi.safetensors"}"'):
+        assert line in message, message
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from trainer.encoders.student import Student
 from trainer.report import stage as evaluate
 from trainer.training import checkpoint
 from trainer.training import stage as train
+from trainer.training.dev import Dev
 from trainer.training.kv import kv_loss, load_layers
 from trainer.training.loss import Loss
 from trainer.training.objective import contrast_loss, cosine_loss
@@ -267,15 +268,13 @@ def test_training_stops_when_the_dev_skill_no_longer_rises(base: Recipe, tmp_pat
     found = checkpoint.read(checkpoint.final(recipe.folder / "checkpoints"))
     assert found.step == 2 * (best + 1)
     student, _, pairs = trained_student(recipe)
-    from trainer.training.loss import Dev
-
-    assert Dev.of(recipe, pairs, student, 2).skill(student) == pytest.approx(max(skills), abs=1e-6)
+    assert Dev.of(recipe, pairs, student, 2).score(student)[0] == pytest.approx(max(skills), abs=1e-6)
     kept = final(recipe)
     checkpoint.final(recipe.folder / "checkpoints").unlink()  # killed between the last checkpoint and this
     train.run(recipe)
     assert furthest(final(recipe), kept) == 0
     with pytest.raises(SettingsError, match=r"--train.patience 3 needs --train.dev_every"):
-        train.run(changed(base, tmp_path / "none", patience=3))
+        train.run(changed(base, tmp_path / "none", patience=3, dev_every=None))
 
 
 # The file's numbers

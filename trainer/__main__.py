@@ -1,5 +1,6 @@
 """python -m trainer STAGE: the command line.
 
+python -m trainer run [--plan]
 python -m trainer run --config recipes/recommended.yaml --run DIR --student.model S --teacher.model T \
     --corpus.train A.tsv --corpus.dev B.tsv
 python -m trainer sweep --config recipes/recommended.yaml --run DIR ... --sweep.grid GRID.yaml

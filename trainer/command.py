@@ -22,7 +22,10 @@ def parser() -> ArgumentParser:
 
 def _parser_of(stage: Stage) -> ArgumentParser:
     if stage.settings is Recipe:
-        return recipe_parser(stage.purpose)
+        made = recipe_parser(stage.purpose)
+        if not stage.step:
+            made.add_argument("--plan", action="store_true", help="say what the run will take, and end there")
+        return made
     sweep = stage.settings is SweepSettings
     made = recipe_parser(stage.purpose) if sweep else ArgumentParser(description=stage.purpose)
     prefix = "sweep." if sweep else ""

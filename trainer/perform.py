@@ -34,6 +34,7 @@ from .base import (
 )
 from .corpus import CorpusError
 from .encoders import ModelError
+from .plan import left, plan
 from .stages import RUN, STAGES, Stage
 from .training import DivergedError
 
@@ -52,7 +53,8 @@ def perform(root: ArgumentParser, values: Namespace) -> int:
     with stoppable(stage.name):
         try:
             if stage.settings is Recipe:
-                _run(stage, to_recipe(given))
+                plan_alone = bool(given.pop("plan", False))
+                _run(stage, to_recipe(given), plan_alone)
             elif stage.settings is SweepSettings:
                 keep_freed_memory()
                 settings = SweepSettings(**vars(given.pop("sweep")))
@@ -83,14 +85,24 @@ def _resumes(stage: Stage, settings: Any) -> str:
     return stage.resumes(settings) if stage.resumes else f"with the {stage.name} stage from its start"
 
 
-def _run(stage: Stage, recipe: Recipe) -> None:
+def _run(stage: Stage, recipe: Recipe, plan_alone: bool) -> None:
     """A stage of a recipe, or all of them for `run`, with the run's folder held."""
     keep_freed_memory()
+    if plan_alone:
+        print(plan(recipe)[0])
+        return
     with hold_run(recipe):
         resolved = recipe.folder / "recipe.yaml"
         if processes().is_main_process and not resolved.is_file():
             write_text(resolved, to_yaml(recipe))
+        seconds: dict[str, float] = {}
+        if not stage.step and processes().is_main_process:
+            text, seconds = plan(recipe)
+            print(text, flush=True)
+        processes().wait_for_everyone()
         for step in (stage,) if stage.step else RUN:
+            if seconds:
+                print(f"run: {step.name}, about {left(seconds, step.name)} left", flush=True)
             with goes_on(partial(_resumes, step, recipe)), ExitStack() as held:
                 if step.fills_cache:
                     held.enter_context(hold_cache(recipe))

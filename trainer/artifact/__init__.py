@@ -2,5 +2,5 @@
 hub. It hands on the safetensors file that the nodes load."""
 
 from .convert import convert_published
-from .export import FILE, ExportError, export_run
+from .export import FILE, ExportError, export_run, installed
 from .publish import PublishError, publish_run

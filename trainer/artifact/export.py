@@ -16,6 +16,7 @@ from ..base import (
     Recipe,
     SettingsError,
     default_device,
+    install_folder,
     public,
     public_name,
     read_json,
@@ -67,8 +68,9 @@ def export_run(recipe: Recipe) -> None:
         candidate.replace(path)
     size = f"{path.stat().st_size / 1e6:.0f} MB in {dtype}"
     print(f"export: {path}, {size}, largest difference after reading back {worst:.1e} of a vector's norm")
-    if recipe.install:
-        print(f"export: installed as {install(path, Path(recipe.install), recipe.folder.resolve().name)}")
+    comfyui = install_folder(recipe.install)
+    if comfyui:
+        print(f"export: installed as {install(path, comfyui, recipe.folder.resolve().name)}")
 
 
 def sample(recipe: Recipe, student: Student) -> torch.Tensor:
@@ -136,11 +138,16 @@ def rounded(artifact: Artifact, dtype: torch.dtype) -> Artifact:
     return replace(artifact, bert=bert, **others)
 
 
-def install(artifact: Path, comfyui: Path, name: str) -> Path:
-    """Copy the artifact to COMFYUI/models/text_encoders/zhclip-NAME.safetensors, whole or not at all."""
+def installed(comfyui: Path, name: str) -> Path:
+    """Where the encoder of a run goes in a ComfyUI. Raises SettingsError when that is none."""
     if not (comfyui / "models").is_dir():
         raise SettingsError(f"--install {comfyui}: it has no models folder; give ComfyUI's own folder")
-    target = comfyui / "models" / "text_encoders" / f"zhclip-{name}.safetensors"
+    return comfyui / "models" / "text_encoders" / f"zhclip-{name}.safetensors"
+
+
+def install(artifact: Path, comfyui: Path, name: str) -> Path:
+    """Copy the artifact to COMFYUI/models/text_encoders/zhclip-NAME.safetensors, whole or not at all."""
+    target = installed(comfyui, name)
     with artifact.open("rb") as source, replacing(target) as copy:
         shutil.copyfileobj(source, copy)
     return target

@@ -2,7 +2,8 @@
 in one line, processes and the device. It hands on plain functions and dataclasses, and imports no other room."""
 
 from .allocator import keep_freed_memory
-from .failures import full_disk, goes_on, say, stoppable
+from .comfyui import clip_tokenizer, install_folder
+from .failures import free_bytes, full_disk, goes_on, say, stoppable
 from .files import (
     DamagedError,
     file_sha256,
@@ -20,6 +21,7 @@ from .html import STYLE, document, markdown_table, table
 from .locks import BusyError, hold, hold_cache, hold_run
 from .processes import best_precision, cpu_has_bf16, default_device, has_bf16, processes
 from .recipe import (
+    STARTER,
     CacheSettings,
     CorpusSettings,
     Recipe,

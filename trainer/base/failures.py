@@ -88,7 +88,7 @@ def full_disk(error: BaseException | None, folder: Path, move: str) -> str | Non
             path = Path(named or folder)
             cure = "raise that limit (`ulimit -f`)"
             if number != errno.EFBIG:
-                cure = f"make room ({_free(path) / 1e6:.1f} MB are free there)"
+                cure = f"make room ({free_bytes(path) / 1e6:.1f} MB are free there)"
             return (
                 f"{path}: {FULL[number]}; {cure}, or move the folder to another disk and name it by {move}, then give "
                 "the same command again: it goes on where it stopped"
@@ -97,6 +97,7 @@ def full_disk(error: BaseException | None, folder: Path, move: str) -> str | Non
     return None
 
 
-def _free(path: Path) -> int:
+def free_bytes(path: Path) -> int:
+    """What the disk of a path, which need not be there yet, has free."""
     there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     return shutil.disk_usage(there).free

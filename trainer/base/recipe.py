@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .comfyui import AROUND, CLIP
+
+STARTER = "starter"  # a source's path: the corpus that comes with this pack
+
 
 class SettingsError(ValueError):
     """A setting that cannot be used, or that differs from what a finished stage was made with."""
@@ -15,7 +19,7 @@ class SettingsError(ValueError):
 class StudentSettings:
     """The encoder that knows Chinese."""
 
-    model: str | None = None
+    model: str | None = "OFA-Sys/chinese-clip-vit-base-patch16"
     """Folder in Hugging Face layout or hub id: a BERT, a ChineseCLIPTextModel or a whole ChineseCLIPModel."""
 
 
@@ -23,12 +27,13 @@ class StudentSettings:
 class TeacherSettings:
     """The encoder whose output is the target."""
 
-    model: str | None = None
+    model: str | None = CLIP
     """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or an SD1.5 checkpoint file."""
     layer: int = -1
     """Hidden state used as the target: -1 the last, -2 the one before it through the final norm (clip skip 2)."""
-    tokenizer: str = "openai/clip-vit-large-patch14"
-    """Folder or hub id of CLIP's tokenizer, read only when the teacher is a checkpoint file, which carries none."""
+    tokenizer: str | None = None
+    """Folder or hub id of CLIP's tokenizer, read only when the teacher is a checkpoint file, which carries none. null:
+    the one that the ComfyUI around this clone ships, else openai/clip-vit-large-patch14's."""
 
 
 @dataclass
@@ -57,7 +62,8 @@ class CorpusSettings:
     """Parallel captions, where they lie and which of them are kept."""
 
     train: list[Source] | str | None = None
-    """Pairs to learn from: a path, or a list of sources with weights."""
+    """Pairs to learn from: a path, or a list of sources with weights. null: `starter`, the corpus that comes with this
+    pack, unless `english` is given."""
     dev: list[Source] | str | None = None
     """Pairs to score on. They are taken out of the training pairs where they stand there too. Without it, dev_share of
     the training pairs is held out."""
@@ -115,8 +121,8 @@ class TrainSettings:
     """Weight of the difference in what a UNet's frozen cross-attention reads out of both encodings. Needs `unet`."""
     unet: str | None = None
     """kv: a diffusers UNet folder, a pipeline's folder, or an SD1.5 checkpoint file."""
-    dev_every: int | None = None
-    """Steps between scorings on up to 512 dev pairs, logged as dev/skill. null: none."""
+    dev_every: int | None = 200
+    """Steps between scorings on up to 512 dev pairs, said in one line and logged as dev/skill. null: none."""
     patience: int | None = None
     """Stop after so many scorings without a better dev skill, and keep the best weights. Needs `dev_every`."""
     lr: float = 4e-4
@@ -167,7 +173,7 @@ class ExportSettings:
 class Recipe:
     """All of it."""
 
-    run: str = "runs/zhclip"
+    run: str = "runs/sd15"
     """Folder of this run."""
     window: int = 77
     """Positions of a prompt window, start and end included. 77 for Stable Diffusion 1.5."""
@@ -177,8 +183,9 @@ class Recipe:
     cache: CacheSettings = field(default_factory=CacheSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
-    install: str | None = None
-    """A ComfyUI folder: the encoder is copied into its models/text_encoders."""
+    install: str | None = AROUND
+    """A ComfyUI folder: the encoder is copied into its models/text_encoders. around: the ComfyUI in whose custom_nodes
+    this clone lies, if it does. null: none."""
 
     @property
     def folder(self) -> Path:

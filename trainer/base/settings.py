@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_
 
 from .files import read_json, write_text
 from .legacy import renewed
-from .recipe import LORA, CorpusSettings, Recipe, SettingsError, Source
+from .recipe import LORA, STARTER, CorpusSettings, Recipe, SettingsError, Source
 
 
 def _recipe_yaml(text: str) -> Any:
@@ -53,6 +53,8 @@ def to_recipe(values: Namespace) -> Recipe:
     made = recipe_parser().instantiate(values)
     recipe = Recipe(**{f.name: made[f.name] for f in fields(Recipe)})
     recipe.train.lora = LORA | recipe.train.lora
+    if not recipe.corpus.train and not recipe.corpus.english:
+        recipe.corpus.train = STARTER
     return recipe
 
 

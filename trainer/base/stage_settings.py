@@ -31,13 +31,13 @@ class EvaluateSettings:
     """Folder of a run: scores its last checkpoint, writes RUN/report.json and report.md."""
     artifact: str | None = None
     """An encoder.safetensors to score instead; needs --teacher.model and --corpus."""
-    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    teacher: TeacherSettings = field(default_factory=lambda: TeacherSettings(model=None))
     """The artifact's teacher."""
     corpus: str | None = None
     """Pairs to score the artifact on."""
     report: str | None = None
     """Where to write the artifact's report; a .md beside it."""
-    student: StudentSettings = field(default_factory=StudentSettings)
+    student: StudentSettings = field(default_factory=lambda: StudentSettings(model=None))
     """The untrained student, for the floors, when the artifact does not lie in its run's folder."""
 
 

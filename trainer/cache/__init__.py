@@ -1,7 +1,8 @@
 """What the frozen encoders make of each caption, computed once and stored in shards: targets, lengths, and the output
 of the frozen layers. It hands on `Cache`, with the closed-form ridge map that its sums give."""
 
-from .making import Making
-from .positions import shares
-from .shards import CURE, SUMS, Cache
+from .budget import both_fit, gigabytes
+from .making import FEW, Making
+from .positions import keep, shares
+from .shards import Cache
 from .stage import build, run

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-
-from ..base import Recipe, SettingsError, write_text
+from ..base import Recipe, SettingsError, free_bytes, write_text
 from ..corpus import Pair
 from ..encoders import Student, Teacher, trunk_depth
 from .shards import left_out, parts_of
@@ -27,19 +25,9 @@ def trunk(recipe: Recipe, pairs: list[Pair], student: Student, teacher: Teacher,
     folder = recipe.cache_folder / "train" / parts_of(depth, pads)[-1]
     if (folder / "settings.json").is_file():
         return depth
-    positions = len(pairs) * _mean_positions(pairs[:: -(-len(pairs) // SAMPLE)], pads, student, teacher)
-    width = student.bert.config.hidden_size
-    # The untrained student's sentence vectors, ids, and once for all captions the normal equations.
-    beside = len(pairs) * HALF * width + WHOLE * positions
-    beside += DOUBLE * (width + recipe.window) * (width + teacher.width)
-    targets, states = (HALF * positions * teacher.width + beside) / 1e9, HALF * positions * width / 1e9
-    room = _room(recipe)
-    if recipe.cache.budget is not None and targets > room:
-        raise SettingsError(
-            f"--cache.budget {room:g}: the targets of {len(pairs):,} captions alone take {targets:.3g} GB; give more, "
-            "or use fewer captions (--corpus.limit)"
-        )
-    fits = targets + states <= room
+    targets, states = gigabytes(recipe, len(pairs), pairs[:: -(-len(pairs) // SAMPLE)], student, teacher)
+    room = room_for(recipe)
+    fits = both_fit(recipe, len(pairs), targets, states)
     line = (
         f"cache: {len(pairs):,} captions take {targets:.3g} GB of targets and {states:.3g} GB of the frozen layers' "
         f"output; there is room for {room:.3g} GB: "
@@ -54,6 +42,27 @@ def trunk(recipe: Recipe, pairs: list[Pair], student: Student, teacher: Teacher,
     return depth
 
 
+def both_fit(recipe: Recipe, rows: int, targets: float, states: float) -> bool:
+    """Whether there is room for the frozen layers' output as well, all in GB. Raises SettingsError when --cache.budget
+    is too small for the targets alone."""
+    if recipe.cache.budget is not None and targets > recipe.cache.budget:
+        raise SettingsError(
+            f"--cache.budget {recipe.cache.budget:g}: the targets of {rows:,} captions alone take {targets:.3g} GB; "
+            "give more, or use fewer captions (--corpus.limit)"
+        )
+    return targets + states <= room_for(recipe)
+
+
+def gigabytes(recipe: Recipe, rows: int, sample: list[Pair], student: Student, teacher: Teacher) -> tuple[float, float]:
+    """What so many training captions take: the targets with what stands beside them, and the frozen layers' output."""
+    positions = rows * _mean_positions(sample, recipe.train.pad_positions, student, teacher)
+    width = student.bert.config.hidden_size
+    # The untrained student's sentence vectors, ids, and once for all captions the normal equations.
+    beside = rows * HALF * width + WHOLE * positions
+    beside += DOUBLE * (width + recipe.window) * (width + teacher.width)
+    return (HALF * positions * teacher.width + beside) / 1e9, HALF * positions * width / 1e9
+
+
 def _mean_positions(pairs: list[Pair], pads: int | None, student: Student, teacher: Teacher) -> float:
     if pads is None:
         return teacher.window
@@ -61,9 +70,8 @@ def _mean_positions(pairs: list[Pair], pads: int | None, student: Student, teach
     return sum(min(teacher.window, length + pads) for length in lengths) / len(lengths)
 
 
-def _room(recipe: Recipe) -> float:
+def room_for(recipe: Recipe) -> float:
     """GB that the cache of the training pairs may take."""
     if recipe.cache.budget is not None:
         return recipe.cache.budget
-    recipe.cache_folder.mkdir(parents=True, exist_ok=True)
-    return ROOM * shutil.disk_usage(recipe.cache_folder).free / 1e9
+    return ROOM * free_bytes(recipe.cache_folder) / 1e9

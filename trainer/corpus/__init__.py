@@ -4,4 +4,5 @@ rejected row written down. It hands on `Pair`, and the pairs of RUN/corpus."""
 from .lines import CorpusError, Row, lines
 from .pairs import Pair, has_chinese
 from .rows import read, source_sha256
+from .sample import Sample, sampled
 from .stage import read_pairs, run, scorable, sha256, write_pairs

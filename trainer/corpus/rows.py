@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..base import Source, file_sha256
+from ..base import STARTER, Source, file_sha256
 from . import bitexts, photos, tables
 from .lines import CorpusError, Row, lines
 
@@ -52,6 +52,10 @@ def files(source: Source) -> list[Path]:
     path = Path(source.path)
     if path.is_file():
         return [path]
+    if source.path == STARTER and not path.exists():
+        raise CorpusError(
+            f"{STARTER}: this version brings no corpus of that name yet; give pairs as --corpus.train FILE"
+        )
     if not path.is_dir():
         beside = path.parent.iterdir() if path.parent.is_dir() else iter(())
         sides = [p for p in beside if p.name.startswith(f"{path.name}.") and bitexts.moses_language(p.name) == "zh"]

@@ -3,8 +3,9 @@ encoder or a BERT, both read strictly from published weights. It hands on `Stude
 is frozen."""
 
 from .bert import ANCHOR, bert_of, dimensions_of, load_bert
+from .download import Weights, missing_weights
 from .freezing import prepare, trunk_depth
-from .ragged import attention, spread
+from .ragged import spread
 from .student import Ridge, Student, load_student
 from .teacher import Teacher, caption_length, load_teacher, load_tokenizer, teacher_of
 from .tokenizer import load_tokens, tokens_of

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 from zhclip.artifact import Dimensions, bert_shapes
 
-from .weights import ModelError, load_strict, read_config, read_tensors, under_anchor
+from .weights import ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
 
 ANCHOR = "embeddings.word_embeddings.weight"
 MEASURED = (  # whose shapes tell those of all others
@@ -18,11 +18,16 @@ MEASURED = (  # whose shapes tell those of all others
     "embeddings.position_embeddings.weight",
     "embeddings.token_type_embeddings.weight",
 )
+NAMES = (  # in a configuration of transformers, in the order of Dimensions
+    *("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"),
+    *("vocab_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
+)
 KINDS = ("bert", "chinese_clip", "chinese_clip_text_model")
 
 
-def load_bert(folder: Path, flag: str) -> BertModel:
-    """The BERT of a folder in Hugging Face layout, alone or inside a ChineseCLIPModel. Raises ModelError."""
+def load_bert(folder: Path, flag: str, weights: bool = True) -> BertModel:
+    """The BERT of a folder in Hugging Face layout, alone or inside a ChineseCLIPModel. Without `weights` it has the
+    shapes that its config.json says, and nothing learnt. Raises ModelError."""
     config = read_config(folder, flag)
     kind = config.get("model_type")
     if kind not in KINDS:
@@ -30,6 +35,10 @@ def load_bert(folder: Path, flag: str) -> BertModel:
     text = config.get("text_config") or config if kind == "chinese_clip" else config
     if text.get("hidden_act", "gelu") != "gelu":
         raise ModelError(f"--{flag} {folder}: its activation is {text['hidden_act']}; the node runs gelu")
+    if not weights:
+        default = BertConfig()
+        told = Dimensions(*(text.get(name, getattr(default, name)) for name in NAMES))
+        return stand_in(functools.partial(bare_bert, bert_config(told)))
     return bert_of(text, under_anchor(read_tensors(folder, flag), ANCHOR), f"--{flag} {folder}")
 
 
@@ -94,14 +103,4 @@ def bert_config(d: Dimensions) -> BertConfig:
 
 def dimensions_of(bert: BertModel) -> Dimensions:
     """The shape of a loaded BERT."""
-    c = bert.config
-    return Dimensions(
-        c.num_hidden_layers,
-        c.hidden_size,
-        c.num_attention_heads,
-        c.intermediate_size,
-        c.vocab_size,
-        c.max_position_embeddings,
-        c.type_vocab_size,
-        c.layer_norm_eps,
-    )
+    return Dimensions(*(getattr(bert.config, name) for name in NAMES))

@@ -15,9 +15,10 @@ from zhclip.structure import Structure, project
 from zhclip.tokens import PromptTokenizer
 
 from .bert import ANCHOR, bare_bert, bert_config, load_bert
+from .download import small_files, text_encoder
 from .ragged import layer, spread
 from .tokenizer import load_tokens
-from .weights import ModelError, load_strict, resolve
+from .weights import ModelError, load_strict
 
 FLAG = "student.model"
 
@@ -124,13 +125,14 @@ class Student(nn.Module):
         return combine(self.encode_ids(ids, hidden_keys), windows).flatten(0, 1)
 
 
-def load_student(model: str, window: int, device: torch.device | str = "cpu") -> Student:
-    """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel.
+def load_student(model: str, window: int, device: torch.device | str = "cpu", weights: bool = True) -> Student:
+    """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel; without `weights` its shapes alone, for
+    which no weights are downloaded.
 
     Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    folder = resolve(model, FLAG)
-    bert = load_bert(folder, FLAG)
+    folder = text_encoder(model, FLAG) if weights else small_files(model, FLAG)
+    bert = load_bert(folder, FLAG, weights)
     positions = bert.config.max_position_embeddings
     if window > positions:
         raise ModelError(f"--{FLAG} {folder}: {positions} positions, and --window asks for {window}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from transformers import AutoTokenizer, BertConfig, BertModel, CLIPTextConfig, C
 
 from zhclip.files import digest
 
-from ..base import Recipe, public_name, require
+from ..base import Recipe, clip_tokenizer, public_name, require
 from .bert import bare_bert
-from .weights import CHECKPOINTS, ModelError, load_strict, read_config, read_tensors, resolve, under_anchor
+from .download import part_of, small_files, text_encoder
+from .weights import CHECKPOINTS, ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
 
 FLAG = "teacher.model"
 CLIP_ANCHOR = "embeddings.token_embedding.weight"
@@ -93,10 +94,10 @@ def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
-def load_tokenizer(model: str, fallback: str) -> PreTrainedTokenizerBase:
-    """The teacher's tokenizer; for a checkpoint file `fallback`'s."""
-    path = resolve(model, FLAG)
-    source = resolve(fallback, "teacher.tokenizer") if path.is_file() else path
+def load_tokenizer(model: str, fallback: str | None) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer; for a checkpoint file `fallback`'s, by default CLIP's."""
+    path = small_files(model, FLAG)
+    source = small_files(fallback or clip_tokenizer(), "teacher.tokenizer") if path.is_file() else path
     folder = source / "tokenizer" if (source / "model_index.json").is_file() else source
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -111,18 +112,17 @@ def load_teacher(
     model: str,
     window: int,
     layer: int = -1,
-    tokenizer: str = "openai/clip-vit-large-patch14",
+    tokenizer: str | None = None,
     device: torch.device | str = "cpu",
+    weights: bool = True,
 ) -> Teacher:
-    """Load a teacher from a folder, a hub id or an SD1.5 checkpoint file.
+    """Load a teacher from a folder, a hub id or an SD1.5 checkpoint file; without `weights` its shapes alone, for which
+    no weights are downloaded.
 
     Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    path = resolve(model, FLAG)
-    if path.is_file():
-        encoder = _from_checkpoint(path)
-    else:
-        encoder = _from_folder(path / "text_encoder" if (path / "model_index.json").is_file() else path)
+    path = text_encoder(model, FLAG) if weights else small_files(model, FLAG)
+    encoder = _from_checkpoint(path) if path.is_file() else _from_folder(part_of(path), weights)
     positions = encoder.config.max_position_embeddings
     if window > positions:
         raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
@@ -130,17 +130,20 @@ def load_teacher(
     return Teacher(encoder, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
 
 
-def _from_folder(folder: Path) -> CLIPTextModel | BertModel:
+def _from_folder(folder: Path, weights: bool) -> CLIPTextModel | BertModel:
     config = read_config(folder, FLAG)
     kind = config.get("model_type")
-    tensors = read_tensors(folder, FLAG)
+    make: Callable[[], CLIPTextModel | BertModel]
     if kind in ("clip", "clip_text_model"):
         text = config.get("text_config", config) if kind == "clip" else config
-        return _clip(CLIPTextConfig(**_arguments(text)), tensors, folder)
-    if kind == "bert":
-        make = functools.partial(bare_bert, BertConfig(**_arguments(config)))
-        return load_strict(make, under_anchor(tensors, BERT_ANCHOR), BERT_ANCHOR, f"--{FLAG} {folder}")
-    raise ModelError(f"--{FLAG} {folder}: model_type is {kind!r}; a teacher is clip, clip_text_model or bert")
+        make, anchor = functools.partial(CLIPTextModel, CLIPTextConfig(**_arguments(text))), CLIP_ANCHOR
+    elif kind == "bert":
+        make, anchor = functools.partial(bare_bert, BertConfig(**_arguments(config))), BERT_ANCHOR
+    else:
+        raise ModelError(f"--{FLAG} {folder}: model_type is {kind!r}; a teacher is clip, clip_text_model or bert")
+    if not weights:
+        return stand_in(make)
+    return load_strict(make, under_anchor(read_tensors(folder, FLAG), anchor), anchor, f"--{FLAG} {folder}")
 
 
 def _from_checkpoint(path: Path) -> CLIPTextModel:
@@ -161,12 +164,7 @@ def _from_checkpoint(path: Path) -> CLIPTextModel:
         hidden_act="quick_gelu",
         eos_token_id=vocabulary - 1,
     )
-    return _clip(config, tensors, path)
-
-
-def _clip(config: CLIPTextConfig, tensors: dict[str, torch.Tensor], where: os.PathLike[str]) -> CLIPTextModel:
-    make = functools.partial(CLIPTextModel, config)
-    return load_strict(make, under_anchor(tensors, CLIP_ANCHOR), CLIP_ANCHOR, f"--{FLAG} {where}")
+    return load_strict(functools.partial(CLIPTextModel, config), tensors, CLIP_ANCHOR, f"--{FLAG} {path}")
 
 
 def _arguments(config: dict) -> dict:

@@ -11,15 +11,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from zhclip.artifact import SpecialIds
 from zhclip.tokens import PromptTokenizer
 
+from .download import small_files
 from .folding import folding
-from .weights import ModelError, resolve
+from .weights import ModelError
 
 FLAG = "student.model"
 
 
 def load_tokens(model: str, window: int) -> PromptTokenizer:
     """The student's tokenizer. Raises ModelError when it lacks a special token or cannot be serialised."""
-    return _load_tokens(resolve(model, FLAG), window)
+    return _load_tokens(small_files(model, FLAG), window)
 
 
 @functools.lru_cache(maxsize=1)  # every stage of a run asks for it, and a large vocabulary takes seconds

@@ -8,13 +8,14 @@ are read here and loaded strictly.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
+from tqdm import tqdm
 from transformers.initialization import no_init_weights
 
 # Exact names: a pipeline's repository also holds checkpoints of many gigabytes that are not asked for.
@@ -22,14 +23,23 @@ TOKENIZER_FILES = [
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt"),
 ]
+SMALL = ["config.json", *TOKENIZER_FILES, "model_index.json", "text_encoder/config.json", "tokenizer/*"]
 PATTERNS = [
-    *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", *TOKENIZER_FILES),
-    *("model_index.json", "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/*"),
+    *SMALL,
+    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "text_encoder/model.safetensors"),
 ]
 OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin", "text_encoder/pytorch_model.bin"]
 Module = TypeVar("Module", bound=torch.nn.Module)
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
 INDEX = "model.safetensors.index.json"
+TEXT = "zhclip-text.safetensors"  # the text encoder alone, of a model whose weights were not downloaded whole
+
+
+class Quiet(tqdm):
+    """No bar: small files are asked for in every stage."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings | {"disable": True})
 
 
 class ModelError(ValueError):
@@ -39,7 +49,8 @@ class ModelError(ValueError):
 def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
     """A local folder or file as it is, else the hub's snapshot of that id (HF_ENDPOINT chooses a mirror).
 
-    `patterns`: the files to download; old .bin weights follow when the snapshot has no safetensors.
+    `patterns`: the files to download; old .bin weights follow when weights were asked for in safetensors and there are
+    none.
     """
     path = Path(model)
     if path.exists():
@@ -47,8 +58,9 @@ def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix in CHECKPOINTS:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
     try:
-        folder = Path(snapshot_download(model, allow_patterns=patterns))
-        if not list(folder.rglob("*.safetensors")):
+        bars = Quiet if patterns is SMALL else None
+        folder = Path(snapshot_download(model, allow_patterns=patterns, tqdm_class=bars))
+        if patterns is not SMALL and not list(folder.rglob("*.safetensors")):
             snapshot_download(model, allow_patterns=OLD_WEIGHTS)
     except Exception as error:
         reason = " ".join(str(error).split())
@@ -72,7 +84,7 @@ def read_tensors(path: Path, flag: str) -> dict[str, torch.Tensor]:
 
     Files of Python objects are read with weights_only, which runs no code.
     """
-    files = [path] if path.is_file() else _weight_files(path)
+    files = [path] if path.is_file() else weight_files(path)
     if not files:
         raise ModelError(f"--{flag} {path}: it has neither model.safetensors nor pytorch_model.bin")
     tensors: dict[str, torch.Tensor] = {}
@@ -84,12 +96,13 @@ def read_tensors(path: Path, flag: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights; none where there are none."""
     index = folder / INDEX
     if index.is_file():
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return [folder / name for name in sorted(set(names))]
-    for name in ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors"):
+    for name in ("model.safetensors", TEXT, "pytorch_model.bin", "diffusion_pytorch_model.safetensors"):
         if (folder / name).is_file():
             return [folder / name]
     return sorted(folder.glob("pytorch_model-*.bin"))
@@ -118,11 +131,16 @@ def under_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, tor
     Covers transformers 4 and 5 (`text_model.` or nothing), whole two-tower models and SD1.5 checkpoints. Empty when
     the anchor is not there.
     """
-    found = min((name for name in tensors if name.endswith(anchor)), key=len, default=None)
-    if found is None:
+    prefix = prefix_of(tensors, anchor)
+    if prefix is None:
         return {}
-    prefix = found[: -len(anchor)]
     return {k[len(prefix) :]: v.float() for k, v in tensors.items() if k.startswith(prefix) and v.is_floating_point()}
+
+
+def prefix_of(names: Iterable[str], anchor: str) -> str | None:
+    """What stands before `anchor` in the shortest name that ends with it, or None."""
+    found = min((name for name in names if name.endswith(anchor)), key=len, default=None)
+    return None if found is None else found[: -len(anchor)]
 
 
 def load_strict(make: Callable[[], Module], tensors: dict[str, torch.Tensor], anchor: str, where: str) -> Module:
@@ -152,6 +170,17 @@ def load_strict(make: Callable[[], Module], tensors: dict[str, torch.Tensor], an
             "download the model again, or take another"
         )
     module.load_state_dict(own_tensors, strict=False)
+    return module
+
+
+def stand_in(make: Callable[[], Module]) -> Module:
+    """The module that `make` builds, with small random numbers in place of weights: for what only its shapes decide."""
+    with no_init_weights():
+        module = make()
+    noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02
+    for tensor in module.parameters():
+        for part in tensor.data.view(-1).split(len(noise)):
+            part.copy_(noise[: len(part)])
     return module
 
 

@@ -1,4 +1,4 @@
-"""What a step minimises, and what a dev scoring during training says."""
+"""What a step minimises."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import torch
 
 from zhclip.calibration import sentence
 
-from ..base import Recipe, TrainSettings
+from ..base import TrainSettings
 from ..cache import Cache, shares
 from ..encoders import Student
 from .kv import Layer, kv_loss, load_layers
 from .objective import contrast_loss, cosine_loss
 
 BANK = 64  # captions whose contents ask, and whose encodings tell the scale
-DEV_ROWS = 512
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -69,34 +67,3 @@ class Loss:
         if self.norms is not None:
             z = torch.nn.functional.normalize(z, dim=-1) * self.norms[batch["positions"]][:, :, None]
         return torch.cat([batch["target"][:, :1].float(), z[:, 1:]], dim=1) if self.position0 else z
-
-
-@dataclass(frozen=True)
-class Dev:
-    """Up to 512 dev captions, scored between steps."""
-
-    ids: torch.Tensor  # (N, W)
-    target: torch.Tensor  # (N, W, D)
-    first: int  # the first position that is learnt
-    constant: float
-    every: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, cache: Cache, student: Student, every: int) -> Dev:
-        """The first rows of the dev cache, and the constant's loss on them."""
-        dev = Cache.open(recipe.cache_folder / "dev", student.depth, None)
-        rows = list(range(min(len(dev), DEV_ROWS)))
-        ids, target = dev.rows("ids", rows).long(), dev.rows("target", rows)
-        first = int(cache.position0())
-        loss = cosine_loss(cache.constant().expand(len(rows), -1, -1), target)
-        return cls(ids, target, first, float(loss[:, first:].mean()), every)
-
-    @torch.no_grad()
-    def skill(self, student: Student) -> float:
-        """1 - loss / constant. What a causal teacher's file stores, position 0, is left out on both sides."""
-        student.train(False)
-        device, total = student.bert.device, 0.0
-        for ids, target in zip(self.ids.split(BATCH), self.target.split(BATCH)):
-            z = student(ids.to(device))
-            total += float(cosine_loss(z, target.to(device))[:, self.first :].sum())
-        return 1 - total / (self.target.shape[0] * (self.target.shape[1] - self.first)) / self.constant

@@ -38,3 +38,10 @@ def contrast_loss(zh: torch.Tensor, en: torch.Tensor, centre: torch.Tensor, own:
     """
     similarity = normalize(zh - centre, dim=-1) @ normalize(en.float() - centre, dim=-1).T / TEMPERATURE
     return similarity.logsumexp(dim=1) - similarity.masked_fill(~own, -torch.inf).logsumexp(dim=1)
+
+
+def finds(zh: torch.Tensor, en: torch.Tensor) -> int:
+    """(N, D) sentence vectors of both sides -> how many Chinese ones are nearer to their own English one than to any
+    other, each side centred on its own mean. Ties count against."""
+    near = normalize(zh - zh.mean(dim=0), dim=-1) @ normalize(en - en.mean(dim=0), dim=-1).T  # (N, N)
+    return int(((near >= near.diagonal()[:, None]).sum(dim=1) == 1).sum())

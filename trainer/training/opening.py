@@ -18,7 +18,8 @@ from ..encoders import Student, load_student, prepare, trunk_depth
 from . import checkpoint
 from .batches import Captions, Order
 from .best import Best
-from .loss import Dev, Loss
+from .dev import Dev
+from .loss import Loss
 from .schedule import total_steps
 
 Batch = dict[str, torch.Tensor]
@@ -58,6 +59,7 @@ class Training:
         optimiser = torch.optim.AdamW(
             checkpoint.trainable(student).values(), lr=train.lr, weight_decay=train.weight_decay, fused=True
         )
+        dev = Dev.of(recipe, cache, student, train.dev_every) if train.dev_every else None
         first, best = 0, Best()
         losses: dict[str, list[float]] = {"start": [], "recent": []}
         newest = checkpoint.newest(folder)
@@ -68,7 +70,6 @@ class Training:
             if accelerator.scaler and read.scaler:
                 accelerator.scaler.load_state_dict(read.scaler)
         loss = Loss.of(cache, train, student, accelerator.device)
-        dev = Dev.of(recipe, cache, student, train.dev_every) if train.dev_every else None
         return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, best, losses, first)
 
     def batches(self) -> Iterator[Batch]:
@@ -181,6 +182,8 @@ def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
     train = asdict(recipe.train)
     for name in ("report_to", "epochs", "save_every", "accumulate"):
         del train[name]
+    if recipe.train.patience is None:  # a scoring then changes nothing
+        del train["dev_every"]
     return train | {
         "precision": precision(recipe.train),  # the one that auto chose here: another device would choose another
         "steps": steps,

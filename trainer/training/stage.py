@@ -79,11 +79,15 @@ def fit(training: Training) -> None:
             bar.set_postfix_str(f"loss {means['loss']:.4f} (constant {floor:.4f})")
             accelerator.log({f"train/{name}": value for name, value in means.items()}, step)
             accelerator.log({"train/lr": rate(train, step - 1, steps), "train/floor_constant": floor}, step)
-        if dev is not None and step % dev.every == 0:
+        if dev is not None and (step % dev.every == 0 or step == steps):
+            skill, found = dev.score(student)
             # Unlike GPUs round unlike: the main process's figure decides for all whether to stop.
-            skill = float(accelerator.gather(torch.tensor([dev.skill(student)], device=device))[0])
-            best.judge(learning, skill, step)
+            skill = float(accelerator.gather(torch.tensor([skill], device=device))[0])
+            if train.patience is not None:
+                best.judge(learning, skill, step)
             model.train()
+            if accelerator.is_main_process:
+                bar.write(f"step {step}: {dev.said(found)}")
             accelerator.log({"dev/skill": skill}, step)
         done = step == steps or best.exhausted(train.patience)
         if step % train.save_every == 0 or done:

@@ -1,0 +1,152 @@
+"""One command in a clone below a ComfyUI: what it takes without flags, what it plans, and what it leaves."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests import encoders, hub
+from tests.host import comfyui
+from tests.test_download import environment
+from tests.tree import tracked
+from trainer.__main__ import main
+from trainer.base.comfyui import comfyui_around, install_folder
+from zhclip.artifact import read_meta
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--window", "32", "--train.steps", "6", "--train.batch", "8", "--export.dtype", "float32"]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The trainer in ComfyUI/custom_nodes/zhclip, with captions there, and the default encoders on a hub."""
+    clone = tmp_path / "ComfyUI" / "custom_nodes" / "zhclip"
+    for name in tracked():
+        if name.startswith(("trainer/", "zhclip/")):
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, clone / name)
+    (tmp_path / "ComfyUI" / "models").mkdir()
+    encoders.corpora(clone)
+    encoders.student(tmp_path / "hub" / "OFA-Sys" / "chinese-clip-vit-base-patch16", width=128)
+    teacher = encoders.clip_teacher(tmp_path / "hub" / "openai" / "clip-vit-large-patch14", width=128)
+    tensors = load_file(teacher / "model.safetensors")
+    tensors = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in tensors.items()}
+    tensors["vision_model.weight"] = tensors["text_model.embeddings.token_embedding.weight"].repeat(8, 1)
+    save_file(tensors, teacher / "model.safetensors")
+    return clone
+
+
+def run(clone: Path, *flags: str, ranges: bool = True) -> tuple[str, list[str], int]:
+    """`python -m trainer run FLAGS` in the clone: what it prints, what it asked the hub for, and the bytes it got."""
+    sent: list[int] = []
+    with hub.serve(clone.parents[2] / "hub", ranges, sent) as (endpoint, asked):
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", "run", "--corpus.train", "train.tsv", "--corpus.dev", "dev.tsv", *flags],
+            cwd=clone,
+            env=environment(endpoint, clone.parents[2] / "home"),
+            capture_output=True,
+            encoding="utf-8",
+        )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, asked, sum(sent)
+
+
+def test_the_plan_alone_says_it_all_and_downloads_no_weights(clone: Path) -> None:
+    said, _, received = run(clone, *SMALL, "--plan")
+    lines = said.splitlines()
+    assert all(line.startswith("plan: ") for line in lines) and len(lines) <= 11, said
+    for pattern in (
+        r"download OFA-Sys/chinese-clip-vit-base-patch16: \d+ MB .* from http://127",
+        r"download openai/clip-vit-large-patch14: \d+ MB \(the text encoder's of \d+ MB\) from",
+        r"corpus   train.tsv: about \d+ pairs to learn from, \d+ to score on",
+        r"device   (CPU|NVIDIA).*, (fp32|bf16|fp16)",
+        r"steps    6 of 8 captions, unfreeze",
+        r"memory   .*free|of the GPU's",
+        r"disk     .* of .* free \(.*cache.*checkpoints.*file.*downloads",
+        r"file     runs.sd15.encoder.safetensors, copied to .*zhclip-sd15.safetensors",
+        r"time     about \d+ s beside the downloads \(corpus .*, cache .*, train .*, evaluate .*, export .*\)",
+    ):
+        assert re.search(pattern, said), (pattern, said)
+    assert received < 300_000  # configurations, vocabularies, and the beginnings of two files of weights
+    assert not (clone / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_command_installs_its_file_and_plans_what_it_wrote(clone: Path) -> None:
+    said, _, received = run(clone, *SMALL)
+    file = clone.parents[1] / "models" / "text_encoders" / "zhclip-sd15.safetensors"
+    meta = read_meta(file)
+    assert meta.teacher.id == "openai/clip-vit-large-patch14" and meta.corpus.rows == 60
+    assert file.read_bytes() == (clone / "runs" / "sd15" / "encoder.safetensors").read_bytes()
+    order = [f"run: {stage}, about" for stage in ("corpus", "cache", "train", "evaluate", "export")]
+    at = [said.index(line) for line in order]
+    assert at == sorted(at) and said.startswith("plan: ")
+    assert re.search(r"file \d+ MB", said)
+    weights = sum(path.stat().st_size for path in (clone.parents[2] / "home").rglob("zhclip-text.safetensors"))
+    assert weights < received < weights + 2_000_000
+    again, asked, _ = run(clone, *SMALL)
+    assert "nothing, it is here" in again and not any(path.endswith("model.safetensors") for path in asked)
+
+
+def test_a_checkpoint_takes_the_tokenizer_of_the_comfyui_around(clone: Path) -> None:
+    wide = clone.parents[2] / "hub" / "openai" / "clip-vit-large-patch14"
+    text = {k: t for k, t in load_file(wide / "model.safetensors").items() if k.startswith("text_model.")}
+    checkpoint = clone.parents[1] / "models" / "mine.safetensors"
+    save_file({f"cond_stage_model.transformer.{name}": tensor for name, tensor in text.items()}, checkpoint)
+    own = clone.parents[1] / "comfy" / "sd1_tokenizer"
+    own.mkdir(parents=True)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copyfile(wide / name, own / name)
+    said, asked, _ = run(clone, *SMALL, "--plan", "--teacher.model", "../../models/mine.safetensors")
+    assert "../../models/mine.safetensors: nothing, it is here" in said
+    assert not any("clip-vit-large" in path for path in asked)
+
+
+def test_the_real_host_ships_clips_tokenizer() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(comfyui() / "comfy" / "sd1_tokenizer")
+    assert tokenizer("a red cat").input_ids == [49406, 320, 736, 2368, 49407]
+    assert tokenizer.pad_token == tokenizer.eos_token
+
+
+def test_the_comfyui_around_a_clone_is_found(tmp_path: Path) -> None:
+    clone = tmp_path / "ComfyUI" / "custom_nodes" / "zhclip"
+    clone.mkdir(parents=True)
+    assert comfyui_around(clone) is None  # no models there: not ComfyUI's
+    (tmp_path / "ComfyUI" / "models").mkdir()
+    assert comfyui_around(clone) == tmp_path / "ComfyUI"
+    assert comfyui_around(tmp_path / "ComfyUI" / "elsewhere" / "zhclip") is None
+    assert install_folder(None) is None
+    assert install_folder(str(tmp_path)) == tmp_path
+
+
+def test_what_does_not_fit_is_said_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, dev = encoders.corpora(tmp_path)
+    models = {"student.model": encoders.student(tmp_path / "s"), "teacher.model": encoders.clip_teacher(tmp_path / "t")}
+    given = models | {"corpus.train": train, "corpus.dev": dev, "run": tmp_path / "run"}
+    flags = [*SMALL, *(text for flag, value in given.items() for text in (f"--{flag}", str(value)))]
+    assert main(["run", *flags, "--cache.budget", "1e-9"]) == 1
+    assert "--cache.budget 1e-09: the targets of" in capsys.readouterr().err
+    assert main(["run", *flags, "--install", str(tmp_path)]) == 1
+    assert f"--install {tmp_path}: it has no models folder" in capsys.readouterr().err
+    monkeypatch.setattr("trainer.plan.free_bytes", lambda path: 1000)
+    assert main(["run", *flags]) == 1
+    error = capsys.readouterr().err
+    assert "the disk is full before the end, the run takes" in error and "--cache.dir FOLDER" in error
+    assert not (tmp_path / "run" / "corpus").exists()
+
+
+def test_the_starter_is_asked_for_by_default(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    models = {"student.model": encoders.student(tmp_path / "s"), "teacher.model": encoders.clip_teacher(tmp_path / "t")}
+    flags = [text for flag, value in models.items() for text in (f"--{flag}", str(value))]
+    assert main(["run", "--plan", *flags, "--run", str(tmp_path / "run")]) == 1
+    assert "starter: this version brings no corpus of that name yet" in capsys.readouterr().err

@@ -1,0 +1,178 @@
+"""The plan of a run: ten lines before the work. What does not fit is said there, with the flag that makes it fit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub import constants
+
+from .artifact import FILE, installed
+from .base import Recipe, SettingsError, free_bytes, install_folder, processes, require, sources
+from .cache import FEW, both_fit, gigabytes
+from .corpus import Sample, sampled
+from .encoders import Student, Teacher, Weights, load_student, load_teacher, missing_weights, trunk_depth
+from .probe import Speed, measure
+from .training import check_settings, checkpoint, precision, total_steps
+
+FIXED = 8  # seconds that a stage takes to start and to load the encoders
+SCORED, SCORE = 512, 2 / 3  # captions of a scoring during training, and what one costs against a step's
+LIBRARIES = 600_000_000  # bytes of memory
+ACTIVATIONS = 20  # numbers that a position leaves for the backward pass in each layer that learns, in widths
+
+
+@dataclass(frozen=True)
+class Work:
+    """A recipe with its encoders and captions, and how fast this machine is at it. `numbers` of the student's weights;
+    what is `missing` of each model; `target`: where a ComfyUI gets the file."""
+
+    recipe: Recipe
+    student: Student
+    teacher: Teacher
+    sample: Sample
+    speed: Speed
+    numbers: int
+    missing: dict[str, Weights | None]
+    target: Path | None
+
+
+def plan(recipe: Recipe) -> tuple[str, dict[str, float]]:
+    """What to print, and the seconds that each stage still takes. Downloads configurations and tokenizers, no weights.
+
+    Raises SettingsError when a disk is too small, and whatever is wrong with settings, models or corpus.
+    """
+    began = time.perf_counter()
+    work = _work(recipe)
+    seconds, train, sample = _seconds(work), recipe.train, work.sample
+    number = "fp32" if precision(train) == "no" else precision(train)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    corpora = " + ".join(source.path for source in sources(recipe.corpus.train))
+    copy = f", copied to {work.target}" if work.target else "; no ComfyUI is around this clone, --install names one"
+    stages = ", ".join(f"{name} {span(value)}" for name, value in seconds.items())
+    lines = [
+        *(f"download {model}: {_download(weights)}" for model, weights in work.missing.items()),
+        f"corpus   {corpora}: about {sample.train:,} pairs to learn from, {sample.dev:,} to score on",
+        f"device   {device}, {number}",
+        f"steps    {total_steps(train, sample.train):,} of {train.batch} captions, {train.strategy}",
+        f"memory   {_memory(work)}",
+        *_disks(work),
+        f"file     {recipe.folder / FILE}{copy}",
+        f"time     about {span(sum(seconds.values()))} beside the downloads ({stages}), by a probe of "
+        f"{time.perf_counter() - began:.0f} s",
+    ]
+    return "\n".join(f"plan: {line}" for line in lines), seconds
+
+
+def left(seconds: dict[str, float], stage: str) -> str:
+    """How long a run takes from this stage on."""
+    return span(sum(list(seconds.values())[list(seconds).index(stage) :]))
+
+
+def _work(recipe: Recipe) -> Work:
+    state, given = processes(), recipe.teacher
+    check_settings(recipe.train, state.num_processes)
+    comfyui = install_folder(recipe.install)
+    target = installed(comfyui, recipe.folder.resolve().name) if comfyui else None
+    chinese = require(recipe.student.model, "student.model", "the Chinese encoder")
+    english = require(given.model, "teacher.model", "the English encoder")
+    missing = {chinese: missing_weights(chinese, "student.model"), english: missing_weights(english, "teacher.model")}
+    here = [weights is None for weights in missing.values()]
+    teacher = load_teacher(english, recipe.window, given.layer, given.tokenizer, state.device, here[-1])
+    student = load_student(chinese, recipe.window, state.device, here[0])
+    numbers = sum(parameter.numel() for parameter in student.parameters())
+    sample = sampled(recipe, student.tokens.length, teacher.length)
+    speed = measure(recipe, sample, student, teacher, state.num_processes)
+    return Work(recipe, student, teacher, sample, speed, numbers, missing, target)
+
+
+def _download(weights: Weights | None) -> str:
+    if weights is None:
+        return "nothing, it is here"
+    part = f" (the text encoder's of {size(weights.whole)})" if weights.table else ""
+    return f"{size(weights.size)}{part} from {constants.ENDPOINT}"
+
+
+def _disks(work: Work) -> list[str]:
+    """A line for each disk that is written to. Raises SettingsError for one that is too small."""
+    recipe, train, rows, dev = work.recipe, work.recipe.train, work.sample.train, work.sample.dev
+    targets, states = gigabytes(recipe, rows, work.sample.pairs, work.student, work.teacher)
+    stored = trunk_depth(train, work.student.depth) is not None and both_fit(recipe, rows, targets, states)
+    whole = 2 * dev * recipe.window * (work.student.bert.config.hidden_size + work.teacher.width)
+    file = work.numbers * (2 if recipe.export.dtype == "float16" else 4)
+    # Weights and two moments in fp32, and the next one is written before the oldest goes.
+    checkpoints = work.speed.learning * 4 * (3 + (train.patience is not None)) * (checkpoint.KEEP + 1)
+    downloads = sum(weights.size for weights in work.missing.values() if weights)
+    cache = (targets + states * stored) * 1e9 + whole
+    places = [("cache", recipe.cache_folder, cache), ("checkpoints", recipe.folder, float(checkpoints))]
+    places += [("file", recipe.folder, file), ("downloads", Path(constants.HF_HUB_CACHE), downloads)]
+    places += [("copy", work.target, file)] if work.target else []
+    disks: dict[int, list[tuple[str, Path, float]]] = {}
+    for place in places:
+        there = next(parent for parent in (place[1], *place[1].absolute().parents) if parent.exists())
+        disks.setdefault(there.stat().st_dev, []).append(place)
+    return [_disk(some) for some in disks.values()]
+
+
+def _disk(places: list[tuple[str, Path, float]]) -> str:
+    folder, needed = places[0][1], sum(number for _, _, number in places)
+    # What an earlier call wrote is not free, and not needed again.
+    free = free_bytes(folder) + sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    said = f"{size(needed)} of {size(free)} free ({', '.join(f'{what} {size(n)}' for what, _, n in places if n)})"
+    if needed <= free:
+        return f"disk     {said}, {folder.absolute()}"
+    raise SettingsError(
+        f"{folder}: the disk is full before the end, the run takes {said}; make room, put the cache on another disk "
+        "(--cache.dir FOLDER), or use fewer captions (--corpus.limit N)"
+    )
+
+
+def _memory(work: Work) -> str:
+    """On a CPU by arithmetic: both encoders for the cache; for a step the student, gradients, moments, activations."""
+    if work.speed.gpu_bytes:
+        return f"{size(work.speed.gpu_bytes)} of the GPU's {size(torch.cuda.mem_get_info()[1])}"
+    train, width = work.recipe.train, work.student.bert.config.hidden_size
+    caching = work.numbers + sum(parameter.numel() for parameter in work.teacher.model.parameters())
+    layers = work.student.depth - (trunk_depth(train, work.student.depth) or 0)
+    activations = train.batch / train.accumulate * _positions(work) * layers * ACTIVATIONS * width
+    caching += work.recipe.cache.batch * work.recipe.window * width * 12
+    needed = LIBRARIES + 4 * max(caching, work.numbers + 3 * work.speed.learning + activations)
+    free = psutil.virtual_memory().available
+    said = f"about {size(needed)} of {size(free)} free"
+    return said if needed < free else f"{said}: TOO LITTLE; add --train.accumulate 4 and --cache.batch 16"
+
+
+def _positions(work: Work) -> float:
+    """Mean positions that a caption keeps."""
+    _, states = gigabytes(work.recipe, 1, work.sample.pairs, work.student, work.teacher)
+    return states * 1e9 / 2 / work.student.bert.config.hidden_size
+
+
+def _seconds(work: Work) -> dict[str, float]:
+    """By stage, what is left of it."""
+    recipe, train, rows = work.recipe, work.recipe.train, work.sample.train
+    newest = checkpoint.newest(recipe.folder / "checkpoints")
+    steps = total_steps(train, rows) - (int(newest.stem.rpartition("-")[2]) if newest else 0)
+    scored = steps / train.dev_every * min(SCORED, work.sample.dev) if train.dev_every else 0.0
+    done = recipe.cache.shard_rows * len(list(recipe.cache_folder.glob("train/captions*/[0-9]*.safetensors")))
+    dev = work.sample.dev * (1 if rows <= FEW else recipe.window / _positions(work))  # which keep all positions
+    return {
+        "corpus": work.sample.seconds + FIXED,
+        "cache": (max(0, rows - done) + dev) / processes().num_processes * work.speed.caption + FIXED,
+        "train": (steps + scored * SCORE / train.batch) * work.speed.step + FIXED,
+        "evaluate": dev * work.speed.caption + FIXED,
+        "export": float(FIXED),
+    }
+
+
+def size(number: float) -> str:
+    """Bytes in words."""
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
+
+
+def span(seconds: float) -> str:
+    """A time in words."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole / 60:.0f} min" if whole < 6000 else f"{whole / 3600:.1f} h"
