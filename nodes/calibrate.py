@@ -14,7 +14,7 @@ from comfy_api.latest import io, ui
 from .loader import FOLDER
 from .schema import schema
 
-PAIRS = Path(__file__).with_name("pairs.tsv")
+PAIRS = Path(__file__).parent.parent / "zhclip" / "pairs.tsv"
 SENTENCES = 200  # the file begins with so many that were written whole; the others were composed from tables
 GAIN = 0.1  # below this share of the loss, what is learnt is the pairs' own style: docs/calibrate.md
 FORBIDDEN = frozenset('<>:"|?*\\')

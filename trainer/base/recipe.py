@@ -37,7 +37,7 @@ class Source:
 
     path: str
     """A .tsv, .csv, .jsonl (or .gz of them), .parquet, .tmx, .zip of a Moses pair, one of two Moses files or what their
-    names have in common, a folder of such files, a folder that `datasets` saved, or a hub id."""
+    names have in common, a folder of such files, a folder that `datasets` saved, a hub id, or `starter`."""
     weight: float = 1.0
     """Share of its rows that is taken, by a hash of the English side: the same rows each time."""
     zh: str = "zh"
@@ -57,7 +57,8 @@ class CorpusSettings:
     """Parallel captions, where they lie and which of them are kept."""
 
     train: list[Source] | str | None = None
-    """Pairs to learn from: a path, or a list of sources with weights."""
+    """Pairs to learn from: a path, a list of sources with weights, or `starter`, the corpus that comes with the
+    trainer."""
     dev: list[Source] | str | None = None
     """Pairs to score on. They are taken out of the training pairs where they stand there too. Without it, dev_share of
     the training pairs is held out."""
@@ -76,6 +77,8 @@ class CorpusSettings:
     """English captions that share so much of their words, word pairs and triples are one (Jaccard); null keeps them."""
     script: Literal["keep", "simplify", "both"] = "keep"
     """Traditional Chinese: as written, simplified by OpenCC, or, in the training pairs, both."""
+    starter_rows: int = 20_000
+    """Pairs of the starter corpus: those written by hand, then as many of its grammar. A larger number only adds."""
     compose: float = 0.0
     """Prompt-style pairs made from the training pairs, about so many as a share of them (0 to 1); 0: none."""
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..base import Source
+from ..base import CorpusSettings, Source
 from . import bitexts as formats
-from . import photos, tables
+from . import photos, starter, tables
 from .lines import CorpusError, Row, lines
 
 __all__ = ["CorpusError", "Row", "files", "read"]
@@ -33,19 +33,27 @@ KINDS = f"{', '.join(READERS)}, or one of two Moses files that end in .zh and .e
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def read(source: Source | str) -> Iterator[Row]:
-    """Rows of a file, of every corpus file of a folder, of a saved dataset, or of a dataset of the hub.
+def read(source: Source | str, starter_rows: int = CorpusSettings.starter_rows) -> Iterator[Row]:
+    """Rows of a file, of every corpus file of a folder, of a saved dataset, of a dataset of the hub, or so many of the
+    starter corpus.
 
     Rows are numbered from 1 as a person counts them. A source whose `zh` is empty is English alone. Raises CorpusError
     when there is no such corpus, it is of another kind, damaged, or lacks the columns.
     """
     source = Source(source) if isinstance(source, str) else source
+    if is_starter(source.path):
+        return starter.read(starter_rows)
     if is_hub(source.path):
         return _english(tables.read_hub(source), source)
     found = files(source)
     if len(found) == 1:
         return _read_file(found[0], source)
     return (replace(row, source=file.name) for file in found for row in _read_file(file, source))
+
+
+def is_starter(path: str) -> bool:
+    """Whether a path names the starter corpus: `starter`, with nothing there of that name."""
+    return path == starter.NAME and not Path(path).exists()
 
 
 def is_hub(path: str) -> bool:

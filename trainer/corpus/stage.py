@@ -14,11 +14,12 @@ from zhclip.tokens import PromptTokenizer
 
 from ..base import CorpusSettings, DamagedError, Recipe, SettingsError, Source, guard, require, sources, write_text
 from ..encoders import caption_length, load_tokenizer, load_tokens
+from . import starter
 from .bitexts import moses_language
 from .compose import compose
 from .lines import CorpusError, Row
 from .pairs import Cleaned, Length, Pair, clean, clean_english, share
-from .rows import files, is_hub, read
+from .rows import files, is_hub, is_starter, read
 from .summary import page
 
 __all__ = ["Cleaned", "Pair", "clean", "read_pairs", "rejects_table", "run", "sha256", "share", "write_pairs"]
@@ -60,6 +61,7 @@ class Mixture:
     """Rows of several sources. Counts those read and those that a weight left out, by source, as they pass."""
 
     sources: list[Source]
+    starter_rows: int = CorpusSettings.starter_rows
     read: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -69,7 +71,7 @@ class Mixture:
         for source in self.sources:
             name = Path(source.path).name
             name = name if names[name] == 1 else source.path
-            for row in read(source):
+            for row in read(source, self.starter_rows):
                 self.read[name] += 1
                 if source.weight < 1 and share(row.en, "weight") >= source.weight:
                     self.left_out[name] += 1
@@ -117,7 +119,8 @@ def _pairs(
 ) -> dict[str, tuple[Cleaned, Mixture]]:
     """The two splits: of two corpora, or of one by the hash of each English caption. The training pairs are followed by
     the prompt-style ones that are made from them."""
-    train, held = Mixture(sources(settings.train)), Mixture(sources(settings.dev or settings.train))
+    train = Mixture(sources(settings.train), settings.starter_rows)
+    held = Mixture(sources(settings.dev or settings.train), settings.starter_rows)
     cleaned = partial(
         clean,
         zh_length=tokens.length,
@@ -184,6 +187,9 @@ def _settings(recipe: Recipe) -> dict:
     settings = {key: value for key, value in asdict(recipe.corpus).items() if key not in ("train", "dev", "english")}
     if not settings["compose"]:  # a corpus from before there was a composer is still the same
         del settings["compose"]
+    given = [*sources(recipe.corpus.train), *sources(recipe.corpus.dev), *sources(recipe.corpus.english)]
+    if not any(is_starter(source.path) for source in given):
+        del settings["starter_rows"]
     for name in ("train", "dev", "english"):
         for at, source in enumerate(sources(getattr(recipe.corpus, name))):
             settings[f"{name} {at}"] = {k: v for k, v in asdict(source).items() if k != "path"}
@@ -192,7 +198,9 @@ def _settings(recipe: Recipe) -> dict:
 
 
 def _digest(source: Source) -> str:
-    """sha256 over all files of a local source; a Moses pair has two."""
+    """sha256 over all files of a local source; a Moses pair has two, and the starter its tables."""
+    if is_starter(source.path):
+        return starter.digest()
     total = hashlib.sha256()
     for file in files(source):
         stem = file.name.removesuffix(".gz").rpartition(".")[0]

@@ -14,6 +14,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from ..phrases import pick, say, weighted
@@ -21,31 +22,36 @@ from . import lexicon
 from .lexicon import Attribute, Entry, Thing
 
 E = TypeVar("E", bound=Entry)
-Values = dict[str, tuple[str, str]]
 DE, COMMA, AT, ONE = "\u7684", "\uff0c", "\u5728", "\u4e00"
 CANDIDATES = 8
 WRAPPED, SYNONYM, UNCOUNTED, TYPED, OWN, SEVERAL, DROPPED = 0.3, 0.25, 0.3, 0.15, 0.7, 0.15, 0.7
-LONG, SHORT = 6, 12  # characters of a name that takes one attribute at most; of a sentence that stands before a particle
+LONG = 6  # characters of a name that takes one attribute at most
+SHORT = 12  # characters of a sentence that a style may follow without a comma
 MANY, FEW, TWO, NONE = (0.3, 0.45, 0.2, 0.05), (0.5, 0.42, 0.08), (0, 0, 1), (1,)  # odds of 0, 1, 2, 3 attributes
-ZH_ORDER = "weather state age mood beard makeup hair size taste_look shape pattern colour material".split()
-EN_ORDER = "mood taste_look state weather size age shape beard makeup hair pattern colour material".split()
 PICTURE = {"manner", "image", "look", "camera", "light"}
 GROUP = re.compile("a (?:group|litter) of|two |three |seven ")
 VESSEL = re.compile(r"\b(?:bowl|plate|platter|box|jar|can|cup|glass|bottle|pot|basket|board|pile|string|bunch)\b")
 DENIED = ("not ", "no ", "only ", "nothing ", "as many", "more ")  # what a style has no hold on
 WORDS = ("quality", "detail")
 VERBS = {"act": "", "now": "n", "free": "p"}
-VOWEL = re.compile(r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I)
+VOWEL = re.compile(
+    r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
+)
 
 
 class Form(str):
     """A text that has other forms, by name: `form.bare`."""
+
+    be = ""
 
     def __new__(cls, text: str, **forms: str) -> Form:
         """The text with its forms."""
         self = super().__new__(cls, text)
         self.__dict__.update(forms)
         return self
+
+
+Values = dict[str, tuple[Form, Form]]
 
 
 def article(en: str) -> str:
@@ -65,10 +71,9 @@ class Grammar:
         self.draw = random.Random(30).random
         self.things, self.attributes = lexicon.things(), lexicon.attributes()
         self.actions, self.places = lexicon.actions(), lexicon.places()
-        self.clashes = {group: set(characters) for group, characters in lexicon.table("clashes")}
         self.collective = {row[0] for row in lexicon.table("measures") if row[5]}
         self.pools: dict[object, list] = {}
-        self.shapes = defaultdict(list)
+        self.shapes: dict[str, list[tuple[str, str, list]]] = defaultdict(list)
         for weight, zh, en, slots in lexicon.table("templates"):
             parts = [slot.partition("=")[::2] for slot in slots.split()]
             first = parts[0][1].partition(":")[0]
@@ -94,7 +99,7 @@ class Grammar:
         calm = not re.search(r"\b(?:is|are)\b", en)
         fits = {"any": True, "calm": calm, "short": calm and COMMA not in zh and len(zh) <= SHORT}
         shape = pick(self.draw, [shape for shape in self.shapes["wrap"] if fits[shape[2][0][1]]])
-        values: Values = {"X": (zh, en)} | {name: self.slot(of, {}, {}) for name, of in shape[2][1:]}
+        values: Values = {"X": (Form(zh), Form(en))} | {name: self.slot(of, {}, {}) for name, of in shape[2][1:]}
         return said(shape[0], values, 0), said(shape[1], values, 1)
 
     def filled(self, zh: str, en: str, parts: Sequence, main: Thing) -> tuple[str, str]:
@@ -143,39 +148,41 @@ class Grammar:
         entry.used += 1
         return entry
 
-    def slot(self, of: str, things: dict[str, Thing], values: Values) -> tuple[str, str]:
+    def slot(self, of: str, things: dict[str, Thing], values: Values) -> tuple[Form, Form]:
         """Words of quality, an attribute of a picture, or an attribute, an action or a place of a thing."""
         what, _, name = of.partition(":")
         if what in WORDS:
-            return say(self.draw, what)
+            zh, en = say(self.draw, what)
+            return Form(zh), Form(en)
         if what in VERBS:
-            return self.action(what, things[name], str(values[name][1].be))
+            return self.action(what, things[name], values[name][1].be)
         if what == "place":
             place = self.least(self.fitting(what, self.places, things[name]))
-            return Form(place.zh, bare=place.zh.removeprefix(AT)), place.en
+            return Form(place.zh, bare=place.zh.removeprefix(AT)), Form(place.en)
         if what not in self.pools:
             self.pools[what] = [a for a in self.attributes if a.group in what.split(",")]
         fits = (lambda a: self.suits(a, things[name])) if name else (lambda a: True)
         trait = self.least(self.pools[what], fits=lambda a: fits(a) and (a.zh, a.en) not in values.values())
-        return trait.zh, Form(trait.en, art=article(trait.en))
+        return Form(trait.zh), Form(trait.en, art=article(trait.en))
 
-    def action(self, what: str, thing: Thing, be: str) -> tuple[str, str]:
+    def action(self, what: str, thing: Thing, be: str) -> tuple[Form, Form]:
         """What a thing does, with an object where the verb takes one."""
         flags = VERBS[what]
         act = self.least(
-            self.fitting(what, self.actions, thing), fits=lambda a: flags in a.flags and (be == "are" or "m" not in a.flags)
+            self.fitting(what, self.actions, thing),
+            fits=lambda a: flags in a.flags and (be == "are" or "m" not in a.flags),
         )
         en = of_several(act.en) if be == "are" else act.en
         if not act.objects:
-            return act.zh, en
+            return Form(act.zh), Form(en)
         options = "" if self.draw() < SEVERAL else "1"
         noun = self.noun(self.least(self.pool(",".join(sorted(act.objects))), [thing]), options, FEW)
-        return act.zh.replace("{}", noun[0]), en.replace("{}", noun[1])
+        return Form(act.zh.replace("{}", noun[0])), Form(en.replace("{}", noun[1]))
 
     def suits(self, trait: Attribute, thing: Thing) -> bool:
         """Whether an attribute may be said of a thing: of its kind, and nothing that its name says already."""
         words = set(thing.en.lower().replace("-", " ").split())
-        named = self.clashes.get(trait.group, set()) & set(thing.zh)
+        named = trait.clashes & set(thing.zh)
         return thing.kind in trait.kinds and not named and not words & set(trait.en.split())
 
     def traits(self, thing: Thing, options: str, odds: Sequence[float]) -> list[Attribute]:
@@ -184,17 +191,18 @@ class Grammar:
         wanted = weighted(self.draw, range(len(odds)), odds)
         wanted = min(wanted, 1) if DE in thing.zh or thing.counts == "name" or len(thing.zh) > LONG else wanted
         found: list[Attribute] = []
-        pool = self.fitting("attribute", self.attributes, thing) if wanted else []
-        while len(found) < wanted and pool:
-            groups = {a.group for a in found}
+        pool = self.fitting("attribute", self.attributes, thing)
+        while len(found) < wanted:
             try:
-                trait = self.least(pool, fits=lambda a: a.group not in groups and self.suits(a, thing))
+                found.append(self.least(pool, fits=partial(self.joins, thing, found)))
             except LookupError:
                 break
-            found.append(trait)
-            if DE in thing.zh and trait.de == "yes":
-                break
         return found
+
+    def joins(self, thing: Thing, found: Sequence[Attribute], trait: Attribute) -> bool:
+        """Whether an attribute may be said of a thing beside those found."""
+        heavy = DE in thing.zh and trait.de == "yes"  # one particle after the other
+        return not heavy and all(trait.group != other.group for other in found) and self.suits(trait, thing)
 
     def noun(self, thing: Thing, options: str, odds: Sequence[float]) -> tuple[Form, Form]:
         """A thing said in both languages."""
@@ -218,18 +226,24 @@ class Grammar:
             several, noun = not one, thing.en if one else thing.many
             plain = dressed(traits, noun, several)
             whole = article(plain) if english == "a" else f"{english} {plain}"
-        be = "are" if (not one and whole) or (not whole and thing.en != thing.many * (thing.counts != "plural")) else "is"
+        be = (
+            "are"
+            if (not one and whole) or (not whole and thing.en != thing.many * (thing.counts != "plural"))
+            else "is"
+        )
         count = "" if uncounted else number + unit * (english != "many")
         return Form(count + bare, bare=bare, noun=name, num=count, unit=unit), forms(whole or plain, plain, noun, be)
 
     def vessel(self, thing: Thing, unit: str) -> tuple[list[str], bool]:
         """The English of a measure that is a vessel, a portion or a group, one and many of it, and whether it holds
         several of the thing; nothing for a measure that only counts."""
-        for measure, one, many, of, words, countable in lexicon.table("measures"):
-            if measure == unit and thing.kind in of.split(",") and re.search(words, thing.en):
-                break
-        else:
+        rows = lexicon.table("measures")
+        row = next(
+            (r for r in rows if r[0] == unit and thing.kind in r[3].split(",") and re.search(r[4], thing.en)), None
+        )
+        if row is None:
             return [], False
+        _, one, many, _, _, countable = row
         if thing.counts != "count":
             return [one, many], False
         alone = not any(other != unit and other not in self.collective for other in thing.measures)
@@ -248,8 +262,9 @@ class Grammar:
     def joined(self, traits: Sequence[Attribute]) -> str:
         """Attributes before a Chinese noun: the last ones may drop the particle."""
         out, bare = "", True
-        for trait in sorted(traits, key=lambda a: ZH_ORDER.index(a.group), reverse=True):
-            bare = bare and (trait.de == "no" and not out or trait.de == "may" and self.draw() < DROPPED)
+        for trait in sorted(traits, key=lambda a: a.order, reverse=True):
+            may = not out if trait.de == "no" else trait.de == "may" and self.draw() < DROPPED
+            bare = bare and may
             out = trait.zh + ("" if bare or trait.zh.endswith(DE) else DE) + out
         return out
 
@@ -268,8 +283,9 @@ def forms(whole: str, bare: str, noun: str, be: str) -> Form:
 
 def dressed(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
     """An English noun among its attributes."""
-    before, after = [], []
-    for trait in sorted(traits, key=lambda a: EN_ORDER.index(a.group)):
+    before: list[str] = []
+    after: list[str] = []
+    for trait in sorted(traits, key=lambda a: a.rank):
         (after if trait.after else before).append(of_several(trait.en) if several else trait.en)
     the = "the " if noun.startswith("the ") else ""
     return the + " ".join([*before, noun.removeprefix(the), *after])

@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 COLUMNS = {
     "actions": "zh en subjects objects flags",
     "attributes": "zh en group kinds de place",
-    "clashes": "group characters",
     "culture": "zh en kind short_en field",
+    "groups": "group rank characters",
     "kinds": "name kinds",
     "measures": "measure one many kinds words countable",
     "numbers": "zh en weight measure",
@@ -66,11 +66,16 @@ class Thing(Entry):
 
 @dataclass(eq=False)
 class Attribute(Entry):
-    """A property. `de`: whether Chinese joins it with its particle: yes, may, no. `after`: it follows the noun."""
+    """A property. `de`: whether Chinese joins it with its particle: yes, may, no. `after`: it follows the English noun.
+    `order` and `rank`: its place among others in Chinese and in English. `clashes`: characters of a name that says such
+    a thing already."""
 
     group: str = ""
     de: str = ""
     after: bool = False
+    order: int = 0
+    rank: int = 0
+    clashes: frozenset[str] = frozenset()
 
 
 @dataclass(eq=False)
@@ -90,9 +95,7 @@ def table(name: str) -> list[list[str]]:
     rows = [line.split("\t") for line in lines]
     bad = next((at for at, row in enumerate(rows, 2) if len(row) != len(names) or not all(row[:2])), None)
     if names != COLUMNS[name].split() or bad:
-        raise CorpusError(
-            f"{path}:{bad or 1}: a row has the columns {COLUMNS[name]}, separated by tabs; install again"
-        )
+        raise CorpusError(f"{path}:{bad or 1}: a row has the columns {COLUMNS[name]}, separated by tabs; install again")
     return rows
 
 
@@ -135,15 +138,19 @@ def _thing(zh: str, en: str, kind: str, measures: str, synonyms: str, weight: st
 
 def attributes() -> list[Attribute]:
     """Properties; those of a whole picture (style, camera, light) have no kinds."""
+    groups = {name: (at, int(rank), frozenset(named)) for at, (name, rank, named) in enumerate(table("groups"))}
     return [
-        Attribute(zh, en, kinds(of), group=group, de=de, after=place == "post")
+        Attribute(zh, en, kinds(of), 1, 0, group, de, place == "post", *groups.get(group, ()))
         for zh, en, group, of, de, place in table("attributes")
     ]
 
 
 def actions() -> list[Action]:
     """Verbs; subjects are kinds, or things by their Chinese names."""
-    return [Action(zh, en, kinds(of), objects=kinds(objects), flags=flags) for zh, en, of, objects, flags in table("actions")]
+    return [
+        Action(zh, en, kinds(of), objects=kinds(objects), flags=flags)
+        for zh, en, of, objects, flags in table("actions")
+    ]
 
 
 def places() -> list[Entry]:
