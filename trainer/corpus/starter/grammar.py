@@ -32,8 +32,9 @@ PICTURE = {"manner", "image", "look", "camera", "light"}
 GROUP = re.compile("a (?:group|litter) of|two |three |seven ")
 VESSEL = re.compile(r"\b(?:bowl|plate|platter|box|jar|can|cup|glass|bottle|pot|basket|board|pile|string|bunch)\b")
 DENIED = ("not ", "no ", "only ", "nothing ", "as many", "more ")  # what a style has no hold on
+VERB = re.compile(r"\b(?:is|does|be|bigger|taller|smaller|looks)\b")
 WORDS = ("quality", "detail")
-VERBS = {"act": "", "now": "n", "free": "p"}
+VERBS = {"act": "", "now": "n", "free": "p", "does": "s", "goes": "ps"}
 VOWEL = re.compile(
     r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
 )
@@ -84,19 +85,18 @@ class Grammar:
         """Chinese and English, without end; repeats and texts too long are the caller's to drop."""
         while True:
             main = self.least(self.pool(",".join(self.shapes)))
-            zh, en, parts = pick(self.draw, self.shapes[main.kind])
+            shape = pick(self.draw, self.shapes[main.kind])
             try:
-                zh, en = self.filled(zh, en, parts, main)
+                zh, en = self.filled(*shape, main)
             except LookupError:  # nothing fits a slot
                 continue
-            pictured = any(PICTURE & set(of.split(",")) for _, of in parts) or en.startswith(DENIED)
+            pictured = any(PICTURE & set(of.split(",")) for _, of in shape[2]) or en.startswith(DENIED)
             if self.draw() < WRAPPED and not pictured:
-                zh, en = self.wrapped(zh, en)
+                zh, en = self.wrapped(zh, en, VERB.search(shape[1]) is None)
             yield zh.replace(COMMA, ", ") if self.draw() < TYPED else zh, en
 
-    def wrapped(self, zh: str, en: str) -> tuple[str, str]:
-        """A pair with a style, a camera, a light or words of quality before or behind it."""
-        calm = not re.search(r"\b(?:is|are)\b", en)
+    def wrapped(self, zh: str, en: str, calm: bool) -> tuple[str, str]:
+        """A pair with a style, a camera, a light or words of quality before or behind it. `calm`: it is no sentence."""
         fits = {"any": True, "calm": calm, "short": calm and COMMA not in zh and len(zh) <= SHORT}
         shape = pick(self.draw, [shape for shape in self.shapes["wrap"] if fits[shape[2][0][1]]])
         values: Values = {"X": (Form(zh), Form(en))} | {name: self.slot(of, {}, {}) for name, of in shape[2][1:]}
@@ -167,17 +167,20 @@ class Grammar:
 
     def action(self, what: str, thing: Thing, be: str) -> tuple[Form, Form]:
         """What a thing does, with an object where the verb takes one."""
-        flags = VERBS[what]
+        flags = set(VERBS[what])
+        if "s" in flags and be == "are":
+            raise LookupError(what)
         act = self.least(
             self.fitting(what, self.actions, thing),
-            fits=lambda a: flags in a.flags and (be == "are" or "m" not in a.flags),
+            fits=lambda a: flags <= set(a.flags) and (be == "are" or "m" not in a.flags),
         )
         en = of_several(act.en) if be == "are" else act.en
-        if not act.objects:
-            return Form(act.zh), Form(en)
-        options = "" if self.draw() < SEVERAL else "1"
-        noun = self.noun(self.least(self.pool(",".join(sorted(act.objects))), [thing]), options, FEW)
-        return Form(act.zh.replace("{}", noun[0])), Form(en.replace("{}", noun[1]))
+        zh, does = act.zh, act.does
+        if act.objects:
+            options = "" if self.draw() < SEVERAL else "1"
+            noun = self.noun(self.least(self.pool(",".join(sorted(act.objects))), [thing]), options, FEW)
+            zh, en, does = (text.replace("{}", noun[side]) for text, side in ((zh, 0), (en, 1), (does, 1)))
+        return Form(zh), Form(en, does=does)
 
     def suits(self, trait: Attribute, thing: Thing) -> bool:
         """Whether an attribute may be said of a thing: of its kind, and nothing that its name says already."""
@@ -215,7 +218,7 @@ class Grammar:
             return Form(bare, bare=bare, noun=name, num="", unit=""), forms(whole, short, short, be)
         unit = pick(self.draw, thing.measures)
         vessel, of_many = self.vessel(thing, unit)
-        number, english, one = self.number(options, thing.counts == "count" or bool(vessel))
+        number, english, one = self.number(options, unit, thing.counts == "count" or bool(vessel))
         uncounted = "p" in options or "s" in options or (one and self.draw() < UNCOUNTED)
         several = thing.counts == "count" and (of_many if vessel else "p" in options or not one)
         noun = thing.many if several else thing.en
@@ -231,7 +234,7 @@ class Grammar:
             if (not one and whole) or (not whole and thing.en != thing.many * (thing.counts != "plural"))
             else "is"
         )
-        count = "" if uncounted else number + unit * (english != "many")
+        count = "" if uncounted else number
         return Form(count + bare, bare=bare, noun=name, num=count, unit=unit), forms(whole or plain, plain, noun, be)
 
     def vessel(self, thing: Thing, unit: str) -> tuple[list[str], bool]:
@@ -251,13 +254,13 @@ class Grammar:
             return [], False
         return [one, many], not alone
 
-    def number(self, options: str, countable: bool) -> tuple[str, str, bool]:
-        """A number in both languages, and whether it is one."""
+    def number(self, options: str, unit: str, countable: bool) -> tuple[str, str, bool]:
+        """A number and its measure in Chinese, the number in English, and whether it is one."""
         rows = lexicon.table("numbers")
         rows = rows[:1] if "1" in options or not countable else rows[2:] if "n" in options else rows
         total = sum(int(row[2]) for row in rows)
-        zh, en, *_ = weighted(self.draw, rows, [int(row[2]) / total for row in rows])
-        return zh, en, zh == ONE
+        zh, en, _, measured = weighted(self.draw, rows, [int(row[2]) / total for row in rows])
+        return zh + unit * (measured == "yes"), en, zh == ONE
 
     def joined(self, traits: Sequence[Attribute]) -> str:
         """Attributes before a Chinese noun: the last ones may drop the particle."""
@@ -278,7 +281,7 @@ def suits(thing: Thing, options: str) -> bool:
 
 def forms(whole: str, bare: str, noun: str, be: str) -> Form:
     """English forms of a noun phrase."""
-    return Form(whole, bare=bare, noun=noun, be=be)
+    return Form(whole, bare=bare, noun=noun, be=be, the=f"the {bare}")
 
 
 def dressed(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:

@@ -15,7 +15,7 @@ from ..lines import CorpusError
 
 HERE = Path(__file__).parent
 COLUMNS = {
-    "actions": "zh en subjects objects flags",
+    "actions": "zh en does subjects objects flags",
     "attributes": "zh en group kinds de place",
     "culture": "zh en kind short_en field",
     "groups": "group rank characters",
@@ -80,8 +80,10 @@ class Attribute(Entry):
 
 @dataclass(eq=False)
 class Action(Entry):
-    """A verb and what it takes. Flags: n can be going on now, p leaves room for a place, m takes several subjects."""
+    """A verb and what it takes. `does`: its present for one subject. Flags: n can be going on now, p leaves room for a
+    place, s has a present, m takes several subjects."""
 
+    does: str = ""
     objects: frozenset[str] = frozenset()
     flags: str = ""
 
@@ -148,8 +150,8 @@ def attributes() -> list[Attribute]:
 def actions() -> list[Action]:
     """Verbs; subjects are kinds, or things by their Chinese names."""
     return [
-        Action(zh, en, kinds(of), objects=kinds(objects), flags=flags)
-        for zh, en, of, objects, flags in table("actions")
+        Action(zh, en, kinds(of), does=does, objects=kinds(objects), flags=flags)
+        for zh, en, does, of, objects, flags in table("actions")
     ]
 
 
