@@ -28,7 +28,7 @@ WRAPPED, SYNONYM, UNCOUNTED, TYPED, OWN, SEVERAL, DROPPED = 0.3, 0.25, 0.3, 0.15
 LONG = 6  # characters of a name that takes one attribute at most
 SHORT = 12  # characters of a sentence that a style may follow without a comma
 MANY, FEW, TWO, NONE = (0.3, 0.45, 0.2, 0.05), (0.5, 0.42, 0.08), (0, 0, 1), (1,)  # odds of 0, 1, 2, 3 attributes
-PICTURE = {"manner", "image", "look", "camera", "light"}
+PICTURE = {"manner", "image", "look", "camera", "lighting"}
 GROUP = re.compile("a (?:group|litter) of|two |three |seven ")
 VESSEL = re.compile(r"\b(?:bowl|plate|platter|box|jar|can|cup|glass|bottle|pot|basket|board|pile|string|bunch)\b")
 DENIED = ("not ", "no ", "only ", "nothing ", "as many", "more ")  # what a style has no hold on
@@ -38,6 +38,10 @@ VERBS = {"act": "", "now": "n", "free": "p", "does": "s", "goes": "ps"}
 VOWEL = re.compile(
     r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
 )
+
+
+class Unfit(Exception):
+    """Nothing that was drawn fits a slot."""
 
 
 class Form(str):
@@ -88,7 +92,7 @@ class Grammar:
             shape = pick(self.draw, self.shapes[main.kind])
             try:
                 zh, en = self.filled(*shape, main)
-            except LookupError:  # nothing fits a slot
+            except Unfit:  # nothing fits a slot
                 continue
             pictured = any(PICTURE & set(of.split(",")) for _, of in shape[2]) or en.startswith(DENIED)
             if self.draw() < WRAPPED and not pictured:
@@ -103,7 +107,7 @@ class Grammar:
         return said(shape[0], values, 0), said(shape[1], values, 1)
 
     def filled(self, zh: str, en: str, parts: Sequence, main: Thing) -> tuple[str, str]:
-        """A template whose first slot is filled with `main`. Raises LookupError where nothing fits."""
+        """A template whose first slot is filled with `main`. Raises Unfit where nothing fits."""
         things: dict[str, Thing] = {}
         values: Values = {}
         told = dict(parts)
@@ -115,7 +119,7 @@ class Grammar:
             if what == "same":
                 what, options = things[options].kind, told[options].partition(":")[2]
             if not things and not suits(main, options):
-                raise LookupError(name)
+                raise Unfit(name)
             things[name] = self.least(self.pool(what, options), things.values()) if things else main
             values[name] = self.noun(things[name], options, FEW if len(things) > 1 else MANY)
         return said(zh, values, 0), said(en, values, 1)
@@ -139,11 +143,11 @@ class Grammar:
         return self.pools[own] if self.pools.get(own) and self.draw() < OWN else self.pools[what, thing.kind]
 
     def least(self, pool: Sequence[E], but: Iterable[object] = (), fits: Callable[[E], bool] = lambda _: True) -> E:
-        """One of a few drawn, the least used for its weight. Raises LookupError where none of them fits."""
+        """One of a few drawn, the least used for its weight. Raises Unfit where none of them fits."""
         some = [pick(self.draw, pool) for _ in range(CANDIDATES)] if pool else []
         some = [entry for entry in some if entry not in but and fits(entry)]
         if not some:
-            raise LookupError
+            raise Unfit
         entry = min(some, key=lambda e: e.used / e.weight)
         entry.used += 1
         return entry
@@ -169,7 +173,7 @@ class Grammar:
         """What a thing does, with an object where the verb takes one."""
         flags = set(VERBS[what])
         if "s" in flags and be == "are":
-            raise LookupError(what)
+            raise Unfit(what)
         act = self.least(
             self.fitting(what, self.actions, thing),
             fits=lambda a: flags <= set(a.flags) and (be == "are" or "m" not in a.flags),
@@ -198,7 +202,7 @@ class Grammar:
         while len(found) < wanted:
             try:
                 found.append(self.least(pool, fits=partial(self.joins, thing, found)))
-            except LookupError:
+            except Unfit:
                 break
         return found
 
