@@ -14,7 +14,7 @@ from ..zhclip.structure import Structure
 from . import host
 
 Pairs = list[tuple[str, str]]
-PAIRS = Path(__file__).with_name("pairs.tsv")
+PAIRS = Path(__file__).parent.parent / "zhclip" / "pairs.tsv"
 SENTENCES = 200  # the file begins with so many that were written whole; the others were composed from tables
 LEAST = 20  # held-out pairs below which a figure says nothing
 

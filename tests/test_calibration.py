@@ -202,7 +202,7 @@ def test_figures_are_the_trainers() -> None:
 
 
 def rows() -> list[tuple[str, str]]:
-    lines = (ROOT / "nodes/pairs.tsv").read_text("utf-8").splitlines()
+    lines = (ROOT / "zhclip/pairs.tsv").read_text("utf-8").splitlines()
     assert lines[0] == "zh\ten"
     return [(zh, en) for zh, en in (line.split("\t") for line in lines[1:])]
 
@@ -217,4 +217,4 @@ def test_the_bundled_pairs_are_short_chinese_and_plain_english() -> None:
         assert 2 <= len(zh) <= 60 and re.search(r"[\u4e00-\u9fff]", zh), zh
         assert en.isascii() and en == en.strip() and len(en.split()) <= 40, en
     assert sum(bool(re.search("[A-Za-z]", zh)) for zh, _ in rows()) >= 36
-    assert (ROOT / "nodes/pairs.tsv").stat().st_size < 300_000
+    assert (ROOT / "zhclip/pairs.tsv").stat().st_size < 300_000

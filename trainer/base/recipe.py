@@ -42,7 +42,8 @@ class Source:
 
     path: str
     """A .tsv, .csv, .jsonl (or .gz of them), .parquet, .tmx, .zip of a Moses pair, one of two Moses files or what their
-    names have in common, a folder of such files, a folder that `datasets` saved, or a hub id."""
+    names have in common, a folder of such files, a folder that `datasets` saved, a hub id, or `starter`, of which
+    `starter:60000` draws so many pairs and not 20,000."""
     weight: float = 1.0
     """Share of its rows that is taken, by a hash of the English side: the same rows each time."""
     zh: str = "zh"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..base import STARTER, Source, file_sha256
-from . import bitexts, photos, tables
+from . import bitexts, photos, starter, tables
 from .lines import CorpusError, Row, lines
 
 Reader = Callable[[Path, Source], Iterator[Row]]
@@ -25,18 +25,28 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def read(source: Source | str) -> Iterator[Row]:
-    """Rows of a file, of every corpus file of a folder, of a saved dataset, or of a dataset of the hub.
+    """Rows of a file, of every corpus file of a folder, of a saved dataset, of a dataset of the hub, or so many of the
+    starter corpus.
 
     Rows are numbered from 1 as a person counts them. A source whose `zh` is empty is English alone. Raises CorpusError
     when there is no such corpus, it is of another kind, damaged, or lacks the columns.
     """
     source = Source(source) if isinstance(source, str) else source
+    if drawn := starter_rows(source.path):
+        return starter.read(drawn)
     if is_hub(source.path):
         return _english(tables.read_hub(source), source)
     parts = files(source)
     if len(parts) == 1:
         return _read_file(parts[0], source)
     return (replace(row, source=file.name) for file in parts for row in _read_file(file, source))
+
+
+def starter_rows(path: str) -> int:
+    """Pairs of the starter corpus that a path asks for, `starter` or `starter:N` with nothing there of that name; else
+    0."""
+    asked = re.fullmatch(rf"{STARTER}(?::(\d{{1,9}}))?", path)
+    return int(asked[1] or starter.ROWS) if asked and not Path(path).exists() else 0
 
 
 def is_hub(path: str) -> bool:
@@ -52,10 +62,6 @@ def files(source: Source) -> list[Path]:
     path = Path(source.path)
     if path.is_file():
         return [path]
-    if source.path == STARTER and not path.exists():
-        raise CorpusError(
-            f"{STARTER}: this version brings no corpus of that name yet; give pairs as --corpus.train FILE"
-        )
     if not path.is_dir():
         beside = path.parent.iterdir() if path.parent.is_dir() else iter(())
         sides = [p for p in beside if p.name.startswith(f"{path.name}.") and bitexts.moses_language(p.name) == "zh"]
@@ -72,7 +78,10 @@ def files(source: Source) -> list[Path]:
 
 
 def source_sha256(source: Source) -> str:
-    """Digest of a local source's files, a Moses pair's both; of a dataset of the hub its id. Raises as `files`."""
+    """Digest of a local source's files, a Moses pair's both, or of the starter's tables; of a dataset of the hub its
+    id. Raises as `files`."""
+    if rows := starter_rows(source.path):
+        return f"{starter.digest()}, {rows} rows"
     if is_hub(source.path):
         return source.path
     parts: list[Path] = []

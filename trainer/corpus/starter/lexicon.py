@@ -1,0 +1,161 @@
+"""The starter corpus's tables, read on first use. Every table is TSV with a header; its columns are named below.
+
+A thing's English says by its end how it counts: `*` is a mass or a name, `+` always plural, `/plural` irregular; a
+thing without measure words is a whole phrase, article and all.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from ..lines import CorpusError
+
+HERE = Path(__file__).parent
+COLUMNS = {
+    "actions": "zh en does subjects objects flags",
+    "attributes": "zh en group kinds de place",
+    "culture": "zh en kind short_en field",
+    "groups": "group rank characters",
+    "kinds": "name kinds",
+    "measures": "measure one many kinds words countable",
+    "numbers": "zh en weight measure",
+    "pairs": "zh en field",
+    "places": "zh en kinds",
+    "templates": "weight zh en slots",
+    "things": "zh en kind measures synonyms weight",
+    "words": "slot zh en",
+}
+# What a thing of culture is among the kinds of things.
+CULTURE = {
+    "food": "dish",
+    "vessel": "tableware",
+    "craft": "artwork",
+    "god": "person",
+    "interior": "furniture",
+    "pattern": "picture",
+    "scene": "picture",
+    "festival": "picture",
+    "performance": "picture",
+}
+NAMED = ("person", "figure", "creature", "building", "structure", "landscape", "place", "ship", "animal")
+
+
+@dataclass(eq=False)
+class Entry:
+    """A row that is drawn, and how often it was: the least used of a few goes first."""
+
+    zh: str
+    en: str
+    kinds: frozenset[str]
+    weight: float = 1.0
+    used: int = 0
+
+
+@dataclass(eq=False)
+class Thing(Entry):
+    """Something seen. `counts`: count, plural, mass, name or phrase."""
+
+    many: str = ""
+    kind: str = ""
+    counts: str = "count"
+    measures: list[str] = field(default_factory=list)
+    synonyms: list[str] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Attribute(Entry):
+    """A property. `de`: whether Chinese joins it with its particle: yes, may, no. `after`: it follows the English noun.
+    `order` and `rank`: its place among others in Chinese and in English. `clashes`: characters of a name that says such
+    a thing already."""
+
+    group: str = ""
+    de: str = ""
+    after: bool = False
+    order: int = 0
+    rank: int = 0
+    clashes: frozenset[str] = frozenset()
+
+
+@dataclass(eq=False)
+class Action(Entry):
+    """A verb and what it takes. `does`: its present for one subject. Flags: n can be going on now, p leaves room for a
+    place, s has a present, m takes several subjects."""
+
+    does: str = ""
+    objects: frozenset[str] = frozenset()
+    flags: str = ""
+
+
+@cache
+def table(name: str) -> list[list[str]]:
+    """Rows of a table. Raises CorpusError where a row has other columns than its header, or a required field lacks."""
+    path = HERE / f"{name}.tsv"
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    names = header.split("\t")
+    rows = [line.split("\t") for line in lines]
+    bad = next((at for at, row in enumerate(rows, 2) if len(row) != len(names) or not all(row[:2])), None)
+    if names != COLUMNS[name].split() or bad:
+        raise CorpusError(f"{path}:{bad or 1}: a row has the columns {COLUMNS[name]}, separated by tabs; install again")
+    return rows
+
+
+@cache
+def kinds(names: str) -> frozenset[str]:
+    """Kinds of a list such as `@food,flower`, whose @names stand for lists of their own."""
+    lists = dict(table("kinds"))
+    found = (kinds(lists[name]) if name.startswith("@") else {name} for name in names.split(",") if name)
+    return frozenset().union(*found)
+
+
+def plural(one: str) -> str:
+    """The regular plural of an English noun phrase, by its last word."""
+    if re.search(r"(?:[sxz]|ch|sh)$", one):
+        return f"{one}es"
+    return f"{one[:-1]}ies" if re.search(r"[^aeiou]y$", one) else f"{one}s"
+
+
+def things() -> list[Thing]:
+    """Things, quantities and what of culture is seen."""
+    found = [_thing(*row) for row in table("things")]
+    for zh, _, kind, short, _ in table("culture"):
+        kind = CULTURE.get(kind, kind)
+        found.append(Thing(zh, short, frozenset([kind]), 2, many=short, kind=kind, counts="phrase"))
+    return found
+
+
+def _thing(zh: str, en: str, kind: str, measures: str, synonyms: str, weight: str) -> Thing:
+    one, _, many = en.partition("/")
+    counts = {"*": "mass", "+": "plural"}.get(en[-1], "count")
+    one = one.rstrip("*+")
+    if counts == "mass" and (kind in NAMED or (kind == "sky" and one[0].isupper()) or one.startswith("the ")):
+        counts = "name"
+    if not measures:
+        counts = "phrase"
+    many = many or (plural(one) if counts == "count" else one)
+    of = (frozenset([kind]), float(weight))
+    return Thing(zh, one, *of, 0, many, kind, counts, measures.split(","), [s for s in synonyms.split(",") if s])
+
+
+def attributes() -> list[Attribute]:
+    """Properties; those of a whole picture (style, camera, light) have no kinds."""
+    groups = {name: (at, int(rank), frozenset(named)) for at, (name, rank, named) in enumerate(table("groups"))}
+    return [
+        Attribute(zh, en, kinds(of), 1, 0, group, de, place == "post", *groups.get(group, ()))
+        for zh, en, group, of, de, place in table("attributes")
+    ]
+
+
+def actions() -> list[Action]:
+    """Verbs; subjects are kinds, or things by their Chinese names."""
+    return [
+        Action(zh, en, kinds(of), does=does, objects=kinds(objects), flags=flags)
+        for zh, en, does, of, objects, flags in table("actions")
+    ]
+
+
+def places() -> list[Entry]:
+    """Where something is, with the kinds that are found there."""
+    return [Entry(zh, en, kinds(of)) for zh, en, of in table("places")]
