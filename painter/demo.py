@@ -46,7 +46,7 @@ class Lesson(NamedTuple):
 PART = Lesson(
     "demo",
     "two groups, said in one phrasing",
-    5,
+    4,
     lambda: scenes.generate_plain(1_500, 100),
     28,
     ("--train.batch", "32", "--train.steps", "400", "--train.layers", "4", "--train.lr", "1e-3"),
