@@ -31,7 +31,7 @@ def commands(page: str) -> list[str]:
 def clone(tmp_path: Path) -> Path:
     """The tracked files in ComfyUI/custom_nodes/zhclip, with captions there and a checkpoint where ComfyUI has them.
 
-    A run on the whole starter corpus takes minutes: the clone's default is 400 pairs of it, the commands are as written.
+    The whole starter corpus takes minutes: the clone's default is 400 pairs of it, and the commands are as written.
     """
     clone = tmp_path / "ComfyUI" / "custom_nodes" / "zhclip"
     for name in tracked():
@@ -85,7 +85,7 @@ def publish_taiyi(at: Path) -> None:
 @BASH
 @pytest.mark.parametrize("rows", ["400", pytest.param("20_000", marks=pytest.mark.slow)])
 def test_every_training_command_does_what_it_says(clone: Path, tmp_path: Path, rows: str) -> None:
-    """An encoder trained and one converted, both where ComfyUI finds them; the slow one from the whole starter corpus."""
+    """An encoder trained and one converted, both where ComfyUI finds them; the slow one from the whole starter."""
     draw_of_starter(clone, rows)
     assert commands("README.md") == commands("README.zh.md")
     assert len(commands("README.md")) == 2
