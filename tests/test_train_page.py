@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import encoders, hub, small, translators
-from tests.test_readme import BASH, clone, commands, follow  # noqa: F401 - clone is a fixture
+from tests.test_readme import BASH, clone, commands, follow, set_default  # noqa: F401 - clone is a fixture
 from tests.tree import ROOT
 from zhclip.artifact import read_meta
 
@@ -22,11 +22,12 @@ def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa:
     translators.marian(tmp_path / "hub" / "Helsinki-NLP" / "opus-mt-en-zh", steps=80)
     english = [en for _, en in small.captions()[: translators.LEARNT]]
     (clone / "captions.tsv").write_text("\n".join(["en", *english]) + "\n", encoding="utf-8")
-    # 20,000 steps of 1,024 captions are no test's, and encoders of random numbers do not bear fp16: the clone's recipes
+    # 20,000 steps of 1,024 captions are no test's, and encoders of random numbers do not bear fp16: the clone's settings
     # say so, the commands are as written.
-    for recipe in (clone / "recipes" / f"{name}.yaml" for name in ("recommended", "paper-unfreeze", "paper-lora")):
+    set_default(clone, "dtype", '"float32"')
+    for recipe in (clone / "recipes" / f"{name}.yaml" for name in ("paper-unfreeze", "paper-lora")):
         text = recipe.read_text(encoding="utf-8").replace("steps: 20000", "steps: 4").replace("batch: 1024", "batch: 8")
-        recipe.write_text(text + "export: {dtype: float32}\n", encoding="utf-8")
+        recipe.write_text(text, encoding="utf-8")
     grid = re.search(
         r"```yaml\n# grid.yaml\n(.*?)```", (ROOT / "docs" / "train.md").read_text(encoding="utf-8"), re.DOTALL
     )
