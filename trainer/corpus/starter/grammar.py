@@ -20,6 +20,7 @@ from typing import TypeVar
 from ..phrases import pick, say, weighted
 from . import lexicon
 from .lexicon import Attribute, Entry, Thing
+from .phrase import Form, article, dressed, forms, of_several, said
 
 E = TypeVar("E", bound=Entry)
 DE, COMMA, AT, ONE = "\u7684", "\uff0c", "\u5728", "\u4e00"
@@ -35,38 +36,13 @@ DENIED = ("not ", "no ", "only ", "nothing ", "as many", "more ")  # what a styl
 VERB = re.compile(r"\b(?:is|does|be|bigger|taller|smaller|looks)\b")
 WORDS = ("quality", "detail")
 VERBS = {"act": "", "now": "n", "free": "p", "does": "s", "goes": "ps"}
-VOWEL = re.compile(
-    r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
-)
 
 
 class Unfit(Exception):
     """Nothing that was drawn fits a slot."""
 
 
-class Form(str):
-    """A text that has other forms, by name: `form.bare`."""
-
-    be = ""
-
-    def __new__(cls, text: str, **forms: str) -> Form:
-        """The text with its forms."""
-        self = super().__new__(cls, text)
-        self.__dict__.update(forms)
-        return self
-
-
 Values = dict[str, tuple[Form, Form]]
-
-
-def article(en: str) -> str:
-    """A noun phrase behind a or an."""
-    return f"an {en}" if VOWEL.match(en) else f"a {en}"
-
-
-def said(template: str, values: Values, side: int) -> str:
-    """One side of a filled template."""
-    return template.format(**{name: both[side] for name, both in values.items()})
 
 
 class Grammar:
@@ -219,7 +195,7 @@ class Grammar:
         if thing.counts in ("phrase", "name"):
             whole, short = dressed(traits, thing.en), dressed(traits, re.sub("^(?:an?|the) ", "", thing.en))
             be = "are" if GROUP.match(thing.en) else "is"
-            return Form(bare, bare=bare, noun=name, num="", unit=""), forms(whole, short, short, be)
+            return Form(bare, bare=bare, noun=name, num="", unit=""), forms(whole, short, short, be, whole)
         unit = pick(self.draw, thing.measures)
         vessel, of_many = self.vessel(thing, unit)
         number, english, one = self.number(options, unit, thing.counts == "count" or bool(vessel))
@@ -281,23 +257,3 @@ def suits(thing: Thing, options: str) -> bool:
     if set(options) & set("cn"):
         return thing.counts == "count"
     return "p" not in options or thing.counts not in ("phrase", "name")
-
-
-def forms(whole: str, bare: str, noun: str, be: str) -> Form:
-    """English forms of a noun phrase."""
-    return Form(whole, bare=bare, noun=noun, be=be, the=f"the {bare}")
-
-
-def dressed(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
-    """An English noun among its attributes."""
-    before: list[str] = []
-    after: list[str] = []
-    for trait in sorted(traits, key=lambda a: a.rank):
-        (after if trait.after else before).append(of_several(trait.en) if several else trait.en)
-    the = "the " if noun.startswith("the ") else ""
-    return the + " ".join([*before, noun.removeprefix(the), *after])
-
-
-def of_several(en: str) -> str:
-    """A verb or attribute of one, said of several."""
-    return re.sub(r"\bits\b", "their", re.sub(r"\bit\b", "them", en))

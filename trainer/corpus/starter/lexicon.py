@@ -6,12 +6,12 @@ thing without measure words is a whole phrase, article and all.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from ..lines import CorpusError
+from .phrase import plural
 
 HERE = Path(__file__).parent
 COLUMNS = {
@@ -107,13 +107,6 @@ def kinds(names: str) -> frozenset[str]:
     lists = dict(table("kinds"))
     found = (kinds(lists[name]) if name.startswith("@") else {name} for name in names.split(",") if name)
     return frozenset().union(*found)
-
-
-def plural(one: str) -> str:
-    """The regular plural of an English noun phrase, by its last word."""
-    if re.search(r"(?:[sxz]|ch|sh)$", one):
-        return f"{one}es"
-    return f"{one[:-1]}ies" if re.search(r"[^aeiou]y$", one) else f"{one}s"
 
 
 def things() -> list[Thing]:
