@@ -6,6 +6,7 @@ thing without measure words is a whole phrase, article and all.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,7 @@ CULTURE = {
     "festival": "picture",
     "performance": "picture",
 }
+VESSEL = re.compile(r"\b(?:bowl|plate|platter|box|jar|can|cup|glass|bottle|pot|basket|board|pile|string|bunch)\b")
 NAMED = ("person", "figure", "creature", "building", "structure", "landscape", "place", "ship", "animal")
 
 
@@ -129,6 +131,23 @@ def _thing(zh: str, en: str, kind: str, measures: str, synonyms: str, weight: st
     many = many or (plural(one) if counts == "count" else one)
     of = (frozenset([kind]), float(weight))
     return Thing(zh, one, *of, 0, many, kind, counts, measures.split(","), [s for s in synonyms.split(",") if s])
+
+
+def vessel(thing: Thing, unit: str) -> tuple[list[str], bool]:
+    """The English of a measure that is a vessel, a portion or a group, one and many of it, and whether it holds
+    several of the thing; nothing for a measure that only counts."""
+    rows = table("measures")
+    collective = {r[0] for r in rows if r[5]}
+    row = next((r for r in rows if r[0] == unit and thing.kind in r[3].split(",") and re.search(r[4], thing.en)), None)
+    if row is None:
+        return [], False
+    _, one, many, _, _, countable = row
+    if thing.counts != "count":
+        return [one, many], False
+    alone = not any(other != unit and other not in collective for other in thing.measures)
+    if not countable or (countable == "many" and alone) or VESSEL.search(thing.en):
+        return [], False
+    return [one, many], not alone
 
 
 def attributes() -> list[Attribute]:
