@@ -37,7 +37,7 @@ def clone(tmp_path: Path) -> Path:
     for name in tracked():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, clone / name)
-    set_default(clone, "starter_rows", "400")
+    set_default(clone, "ROWS", "400", "corpus/starter/__init__.py")
     encoders.corpora(clone)
     shutil.copyfile(clone / "dev.tsv", clone / "test.tsv")
     teacher = encoders.clip_teacher(tmp_path / "hub" / "openai" / "clip-vit-large-patch14", width=128)
@@ -50,11 +50,11 @@ def clone(tmp_path: Path) -> Path:
     return clone
 
 
-def set_default(clone: Path, name: str, value: str) -> None:
+def set_default(clone: Path, name: str, value: str, file: str = "base/recipe.py") -> None:
     """Change what a setting of the trainer is in a clone where no flag gives it."""
-    settings = clone / "trainer" / "base" / "recipe.py"
+    settings = clone / "trainer" / file
     text = settings.read_text(encoding="utf-8")
-    changed, found = re.subn(rf"^(    {name}: .* = ).*$", rf"\g<1>{value}", text, flags=re.MULTILINE)
+    changed, found = re.subn(rf"^( *{name}(?:: .*)? = ).*$", rf"\g<1>{value}", text, flags=re.MULTILINE)
     assert found == 1
     settings.write_text(changed, encoding="utf-8")
 
@@ -86,7 +86,7 @@ def publish_taiyi(at: Path) -> None:
 @pytest.mark.parametrize("rows", ["400", pytest.param("20_000", marks=pytest.mark.slow)])
 def test_every_training_command_does_what_it_says(clone: Path, tmp_path: Path, rows: str) -> None:
     """An encoder trained and one converted, both where ComfyUI finds them; the slow one from the whole starter."""
-    set_default(clone, "starter_rows", rows)
+    set_default(clone, "ROWS", rows, "corpus/starter/__init__.py")
     assert commands("README.md") == commands("README.zh.md")
     assert len(commands("README.md")) == 2
     publish_taiyi(tmp_path / "hub" / "IDEA-CCNL" / "Taiyi-Stable-Diffusion-1B-Chinese-v0.1")

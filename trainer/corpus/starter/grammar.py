@@ -20,9 +20,10 @@ from typing import TypeVar
 from . import lexicon
 from .drawn import pick, say, weighted
 from .lexicon import Attribute, Entry, Thing
+from .phrase import Form, article, dressed, forms, of_several, said
 
 E = TypeVar("E", bound=Entry)
-DE, COMMA, AT, ONE = "\u7684", "\uff0c", "\u5728", "\u4e00"
+DE, COMMA, AT, ONE, HAS = "\u7684", "\uff0c", "\u5728", "\u4e00", "\u6709"
 CANDIDATES = 8
 WRAPPED, SYNONYM, UNCOUNTED, TYPED, OWN, SEVERAL, DROPPED = 0.3, 0.25, 0.3, 0.15, 0.7, 0.15, 0.7
 LONG = 6  # characters of a name that takes one attribute at most
@@ -30,43 +31,17 @@ SHORT = 12  # characters of a sentence that a style may follow without a comma
 MANY, FEW, TWO, NONE = (0.3, 0.45, 0.2, 0.05), (0.5, 0.42, 0.08), (0, 0, 1), (1,)  # odds of 0, 1, 2, 3 attributes
 PICTURE = {"manner", "image", "look", "camera", "lighting"}
 GROUP = re.compile("a (?:group|litter) of|two |three |seven ")
-VESSEL = re.compile(r"\b(?:bowl|plate|platter|box|jar|can|cup|glass|bottle|pot|basket|board|pile|string|bunch)\b")
-DENIED = ("not ", "no ", "only ", "nothing ", "as many", "more ")  # what a style has no hold on
+DENIED = re.compile("(?:not|no|only|nothing|as many|more|close-up|portrait|sketch) ")  # what a style has no hold on
 VERB = re.compile(r"\b(?:is|does|be|bigger|taller|smaller|looks)\b")
 WORDS = ("quality", "detail")
 VERBS = {"act": "", "now": "n", "free": "p", "does": "s", "goes": "ps"}
-VOWEL = re.compile(
-    r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
-)
 
 
 class Unfit(Exception):
     """Nothing that was drawn fits a slot."""
 
 
-class Form(str):
-    """A text that has other forms, by name: `form.bare`."""
-
-    be = ""
-
-    def __new__(cls, text: str, **forms: str) -> Form:
-        """The text with its forms."""
-        self = super().__new__(cls, text)
-        self.__dict__.update(forms)
-        return self
-
-
 Values = dict[str, tuple[Form, Form]]
-
-
-def article(en: str) -> str:
-    """A noun phrase behind a or an."""
-    return f"an {en}" if VOWEL.match(en) else f"a {en}"
-
-
-def said(template: str, values: Values, side: int) -> str:
-    """One side of a filled template."""
-    return template.format(**{name: both[side] for name, both in values.items()})
 
 
 class Grammar:
@@ -76,7 +51,6 @@ class Grammar:
         self.draw = random.Random(30).random
         self.things, self.attributes = lexicon.things(), lexicon.attributes()
         self.actions, self.places = lexicon.actions(), lexicon.places()
-        self.collective = {row[0] for row in lexicon.table("measures") if row[5]}
         self.pools: dict[object, list] = {}
         self.shapes: dict[str, list[tuple[str, str, list]]] = defaultdict(list)
         for weight, zh, en, slots in lexicon.table("templates"):
@@ -94,9 +68,9 @@ class Grammar:
                 zh, en = self.filled(*shape, main)
             except Unfit:  # nothing fits a slot
                 continue
-            pictured = any(PICTURE & set(of.split(",")) for _, of in shape[2]) or en.startswith(DENIED)
+            pictured = any(PICTURE & set(of.split(",")) for _, of in shape[2]) or bool(DENIED.match(en))
             if self.draw() < WRAPPED and not pictured:
-                zh, en = self.wrapped(zh, en, VERB.search(shape[1]) is None)
+                zh, en = self.wrapped(zh, en, HAS not in shape[0] and not VERB.search(shape[1]))
             yield zh.replace(COMMA, ", ") if self.draw() < TYPED else zh, en
 
     def wrapped(self, zh: str, en: str, calm: bool) -> tuple[str, str]:
@@ -219,9 +193,9 @@ class Grammar:
         if thing.counts in ("phrase", "name"):
             whole, short = dressed(traits, thing.en), dressed(traits, re.sub("^(?:an?|the) ", "", thing.en))
             be = "are" if GROUP.match(thing.en) else "is"
-            return Form(bare, bare=bare, noun=name, num="", unit=""), forms(whole, short, short, be)
+            return Form(bare, bare=bare, noun=name, num="", unit=""), forms(whole, short, short, be, whole)
         unit = pick(self.draw, thing.measures)
-        vessel, of_many = self.vessel(thing, unit)
+        vessel, of_many = lexicon.vessel(thing, unit)
         number, english, one = self.number(options, unit, thing.counts == "count" or bool(vessel))
         uncounted = "p" in options or "s" in options or (one and self.draw() < UNCOUNTED)
         several = thing.counts == "count" and (of_many if vessel else "p" in options or not one)
@@ -240,23 +214,6 @@ class Grammar:
         )
         count = "" if uncounted else number
         return Form(count + bare, bare=bare, noun=name, num=count, unit=unit), forms(whole or plain, plain, noun, be)
-
-    def vessel(self, thing: Thing, unit: str) -> tuple[list[str], bool]:
-        """The English of a measure that is a vessel, a portion or a group, one and many of it, and whether it holds
-        several of the thing; nothing for a measure that only counts."""
-        rows = lexicon.table("measures")
-        row = next(
-            (r for r in rows if r[0] == unit and thing.kind in r[3].split(",") and re.search(r[4], thing.en)), None
-        )
-        if row is None:
-            return [], False
-        _, one, many, _, _, countable = row
-        if thing.counts != "count":
-            return [one, many], False
-        alone = not any(other != unit and other not in self.collective for other in thing.measures)
-        if not countable or (countable == "many" and alone) or VESSEL.search(thing.en):
-            return [], False
-        return [one, many], not alone
 
     def number(self, options: str, unit: str, countable: bool) -> tuple[str, str, bool]:
         """A number and its measure in Chinese, the number in English, and whether it is one."""
@@ -281,23 +238,3 @@ def suits(thing: Thing, options: str) -> bool:
     if set(options) & set("cn"):
         return thing.counts == "count"
     return "p" not in options or thing.counts not in ("phrase", "name")
-
-
-def forms(whole: str, bare: str, noun: str, be: str) -> Form:
-    """English forms of a noun phrase."""
-    return Form(whole, bare=bare, noun=noun, be=be, the=f"the {bare}")
-
-
-def dressed(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
-    """An English noun among its attributes."""
-    before: list[str] = []
-    after: list[str] = []
-    for trait in sorted(traits, key=lambda a: a.rank):
-        (after if trait.after else before).append(of_several(trait.en) if several else trait.en)
-    the = "the " if noun.startswith("the ") else ""
-    return the + " ".join([*before, noun.removeprefix(the), *after])
-
-
-def of_several(en: str) -> str:
-    """A verb or attribute of one, said of several."""
-    return re.sub(r"\bits\b", "their", re.sub(r"\bit\b", "them", en))

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from ..lines import CorpusError
+from .phrase import plural
 
 HERE = Path(__file__).parent
 COLUMNS = {
@@ -40,6 +41,7 @@ CULTURE = {
     "festival": "picture",
     "performance": "picture",
 }
+VESSEL = re.compile(r"\b(?:bowl|plate|platter|box|jar|can|cup|glass|bottle|pot|basket|board|pile|string|bunch)\b")
 NAMED = ("person", "figure", "creature", "building", "structure", "landscape", "place", "ship", "animal")
 
 
@@ -110,13 +112,6 @@ def kinds(names: str) -> frozenset[str]:
     return frozenset().union(*found)
 
 
-def plural(one: str) -> str:
-    """The regular plural of an English noun phrase, by its last word."""
-    if re.search(r"(?:[sxz]|ch|sh)$", one):
-        return f"{one}es"
-    return f"{one[:-1]}ies" if re.search(r"[^aeiou]y$", one) else f"{one}s"
-
-
 def things() -> list[Thing]:
     """Things, quantities and what of culture is seen."""
     found = [_thing(*row) for row in table("things")]
@@ -137,6 +132,23 @@ def _thing(zh: str, en: str, kind: str, measures: str, synonyms: str, weight: st
     many = many or (plural(one) if counts == "count" else one)
     of = (frozenset([kind]), float(weight))
     return Thing(zh, one, *of, 0, many, kind, counts, measures.split(","), [s for s in synonyms.split(",") if s])
+
+
+def vessel(thing: Thing, unit: str) -> tuple[list[str], bool]:
+    """The English of a measure that is a vessel, a portion or a group, one and many of it, and whether it holds
+    several of the thing; nothing for a measure that only counts."""
+    rows = table("measures")
+    collective = {r[0] for r in rows if r[5]}
+    row = next((r for r in rows if r[0] == unit and thing.kind in r[3].split(",") and re.search(r[4], thing.en)), None)
+    if row is None:
+        return [], False
+    _, one, many, _, _, countable = row
+    if thing.counts != "count":
+        return [one, many], False
+    alone = not any(other != unit and other not in collective for other in thing.measures)
+    if not countable or (countable == "many" and alone) or VESSEL.search(thing.en):
+        return [], False
+    return [one, many], not alone
 
 
 def attributes() -> list[Attribute]:

@@ -1,0 +1,63 @@
+"""English noun phrases, and texts that have several forms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .lexicon import Attribute
+
+VOWEL = re.compile(
+    r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
+)
+
+
+class Form(str):
+    """A text that has other forms, by name: `form.bare`."""
+
+    be = ""
+
+    def __new__(cls, text: str, **forms: str) -> Form:
+        """The text with its forms."""
+        self = super().__new__(cls, text)
+        self.__dict__.update(forms)
+        return self
+
+
+def said(template: str, values: dict[str, tuple[Form, Form]], side: int) -> str:
+    """One side of a filled template."""
+    return template.format(**{name: both[side] for name, both in values.items()})
+
+
+def article(en: str) -> str:
+    """A noun phrase behind a or an."""
+    return f"an {en}" if VOWEL.match(en) else f"a {en}"
+
+
+def plural(one: str) -> str:
+    """The regular plural of an English noun phrase, by its last word."""
+    if re.search(r"(?:[sxz]|ch|sh)$", one):
+        return f"{one}es"
+    return f"{one[:-1]}ies" if re.search(r"[^aeiou]y$", one) else f"{one}s"
+
+
+def forms(whole: str, bare: str, noun: str, be: str, the: str = "") -> Form:
+    """English forms of a noun phrase."""
+    return Form(whole, bare=bare, noun=noun, be=be, the=the or f"the {bare}")
+
+
+def dressed(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
+    """An English noun among its attributes."""
+    before: list[str] = []
+    after: list[str] = []
+    for trait in sorted(traits, key=lambda a: a.rank):
+        (after if trait.after else before).append(of_several(trait.en) if several else trait.en)
+    the = "the " if noun.startswith("the ") else ""
+    return the + " ".join([*before, noun.removeprefix(the), *after])
+
+
+def of_several(en: str) -> str:
+    """A verb or attribute of one, said of several."""
+    return re.sub(r"\bits\b", "their", re.sub(r"\bit\b", "them", en))
