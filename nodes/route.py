@@ -13,9 +13,8 @@ from math import isfinite
 from typing import Any
 
 import folder_paths
-from safetensors import safe_open
 
-from ..zhclip.artifact import ArtifactError, read_meta
+from ..zhclip.artifact import ArtifactError, meta_of, opened
 from .files import FOLDER, stamp
 
 TEXT_LIMIT = 20_000  # characters: some 250 windows, more than anybody waits for
@@ -95,7 +94,9 @@ def _checked(body: Any) -> tuple[str, str, bool]:
 def _tokenizer(path: str, _stamp: str) -> Any:
     from ..zhclip.tokens import PromptTokenizer
 
-    meta = read_meta(path)
-    with safe_open(path, framework="pt", device="cpu") as file:
-        tokenizer_json = file.get_tensor("tokenizer_json").numpy().tobytes()
-    return PromptTokenizer.from_json(tokenizer_json, meta.special_ids, meta.window, meta.folding)
+    with opened(path) as file:
+        meta = meta_of(file)
+        if "tokenizer_json" not in file.entries:
+            raise ArtifactError(path, "no tensor tokenizer_json", "a tokenizer", "Export it again.")
+        tokenizer_json = file.read("tokenizer_json").numpy().tobytes()
+    return PromptTokenizer.under(meta, tokenizer_json, path)

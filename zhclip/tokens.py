@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from tokenizers import Tokenizer
 
-from .artifact import Artifact, SpecialIds
+from . import tokenizer_json as serialised
+from .artifact import Artifact, Meta, SpecialIds
 from .prompt import Span, cut, normalise, parts
 
 
@@ -36,27 +37,27 @@ class PromptTokenizer:
     special: SpecialIds
     window: int
     folding: Mapping[int, str] = field(default_factory=dict)
+    path: str = "a tokenizer"  # where it came from, for messages
 
     @classmethod
     def of(cls, artifact: Artifact) -> PromptTokenizer:
         """The tokenizer that a loaded artifact carries."""
-        meta = artifact.meta
-        return cls.from_json(artifact.tokenizer_json, meta.special_ids, meta.window, meta.folding)
+        return cls.under(artifact.meta, artifact.tokenizer_json, artifact.path)
 
     @classmethod
-    def from_json(
-        cls, tokenizer_json: bytes, special: SpecialIds, window: int, folding: Mapping[str, str] | None = None
-    ) -> PromptTokenizer:
-        """Build from the `tokenizers` serialisation that an artifact carries.
+    def under(cls, meta: Meta, tokenizer_json: bytes, path: str) -> PromptTokenizer:
+        """Build from a file's metadata and its `tokenizers` serialisation. Raises DamagedArtifactError."""
+        tokenizer = serialised.read(path, tokenizer_json, meta.dimensions.vocabulary)
+        return cls(tokenizer, meta.special_ids, meta.window, str.maketrans(meta.folding), path)
+
+    @classmethod
+    def from_json(cls, tokenizer_json: bytes, special: SpecialIds, window: int, path: str = "") -> PromptTokenizer:
+        """Build from the `tokenizers` serialisation alone, which came from `path`. Raises DamagedArtifactError.
 
         Its own truncation, padding and special tokens are switched off: a window is framed here, and "[SEP]" typed in
         a prompt is text, not an end.
         """
-        tokenizer = Tokenizer.from_str(tokenizer_json.decode("utf-8"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
-        return cls(tokenizer, special, window, str.maketrans(dict(folding or {})))
+        return cls(serialised.read(path or "a tokenizer", tokenizer_json), special, window)
 
     def ids(self, text: str) -> list[int]:
         """Ids of the normalised text, without start, end or padding."""
@@ -96,7 +97,8 @@ class PromptTokenizer:
     def _encode(self, plain: str) -> tuple[list[int], list[tuple[int, int]], str]:
         """Normalised text -> ids, the characters that each covers, and the text that they count in."""
         plain = plain.translate(self.folding)
-        encoding = self.tokenizer.encode(plain, add_special_tokens=False)
+        with serialised.refused(self.path):
+            encoding = self.tokenizer.encode(plain, add_special_tokens=False)
         # A unigram vocabulary finds a typed "</s>" among its pieces, whatever encode_special_tokens says.
         framing = {self.special.start, self.special.end, self.special.pad}
         ids = [self.special.unknown if i in framing else i for i in encoding.ids]
