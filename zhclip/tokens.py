@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -66,7 +67,11 @@ class PromptTokenizer:
     def windows(self, text: str) -> list[list[int]]:
         """The windows of plain text, where brackets are characters, each exactly `window` ids long. An empty text is
         one window without tokens."""
-        return [window.ids for window in self._windows([Span(normalise(text), 1.0)])]
+        return [window.ids for window in self.plain_windows(text)]
+
+    def plain_windows(self, text: str) -> list[Window]:
+        """`windows` with their weights, all 1, and the pieces that they stand for."""
+        return self._windows([Span(normalise(text), 1.0)])
 
     def weighted_windows(self, text: str) -> list[Window]:
         """The windows of a prompt, its syntax acted on: brackets and weights, and BREAK begins a new window.
@@ -77,7 +82,11 @@ class PromptTokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """The pieces of a prompt that the vocabulary lacks and the encoder reads as unknown, each once, in order."""
-        tokens = (pair for window in self.weighted_windows(text) for pair in zip(window.ids[1:], window.pieces))
+        return self.unknown_in(self.weighted_windows(text))
+
+    def unknown_in(self, windows: Iterable[Window]) -> list[str]:
+        """`unknown` of a prompt's windows."""
+        tokens = (pair for window in windows for pair in zip(window.ids[1:], window.pieces))
         return list(dict.fromkeys(piece for i, piece in tokens if i == self.special.unknown))
 
     def _windows(self, spans: list[Span]) -> list[Window]:
@@ -129,4 +138,5 @@ class PromptTokenizer:
 def _owner(spans: list[Span], owners: list[int]) -> int:
     """The span of a token, from the spans of its visible characters; -1 for a token without any. The vocabulary may
     join characters of two spans: most of them decide, and where that is even, the span with a weight."""
-    return max(owners, key=lambda at: (owners.count(at), spans[at].weight != 1.0), default=-1)
+    counts = Counter(owners)
+    return max(counts, key=lambda at: (counts[at], spans[at].weight != 1.0), default=-1)
