@@ -63,7 +63,7 @@ def read_jsonl(file: Path, source: Source) -> Iterator[Row]:
     for number, line, fault in lines(file):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             yield Row(number, line, "", fault or f"not a JSON object with {source.zh} and {source.en}")
