@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 HEADER_LIMIT = 100_000_000  # bytes, as safetensors itself has it: more is another kind of file
-PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+OBJECTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 DIMENSIONS = 8  # of a tensor
 # By safetensors' names, those of an artifact.
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "U8": torch.uint8}
@@ -136,7 +136,7 @@ def fill(file: io.FileIO, into: torch.Tensor, path: str | os.PathLike[str], seen
 def _header(path: str | os.PathLike[str], file: io.FileIO, size: int) -> tuple[int, dict[str, Any]]:
     """Where the tensors begin, and the header's JSON."""
     start = file.read(8)
-    if start[:2] in PICKLES:
+    if start[:2] in OBJECTS:
         raise NotAnArtifactError(
             path,
             "a file of Python objects (.pt, .bin, .ckpt), which can run code",
