@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..zhclip.languages import route
+from ..zhclip.prompt import checked
 from .conditioning import encode, join
 from .schema import schema
 
@@ -60,7 +61,7 @@ class ZhCLIPTextEncode(io.ComfyNode):
         if clip is NOT_CONNECTED:
             return io.NodeOutput(encode(zhclip, text))
         check_second(clip)
-        segments = route(text)
+        segments = route(checked(text))
         encoders = {"zh": zhclip, "en": clip}
         encoded = [encode(encoders[segment.language], segment.prompt) for segment in segments]
         for other in {cond.shape[-1] for entries in encoded for cond, _ in entries} - {width}:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import sys
 from math import isfinite
 from typing import Any
 
 import folder_paths
-from safetensors import safe_open
 
-from ..zhclip.artifact import ArtifactError, read_meta
+from ..zhclip.artifact import ArtifactError, meta_of, opened
 from .files import FOLDER, stamp
 
+BODY_LIMIT = 300_000  # bytes: TEXT_LIMIT characters, each as two escapes of six
 TEXT_LIMIT = 20_000  # characters: some 250 windows, more than anybody waits for
 
 
@@ -39,15 +40,33 @@ def register() -> None:
 
     async def answer(request: web.Request) -> web.Response:
         try:
-            body = await request.json()
-        except (ValueError, LookupError, RecursionError):  # no JSON, no UTF-8, an unknown charset, absurd nesting
-            return web.json_response({"error": "The body is not JSON."}, status=400)
-        try:
-            return web.json_response(await asyncio.to_thread(count, body))
+            return web.json_response(await asyncio.to_thread(count, await _read(request)))
         except (RefusedError, ArtifactError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
     instance.routes.post("/zhclip/count")(answer)
+
+
+async def _read(request: Any) -> Any:
+    """The JSON of a request's body. Raises RefusedError.
+
+    A page of another site may send text/plain without asking the server first, and JSON not.
+    """
+    if request.content_type != "application/json":
+        raise RefusedError(f"The body is {request.content_type[:80]}: send application/json.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise RefusedError("The body is compressed: send it as it is.")
+    body = bytearray()
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                raise RefusedError(f"The body has more than {BODY_LIMIT} bytes.")
+        return json.loads(body.decode(request.charset or "utf-8"))
+    except RefusedError:
+        raise
+    except (ValueError, LookupError, RecursionError) as error:  # no JSON, an unknown charset, absurd nesting
+        raise RefusedError("The body is not JSON.") from error
 
 
 def count(body: Any) -> dict[str, Any]:
@@ -65,17 +84,20 @@ def count(body: Any) -> dict[str, Any]:
     path = folder_paths.get_full_path(FOLDER, file) if file in folder_paths.get_filename_list(FOLDER) else None
     if path is None:
         raise RefusedError(f"There is no file {file} in models/{FOLDER}.")
-    tokenizer = _tokenizer(path, stamp(path))
-    segments = languages.route(text) if bilingual else [languages.Segment("zh", text)]
+    try:
+        tokenizer = _tokenizer(path, stamp(path))
+    except OSError as error:
+        raise RefusedError(f"The file {file} in models/{FOLDER} cannot be read ({error.strerror}).") from error
+    segments, spans = languages.read(text, bilingual)
     own = [segment.prompt for segment in segments if segment.language == "zh"]
     windows = [window for prompt in own for window in tokenizer.weighted_windows(prompt)]
     return {
         "windows": [window.ids.index(tokenizer.special.end) - 1 for window in windows],
         "room": tokenizer.window - 2,
-        "unknown": list(dict.fromkeys(piece for prompt in own for piece in tokenizer.unknown(prompt))),
+        "unknown": tokenizer.unknown_in(windows),
         "spans": [
             {"text": span.text, "language": span.language, "weight": span.weight if isfinite(span.weight) else None}
-            for span in languages.spans(text, bilingual)
+            for span in spans
         ],
     }
 
@@ -95,7 +117,9 @@ def _checked(body: Any) -> tuple[str, str, bool]:
 def _tokenizer(path: str, _stamp: str) -> Any:
     from ..zhclip.tokens import PromptTokenizer
 
-    meta = read_meta(path)
-    with safe_open(path, framework="pt", device="cpu") as file:
-        tokenizer_json = file.get_tensor("tokenizer_json").numpy().tobytes()
-    return PromptTokenizer.from_json(tokenizer_json, meta.special_ids, meta.window, meta.folding)
+    with opened(path) as file:
+        meta = meta_of(file)
+        if "tokenizer_json" not in file.entries:
+            raise ArtifactError(path, "no tensor tokenizer_json", "a tokenizer", "Export it again.")
+        tokenizer_json = file.read("tokenizer_json").numpy().tobytes()
+    return PromptTokenizer.under(meta, tokenizer_json, path)

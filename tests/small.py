@@ -80,7 +80,7 @@ def artifact(
 
     bert = {name: random(*shape, scale=shape[-1] ** -0.5) for name, shape in fmt.bert_shapes(dimensions).items()}
     bert |= {name: torch.ones_like(value) for name, value in bert.items() if name.endswith("LayerNorm.weight")}
-    optional = {
+    optional: dict[str, Any] = {
         "proj_bias": random(window, teacher_width, scale=0.1),
         "position0": random(teacher_width, scale=1.0),
         "empty": random(window, teacher_width, scale=1.0),

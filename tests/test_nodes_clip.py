@@ -26,6 +26,15 @@ def test_tokens_are_whole_windows_under_the_key_of_sd15(facts: dict[str, Any]) -
     assert cat[0] == 2 and cat[-1] == 3 and len(cat) == 3
 
 
+def test_ids_are_decoded_as_other_packs_ask(facts: dict[str, Any]) -> None:
+    assert facts["decoded"] == ["red dog", "cat"]
+
+
+def test_a_prompt_beyond_what_a_host_computes_is_refused_in_words(facts: dict[str, Any]) -> None:
+    assert facts["long"] == "The prompt has 100001 characters; give at most 100000."
+    assert "2000 stretches with a weight" in facts["many"] and "give at most 2000 of both" in facts["many"]
+
+
 def test_brackets_are_parsed_out_and_weights_stay_with_their_tokens(facts: dict[str, Any]) -> None:
     assert facts["weights"] == [1.0, 1.0, 1.0, 1.5, 1.0, 1.0, 1.0, 1.0]
     assert facts["untokenized"] == ["[CLS]", "\u4e00", "\u53ea", "\u732b", ",", "red", "dog", "[SEP]", "[PAD]"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import urllib.error
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests import graphs, small
 from tests.host import Host
@@ -104,3 +108,44 @@ def test_a_damaged_file_is_refused_by_the_sentence_that_the_loader_has(host: Hos
     status, answer = asked(host, json.dumps({"file": path.name, "text": "cat"}).encode())
     path.unlink()
     assert status == 400 and "It may be truncated: copy or download it again." in answer["error"]
+
+
+def sent(host: Host, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of the answer to a body with these headers; `_` in their names is `-`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(host.url("/zhclip/count"), body, {"Content-Type": "application/json"} | named)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_only_json_of_a_bounded_size_is_read(host: Host) -> None:
+    body = json.dumps({"file": graphs.ENCODER, "text": "cat", "bilingual": False}).encode()
+    for headers, content, expected in (
+        ({"Content_Type": "text/plain"}, body, "text/plain: send application/json"),
+        ({"Content_Type": "application/json; charset=nope"}, body, "not JSON"),
+        ({"Content_Encoding": "gzip"}, b"no gzip at all", "compressed"),
+        ({"Content_Encoding": "gzip"}, gzip.compress(bytes(10_000_000)), "compressed"),
+        ({}, b'"' + b"x" * 400_000 + b'"', "more than 300000 bytes"),
+        ({}, b"[" * 100_000, "not JSON"),
+        ({}, b"1" * 5000, "not JSON"),
+    ):
+        status, answer = sent(host, content, **headers)
+        assert status == 400 and expected in answer["error"], (headers, status, answer)
+    assert sent(host, body, Content_Type="application/json; charset=utf-8")[0] == 200
+
+
+def test_a_bad_tokenizer_is_refused_by_a_sentence(host: Host) -> None:
+    path = host.base / "models" / "text_encoders" / "hostile.safetensors"
+    for content in (b"{}", b"\xff", b'{"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}}}'):
+        small.saved(path)
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+        tensors["tokenizer_json"] = torch.tensor(list(content), dtype=torch.uint8)
+        save_file(tensors, path, header)
+        status, answer = sent(host, json.dumps({"file": path.name, "text": "a" * 30 + "!"}).encode())
+        assert status == 400 and "Use the tokenizer that was published" in answer["error"], (content, status, answer)
+    path.unlink()

@@ -20,16 +20,41 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 import torch
 
-from .files import ArtifactError, DamagedArtifactError, NotAnArtifactError, VersionError, opened, write
+from . import tokenizer_json as serialised
+from .files import (
+    HEADER_LIMIT,
+    ArtifactError,
+    DamagedArtifactError,
+    NotAnArtifactError,
+    SafetensorsFile,
+    VersionError,
+    opened,
+    write,
+)
+from .header import FORMAT_VERSION, CorpusInfo, Dimensions, Meta, SpecialIds, TeacherInfo, check, parse
 
-FORMAT_VERSION = 1
+__all__ = [
+    "FORMAT_VERSION",
+    "HEADER_KEY",
+    "Artifact",
+    "ArtifactError",
+    "CorpusInfo",
+    "DamagedArtifactError",
+    "Dimensions",
+    "Meta",
+    "NotAnArtifactError",
+    "SpecialIds",
+    "TeacherInfo",
+    "VersionError",
+]
+
 HEADER_KEY = "zhclip"
-HEADER_LIMIT = 100_000_000  # bytes, as safetensors itself has it: more is another kind of file
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 # What follows the BERT: a field of Artifact, and its tensor in the file. Each may be there once more, as skip.<field>.
 STRUCTURE = {
     "proj_weight": "proj.weight",
@@ -38,73 +63,6 @@ STRUCTURE = {
     "empty": "structure.empty",
     "norms": "structure.norms",
 }
-
-
-@dataclass(frozen=True)
-class Dimensions:
-    """The student BERT's shape."""
-
-    layers: int
-    width: int
-    heads: int
-    intermediate: int
-    vocabulary: int
-    positions: int
-    types: int
-    layer_norm_eps: float
-
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """Token ids that frame a window."""
-
-    start: int
-    end: int
-    pad: int
-    unknown: int
-
-
-@dataclass(frozen=True)
-class TeacherInfo:
-    """Which encoder the targets came from. `layer` is the hidden state used, -1 the last."""
-
-    id: str
-    sha256: str
-    layer: int
-    width: int
-
-
-@dataclass(frozen=True)
-class CorpusInfo:
-    """The cleaned training pairs."""
-
-    rows: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Meta:
-    """Everything that a reader must know and cannot see in the tensors.
-
-    `position0` is "stored" when the teacher's first vector is the same for every prompt and replaces the student's,
-    "learnt" when the student's own output stands. `mask_padding` says whether padded positions are masked as keys.
-    `report` is the evaluation's report.json and `recipe` the resolved training settings, both plain JSON. `folding`
-    maps single characters that the vocabulary lacks to variants that it has.
-    """
-
-    dimensions: Dimensions
-    special_ids: SpecialIds
-    window: int
-    mask_padding: bool
-    position0: str
-    teacher: TeacherInfo
-    strategy: str
-    corpus: CorpusInfo
-    licence: str
-    recipe: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-    folding: dict[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True)
@@ -120,6 +78,7 @@ class Artifact:
     empty: torch.Tensor | None = None  # (window, teacher width)
     norms: torch.Tensor | None = None  # (window,)
     skip: dict[str, torch.Tensor] = field(default_factory=dict)  # some of STRUCTURE, each shaped as its namesake
+    path: str = "an artifact in memory"  # where it was read, for messages
 
 
 def bert_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
@@ -170,34 +129,35 @@ def tensor_shapes(meta: Meta) -> tuple[dict[str, tuple[int, ...]], dict[str, tup
 
 
 def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
-    """Write the artifact, whole or not at all. Raises DamagedArtifactError when the tensors do not fit the metadata,
-    before anything is written."""
+    """Write the artifact, whole or not at all. Raises DamagedArtifactError for what `load` would refuse, before
+    anything is written."""
     tensors = {f"bert.{name}": tensor for name, tensor in artifact.bert.items()}
     tensors["tokenizer_json"] = torch.frombuffer(bytearray(artifact.tokenizer_json), dtype=torch.uint8)
     tensors |= {STRUCTURE[name]: tensor for name in STRUCTURE if (tensor := getattr(artifact, name)) is not None}
     tensors |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
-    check_tensors(path, artifact.meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    check(path, artifact.meta)
+    check_tensors(path, artifact.meta, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    serialised.check(path, artifact.tokenizer_json, artifact.meta.dimensions.vocabulary)
+    check_finite(path, tensors)
     write(tensors, path, _header(artifact.meta))
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
-    """Map an artifact, all tensors on the CPU in the file's own dtypes, each read when it is used.
+    """Read an artifact, all tensors on the CPU in the file's own dtypes.
 
     Raises NotAnArtifactError, DamagedArtifactError or VersionError.
     """
-    meta, tensors = read_meta(path), mapped(path)
-    check_tensors(path, meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    return assemble(meta, tensors, tensors["tokenizer_json"].numpy().tobytes())
-
-
-def mapped(path: str | os.PathLike[str], names: list[str] | None = None) -> dict[str, torch.Tensor]:
-    """Some or all of a file's tensors by name, each read when it is used. Raises as `read_meta` does for what is no
-    whole safetensors file."""
     with opened(path) as file:
-        return {name: file.get_tensor(name) for name in names or file.keys()}
+        meta = meta_of(file)
+        check_tensors(path, meta, {name: entry[:2] for name, entry in file.entries.items()})
+        tensors = {name: file.read(name) for name in file.entries}
+    check_finite(path, tensors)
+    return assemble(path, meta, tensors, tensors["tokenizer_json"].numpy().tobytes())
 
 
-def assemble(meta: Meta, tensors: dict[str, torch.Tensor], tokenizer_json: bytes) -> Artifact:
+def assemble(
+    path: str | os.PathLike[str], meta: Meta, tensors: dict[str, torch.Tensor], tokenizer_json: bytes
+) -> Artifact:
     """The artifact of a file's tensors, which `check_tensors` has passed."""
     return Artifact(
         meta=meta,
@@ -205,6 +165,7 @@ def assemble(meta: Meta, tensors: dict[str, torch.Tensor], tokenizer_json: bytes
         tokenizer_json=tokenizer_json,
         **{name: tensors.get(stored) for name, stored in STRUCTURE.items()},
         skip={name: tensors[f"skip.{name}"] for name in STRUCTURE if f"skip.{name}" in tensors},
+        path=str(path),
     )
 
 
@@ -221,45 +182,44 @@ def is_marked(path: str | os.PathLike[str]) -> bool:
 def read_meta(path: str | os.PathLike[str]) -> Meta:
     """Read the metadata alone, without any tensor. Raises as `load` does."""
     with opened(path) as file:
-        header = file.metadata() or {}
-    if HEADER_KEY not in header:
+        return meta_of(file)
+
+
+def meta_of(file: SafetensorsFile) -> Meta:
+    """The metadata of an open file. Raises as `load` does."""
+    text = file.metadata.get(HEADER_KEY)
+    if not isinstance(text, str):
         raise NotAnArtifactError(
-            path,
+            file.path,
             "a safetensors file without ZhCLIP metadata (a checkpoint, a LoRA or another model)",
             "a file that `python -m trainer export` wrote",
             "Choose an aligned encoder, or train one with `python -m trainer run`.",
         )
-    try:
-        return _parse(path, json.loads(header[HEADER_KEY]))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        if isinstance(error, ArtifactError):
-            raise
+    return parse(file.path, text)
+
+
+def check_finite(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse NaN and infinity. Raises DamagedArtifactError."""
+    for name, tensor in tensors.items():
+        if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
+            continue
+        if not all(value.isfinite() for value in tensor.aminmax()):
+            raise DamagedArtifactError(
+                path, f"{name} with NaN or infinity", "finite numbers", "Train or export it again."
+            )
+
+
+def check_tensors(
+    path: str | os.PathLike[str], meta: Meta, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+) -> None:
+    """Refuse a file of tensors of these dtypes and shapes, by name, under this metadata. Raises DamagedArtifactError
+    for what is missing, misshapen or of another dtype, VersionError for what is unknown."""
+    # Before a loop over as many layers as the metadata claims.
+    if meta.dimensions.layers > len(tensors):
         raise DamagedArtifactError(
-            path, f"metadata that cannot be read ({error})", "format version 1", "Export the file again."
-        ) from error
-
-
-def _parse(path: str | os.PathLike[str], raw: dict[str, Any]) -> Meta:
-    version = raw.get("format_version")
-    if version != FORMAT_VERSION:
-        raise VersionError(path, f"format version {version}", f"version {FORMAT_VERSION}", "Update ZhCLIP.")
-    unknown = sorted(set(raw) - {f.name for f in fields(Meta)})
-    if unknown:
-        raise VersionError(path, f"unknown metadata {', '.join(unknown)}", "format version 1 alone", "Update ZhCLIP.")
-    parts = {"dimensions": Dimensions, "special_ids": SpecialIds, "teacher": TeacherInfo, "corpus": CorpusInfo}
-    meta = Meta(**{**raw, **{name: kind(**raw[name]) for name, kind in parts.items()}})
-    if meta.position0 not in ("stored", "learnt"):
-        raise ValueError(f"position0 is {meta.position0!r}, neither stored nor learnt")
-    if any(len(rare) != 1 or len(known) != 1 for rare, known in meta.folding.items()):
-        raise ValueError("folding maps something else than one character to one")
-    if meta.window > meta.dimensions.positions:
-        raise ValueError(f"a window of {meta.window} over {meta.dimensions.positions} position embeddings")
-    return meta
-
-
-def check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Refuse a file of tensors of these shapes, by name, under this metadata. Raises DamagedArtifactError for what is
-    missing or misshapen, VersionError for what is unknown."""
+            path, f"{len(tensors)} tensors", f"those of {meta.dimensions.layers} layers", "Export it again."
+        )
+    shapes = {name: shape for name, (_, shape) in tensors.items()}
     required, optional = tensor_shapes(meta)
     if meta.teacher.width != meta.dimensions.width and any(name.startswith("skip.") for name in shapes):
         required["skip.proj_weight"] = optional.pop("skip.proj_weight")
@@ -278,6 +238,9 @@ def check_tensors(path: str | os.PathLike[str], meta: Meta, shapes: dict[str, tu
             raise DamagedArtifactError(
                 path, f"{name} of shape {shapes[name]}", f"{shape} by its metadata", "Export it again."
             )
+    for name, (dtype, shape) in tensors.items():
+        if (dtype != torch.uint8 or len(shape) != 1) if name == "tokenizer_json" else dtype not in FLOATS:
+            raise DamagedArtifactError(path, f"{name} of {dtype}", "bytes or floats, by the format", "Export it again.")
 
 
 def _header(meta: Meta) -> dict[str, str]:

@@ -35,12 +35,13 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from .clauses import Clause, Unit, clauses
-from .prompt import Span, bounded, divided, normalise, parse, render, tidy, trimmed
+from .prompt import Span, bounded, divided, normalise, parse, render, tidy, trim_end, trimmed
 
 # ComfyUI knows an embedding's name at the beginning of a weighted stretch or after white space, and nowhere else.
 GLUED_EMBEDDING = re.compile(r"(?<=[^A-Za-z0-9_\s])(?=embedding:)")
@@ -72,6 +73,9 @@ class Piece:
     spans: list[Span]
 
 
+Part = tuple[list[Piece], list[Span]]  # between two BREAKs, and the BREAK that ends it
+
+
 def route(text: str) -> list[Segment]:
     """A prompt as typed -> what each encoder reads, part after part, the aligned encoder first. Never empty.
 
@@ -79,7 +83,16 @@ def route(text: str) -> list[Segment]:
     English with BREAK, with characters beyond ASCII, with an absurd weight or with an `embedding:` without a name is
     not: CLIP knows the first two otherwise or not at all, answers the third with infinities, and fails at the last.
     """
+    return _routed(text, _parts(text))
+
+
+def read(text: str, bilingual: bool = True) -> tuple[list[Segment], list[LanguageSpan]]:
+    """`route` and `spans` of a prompt, which is parsed once; without a second CLIP, one segment as typed."""
     parts = _parts(text)
+    return _routed(text, parts) if bilingual else [Segment("zh", text)], _spans(parts, bilingual)
+
+
+def _routed(text: str, parts: list[Part]) -> list[Segment]:
     languages = {piece.language for pieces, _ in parts for piece in pieces} or {"zh"}
     if languages == {"zh"} or (languages == {"en"} and len(parts) == 1 and _is_plain(text)):
         return [Segment(languages.pop(), text)]
@@ -99,8 +112,12 @@ def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
     The texts joined are the spans of `parse(normalise(text))` joined. `bilingual` says whether there is a CLIP that
     reads the English; else all is the aligned encoder's.
     """
+    return _spans(_parts(text), bilingual)
+
+
+def _spans(parts: list[Part], bilingual: bool) -> list[LanguageSpan]:
     flat: list[LanguageSpan] = []
-    for pieces, ending in _parts(text):
+    for pieces, ending in parts:
         for piece in pieces:
             language = piece.language if bilingual else "zh"
             flat += [LanguageSpan(span.text.replace("\n", " "), language, span.weight) for span in piece.spans]
@@ -109,7 +126,7 @@ def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
     return [LanguageSpan("".join(span.text for span in group), *key) for key, group in groups]
 
 
-def _parts(text: str) -> list[tuple[list[Piece], list[Span]]]:
+def _parts(text: str) -> list[Part]:
     """The pieces of each part, every one with its language, and the BREAK that ends the part."""
     # Lines are normalised one by one, and so kept apart: a line break ends a clause.
     lines = "\n".join(filter(None, map(normalise, text.splitlines())))
@@ -130,9 +147,10 @@ def _settle(pieces: list[Piece], otherwise: str = "") -> None:
 def _pieces(part: list[Span]) -> list[Piece]:
     plain = "".join(span.text for span in part)
     owners = [at for at, span in enumerate(part) for _ in span.text]
+    quotes = [at for at, c in enumerate(plain) if c == '"']
     out = []
     for number, clause in enumerate(clauses(plain)):
-        for begin, end, language in _divided(plain, clause):
+        for begin, end, language in _divided(plain, clause, quotes):
             groups = itertools.groupby(range(begin, end), key=owners.__getitem__)
             mine = [Span("".join(plain[at] for at in group), part[owner].weight) for owner, group in groups]
             if mine:
@@ -140,13 +158,13 @@ def _pieces(part: list[Span]) -> list[Piece]:
     return out
 
 
-def _divided(plain: str, clause: Clause) -> Iterator[tuple[int, int, str]]:
-    """A clause's stretches of one language: (begin, end, language)."""
+def _divided(plain: str, clause: Clause, quotes: list[int]) -> Iterator[tuple[int, int, str]]:
+    """A clause's stretches of one language: (begin, end, language). `quotes` are where quotation marks stand."""
     begin, units = clause.begin, clause.units
     languages = _languages(units)
     for before, after, one, other in zip(units, units[1:], languages, languages[1:]):
         if one != other:
-            border = _opening(plain, clause.begin, before.end, after.begin)
+            border = _opening(plain, quotes, clause.begin, before.end, after.begin)
             yield begin, border, one
             begin = border
     yield begin, clause.end, languages[-1] if languages else ""
@@ -163,13 +181,13 @@ def _languages(units: list[Unit]) -> list[str]:
     return out
 
 
-def _opening(plain: str, begin: int, stop: int, start: int) -> int:
+def _opening(plain: str, quotes: list[int], begin: int, stop: int, start: int) -> int:
     """Where in the letterless text from `stop` to `start` the brackets and quotation marks begin that open what
     follows; a quotation mark opens when an even number stands before it since `begin`."""
-    at = start
+    at, first = start, bisect_left(quotes, begin)
     while at > stop and (
         unicodedata.category(plain[at - 1]) in ("Ps", "Pi")
-        or (plain[at - 1] == '"' and plain.count('"', begin, at - 1) % 2 == 0)
+        or (plain[at - 1] == '"' and (bisect_left(quotes, at - 1) - first) % 2 == 0)
     ):
         at -= 1
     return at
@@ -183,7 +201,7 @@ def _prompt(pieces: list[Piece], language: str) -> str:
         if piece.language != language:
             continue
         if out and at > last + 1:
-            out = trimmed(out, " \n")
+            trim_end(out, " \n")
             out += _bridge(out, piece.spans, language, pieces[last].clause == piece.clause)
         out += piece.spans
         last = at

@@ -1,26 +1,24 @@
 """An artifact in memory of its own, for a host that keeps it.
 
-Mapped tensors, as `artifact.load` has them, end the process when the file is overwritten, and keep Windows from
-replacing it. Most of the time goes into fresh memory, which another thread can wait for while a model is built.
+`bert` may be of another dtype than the file's, which then never lies in memory as a whole. Most of the time goes into
+fresh memory, which another thread can wait for while a model is built.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import json
 import mmap
 import os
 import sys
 from collections.abc import Callable
-from typing import IO, Any
 
 import torch
 
-from .artifact import Artifact, assemble, check_tensors, mapped, read_meta
-from .files import DamagedArtifactError
+from .artifact import Artifact, assemble, check_finite, check_tensors, meta_of
+from .files import fill, opened, unbuffered
 
-DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}  # by safetensors' names
+BUFFER = 8 << 20  # bytes that are converted at once
 PORTIONS = 20  # of the second half, so that two threads end together
 POPULATE_WRITE = 23  # madvise's, of Linux 5.14 and later; Python has no name for it
 
@@ -28,41 +26,27 @@ POPULATE_WRITE = 23  # madvise's, of Linux 5.14 and later; Python has no name fo
 def allot(path: str | os.PathLike[str], dtype: torch.dtype) -> tuple[Artifact, list[Callable[[], None]]]:
     """As `artifact.load`, but `bert` is of the given dtype and everything else fp32; and what fills `bert`, begun in
     this order by one thread or several, which raises DamagedArtifactError when the file has changed meanwhile. Raises
-    as `artifact.load` does.
+    as `artifact.load` does; whether `bert` is finite, `check_finite` says when it is filled.
     """
-    meta = read_meta(path)
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        start, seen = file.tell(), _identity(file)
-    del header["__metadata__"]
-    check_tensors(path, meta, {name: tuple(entry["shape"]) for name, entry in header.items()})
-    bert = {name: header.pop(name) for name in list(header) if name.startswith("bert.")}
-    if all(_is_stored_as(dtype, entry) for entry in bert.values()):
-        memory = torch.empty(max(entry["data_offsets"][1] for entry in bert.values()), dtype=torch.uint8)
-        fills = _portions(path, seen, start, memory)
-        own = {name: _view(memory, entry, dtype) for name, entry in bert.items()}
-    else:
-        stored = mapped(path, list(bert))
-        own = {name: torch.empty_like(tensor, dtype=dtype) for name, tensor in stored.items()}
-        fills = [functools.partial(_convert, list(own.values()), list(stored.values()))]
-    rest = mapped(path, list(header))
+    with opened(path) as file:
+        meta, entries = meta_of(file), file.entries
+        check_tensors(path, meta, {name: entry[:2] for name, entry in entries.items()})
+        bert = {name: entry for name, entry in entries.items() if name.startswith("bert.")}
+        if all(entry.dtype == dtype and entry.begin % dtype.itemsize == 0 for entry in bert.values()):
+            memory = torch.empty(max(entry.end for entry in bert.values()), dtype=torch.uint8)
+            fills = _portions(path, file.identity, file.start, memory)
+            own = {name: memory[e.begin : e.end].view(dtype).view(e.shape) for name, e in bert.items()}
+        else:
+            own = {name: torch.empty(entry.shape, dtype=dtype) for name, entry in bert.items()}
+            fills = [
+                functools.partial(_convert, path, file.identity, file.start + entry.begin, entry.dtype, own[name])
+                for name, entry in bert.items()
+            ]
+        rest = {name: file.read(name) for name in entries if name not in bert}
+    check_finite(path, rest)
     tokenizer_json = rest.pop("tokenizer_json").numpy().tobytes()
-    own |= {name: tensor.to(torch.float32, copy=True) for name, tensor in rest.items()}
-    return assemble(meta, own, tokenizer_json), fills
-
-
-def _is_stored_as(dtype: torch.dtype, entry: dict[str, Any]) -> bool:
-    return DTYPES.get(entry["dtype"]) == dtype and entry["data_offsets"][0] % dtype.itemsize == 0
-
-
-def _view(memory: torch.Tensor, entry: dict[str, Any], dtype: torch.dtype) -> torch.Tensor:
-    return memory[slice(*entry["data_offsets"])].view(dtype).view(entry["shape"])
-
-
-def _identity(file: IO[bytes]) -> tuple[int, ...]:
-    """What another file at the same path, or another content of the same file, differs in."""
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    own |= {name: tensor.to(torch.float32) for name, tensor in rest.items()}
+    return assemble(path, meta, own, tokenizer_json), fills
 
 
 def _portions(
@@ -94,18 +78,21 @@ def _read(path: str | os.PathLike[str], seen: tuple[int, ...], start: int, into:
     """Fill (n,) uint8 from byte `start` of the file on, which is still the one that was seen."""
     if populate:
         _populate(into)
-    left = into.numpy().data
-    with open(path, "rb", buffering=0) as file:
+    with unbuffered(path) as file:
         file.seek(start)
-        while left and (count := file.readinto(left)):
-            left = left[count:]
-        if left or _identity(file) != seen:  # weights of two files would be an encoder of neither
-            raise DamagedArtifactError(
-                path, "another file than a moment ago", "one that stays while it is read", "Load it again."
-            )
+        fill(file, into, path, seen)
 
 
 @torch.inference_mode()  # nodes run in it, their tensors may be written nowhere else, and a thread starts outside
-def _convert(own: list[torch.Tensor], stored: list[torch.Tensor]) -> None:
-    # In one call, for each takes Python's lock, which a busy thread gives back every 5 ms.
-    torch._foreach_copy_(own, stored)
+def _convert(
+    path: str | os.PathLike[str], seen: tuple[int, ...], start: int, stored: torch.dtype, into: torch.Tensor
+) -> None:
+    """Fill a tensor from byte `start` on, where it is stored in another dtype."""
+    flat = into.view(-1)
+    buffer = torch.empty(min(BUFFER, len(flat) * stored.itemsize), dtype=torch.uint8)
+    with unbuffered(path) as file:
+        file.seek(start)
+        for part in flat.split(BUFFER // stored.itemsize):
+            read = buffer[: len(part) * stored.itemsize]
+            fill(file, read, path, seen)
+            part.copy_(read.view(stored))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from tokenizers import Tokenizer
 
-from .artifact import Artifact, SpecialIds
+from . import tokenizer_json as serialised
+from .artifact import Artifact, Meta, SpecialIds
 from .prompt import Span, cut, normalise, parts
 
 
@@ -36,27 +38,27 @@ class PromptTokenizer:
     special: SpecialIds
     window: int
     folding: Mapping[int, str] = field(default_factory=dict)
+    path: str = "a tokenizer"  # where it came from, for messages
 
     @classmethod
     def of(cls, artifact: Artifact) -> PromptTokenizer:
         """The tokenizer that a loaded artifact carries."""
-        meta = artifact.meta
-        return cls.from_json(artifact.tokenizer_json, meta.special_ids, meta.window, meta.folding)
+        return cls.under(artifact.meta, artifact.tokenizer_json, artifact.path)
 
     @classmethod
-    def from_json(
-        cls, tokenizer_json: bytes, special: SpecialIds, window: int, folding: Mapping[str, str] | None = None
-    ) -> PromptTokenizer:
-        """Build from the `tokenizers` serialisation that an artifact carries.
+    def under(cls, meta: Meta, tokenizer_json: bytes, path: str) -> PromptTokenizer:
+        """Build from a file's metadata and its `tokenizers` serialisation. Raises DamagedArtifactError."""
+        tokenizer = serialised.read(path, tokenizer_json, meta.dimensions.vocabulary)
+        return cls(tokenizer, meta.special_ids, meta.window, str.maketrans(meta.folding), path)
+
+    @classmethod
+    def from_json(cls, tokenizer_json: bytes, special: SpecialIds, window: int, path: str = "") -> PromptTokenizer:
+        """Build from the `tokenizers` serialisation alone, which came from `path`. Raises DamagedArtifactError.
 
         Its own truncation, padding and special tokens are switched off: a window is framed here, and "[SEP]" typed in
         a prompt is text, not an end.
         """
-        tokenizer = Tokenizer.from_str(tokenizer_json.decode("utf-8"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
-        return cls(tokenizer, special, window, str.maketrans(dict(folding or {})))
+        return cls(serialised.read(path or "a tokenizer", tokenizer_json), special, window)
 
     def ids(self, text: str) -> list[int]:
         """Ids of the normalised text, without start, end or padding."""
@@ -65,7 +67,11 @@ class PromptTokenizer:
     def windows(self, text: str) -> list[list[int]]:
         """The windows of plain text, where brackets are characters, each exactly `window` ids long. An empty text is
         one window without tokens."""
-        return [window.ids for window in self._windows([Span(normalise(text), 1.0)])]
+        return [window.ids for window in self.plain_windows(text)]
+
+    def plain_windows(self, text: str) -> list[Window]:
+        """`windows` with their weights, all 1, and the pieces that they stand for."""
+        return self._windows([Span(normalise(text), 1.0)])
 
     def weighted_windows(self, text: str) -> list[Window]:
         """The windows of a prompt, its syntax acted on: brackets and weights, and BREAK begins a new window.
@@ -76,7 +82,11 @@ class PromptTokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """The pieces of a prompt that the vocabulary lacks and the encoder reads as unknown, each once, in order."""
-        tokens = (pair for window in self.weighted_windows(text) for pair in zip(window.ids[1:], window.pieces))
+        return self.unknown_in(self.weighted_windows(text))
+
+    def unknown_in(self, windows: Iterable[Window]) -> list[str]:
+        """`unknown` of a prompt's windows."""
+        tokens = (pair for window in windows for pair in zip(window.ids[1:], window.pieces))
         return list(dict.fromkeys(piece for i, piece in tokens if i == self.special.unknown))
 
     def _windows(self, spans: list[Span]) -> list[Window]:
@@ -96,7 +106,8 @@ class PromptTokenizer:
     def _encode(self, plain: str) -> tuple[list[int], list[tuple[int, int]], str]:
         """Normalised text -> ids, the characters that each covers, and the text that they count in."""
         plain = plain.translate(self.folding)
-        encoding = self.tokenizer.encode(plain, add_special_tokens=False)
+        with serialised.refused(self.path):
+            encoding = self.tokenizer.encode(plain, add_special_tokens=False)
         # A unigram vocabulary finds a typed "</s>" among its pieces, whatever encode_special_tokens says.
         framing = {self.special.start, self.special.end, self.special.pad}
         ids = [self.special.unknown if i in framing else i for i in encoding.ids]
@@ -127,4 +138,5 @@ class PromptTokenizer:
 def _owner(spans: list[Span], owners: list[int]) -> int:
     """The span of a token, from the spans of its visible characters; -1 for a token without any. The vocabulary may
     join characters of two spans: most of them decide, and where that is even, the span with a weight."""
-    return max(owners, key=lambda at: (owners.count(at), spans[at].weight != 1.0), default=-1)
+    counts = Counter(owners)
+    return max(counts, key=lambda at: (counts[at], spans[at].weight != 1.0), default=-1)

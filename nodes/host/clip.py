@@ -19,7 +19,7 @@ import comfy.sd1_clip
 import torch
 from comfy.supported_models_base import ClipTarget
 
-from ...zhclip.artifact import Artifact
+from ...zhclip.artifact import Artifact, check_finite
 from ...zhclip.memory import allot
 from ...zhclip.structure import Structure
 from ...zhclip.tokens import PromptTokenizer
@@ -56,6 +56,7 @@ def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic:
             # Nothing is copied there, so it need not wait for the weights.
             clip.load_model()
         wait()
+    check_finite(path, {f"bert.{name}": tensor for name, tensor in artifact.bert.items()})
     encoder_of(clip).changes = changes or {}
     # Hooks and several GPUs build the model again from this.
     clip.patcher.cached_patcher_init = (load_patcher, (path, changes))

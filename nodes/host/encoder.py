@@ -15,6 +15,9 @@ from ...zhclip.structure import Structure
 from ...zhclip.tokens import Window
 from .bert import SKIP_LAYER, AlignedBert
 
+ROWS = 2_000  # of one prompt: the longest has some 1,300 windows
+AT_ONCE = 256  # rows of a batch
+
 
 class MaskedWindow(list[int]):
     """A window's ids, of which some positions are hidden as keys."""
@@ -73,7 +76,7 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
 
         Core would move each position towards the empty prompt by its token's weight; this encoder's positions are the
         teacher's words, not the prompt's, so that would weigh the wrong words: zhclip/emphasis.py. All windows and all
-        weighted spans run in one batch. Raises ValueError for other windows.
+        weighted spans run in one batch. Raises ValueError for other windows, and for too many.
         """
         for pairs in token_weight_pairs:
             if len(pairs) != self.max_length:
@@ -82,9 +85,24 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
                     "between the loader and the sampler cuts prompts for CLIP; use the stock CLIP Text Encode."
                 )
         windows = [self._window(pairs) for pairs in token_weight_pairs] or [self._empty()]
-        z, pooled = self.encode([MaskedWindow(row) for row in rows(windows)])[:2]
+        batch = rows(windows)
+        if len(batch) > ROWS:
+            raise ValueError(
+                f"The prompt takes {len(windows)} windows and has {len(batch) - len(windows)} stretches with a weight, "
+                f"each an encoding of its own: give at most {ROWS} of both together."
+            )
+        z, pooled = self._encoded([MaskedWindow(row) for row in batch])
         device = comfy.model_management.intermediate_device()
         return combine(z, windows).flatten(0, 1)[None].to(device), combine(pooled, windows)[:1].to(device)
+
+    def _encoded(self, batch: list[MaskedWindow]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(rows, W, D) and pooled (rows, D), some rows at a time: a layer holds some MB for each."""
+        parts = [self.encode(batch[at : at + AT_ONCE])[:2] for at in range(0, len(batch), AT_ONCE)]
+        return (
+            (parts[0][0], parts[0][1])
+            if len(parts) == 1
+            else (torch.cat([z for z, _ in parts]), torch.cat([p for _, p in parts]))
+        )
 
     def _window(self, pairs: list[tuple[Any, ...]]) -> Window:
         ids = [pair[0] for pair in pairs]

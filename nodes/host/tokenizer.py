@@ -7,7 +7,9 @@ from typing import Any
 
 import comfy.sd1_clip
 
-from ...zhclip.tokens import PromptTokenizer, Window
+from ...zhclip.prompt import checked
+from ...zhclip.tokenizer_json import refused
+from ...zhclip.tokens import PromptTokenizer
 from .bert import log_once
 
 EMBEDDING_READ_AS_TEXT = (
@@ -31,6 +33,15 @@ class FramedTokenizer:
         """Start, the text's ids, end; no padding."""
         special = self.prompt.special
         return {"input_ids": [special.start, *self.prompt.ids(text), special.end]}
+
+    def decode(self, ids: int | list[int], skip_special_tokens: bool = False, **_: Any) -> str:
+        """Ids to text, as the tokenizer joins its pieces."""
+        ids = [int(i) for i in ([ids] if isinstance(ids, int) else ids)]
+        if skip_special_tokens:  # the file need not say which they are
+            special = self.prompt.special
+            ids = [i for i in ids if i not in (special.start, special.end, special.pad)]
+        with refused(self.prompt.path):
+            return self.prompt.tokenizer.decode(ids, skip_special_tokens=False)
 
     def get_vocab(self) -> dict[str, int]:
         """Token to id."""
@@ -69,14 +80,16 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, disable_weights: bool = False, **_: Any
     ) -> list[list[tuple[Any, ...]]]:
-        """A prompt -> windows of (id, weight), or (id, weight, word) with word 0 for what frames a window."""
+        """A prompt -> windows of (id, weight), or (id, weight, word) with word 0 for what frames a window. Raises
+        ValueError for a prompt that is too long."""
+        text = checked(text)
         if self.embedding_identifier in text:
             log_once(EMBEDDING_READ_AS_TEXT)
         if disable_weights:
-            windows = [Window(ids, [1.0] * len(ids)) for ids in self.prompt.windows(text)]
+            windows = self.prompt.plain_windows(text)
         else:
             windows = self.prompt.weighted_windows(text)
-        unknown = self.prompt.unknown(text)
+        unknown = self.prompt.unknown_in(windows)
         if unknown:
             log_once(f"ZhCLIP: not in the encoder's vocabulary, so read as unknown: {' '.join(unknown)}")
         if not return_word_ids:

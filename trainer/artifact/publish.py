@@ -5,7 +5,9 @@ Nothing leaves the machine without --push. HF_ENDPOINT and the token are hugging
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData, get_token
@@ -94,6 +96,7 @@ def card(artifact: Artifact, repo: str, file: str) -> str:
         base_model=student if "/" in student else None,
         datasets=[name for name in corpora if "/" in name] or None,
     )
+    dev = plain(dev)
     facts = {
         "student": student,
         "teacher": f"{meta.teacher.id}, layer {meta.teacher.layer}, sha256 {meta.teacher.sha256}",
@@ -102,22 +105,34 @@ def card(artifact: Artifact, repo: str, file: str) -> str:
         "scored on": f"{dev}, {meta.report['rows']:,} pairs",
         "window": f"{meta.window} positions",
     }
+    facts = {label: plain(value) for label, value in facts.items()}
     filled = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=repo.rpartition("/")[2],
         repo=repo,
         file=file,
-        teacher=meta.teacher.id,
+        teacher=plain(meta.teacher.id),
         width=meta.teacher.width,
-        report=to_markdown(meta.report).partition("\n")[2].strip(),  # without its heading
+        report=to_markdown(shown(meta.report)).partition("\n")[2].strip(),  # without its heading
         facts=facts,
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip().replace("`" * 3, "'''"),
         skip=bool(artifact.skip),
         dev=dev,
-        licence=meta.licence,
+        licence=plain(meta.licence),
     )
     return filled.content.rstrip() + "\n"
+
+
+def plain(text: str) -> str:
+    """A name as Markdown shows it, on one line and without a meaning of its own."""
+    return re.sub(r"[\\`*\[\]<>|]", lambda sign: f"\\{sign[0]}", " ".join(text.split()))
+
+
+def shown(report: dict[str, Any]) -> dict[str, Any]:
+    """The report, its names as Markdown shows them."""
+    corpus = report["corpus"] | {"name": plain(str(report["corpus"]["name"]))}
+    return report | {"corpus": corpus, "strategy": plain(str(report.get("strategy", "encoder")))}
 
 
 def push(repo: str, files: dict[str, Path]) -> str:

@@ -39,6 +39,7 @@ from .settings import (
     public_name,
     recipe_parser,
     require,
+    require_size,
     sources,
     to_recipe,
     to_yaml,

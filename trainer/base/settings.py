@@ -15,10 +15,45 @@ from .files import read_json, write_text
 from .legacy import renewed
 from .recipe import LORA, STARTER, CorpusSettings, Recipe, SettingsError, Source
 
+VALUES = 100_000  # of a recipe, which has some hundred: aliases (*name) may multiply a few into millions
+# The least and the most of a setting; what is not here is a name, a path or any number.
+ONE, MANY = 1, 2**31
+RANGES: dict[str, tuple[float, float]] = {
+    "window": (3, MANY),
+    "corpus.dev_share": (0, 1),
+    "corpus.limit": (ONE, MANY),
+    "corpus.min_han": (0, 1),
+    "corpus.min_latin": (0, 1),
+    "corpus.near": (0, 1),
+    "cache.shard_rows": (ONE, MANY),
+    "cache.batch": (ONE, MANY),
+    "cache.budget": (0, MANY),
+    "train.layers": (0, MANY),
+    "train.contrast": (0, MANY),
+    "train.kv": (0, MANY),
+    "train.dev_every": (ONE, MANY),
+    "train.patience": (ONE, MANY),
+    "train.lr": (0, MANY),
+    "train.warmup": (0, MANY),
+    "train.clip": (0, MANY),
+    "train.weight_decay": (0, MANY),
+    "train.batch": (ONE, MANY),
+    "train.accumulate": (ONE, MANY),
+    "train.steps": (0, MANY),
+    "train.epochs": (0, MANY),
+    "train.pad_positions": (0, MANY),
+    "train.ridge_lambda": (0, MANY),
+    "train.save_every": (ONE, MANY),
+}
+
 
 def _recipe_yaml(text: str) -> Any:
     """A value of the command line, or a recipe's file, whose settings may be an older version's."""
-    value = get_loader("yaml")(text)
+    try:
+        value = get_loader("yaml")(text)
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise SettingsError(f"no recipe ({str(error)[:80]})") from error
+    require_size(value)
     if isinstance(value, dict):
         for group in ("train", "teacher", "corpus"):
             if isinstance(value.get(group), dict):
@@ -49,13 +84,36 @@ def parse_recipe(path: Path) -> Recipe:
 
 
 def to_recipe(values: Namespace) -> Recipe:
-    """The dataclasses of parsed values."""
+    """The dataclasses of parsed values. Raises SettingsError for a number out of range."""
     made = recipe_parser().instantiate(values)
     recipe = Recipe(**{f.name: made[f.name] for f in fields(Recipe)})
     recipe.train.lora = LORA | recipe.train.lora
     if not recipe.corpus.train and not recipe.corpus.english:
         recipe.corpus.train = STARTER
+    _require_ranges(recipe)
     return recipe
+
+
+def require_size(value: Any) -> None:
+    """Raise SettingsError for more values than a recipe has, each alias counted as what it stands for."""
+    left, level = VALUES, [value]
+    while level and left > 0:
+        item = level.pop()
+        left -= 1
+        if isinstance(item, (dict, list)):
+            level += [*item.values()] if isinstance(item, dict) else item
+    if left <= 0:
+        raise SettingsError(f"more than {VALUES} values, aliases (*name) counted as what they stand for; no recipe")
+
+
+def _require_ranges(recipe: Recipe) -> None:
+    """Raise SettingsError for the first number that no stage can work with."""
+    for name, (least, most) in RANGES.items():
+        group, _, key = name.rpartition(".")
+        value = getattr(getattr(recipe, group) if group else recipe, key)
+        if value is not None and not least <= value <= most:  # NaN is in no range
+            span = f"{least} or more" if most == MANY else f"{least} to {most}"
+            raise SettingsError(f"--{name} {value}: give {span}")
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -88,7 +88,7 @@ def read_tmx(file: Path) -> Iterator[Row]:
                     number += 1
                     yield _unit(number, element)
                     body.clear()  # or the tree of all units grows behind
-        except (ParseError, StopIteration, UnicodeDecodeError, ValueError) as error:
+        except (ParseError, StopIteration, LookupError, ValueError) as error:  # LookupError: an unknown encoding
             if isinstance(error, CorpusError):
                 raise
             kind = "its DOCTYPE declares entities" if isinstance(error, DefusedXmlException) else "not well-formed XML"

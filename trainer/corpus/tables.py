@@ -33,7 +33,7 @@ def read_jsonl(file: Path, source: Source) -> Iterator[Row]:
     for number, line, fault in lines(file):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict):
             yield _record(number, record, source, fault)

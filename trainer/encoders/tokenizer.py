@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from zhclip.artifact import SpecialIds
+from zhclip.artifact import ArtifactError, SpecialIds
 from zhclip.tokens import PromptTokenizer
 
 from .download import small_files
@@ -44,5 +44,11 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, window: int, where: str) -> Pr
         serialised = tokenizer.backend_tokenizer.to_str(pretty=False).encode("utf-8")
     except Exception as error:
         raise ModelError(f"{where}: its tokenizer cannot be read ({error})") from error
-    plain = PromptTokenizer.from_json(serialised, SpecialIds(*ids), window)
+    try:
+        plain = PromptTokenizer.from_json(serialised, SpecialIds(*ids), window)
+    except ArtifactError as error:
+        raise ModelError(
+            f"{where}: the nodes run BERT's WordPiece and XLM-RoBERTa's Unigram, and this is {error.found}; "
+            f"expected {error.expected}"
+        ) from error
     return dataclasses.replace(plain, folding=str.maketrans(folding(plain)))

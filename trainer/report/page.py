@@ -60,8 +60,10 @@ def page(evaluation: Evaluation) -> str:
 def text(key: str, inner: str = "", **values: object) -> Markup:
     """A phrase in both languages, of which the page's style shows one. `inner` chooses from a group, such as a zone; a
     word that the group lacks stands as it is."""
-    phrase = WORDS[key].get(inner, [inner] * 2) if inner else WORDS[key]
+    phrase = WORDS[key].get(inner) if inner else WORDS[key]
     span = Markup('<span class="{0}" lang="{0}">{1}</span>')
+    if phrase is None:  # a word from outside, which may hold braces
+        return Markup("").join(span.format(language, inner) for language in LANGUAGES)
     return Markup("").join(
         span.format(language, Markup.escape(said).format(**values)) for language, said in zip(LANGUAGES, phrase)
     )

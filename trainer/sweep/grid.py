@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ..base import Recipe, SettingsError, TrainSettings, public, to_recipe
+from ..base import Recipe, SettingsError, TrainSettings, public, require_size, to_recipe
 
 KEYS = ("rows", "seeds", "settings")
 NAME = re.compile(r"\w[\w.+-]*")
@@ -80,8 +80,9 @@ def _mapping(path: Path, where: str) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{where}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, thousands of digits or of brackets
+        raise SettingsError(f"{where}: not YAML ({' '.join(str(error).split())[:200]})") from error
+    require_size(loaded)
     if not isinstance(loaded, dict):
         raise SettingsError(f"{where}: it holds no settings by name")
     return loaded

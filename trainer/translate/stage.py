@@ -74,8 +74,8 @@ def run(translation: Translation) -> None:
             _run(settings, out, state)
     except OSError as error:
         raise SettingsError(
-            f"{error.filename or out}: {error.strerror or error}; free the disk or give another --translate.out. "
-            "What is translated so far is kept."
+            f"{error.filename or out}: {error.strerror or error}; see that it is there and may be read and written, or "
+            "give another --translate.out. What is translated so far is kept."
         ) from error
 
 
