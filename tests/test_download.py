@@ -23,9 +23,12 @@ from trainer.encoders.weights import TEXT
 from zhclip.files import digest
 
 # Loads a student by its id in a process of its own, since the hub's addresses are read from the environment once.
-LOAD = (
-    "import sys; from trainer.encoders import digest, load_student as load; print(digest(load(sys.argv[1], 32).bert))"
-)
+LOAD = """
+import sys
+from trainer.encoders import load_student
+from zhclip.files import digest
+print(digest(load_student(sys.argv[1], 32).bert.state_dict()))
+"""
 
 
 @pytest.fixture
