@@ -337,9 +337,8 @@ def test_a_changed_file_is_another_corpus(
     [
         (["--corpus.train", "[{pth: a.tsv}]"], "each has a path, and may have weight"),
         (["--corpus.train", "[{path: a.tsv, weight: 2}]"], "weight 2 is no share of its rows"),
-        (["--corpus.train", "a.tsv", "--corpus.near", "80"], "--corpus.near 80 is no share"),
+        (["--corpus.train", "a.tsv", "--corpus.near", "80"], "--corpus.near 80.0: give 0 to 1"),
         (["--corpus.train", "nowhere.tsv"], "nowhere.tsv: there is no such corpus file"),
-        ([], "starter: this version brings no corpus of that name yet"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_in_one_line(

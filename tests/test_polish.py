@@ -107,7 +107,7 @@ def test_every_node_has_a_help_page_that_names_all_its_parts(host: Host, languag
 @pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: str(path.relative_to(DOCS)))
 def test_the_messages_that_a_page_explains_are_those_of_the_nodes(path: Path) -> None:
     """In the first column of a page's last table, between backticks; N is what the code fills in."""
-    code = "".join(file.read_text(encoding="utf-8") for at in ("nodes", "zhclip") for file in (ROOT / at).glob("*.py"))
+    code = "".join(file.read_text(encoding="utf-8") for at in ("nodes", "zhclip") for file in (ROOT / at).rglob("*.py"))
     said = re.sub(r'"\s+f?"', "", code)  # strings in pieces, joined
     table = path.read_text(encoding="utf-8").rpartition("\n## ")[2]
     rows = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("| ")][2:]

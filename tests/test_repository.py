@@ -118,7 +118,8 @@ def faces_of(name: str) -> Iterator[tuple[str, str, str]]:
             continue
         base = package[: len(package) - node.level + 1] if node.level else ()
         whole = [part for part in (*base, *(node.module or "").split(".")) if part]
-        if whole[:1] == ["trainer"] and (package == ("trainer",) or tuple(whole[: len(package)]) != package):
+        own = package[:2]  # a room, with the folders inside it
+        if whole[:1] == ["trainer"] and (own == ("trainer",) or tuple(whole[:2]) != own):
             for alias in node.names:
                 room, module = (*whole[1:], *([alias.name] if len(whole) == 1 else []), "", "")[:2]
                 yield room, module, alias.name

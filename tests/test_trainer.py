@@ -206,8 +206,6 @@ def test_stages_say_what_must_run_before(inputs: list[str], tmp_path: Path, caps
     for stage, before in (("cache", "corpus"), ("train", "cache"), ("export", "evaluate")):
         assert main([stage, "--config", TINY, "--run", str(tmp_path), *inputs]) == 1
         assert f"run the {before} stage first" in capsys.readouterr().err
-    assert main(["corpus", "--run", str(tmp_path), *inputs[:6]]) == 1
-    assert "starter: this version brings no corpus of that name yet" in capsys.readouterr().err
 
 
 def test_a_learning_rate_that_explodes_stops_with_advice(

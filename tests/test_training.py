@@ -316,7 +316,7 @@ def test_precision_follows_what_a_card_computes_in_itself(card: tuple[int, int],
 
 
 def test_the_precision_that_was_chosen_is_written_down(base: Recipe, tmp_path: Path) -> None:
-    recipe = ran(changed(base, tmp_path / "run"), corpus, cache, train)
+    recipe = ran(changed(base, tmp_path / "run", precision="auto"), corpus, cache, train)
     settings = recipe.folder / "checkpoints" / "settings.json"
     chosen = json.loads(settings.read_text(encoding="utf-8"))["precision"]
     assert chosen == best_precision()

@@ -182,7 +182,7 @@ def _entry(path: str | os.PathLike[str], name: str, found: Any) -> Entry:
 def _unreadable(path: str | os.PathLike[str], reason: str) -> DamagedArtifactError:
     return DamagedArtifactError(
         path,
-        f"a file that cannot be read as safetensors ({reason})",
+        f"a file that safetensors cannot read ({reason})",
         "a whole safetensors file",
         "It may be truncated: copy or download it again.",
     )

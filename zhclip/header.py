@@ -142,7 +142,6 @@ def check(path: str | os.PathLike[str], meta: Meta) -> None:
     ranges["teacher.layer"] = (meta.teacher.layer, -LARGEST["layers"], LARGEST["layers"])
     ranges["corpus.rows"] = (meta.corpus.rows, 0, 2**63)
     ranges["window"] = (window, SMALLEST_WINDOW, d.positions)
-    ranges["format_version"] = (meta.format_version, FORMAT_VERSION, FORMAT_VERSION)
     for name, (value, least, most) in ranges.items():
         if not least <= value <= most:
             raise _damaged(path, f"metadata whose {name} is {_short(value)}", f"{least} to {most}")

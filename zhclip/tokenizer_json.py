@@ -15,11 +15,12 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Any
 
 from .files import ArtifactError, DamagedArtifactError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 LARGEST = 64 << 20  # bytes; of XLM-RoBERTa's 250,000 pieces with its charsmap it is 17 MB
 PARTS = 8  # of a sequence
@@ -50,6 +51,8 @@ def read(path: str | os.PathLike[str], serialised: bytes, vocabulary: int | None
     """
     check(path, serialised, vocabulary)
     with refused(path):
+        from tokenizers import Tokenizer  # which no start of ComfyUI has to wait for
+
         tokenizer = Tokenizer.from_str(serialised.decode("utf-8"))
         tokenizer.no_truncation()
         tokenizer.no_padding()

@@ -33,7 +33,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.kv": (0, MANY),
     "train.dev_every": (ONE, MANY),
     "train.patience": (ONE, MANY),
-    "train.lr": (0, MANY),
+    "train.lr": (0, 1e300),
     "train.warmup": (0, MANY),
     "train.clip": (0, MANY),
     "train.weight_decay": (0, MANY),

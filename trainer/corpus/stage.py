@@ -82,10 +82,6 @@ def run(recipe: Recipe) -> None:
     folder, settings = recipe.folder / "corpus", recipe.corpus
     if not settings.english or settings.dev:
         require("given" if settings.train else None, "corpus.train", "the pairs to train on")
-    for name in ("dev_share", "min_han", "min_latin", "near"):
-        value = getattr(settings, name)
-        if value is not None and not 0 <= value <= 1:
-            raise SettingsError(f"--corpus.{name} {value:g} is no share; give a number from 0 to 1")
     student = require(recipe.student.model, "student.model", "the Chinese encoder") if settings.train else ""
     teacher = require(recipe.teacher.model, "teacher.model", "the English encoder")
     guard(folder, _settings(recipe))
