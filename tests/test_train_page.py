@@ -25,6 +25,7 @@ def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa:
     # 20,000 steps of 1,024 captions are no test's, and encoders of random numbers bear no fp16: the clone's settings
     # say so, the commands are as written.
     set_default(clone, "dtype", '"float32"')
+    set_default(clone, "starter_rows", "400")
     for recipe in (clone / "recipes" / f"{name}.yaml" for name in ("paper-unfreeze", "paper-lora")):
         text = recipe.read_text(encoding="utf-8").replace("steps: 20000", "steps: 4").replace("batch: 1024", "batch: 8")
         recipe.write_text(text, encoding="utf-8")
