@@ -22,9 +22,10 @@ def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa:
     translators.marian(tmp_path / "hub" / "Helsinki-NLP" / "opus-mt-en-zh", steps=80)
     english = [en for _, en in small.captions()[: translators.LEARNT]]
     (clone / "captions.tsv").write_text("\n".join(["en", *english]) + "\n", encoding="utf-8")
-    # 20,000 steps of 1,024 captions are no test's, and encoders of random numbers do not bear fp16: the clone's
-    # settings say so, the commands are as written.
+    # 20,000 steps of 1,024 captions are no test's, and encoders of random numbers bear no fp16: the clone's settings
+    # say so, the commands are as written.
     set_default(clone, "dtype", '"float32"')
+    set_default(clone, "ROWS", "400", "corpus/starter/__init__.py")
     for recipe in (clone / "recipes" / f"{name}.yaml" for name in ("paper-unfreeze", "paper-lora")):
         text = recipe.read_text(encoding="utf-8").replace("steps: 20000", "steps: 4").replace("batch: 1024", "batch: 8")
         recipe.write_text(text, encoding="utf-8")
