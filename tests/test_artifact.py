@@ -138,7 +138,7 @@ def test_other_files_are_refused_for_what_they_are(tmp_path: Path) -> None:
         (lora, fmt.NotAnArtifactError, "without ZhCLIP metadata"),
         (pickle, fmt.NotAnArtifactError, "a file of Python objects"),
         (old_pickle, fmt.NotAnArtifactError, "a file of Python objects"),
-        (text, fmt.DamagedArtifactError, "cannot be read"),
+        (text, fmt.DamagedArtifactError, "safetensors cannot read"),
         (none, fmt.ArtifactError, "no file"),
     ):
         with pytest.raises(kind) as caught:

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
@@ -92,7 +93,8 @@ def watched(host: Host, graph: Graph) -> list[str]:
                     names.append(message["data"]["node"])
         return names
 
-    return asyncio.run(asyncio.wait_for(watch(), 120))
+    with ThreadPoolExecutor(1) as thread:  # in this one a browser's test may have left an event loop
+        return thread.submit(asyncio.run, asyncio.wait_for(watch(), 120)).result()
 
 
 def samplers(names: list[str]) -> list[str]:

@@ -112,7 +112,7 @@ def _require_ranges(recipe: Recipe) -> None:
         group, _, key = name.rpartition(".")
         value = getattr(getattr(recipe, group) if group else recipe, key)
         if value is not None and not least <= value <= most:  # NaN is in no range
-            span = f"{least} or more" if most == MANY else f"{least} to {most}"
+            span = f"{least} or more" if most >= MANY else f"{least} to {most}"
             raise SettingsError(f"--{name} {value}: give {span}")
 
 
