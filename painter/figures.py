@@ -19,6 +19,7 @@ from painter import unet
 from painter.drawable import HEARD, PLAIN, UNHEARD, Manner, Prompt, hand_written, held_out_prompts
 from painter.paint import Encode, score_encoder
 from painter.reader import ATTRIBUTES
+from trainer.base import markdown_table
 from trainer.encoders import Student, load_student
 from zhclip.artifact import load
 
@@ -104,14 +105,8 @@ def table(rows: list[Row]) -> str:
         scenes = with_spread([shares["scenes"] for shares in row.painted["held out"]])
         by_set.append([row.name, *report, *shares, scenes])
         by_attribute.append([row.name, *(f"{row.mean('held out', name):.2f}" for name in ATTRIBUTES)])
-    first = markdown(["encoder", "loss", "R@1 zh to en", *sets, "scenes held out"], by_set)
-    return first + "\n" + markdown(["encoder", *ATTRIBUTES], by_attribute)
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    first = markdown_table(by_set, ["encoder", "loss", "R@1 zh to en", *sets, "scenes held out"])
+    return f"{first}\n\n{markdown_table(by_attribute, ['encoder', *ATTRIBUTES])}\n"
 
 
 def with_spread(values: list[float]) -> str:

@@ -15,7 +15,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from zhclip.artifact import Artifact, Meta, load
 
-from ..base import PublishSettings, SettingsError, hold, require, write_text
+from ..base import PublishSettings, SettingsError, hold, reason, require, write_text
 from ..report import to_markdown
 from .export import FILE
 
@@ -145,6 +145,5 @@ def push(repo: str, files: dict[str, Path]) -> str:
         repository = api.create_repo(repo, exist_ok=True)
         done = api.create_commit(repository.repo_id, operations, commit_message="Publish a ZhCLIP encoder")
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise PublishError(f"--repo {repo}: {api.endpoint} did not take it ({reason})") from error
+        raise PublishError(f"--repo {repo}: {api.endpoint} did not take it ({reason(error)})") from error
     return done.commit_url

@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..base import reason
 from ..encoders import (
     ANCHOR,
     CHECKPOINTS,
@@ -133,8 +134,7 @@ def _tokenizer(given: str, bert: BertModel, where: str) -> PreTrainedTokenizerBa
         else:
             tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{where}: the tokenizer {path} cannot be read ({reason})") from error
+        raise ModelError(f"{where}: the tokenizer {path} cannot be read ({reason(error)})") from error
     rows = bert.config.vocab_size
     if tokenizer.vocab_size > rows:
         raise ModelError(f"{where}: the tokenizer {path} has {tokenizer.vocab_size} tokens and the encoder {rows} rows")

@@ -3,7 +3,7 @@ in one line, processes and the device. It hands on plain functions and dataclass
 
 from .allocator import keep_freed_memory
 from .comfyui import clip_tokenizer, install_folder
-from .failures import free_bytes, full_disk, goes_on, say, stoppable
+from .failures import free_bytes, full_disk, goes_on, reason, say, stoppable
 from .files import (
     DamagedError,
     file_sha256,

@@ -97,6 +97,11 @@ def full_disk(error: BaseException | None, folder: Path, move: str) -> str | Non
     return None
 
 
+def reason(error: BaseException) -> str:
+    """What a library's error says, in one line that is not too long to read."""
+    return " ".join(str(error).split())[:300]
+
+
 def free_bytes(path: Path) -> int:
     """What the disk of a path, which need not be there yet, has free."""
     there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
+from .failures import reason
 from .files import read_json, write_text
 from .legacy import renewed
 from .recipe import LORA, STARTER, CorpusSettings, Recipe, SettingsError, Source
@@ -78,9 +79,8 @@ def parse_recipe(path: Path) -> Recipe:
     try:
         return to_recipe(recipe_parser(exits=False).parse_args(["--config", str(path)]))
     except ArgumentError as error:
-        reason = " ".join(str(error).split())
         cure = "delete it, and give `python -m trainer run` the run's settings again"
-        raise SettingsError(f"{path}: damaged, or no recipe ({reason}); {cure}") from error
+        raise SettingsError(f"{path}: damaged, or no recipe ({reason(error)}); {cure}") from error
 
 
 def to_recipe(values: Namespace) -> Recipe:

@@ -21,6 +21,7 @@ from huggingface_hub import hf_hub_url, snapshot_download
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 from tqdm import tqdm
 
+from ..base import reason
 from .weights import OLD_WEIGHTS, PATTERNS, SMALL, TEXT, ModelError, prefix_of, resolve, weight_files
 
 ANCHORS = ("embeddings.token_embedding.weight", "embeddings.word_embeddings.weight")  # CLIP's, a BERT's
@@ -67,7 +68,7 @@ def text_encoder(model: str, flag: str) -> Path:
             snapshot_download(model, revision=folder.name, allow_patterns=WEIGHTS)
     except Exception as error:
         raise ModelError(
-            f"--{flag} {model}: its weights cannot be downloaded ({' '.join(str(error).split())}) Give the same "
+            f"--{flag} {model}: its weights cannot be downloaded ({reason(error)}) Give the same "
             "command again, which goes on behind what is there, or download the model by hand and give its folder."
         ) from error
     return folder

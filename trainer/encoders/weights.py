@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers.initialization import no_init_weights
 
+from ..base import reason
+
 # Exact names: a pipeline's repository also holds checkpoints of many gigabytes that are not asked for.
 TOKENIZER_FILES = [
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -63,9 +65,8 @@ def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
         if patterns is not SMALL and not list(folder.rglob("*.safetensors")):
             snapshot_download(model, allow_patterns=OLD_WEIGHTS)
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise ModelError(
-            f"--{flag} {model}: neither a local folder nor to be had from the hub ({reason}) "
+            f"--{flag} {model}: neither a local folder nor to be had from the hub ({reason(error)}) "
             "Download it by hand and give its folder, or set HF_ENDPOINT to a mirror."
         ) from error
     return folder

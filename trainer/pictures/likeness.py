@@ -12,6 +12,7 @@ import transformers
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
+from ..base import reason
 from ..encoders import ModelError, resolve
 
 FLAG = "clip"
@@ -36,8 +37,9 @@ class Scorer:
             self.processor = CLIPImageProcessor.from_pretrained(folder)
             self.tokenizer = CLIPTokenizerFast.from_pretrained(folder)
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"--{FLAG} {folder}: not a whole CLIPModel with its processor ({reason})") from error
+            raise ModelError(
+                f"--{FLAG} {folder}: not a whole CLIPModel with its processor ({reason(error)})"
+            ) from error
         if said["missing_keys"]:
             raise ModelError(f"--{FLAG} {folder}: tensors are missing, the first is {sorted(said['missing_keys'])[0]}")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ..base import Recipe, SettingsError, TrainSettings, public, require_size, to_recipe
+from ..base import Recipe, SettingsError, TrainSettings, public, reason, require_size, to_recipe
 
 KEYS = ("rows", "seeds", "settings")
 NAME = re.compile(r"\w[\w.+-]*")
@@ -81,7 +81,7 @@ def _mapping(path: Path, where: str) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"{where}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, thousands of digits or of brackets
-        raise SettingsError(f"{where}: not YAML ({' '.join(str(error).split())[:200]})") from error
+        raise SettingsError(f"{where}: not YAML ({reason(error)})") from error
     require_size(loaded)
     if not isinstance(loaded, dict):
         raise SettingsError(f"{where}: it holds no settings by name")
@@ -130,7 +130,7 @@ def _recipe(common: dict, own: dict, base: Recipe, folder: Path, at: str) -> Rec
     try:
         return to_recipe(parser.parse_object(values))
     except ArgumentError as error:
-        raise SettingsError(f"{at}: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{at}: {reason(error)}") from error
 
 
 def _dotted(settings: dict, before: str = "") -> dict[str, Any]:

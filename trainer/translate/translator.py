@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from ..base import TranslateSettings, file_sha256
+from ..base import TranslateSettings, file_sha256, reason
 from ..encoders import ModelError, read_config, resolve
 
 # By target language: the flag that names the model, and the language that it reads.
@@ -145,8 +145,7 @@ def _readable(where: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{where}: its {what} cannot be read ({reason}); download it again") from error
+        raise ModelError(f"{where}: its {what} cannot be read ({reason(error)}); download it again") from error
 
 
 def languages_of(tokenizer: PreTrainedTokenizerBase, where: str, target: str, code: str | None) -> Languages:
