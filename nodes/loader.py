@@ -17,6 +17,7 @@ from .report import alignment_doubt, summary
 from .schema import schema
 
 NONE_FOUND = "(none found: put a ZhCLIP encoder into models/text_encoders, then press R)"
+NOTEBOOK = "https://colab.research.google.com/github/zhclip/zhclip/blob/main/notebooks/first_encoder.ipynb"
 
 
 class ZhCLIPLoader(io.ComfyNode):
@@ -91,11 +92,12 @@ def first_encoder(folder: str) -> str:
     """The ways to a first encoder in `folder`, as commands for this machine's terminal."""
     pack, python = Path(__file__).absolute().parents[1], sys.executable
     python = f'"{python}"' if " " in python else python
-    into = 'cd /d "' if os.name == "nt" else 'cd "'  # on Windows from another drive, too
+    # On Windows from another drive, too, which PowerShell's cd has no flag for.
+    terminal, into = ("command prompt (cmd)", "cd /d") if os.name == "nt" else ("terminal", "cd")
     return (
-        "Three ways to one:\n"
-        "1. Train it: open a terminal and enter these lines. The last one says first what it will take, and puts the "
-        f'encoder there.\n{into}{pack}"\n{python} -m pip install -e ".[trainer]"\n{python} -m trainer run\n'
+        f"Three ways to one:\n1. Train it: open a {terminal} and enter these lines. The last one says first what it "
+        f'will take, and puts the encoder there.\n{into} "{pack}"\n{python} -m pip install -e ".[trainer]"\n'
+        f"{python} -m trainer run\nWithout a GPU, a notebook trains it on Colab's: {NOTEBOOK}\n"
         "2. Convert a published one: the first two of these lines, and\n"
         f"{python} -m trainer convert --source IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-v0.1 "
         f'--out "{Path(folder) / "taiyi.safetensors"}"\n'

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import graphs, small
-from tests.host import Host
+from tests.host import ROOT, Host
 from zhclip import artifact as fmt
 
+NOTEBOOK = "https://colab.research.google.com/github/zhclip/zhclip/blob/main/notebooks/first_encoder.ipynb"
 DATA = Path(__file__).resolve().parent / "data"
 
 
@@ -160,8 +161,14 @@ def test_without_any_encoder_the_list_and_the_error_say_what_to_do(host: Host) -
     assert "put a ZhCLIP encoder into models/text_encoders" in entry
     assert f"There is no ZhCLIP encoder in {folder(host)}. Three ways to one" in message, message
     pack = host.base / "custom_nodes" / "zhclip"
-    for line in (f'cd "{pack}"', f"{sys.executable} -m trainer run", f'--out "{folder(host) / "taiyi.safetensors"}"'):
+    into = f'{"cd /d" if os.name == "nt" else "cd"} "{pack}"'
+    run = f"{sys.executable} -m trainer run"
+    for line in (into, run, f'--out "{folder(host) / "taiyi.safetensors"}"', NOTEBOOK):
         assert line in message, message
+    for language in ("", "/zh", "/zh-TW"):
+        page = (ROOT / "web" / "docs" / f"ZhCLIPLoader{language}.md").read_text(encoding="utf-8")
+        for words in ("python -m trainer run", "python -m trainer convert", "models/text_encoders", NOTEBOOK):
+            assert words in page, (language, words)
 
 
 @pytest.mark.parametrize(

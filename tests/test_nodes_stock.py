@@ -43,6 +43,18 @@ def test_the_empty_prompt_is_the_teachers_whole(host: Host) -> None:
     assert stored is not None and torch.equal(found["cond.0"][0], stored)
 
 
+def test_load_clip_takes_the_file_without_an_error_and_reads_nothing_of_it(
+    host: Host, texts: list[torch.Tensor]
+) -> None:
+    """What the help page warns of."""
+    graph = graphs.probe("red cat", "unread") | {
+        "clip": node("CLIPLoader", clip_name=graphs.ENCODER, type="stable_diffusion")
+    }
+    found = conditioning(host, graph, "unread")["cond.0"]
+    assert found.shape == texts[0].shape and not torch.allclose(found, texts[0], atol=1)
+    assert "text_model.final_layer_norm.weight" in host.tail(10**7)  # among those that are missing
+
+
 def test_structure_holds_in_every_window_of_a_long_prompt(host: Host) -> None:
     found = conditioning(host, graphs.probe("red cat, " * 60, "long"), "long")
     stored = small.artifact()

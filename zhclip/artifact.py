@@ -248,11 +248,12 @@ def _header(meta: Meta) -> dict[str, str]:
 
     Source of the modelspec names: Stability-AI/ModelSpec, version 1.0.1.
     """
+    title = f"ZhCLIP {meta.strategy} encoder for {meta.teacher.id}"
     return {
         HEADER_KEY: json.dumps(asdict(meta), sort_keys=True, ensure_ascii=True),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "zhclip-v1/text-encoder",
         "modelspec.implementation": "https://github.com/zhclip/zhclip",
-        "modelspec.title": f"ZhCLIP {meta.strategy} encoder for {meta.teacher.id}",
+        "modelspec.title": f"{title}: open it with Load ZhCLIP Encoder, not with Load CLIP",
         "modelspec.license": meta.licence,
     }

@@ -7,6 +7,7 @@ are read here and loaded strictly.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -64,6 +65,7 @@ def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
         folder = Path(snapshot_download(model, allow_patterns=patterns, tqdm_class=bars))
         if patterns is not SMALL and not list(folder.rglob("*.safetensors")):
             snapshot_download(model, allow_patterns=OLD_WEIGHTS)
+        gc.collect()  # closes the hub's bars, below which all later ones would be drawn
     except Exception as error:
         raise ModelError(
             f"--{flag} {model}: neither a local folder nor to be had from the hub ({reason(error)}) "
