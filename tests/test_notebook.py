@@ -37,7 +37,7 @@ def executed(folder: Path, **parameters: Any) -> nbformat.NotebookNode:
     assigned = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     assert all(f"{name} = " in book.cells[at].source or f"{name}, " in book.cells[at].source for name in parameters)
     book.cells.insert(at + 1, nbformat.v4.new_code_cell(assigned))
-    NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
     return book
 
 
