@@ -1,5 +1,9 @@
 """A device for machines without a GPU. Its tensors are the CPU's underneath, and an operation over tensors of two
-devices raises, as on a GPU. Importing it changes torch for the process."""
+devices raises, as on a GPU. Importing it changes torch for the process.
+
+WAITS names what a program would have waited for a GPU for: a number, a size that only the values tell, a copy that does
+not come from pinned memory. DOUBLE names the products that ran in double precision.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,23 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "far"
+WAITS: list[str] = []
+DOUBLE: set[str] = set()
+TELL = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
+COPIES = {"_to_copy", "copy_"}
 _setup_privateuseone_for_python_backend(NAME)
 torch.inference_mode = torch.no_grad  # type: ignore[misc, assignment]  # which such tensors cannot enter
 torch.__future__.set_overwrite_module_params_on_conversion(True)  # Module.to cannot change a tensor's class in place
+
+
+def _pin(tensor: torch.Tensor) -> torch.Tensor:
+    """The values in memory that counts as pinned."""
+    made = tensor.clone()
+    made.pinned = True  # type: ignore[attr-defined]
+    return made
+
+
+torch.Tensor.pin_memory = _pin  # type: ignore[method-assign, assignment]
 
 
 class Far(torch.Tensor):
@@ -45,20 +63,33 @@ class Far(torch.Tensor):
 def run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation on the values, with its result where a GPU would have it. Raises RuntimeError for two devices; a
     number in a CPU tensor without dimensions may go along, as to a GPU."""
-    name, device = operation._schema.name, kwargs.get("device")
+    name, device = operation._schema.name.removeprefix("aten::"), kwargs.get("device")
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     far = [tensor for tensor in tensors if isinstance(tensor, Far)]
     near = [tensor for tensor in tensors if not isinstance(tensor, Far)]
-    if name not in ("aten::_to_copy", "aten::copy_") and far and any(tensor.dim() for tensor in near):
+    if name not in COPIES and far and any(tensor.dim() for tensor in near):
         raise RuntimeError(f"{name}: tensors of two devices, {NAME} and cpu")
+    if waits(name, far, near, args, kwargs):
+        WAITS.append(name)
+    if far and name in ("mm", "bmm", "addmm", "baddbmm") and far[0].dtype == torch.double:
+        DOUBLE.add(name)
     args, kwargs = tree_map(_values, (args, kwargs))
-    there = bool(far) if name != "aten::copy_" else isinstance(tensors[0], Far)
+    there = bool(far) if name != "copy_" else isinstance(tensors[0], Far)
     if device is not None:
         there, kwargs["device"] = torch.device(device).type == NAME, "cpu"
     kwargs.pop("pin_memory", None)
     result = operation(*args, **kwargs)
     own = {id(tensor.here): tensor for tensor in far}  # what an operation changes in place stays itself
     return tree_map(lambda x: own.get(id(x), Far(x)) if isinstance(x, torch.Tensor) else x, result) if there else result
+
+
+def waits(name: str, far: list[Far], near: list[torch.Tensor], args: Any, kwargs: Any) -> bool:
+    """Whether a GPU would have to be waited for. An index by a mask has a size that only the mask's values tell."""
+    if name in COPIES and (near or torch.device(kwargs.get("device") or NAME).type != NAME):
+        pinned = all(getattr(tensor, "pinned", False) for tensor in near)
+        return not (pinned and (kwargs.get("non_blocking") or args[-1] is True))
+    masks = name.startswith("index") and any(t.dtype == torch.bool for t in tree_leaves(args[1]) if isinstance(t, Far))
+    return bool(far) and (name in TELL or masks)
 
 
 def _values(leaf: Any) -> Any:

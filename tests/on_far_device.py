@@ -1,30 +1,35 @@
 """python -m tests.on_far_device PART [--planted]: a part of training with its models on a device of its own.
 
-With --planted one tensor is left on the CPU, as a forgotten `.to(device)` would leave it; the process must then fail.
+With --planted one tensor is left on the CPU, as a forgotten `.to(device)` would leave it, or in memory that is not
+pinned; the process must then fail.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from tests.far_device import NAME  # first: it changes torch
+from tests.far_device import DOUBLE, NAME, WAITS  # first: it changes torch
 
-from tests import encoders  # isort: skip
+from tests import encoders, small  # isort: skip
 from tests.small import captions
-from trainer.base import TrainSettings
+from trainer.base import CompareSettings, TrainSettings
 from trainer.cache import Cache, Making, build, making
 from trainer.corpus.pairs import Pair
 from trainer.encoders import Student, Teacher, load_student, load_teacher, prepare
+from trainer.pictures import conditioning
+from trainer.pictures.cells import ENGLISH, Cell, Reader
 from trainer.report import floors
 from trainer.report.floors import Floors, answers
 from trainer.report.scoring import score
-from trainer.training import Loss
+from trainer.training import Loss, opening
 from trainer.training.batches import Captions, Piece
 
 WINDOW, ROWS, DEPTH = 32, 24, 2
@@ -75,12 +80,13 @@ def of_loss(folder: Path, planted: bool) -> None:
 
 
 def of_cache(folder: Path, planted: bool) -> None:
-    """The cache stage's shards and sums, which come back to the CPU."""
+    """The cache stage's shards and sums, which come back to the CPU, without a product in double precision."""
     if planted:
         plain: Callable[..., Any] = making.normal_equations
         making.normal_equations = lambda x, target, at, *more: plain(x, target, at.cpu(), *more)
     cache = cached(folder, *encoders_there(folder))
     assert {tensor.device.type for shard in [*cache.shards, cache.sums] for tensor in shard.values()} == {"cpu"}
+    assert not DOUBLE, f"{DOUBLE} in double precision, at a sixty-fourth of the speed on consumer GPUs"
 
 
 def of_scoring(folder: Path, planted: bool) -> None:
@@ -93,7 +99,67 @@ def of_scoring(folder: Path, planted: bool) -> None:
     assert set(report["floors"]) == {"constant", "nearest", "untrained", "ridge"}
 
 
-PARTS = {"student": of_student, "loss": of_loss, "cache": of_cache, "scoring": of_scoring}
+def of_steps(folder: Path, planted: bool) -> None:
+    """Training's batches, with the cache on the device and without: the CPU's own, and no step waits for anything."""
+    teacher, student = encoders_there(folder)
+    cache, train = cached(folder, teacher, student), TrainSettings(layers=1, batch=8, accumulate=2)
+    prepare(student, train, cache.ridge(1e-3))
+    student.to(NAME)
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=1e-3)
+    loss = Loss.of(cache, train, student, torch.device(NAME))
+    if planted:
+        torch.Tensor.pin_memory = lambda self: self.clone()  # type: ignore[method-assign, assignment]
+
+    def batches(device: str, moved: bool) -> Iterator[opening.Batch]:
+        opening.fits_on = lambda *_: moved
+        at = SimpleNamespace(device=torch.device(device), process_index=0, num_processes=1)
+        return opening.loader(train, cache, range(7), at)  # type: ignore[arg-type]
+
+    here = list(batches("cpu", False))
+    for moved in (True, False):
+        there = []
+        coming = batches(NAME, moved)
+        first = next(coming)  # the vectors go there once, before it
+        WAITS.clear()
+        for batch in chain([first], coming):
+            batch = {name: tensor.to(NAME, non_blocking=True) for name, tensor in batch.items()}
+            there.append(batch)
+            z = student(batch["ids"], batch["trunk"], DEPTH, batch["positions"], batch["kept"])
+            loss(z, batch)["objective"].backward()
+            torch.nn.utils.clip_grad_norm_(learning, 1.0, foreach=False)
+            optimiser.step()
+            optimiser.zero_grad()
+        assert not WAITS, f"the device is waited for: {sorted(set(WAITS))}"
+        for one, other in zip(here, there, strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(tensor, other[name].cpu()) for name, tensor in one.items())
+
+
+def of_compare(folder: Path, planted: bool) -> None:
+    """The conditionings of a comparison, by a CLIP and by an artifact, which come back to the CPU."""
+    checkpoint, seen = encoders.clip_teacher(folder / "t", width=768), set()
+    encoder = str(small.saved(folder / "cat.safetensors"))
+    conditioning.default_device = lambda: NAME
+    english = conditioning.english
+
+    def watched(teacher: Teacher, text: str) -> torch.Tensor:
+        seen.add(teacher.model.device.type)
+        return english(teacher, text)
+
+    conditioning.english = watched
+    if planted:
+        Student.encode_ids = lambda self, ids, hidden_keys=None: self(ids)  # type: ignore[method-assign, assignment]
+    rows = [Cell(Reader(name, name, "", ""), 0, "a (red:1.3) cat", 1, {}) for name in (ENGLISH, encoder)]
+    made = conditioning.encode_all(CompareSettings(), checkpoint, rows, -1)
+    assert {tensor.device.type for tensor in made.values()} == {"cpu"} and len(made) == 4
+    assert seen == {NAME}
+
+
+PARTS = {
+    **{"student": of_student, "loss": of_loss, "cache": of_cache, "scoring": of_scoring},
+    **{"steps": of_steps, "compare": of_compare},
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

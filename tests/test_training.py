@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -35,7 +37,7 @@ from trainer.training.dev import Dev
 from trainer.training.kv import kv_loss, load_layers
 from trainer.training.loss import Loss
 from trainer.training.objective import contrast_loss, cosine_loss
-from trainer.training.opening import ahead, trained_student
+from trainer.training.opening import accelerator_of, ahead, fits_on, trained_student
 from zhclip.artifact import Artifact, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,22 +107,9 @@ def alone(base: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 def test_two_processes_train_as_one(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    flags = {"run": run, "cache.dir": tmp_path / "cache", "train.contrast": 0.1, "train.accumulate": 2}
-    flags |= {"train.precision": "no"}
-    flags |= {"window": 32, "student.model": base.student.model, "teacher.model": base.teacher.model}
-    flags |= {"corpus.train": base.corpus.train, "corpus.dev": base.corpus.dev}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
-    done = subprocess.run(
-        [*launcher, "-m", "--", "trainer", "run", "--config", str(TINY), *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("# ridge+unfreeze") == 1
+    more = {"cache.dir": tmp_path / "cache", "train.contrast": 0.1, "train.accumulate": 2}
+    said = by_two("trainer run", base, run=run, **more)
+    assert said.count("# ridge+unfreeze") == 1
     two = replace(base, run=str(run))
     assert furthest(final(two), final(alone)) < 1e-5
     assert logged(two, "train/loss") == pytest.approx(logged(alone, "train/loss"), abs=1e-5)
@@ -129,6 +118,37 @@ def test_two_processes_train_as_one(base: Recipe, alone: Recipe, tmp_path: Path)
         other = base.cache_folder / file.relative_to(tmp_path / "cache")
         assert file.read_bytes() == other.read_bytes(), file
     assert (run / "encoder.safetensors").is_file()
+
+
+def by_two(module: str, base: Recipe, **more: Any) -> str:
+    """What two processes of a launcher print, of a recipe's encoders and corpus and these flags."""
+    flags = {"window": 32, "student.model": base.student.model, "teacher.model": base.teacher.model}
+    flags |= {"corpus.train": base.corpus.train, "corpus.dev": base.corpus.dev, "train.precision": "no", **more}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--"]
+    arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
+    done = subprocess.run(
+        [*launcher, *module.split(), "--config", str(TINY), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_first_processs_skill_decides_for_all(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
+    """Unlike GPUs round unlike. By the first process's figures step 6 is the best and 10 the last, by the other's own 2
+    and 6, where it would leave the first one waiting for its gradients."""
+    settings = {"train.patience": 2, "train.dev_every": 2, "train.steps": 20, "train.save_every": 1}
+    run = tmp_path / "run"
+    (run / "corpus").parent.mkdir()
+    shutil.copytree(alone.folder / "corpus", run / "corpus")
+    by_two("tests.unlike_ranks", base, run=run, **{"cache.dir": alone.cache_folder}, **settings)
+    assert checkpoint.read(checkpoint.final(run / "checkpoints")).step == 6
+    newest = checkpoint.newest(run / "checkpoints")
+    assert newest is not None and newest.stem == "step-000010"
 
 
 def test_passes_of_a_step_add_up(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
@@ -308,6 +328,42 @@ def test_a_step_that_does_not_fit_is_made_in_more_passes(
     parts = ran(changed(base, tmp_path / "parts"), corpus, train)
     assert "--train.accumulate 4" in capsys.readouterr().err
     assert furthest(final(whole), final(parts)) < 1e-4
+
+
+def test_what_torch_keeps_for_itself_is_free_when_room_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 10 bytes by its two figures: a CPU has no such memory, and a card no other way to tell."""
+    kept = [6]
+    monkeypatch.setattr("torch.cuda.empty_cache", kept.clear)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10 - sum(kept), 10))
+    assert fits_on(torch.device("cuda"), 4)
+    assert not fits_on(torch.device("cuda"), 5)
+    assert not fits_on(torch.device("cpu"), 0)  # which maps the files
+
+
+def test_fp16_scales_the_gradient_and_a_resumed_run_knows_the_scale(
+    base: Recipe, alone: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate makes the scaler for a GPU alone; here the CPU gets it."""
+
+    def with_scaler(recipe: Recipe) -> Accelerator:
+        accelerator = accelerator_of(recipe)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
+        return accelerator
+
+    monkeypatch.setattr("trainer.training.opening.accelerator_of", with_scaler)
+    recipe = changed(base, tmp_path / "run", contrast=0.1)
+    shutil.copytree(alone.folder / "corpus", recipe.folder / "corpus")
+    whole = final(ran(recipe, train))
+    assert 0 < furthest(whole, final(alone)) < 2e-3
+    last = checkpoint.newest(recipe.folder / "checkpoints")
+    assert last is not None
+    scaler = checkpoint.read(last).scaler
+    assert scaler["scale"] == 2.0**14  # doubled after each three of the twelve steps
+    checkpoint.final(recipe.folder / "checkpoints").unlink()
+    last.unlink()  # killed behind step 8
+    assert furthest(final(ran(recipe, train)), whole) == 0
+    assert checkpoint.read(last).scaler == scaler
 
 
 @pytest.mark.parametrize("card, precision", [((6, 1), "no"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16")])

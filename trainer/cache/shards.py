@@ -130,7 +130,7 @@ class Cache:
     def _gathered(self, name: str, index: torch.Tensor, at: torch.Tensor | None = None) -> torch.Tensor:
         first = self.shards[0][name]
         if len(self.shards) == 1:  # on a device as a rule: nothing to put together, and nothing to wait for
-            return first[_sent(self._within(0, index, at), first.device)]
+            return first[sent(self._within(0, index, at), first.device)]
         inner = first.shape[1:] if at is None else (len(at), *first.shape[1:])
         out = torch.empty((len(index), *inner), dtype=first.dtype, device=first.device)
         of_shard, of_row = index // self.shard_rows, index % self.shard_rows
@@ -182,6 +182,6 @@ class Cache:
         return Ridge(weight.T.contiguous().float(), (y - x @ weight).float())
 
 
-def _sent(index: torch.Tensor, device: torch.device) -> torch.Tensor:
+def sent(index: torch.Tensor, device: torch.device) -> torch.Tensor:
     """An index where it is needed; a copy to a GPU waits only from memory that is not pinned."""
-    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
+    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)

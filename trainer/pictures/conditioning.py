@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from zhclip.artifact import load
 
-from ..base import CompareSettings
+from ..base import CompareSettings, default_device
 from ..encoders import ModelError, Student, Teacher, load_teacher
 from .cells import ENGLISH, Cell
 
@@ -32,7 +32,7 @@ def encode_all(settings: CompareSettings, checkpoint: Path, cells: Iterable[Cell
             teacher = load_clip(settings, checkpoint, layer)
             made |= {(encoder, text): english(teacher, text) for text in texts}
         else:
-            student = Student.from_artifact(load(encoder))
+            student = Student.from_artifact(load(encoder)).to(default_device())
             made |= {(encoder, text): student.encode_prompt(text).float().cpu() for text in texts}
     return made
 
@@ -40,7 +40,7 @@ def encode_all(settings: CompareSettings, checkpoint: Path, cells: Iterable[Cell
 def load_clip(settings: CompareSettings, checkpoint: Path, layer: int) -> Teacher:
     """The checkpoint's own text encoder. Raises ModelError that names the comparison's flags."""
     try:
-        return load_teacher(str(checkpoint), WINDOW, layer, settings.tokenizer)
+        return load_teacher(str(checkpoint), WINDOW, layer, settings.tokenizer, default_device())
     except ModelError as error:
         raise ModelError(str(error).replace("--teacher.model", "--checkpoint").replace("teacher.", "")) from error
 

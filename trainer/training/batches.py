@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from zhclip.calibration import sentence
 
-from ..cache import Cache, shares
+from ..cache import Cache, sent, shares
 
 # A step computes a multiple of so many positions. On a CPU in bf16 a product of a size not seen before is compiled,
 # which takes longer than the product (docs/performance.md), and no two batches would be of one size.
@@ -117,8 +117,7 @@ def english(target: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     A caption keeps all positions of its longer side's text, so the English text is the first ones. Stored beside the
     targets they would take as much as another position of each caption.
     """
-    lengths = lengths.pin_memory() if target.is_cuda else lengths
-    text = torch.arange(target.shape[1], device=target.device) < lengths.to(target.device, non_blocking=True)[:, None]
+    text = torch.arange(target.shape[1], device=target.device) < sent(lengths, target.device)[:, None]
     return sentence(target.float(), text)
 
 

@@ -146,9 +146,9 @@ def loader(train: TrainSettings, cache: Cache, steps: range, accelerator: Accele
     order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, *share)
     there = fits_on(accelerator.device, cache.vector_bytes())
     captions = Captions(cache.moved(accelerator.device) if there else cache, train.contrast > 0)
-    cuda = accelerator.device.type == "cuda"
-    batches = DataLoader(captions, batch_sampler=order, collate_fn=_pinned if cuda else _as_is)  # type: ignore[arg-type]
-    return ahead(batches) if cuda else iter(batches)
+    cpu = accelerator.device.type == "cpu"
+    batches = DataLoader(captions, batch_sampler=order, collate_fn=_as_is if cpu else _pinned)  # type: ignore[arg-type]
+    return iter(batches) if cpu else ahead(batches)
 
 
 def ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -174,7 +174,7 @@ def _as_is(batch: Batch) -> Batch:
 
 
 def _pinned(batch: Batch) -> Batch:
-    return {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in batch.items()}
+    return {name: tensor.pin_memory() if tensor.device.type == "cpu" else tensor for name, tensor in batch.items()}
 
 
 def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
