@@ -1,11 +1,13 @@
 """Kill every stage of the trainer at random moments, run it again, and compare what it made with an unbroken run's.
 
 python -m tests.crashes --kills 20 [--stages cache train] [--fresh 3] [--polite]
+python -m tests.crashes --command 10
 
 A fresh process spends seconds on imports, in which a kill hits nothing. So this process imports everything once, and
 each run is a fork of it, killed with SIGKILL at a moment drawn evenly from the stage's own duration. `--fresh` adds
 real processes, killed between their start and end. `--polite` sends Ctrl-C once, Ctrl-C twice and SIGTERM in turn
-instead, which a stage must answer in one line. Prints a table; exit code 1 when any end differs.
+instead, which a stage must answer in one line. `--command` kills the whole command alone, in fresh processes, with both
+encoders still on a stand-in of the hub: every tenth of its time once. Prints a table; exit code 1 when any end differs.
 """
 
 from __future__ import annotations
@@ -28,11 +30,15 @@ from pathlib import Path
 # A forked child inherits no threads; with one thread there are none to miss.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
 
-from tests import encoders, translators
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import encoders, hub, translators
 from tests.runs import contents
 from trainer.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = "model.safetensors"
 STAGES = ("corpus", "cache", "train", "evaluate", "export", "publish", "run", "translate", "convert")
 POLITE: list[tuple[int, ...]] = [(signal.SIGINT,), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)]
 
@@ -161,10 +167,12 @@ def crash(
     kills: list[tuple[int, ...]],
     seconds: float | None,
     seed: int,
+    even: bool = False,
 ) -> Row:
     """Stop a stage by each of `kills`, each time from `before`, and compare the ends with `after`.
 
-    `seconds`: how long `after` took; None: kill fresh processes.
+    `seconds`: how long `after` took; None: kill fresh processes. `even`: one in each of as many equal parts of that
+    time, not anywhere in it, with a line about each.
     """
     fresh = seconds is None
     folder = after.with_name(f"{stage}-killed")
@@ -172,16 +180,21 @@ def crash(
     shutil.copytree(before, folder)
     again = whole(arguments, folder, fresh)
     row = Row(f"{stage}, fresh process" if fresh else stage, min(again, seconds or again))
-    for signals in kills:
+    for number, signals in enumerate(kills):
         shutil.rmtree(folder)
         shutil.copytree(before, folder)
-        moment = chance.uniform(0, row.seconds)
+        begin, end = (number / len(kills), (number + 1) / len(kills)) if even else (0, 1)
+        moment = chance.uniform(begin * row.seconds, end * row.seconds)
         log = folder.with_suffix(".log")
         log.unlink()
         process = start(arguments, folder, fresh)
         time.sleep(moment)
         row.kills += 1
         row.hits += stop(process, signals, log)
+        if even:
+            said = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-60:]
+            parts = [f"{part.stat().st_size:,} bytes of a download" for part in folder.rglob("*.part")]
+            print(f"killed after {moment:.1f} s: {'; '.join([f'... {said}', *parts])}", file=sys.stderr, flush=True)
         whole(arguments, folder, fresh)
         different = unlike(folder, after)
         row.identical += not different
@@ -201,18 +214,48 @@ def crashes(stages: list[str], kills: list[tuple[int, ...]], fresh: int = 0, see
                 yield crash(stage, given, before, after, kills[:fresh], None, seed)
 
 
+def command(kills: int, seed: int = 0) -> Iterator[Row]:
+    """The whole command, killed so often, with its two encoders on a stand-in of the hub that takes its time. The hub's
+    cache lies in the run's folder, and is compared with it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        repositories, before = folder / "hub" / "someone", folder / "before"
+        made = (
+            encoders.student(repositories / "chinese", size=9000),
+            encoders.clip_teacher(repositories / "clip", size=9000),
+        )
+        for model in made:
+            tensors = {
+                (name if "_model." in name else f"text_model.{name}"): t
+                for name, t in load_file(model / WEIGHTS).items()
+            }
+            save_file(tensors | {"vision_model.more": torch.zeros(10**6)}, model / WEIGHTS)
+        train, dev = encoders.corpora(folder)
+        (before / "ComfyUI" / "models").mkdir(parents=True)
+        given = ["run", "--config", str(ROOT / "recipes" / "tiny.yaml"), "--window", "32", "--install", "ComfyUI"]
+        given += ["--student.model", "someone/chinese", "--teacher.model", "someone/clip"]
+        given += ["--corpus.train", str(train), "--corpus.dev", str(dev)]
+        with hub.serve(folder / "hub", pace=0.1) as (endpoint, _):
+            os.environ.update(hub.settings(endpoint, Path("home")))
+            shutil.copytree(before, folder / "after")
+            whole(given, folder / "after", fresh=True)
+            yield crash("the command", given, before, folder / "after", [(signal.SIGKILL,)] * kills, None, seed, True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--fresh", type=int, default=0)
     parser.add_argument("--polite", action="store_true")
+    parser.add_argument("--command", type=int, default=0, metavar="KILLS")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     kinds = POLITE if asked.polite else [(signal.SIGKILL,)]
     total = Row("all", 0.0)
     print("| stage | seconds unbroken | kills | while it ran | identical ends |\n|---|---|---|---|---|")
-    for row in crashes(asked.stages, list(islice(cycle(kinds), asked.kills)), asked.fresh, asked.seed):
+    stages = crashes(asked.stages, list(islice(cycle(kinds), asked.kills)), asked.fresh, asked.seed)
+    for row in command(asked.command, asked.seed) if asked.command else stages:
         print(row, flush=True)
         for name in ("seconds", "kills", "hits", "identical"):
             setattr(total, name, getattr(total, name) + getattr(row, name))

@@ -33,6 +33,13 @@ def test_every_stage_killed_at_random_moments_ends_in_the_same_bytes() -> None:
 
 
 @pytest.mark.slow
+def test_the_whole_command_killed_while_it_downloads_and_behind_that_ends_in_the_same_bytes() -> None:
+    # Ten times: docs/results.md.
+    (row, _) = table("tests.crashes", "--command", "3")
+    assert row[2:] == ["3", "3", "3"]
+
+
+@pytest.mark.slow
 def test_ctrl_c_once_or_twice_and_sigterm_say_where_the_run_goes_on() -> None:
     rows = table("tests.crashes", "--kills", "3", "--polite", "--stages", "train")
     assert [(row[0], row[2], row[4]) for row in rows] == [("train", "3", "3"), ("all", "3", "3")]
