@@ -4,5 +4,5 @@ of the frozen layers. It hands on `Cache`, with the closed-form ridge map that i
 from .budget import both_fit, gigabytes
 from .making import FEW, Making
 from .positions import keep, shares
-from .shards import Cache, sent
+from .shards import Cache, Shard, sent
 from .stage import build, run

@@ -41,14 +41,15 @@ def sampled(recipe: Recipe, zh_length: Length, en_length: Length) -> Sample:
     cleaned = clean(rows, zh_length, en_length, recipe.window, replace(settings, limit=None))
     if not cleaned.pairs:
         raise CorpusError(f"of {len(rows)} of its rows none can be used; rejected: {cleaned.counts()}")
-    seconds = read + (time.perf_counter() - began - read) * total / len(rows)
+    each = (time.perf_counter() - began - read) / len(rows)
     share = len(cleaned.pairs) / len(rows)
     if settings.dev:
         dev = sum(1 for _ in Mixture(sources(settings.dev)).rows())
     else:
         dev, total = int(total * settings.dev_share), int(total * (1 - settings.dev_share))
     train = min(int(total * share), settings.limit or total)
-    return Sample(cleaned.pairs, train, int(dev * share), seconds)
+    # Each split reads all rows, and cleans its own as far as the limit goes.
+    return Sample(cleaned.pairs, train, int(dev * share), 2 * read + each * (train / share + dev))
 
 
 def _some(rows: Iterator[Row]) -> tuple[int, list[Row]]:
