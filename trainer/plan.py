@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -20,8 +20,8 @@ from .training import check_settings, checkpoint, precision, total_steps
 
 FIXED = 8  # seconds that a stage takes to start and to load the encoders
 SCORED, SCORE = 512, 2 / 3  # captions of a scoring during training, and what one costs against a step's
-LIBRARIES = 600_000_000  # bytes of memory
-ACTIVATIONS = 20  # numbers that a position leaves for the backward pass in each layer that learns, in widths
+LIBRARIES = 700_000_000  # bytes of memory
+ACTIVATIONS = 24  # numbers that a position leaves for the backward pass in each layer that learns, in widths
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,14 @@ def _download(weights: Weights | None) -> str:
 
 def _disks(work: Work) -> list[str]:
     """A line for each disk that is written to. Raises SettingsError for one that is too small."""
-    recipe, train, rows, dev = work.recipe, work.recipe.train, work.sample.train, work.sample.dev
-    targets, states = gigabytes(recipe, rows, work.sample.pairs, work.student, work.teacher)
-    stored = trunk_depth(train, work.student.depth) is not None and both_fit(recipe, rows, targets, states)
-    whole = 2 * dev * recipe.window * (work.student.bert.config.hidden_size + work.teacher.width)
+    recipe, train = work.recipe, work.recipe.train
     file = work.numbers * (2 if recipe.export.dtype == "float16" else 4)
-    # Weights and two moments in fp32, and the next one is written before the oldest goes.
-    checkpoints = work.speed.learning * 4 * (3 + (train.patience is not None)) * (checkpoint.KEEP + 1)
+    # Weights and two moments in fp32. The next one is written before the oldest goes; the final weights come behind.
+    weights, saves = 4 * work.speed.learning, -(-total_steps(train, work.sample.train) // train.save_every)
+    each = weights * (3 + (train.patience is not None))
+    checkpoints = max(each * min(saves, checkpoint.KEEP + 1), each * min(saves, checkpoint.KEEP) + weights)
     downloads = sum(weights.size for weights in work.missing.values() if weights)
-    cache = (targets + states * stored) * 1e9 + whole
-    places = [("cache", recipe.cache_folder, cache), ("checkpoints", recipe.folder, float(checkpoints))]
+    places = [("cache", recipe.cache_folder, _cached(work)), ("checkpoints", recipe.folder, float(checkpoints))]
     places += [("file", recipe.folder, file), ("downloads", Path(constants.HF_HUB_CACHE), downloads)]
     places += [("copy", work.target, file)] if work.target else []
     disks: dict[int, list[tuple[str, Path, float]]] = {}
@@ -114,6 +112,20 @@ def _disks(work: Work) -> list[str]:
         there = next(parent for parent in (place[1], *place[1].absolute().parents) if parent.exists())
         disks.setdefault(there.stat().st_dev, []).append(place)
     return [_disk(some) for some in disks.values()]
+
+
+def _cached(work: Work) -> float:
+    """Bytes of the cache."""
+    recipe, student, rows = work.recipe, work.student, work.sample.train
+    targets, states = gigabytes(recipe, rows, work.sample.pairs, student, work.teacher)
+    stored = trunk_depth(recipe.train, student.depth) is not None and both_fit(recipe, rows, targets, states)
+    return (targets + states * stored) * 1e9 + _dev(work, work.sample.dev)
+
+
+def _dev(work: Work, rows: int) -> float:
+    """Bytes of so many dev captions, which keep all positions."""
+    whole = replace(work.recipe, train=replace(work.recipe.train, pad_positions=None))
+    return sum(gigabytes(whole, rows, work.sample.pairs, work.student, work.teacher)) * 1e9
 
 
 def _disk(places: list[tuple[str, Path, float]]) -> str:
@@ -130,17 +142,23 @@ def _disk(places: list[tuple[str, Path, float]]) -> str:
 
 
 def _memory(work: Work) -> str:
-    """On a CPU by arithmetic: both encoders for the cache; for a step the student, gradients, moments, activations."""
+    """On a CPU by arithmetic: for the cache both encoders, and a shard four times, as it comes, joined, and twice in a
+    file's bytes; for training the student, gradients, moments, activations, and a checkpoint twice in its bytes."""
     if work.speed.gpu_bytes:
         return f"{size(work.speed.gpu_bytes)} of the GPU's {size(torch.cuda.mem_get_info()[1])}"
     train, width = work.recipe.train, work.student.bert.config.hidden_size
-    caching = work.numbers + sum(parameter.numel() for parameter in work.teacher.model.parameters())
+    english = sum(parameter.numel() for parameter in work.teacher.model.parameters())
+    dev, caching = work.sample.dev, work.numbers + english
     layers = work.student.depth - (trunk_depth(train, work.student.depth) or 0)
     activations = train.batch / train.accumulate * _positions(work) * layers * ACTIVATIONS * width
     caching += work.recipe.cache.batch * work.recipe.window * width * 12
-    needed = LIBRARIES + 4 * max(caching, work.numbers + 3 * work.speed.learning + activations)
+    caching += _dev(work, min(work.recipe.cache.shard_rows, dev))
+    learning = work.speed.learning * (9 + 3 * (train.patience is not None))
+    needed = LIBRARIES + 4 * max(caching, work.numbers + learning + activations)
+    # Training reads the whole cache; scoring the dev captions, while an encoder is loaded.
+    mapped = max(_cached(work), _dev(work, dev) + 4 * max(work.numbers, english))
     free = psutil.virtual_memory().available
-    said = f"about {size(needed)} of {size(free)} free"
+    said = f"about {size(needed)} of {size(free)} free, and {size(mapped)} of mapped files where there is room"
     return said if needed < free else f"{said}: TOO LITTLE; add --train.accumulate 4 and --cache.batch 16"
 
 
