@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests import encoders, hub
+from tests import encoders, hub, runs
 from tests.host import comfyui
 from tests.test_download import environment
 from tests.tree import tracked
 from trainer.__main__ import main
+from trainer.base import parse_recipe
 from trainer.base.comfyui import comfyui_around, install_folder
+from trainer.plan import _places, _work
 from zhclip.artifact import read_meta
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,6 +145,17 @@ def test_what_does_not_fit_is_said_before_the_work(
     error = capsys.readouterr().err
     assert "the disk is full before the end, the run takes" in error and "--cache.dir FOLDER" in error
     assert not (tmp_path / "run" / "corpus").exists()
+
+
+def test_what_the_plan_counts_is_what_is_written(tmp_path: Path) -> None:
+    inputs, recipe = runs.inputs(tmp_path), parse_recipe(Path(runs.TINY))
+    recipe.run, recipe.window, recipe.train.save_every = str(tmp_path / "run"), 32, 12
+    recipe.student.model, recipe.teacher.model, recipe.corpus.train, recipe.corpus.dev = inputs.values()
+    planned = {what: size for what, _, size in _places(_work(recipe))}
+    run = runs.run(tmp_path / "run", inputs, "--train.save_every", "12")
+    for what in ("cache", "checkpoints"):
+        files = (run / what).rglob("*.safetensors")
+        assert planned[what] == pytest.approx(sum(file.stat().st_size for file in files), rel=0.1), what
 
 
 def test_the_starter_is_asked_for_by_default(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -95,8 +95,11 @@ def _download(weights: Weights | None) -> str:
     return f"{size(weights.size)}{part} from {constants.ENDPOINT}"
 
 
-def _disks(work: Work) -> list[str]:
-    """A line for each disk that is written to. Raises SettingsError for one that is too small."""
+Place = tuple[str, Path, float]  # what is written, where, and its bytes
+
+
+def _places(work: Work) -> list[Place]:
+    """All that is written, checkpoints at their most."""
     recipe, train = work.recipe, work.recipe.train
     file = work.numbers * (2 if recipe.export.dtype == "float16" else 4)
     # Weights and two moments in fp32. The next one is written before the oldest goes; the final weights come behind.
@@ -104,11 +107,15 @@ def _disks(work: Work) -> list[str]:
     each = weights * (3 + (train.patience is not None))
     checkpoints = max(each * min(saves, checkpoint.KEEP + 1), each * min(saves, checkpoint.KEEP) + weights)
     downloads = sum(weights.size for weights in work.missing.values() if weights)
-    places = [("cache", recipe.cache_folder, _cached(work)), ("checkpoints", recipe.folder, float(checkpoints))]
+    places: list[Place] = [("cache", recipe.cache_folder, _cached(work)), ("checkpoints", recipe.folder, checkpoints)]
     places += [("file", recipe.folder, file), ("downloads", Path(constants.HF_HUB_CACHE), downloads)]
-    places += [("copy", work.target, file)] if work.target else []
-    disks: dict[int, list[tuple[str, Path, float]]] = {}
-    for place in places:
+    return places + ([("copy", work.target, file)] if work.target else [])
+
+
+def _disks(work: Work) -> list[str]:
+    """A line for each disk that is written to. Raises SettingsError for one that is too small."""
+    disks: dict[int, list[Place]] = {}
+    for place in _places(work):
         there = next(parent for parent in (place[1], *place[1].absolute().parents) if parent.exists())
         disks.setdefault(there.stat().st_dev, []).append(place)
     return [_disk(some) for some in disks.values()]
@@ -128,7 +135,7 @@ def _dev(work: Work, rows: int) -> float:
     return sum(gigabytes(whole, rows, work.sample.pairs, work.student, work.teacher)) * 1e9
 
 
-def _disk(places: list[tuple[str, Path, float]]) -> str:
+def _disk(places: list[Place]) -> str:
     folder, needed = places[0][1], sum(number for _, _, number in places)
     # What an earlier call wrote is not free, and not needed again.
     free = free_bytes(folder) + sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
