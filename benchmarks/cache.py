@@ -2,7 +2,7 @@
 
 Further options: [--device cpu|cuda] [--quick] [--json F]. The plain way is the teacher's and the student's passes, all
 layers at all 77 positions, in batches of the same size, with nothing kept. Ours also tokenises, adds up the normal
-equations, picks positions and writes shards. At full shape, 12 x 768 with random weights.
+equations, picks positions and writes shards, at the kept positions alone. At full shape, 12 x 768 with random weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.encoders import encoders
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
 from trainer.base import TrainSettings
-from trainer.cache import Cache, Making, build
+from trainer.cache import Cache, Making, build, stage
 from trainer.corpus import read_pairs
 from trainer.encoders import Student, Teacher, load_student, load_teacher
 
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=256)
     given = parser.parse_args()
     rows, pads = 32 if given.quick else given.captions, TrainSettings().pad_positions
+    stage.FEW = 0  # so few stand for a corpus of which the kept positions alone are computed
     with tempfile.TemporaryDirectory() as temporary:
         folder, numbers = Path(temporary), count()
         models = encoders(folder, *((4, 64) if given.quick else ()))

@@ -7,6 +7,8 @@ not come from pinned memory. DOUBLE names the products that ran in double precis
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,7 +72,8 @@ def run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     if name not in COPIES and far and any(tensor.dim() for tensor in near):
         raise RuntimeError(f"{name}: tensors of two devices, {NAME} and cpu")
     if waits(name, far, near, args, kwargs):
-        WAITS.append(name)
+        ours = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_stack() if "trainer" in f.filename]
+        WAITS.append(f"{name} at {' '.join(ours[-1:])}")
     if far and name in ("mm", "bmm", "addmm", "baddbmm") and far[0].dtype == torch.double:
         DOUBLE.add(name)
     args, kwargs = tree_map(_values, (args, kwargs))

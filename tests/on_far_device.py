@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate import Accelerator, PartialState
+from safetensors.torch import load_file
 
 from tests.far_device import DOUBLE, NAME, WAITS  # first: it changes torch
 
-from tests import encoders, small  # isort: skip
+from tests import encoders, runs, small  # isort: skip
 from tests.small import captions
-from trainer.base import CompareSettings, TrainSettings
+from trainer import cache, corpus
+from trainer.base import CompareSettings, Recipe, TrainSettings, parse_recipe
 from trainer.cache import Cache, Making, build, making
 from trainer.corpus.pairs import Pair
 from trainer.encoders import Student, Teacher, load_student, load_teacher, prepare
@@ -29,7 +31,8 @@ from trainer.pictures.cells import ENGLISH, Cell, Reader
 from trainer.report import floors
 from trainer.report.floors import Floors, answers
 from trainer.report.scoring import score
-from trainer.training import Loss, opening
+from trainer.training import Loss, checkpoint, opening
+from trainer.training import stage as training
 from trainer.training.batches import Captions, Piece
 
 WINDOW, ROWS, DEPTH = 32, 24, 2
@@ -99,41 +102,47 @@ def of_scoring(folder: Path, planted: bool) -> None:
     assert set(report["floors"]) == {"constant", "nearest", "untrained", "ridge"}
 
 
-def of_steps(folder: Path, planted: bool) -> None:
-    """Training's batches, with the cache on the device and without: the CPU's own, and no step waits for anything."""
-    teacher, student = encoders_there(folder)
-    cache, train = cached(folder, teacher, student), TrainSettings(layers=1, batch=8, accumulate=2)
-    prepare(student, train, cache.ridge(1e-3))
-    student.to(NAME)
-    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=1e-3)
-    loss = Loss.of(cache, train, student, torch.device(NAME))
+def of_train(folder: Path, planted: bool) -> None:
+    """The train stage, with the cache on the device and without: the CPU's weights, and no step waits for anything."""
+    recipe, given = parse_recipe(Path(runs.TINY)), runs.inputs(folder)
+    recipe.run, recipe.window, recipe.cache.dir = str(folder / "run"), 32, str(folder / "cache")
+    recipe.student.model, recipe.teacher.model, recipe.corpus.train, recipe.corpus.dev = given.values()
+    recipe.train = replace(recipe.train, steps=9, save_every=9, dev_every=None, accumulate=2, precision="no")
+    accelerator_of, ahead, means = opening.accelerator_of, opening.ahead, training._means
+    waited, device = [], torch.device("cpu")
+
+    def there(recipe: Recipe) -> Accelerator:
+        accelerator = accelerator_of(recipe)
+        # The student is there already, and torch would make its parameters anew (far_device.py).
+        accelerator.device_placement = False
+        accelerator.state.device = PartialState().device = device
+        return accelerator
+
+    def watched(batches: Iterable[opening.Batch]) -> Iterator[opening.Batch]:
+        for number, batch in enumerate(ahead(batches)):
+            if number == 0:  # the cache goes there once, before it
+                WAITS.clear()
+            yield batch
+
+    def told(pending: list[opening.Batch], accelerator: Accelerator) -> dict[str, float]:
+        waited.extend(WAITS)  # before the figures of the last steps are asked for, which torch gives of no such tensor
+        return means([{name: tensor.cpu() for name, tensor in terms.items()} for terms in pending], accelerator)
+
+    opening.accelerator_of, opening.ahead, training._means = there, watched, told
+    for stage in (corpus, cache, training):
+        stage.run(recipe)
+    waited.clear()
+    device = torch.device(NAME, 0)
     if planted:
         torch.Tensor.pin_memory = lambda self: self.clone()  # type: ignore[method-assign, assignment]
-
-    def batches(device: str, moved: bool) -> Iterator[opening.Batch]:
-        opening.fits_on = lambda *_: moved
-        at = SimpleNamespace(device=torch.device(device), process_index=0, num_processes=1)
-        return opening.loader(train, cache, range(7), at)  # type: ignore[arg-type]
-
-    here = list(batches("cpu", False))
+    here = load_file(checkpoint.final(recipe.folder / "checkpoints"))
     for moved in (True, False):
-        there = []
-        coming = batches(NAME, moved)
-        first = next(coming)  # the vectors go there once, before it
-        WAITS.clear()
-        for batch in chain([first], coming):
-            batch = {name: tensor.to(NAME, non_blocking=True) for name, tensor in batch.items()}
-            there.append(batch)
-            z = student(batch["ids"], batch["trunk"], DEPTH, batch["positions"], batch["kept"])
-            loss(z, batch)["objective"].backward()
-            torch.nn.utils.clip_grad_norm_(learning, 1.0, foreach=False)
-            optimiser.step()
-            optimiser.zero_grad()
-        assert not WAITS, f"the device is waited for: {sorted(set(WAITS))}"
-        for one, other in zip(here, there, strict=True):
-            assert one.keys() == other.keys()
-            assert all(torch.equal(tensor, other[name].cpu()) for name, tensor in one.items())
+        opening.fits_on = lambda *_, moved=moved: moved
+        recipe.run = str(folder / f"far{moved}")
+        training.run(recipe)
+        assert not waited, f"the device is waited for: {sorted(set(waited))}"
+        found = load_file(checkpoint.final(recipe.folder / "checkpoints"))
+        assert all(torch.allclose(tensor, found[name], atol=1e-6) for name, tensor in here.items())
 
 
 def of_compare(folder: Path, planted: bool) -> None:
@@ -158,7 +167,7 @@ def of_compare(folder: Path, planted: bool) -> None:
 
 PARTS = {
     **{"student": of_student, "loss": of_loss, "cache": of_cache, "scoring": of_scoring},
-    **{"steps": of_steps, "compare": of_compare},
+    **{"train": of_train, "compare": of_compare},
 }
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ MIXED = "tensors of two devices, far and cpu"
 PARTS = ["student", "loss", "cache", "scoring", "compare"]
 
 
-@pytest.mark.parametrize("part, planted", [*((part, MIXED) for part in PARTS), ("steps", "the device is waited for")])
+@pytest.mark.parametrize("part, planted", [*((part, MIXED) for part in PARTS), ("train", "the device is waited for")])
 def test_everything_is_where_the_model_is(part: str, planted: str) -> None:
     done = python("-m", "tests.on_far_device", part)
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout
