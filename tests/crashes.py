@@ -7,7 +7,8 @@ A fresh process spends seconds on imports, in which a kill hits nothing. So this
 each run is a fork of it, killed with SIGKILL at a moment drawn evenly from the stage's own duration. `--fresh` adds
 real processes, killed between their start and end. `--polite` sends Ctrl-C once, Ctrl-C twice and SIGTERM in turn
 instead, which a stage must answer in one line. `--command` kills the whole command alone, in fresh processes, with both
-encoders still on a stand-in of the hub: every tenth of its time once. Prints a table; exit code 1 when any end differs.
+encoders still on a stand-in of the hub, at moments spread over its time and over its downloads in turn. Prints a table;
+exit code 1 when any end differs.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from safetensors.torch import load_file, save_file
 from tests import encoders, hub, translators
 from tests.runs import contents
 from trainer.__main__ import main
+from trainer.encoders.weights import TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "model.safetensors"
@@ -89,7 +91,7 @@ def start(arguments: list[str], folder: Path, fresh: bool = False, log: Path | N
     try:
         if fresh:
             command = [sys.executable, "-m", "trainer", *arguments]
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
             return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, env=environment).pid
         if child := os.fork():
             return child
@@ -108,6 +110,11 @@ def start(arguments: list[str], folder: Path, fresh: bool = False, log: Path | N
             os._exit(code)  # never back into this program
     finally:
         os.close(output)
+
+
+def runs(process: int) -> bool:
+    """Whether a process has not ended."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def ended(process: int) -> int:
@@ -171,8 +178,8 @@ def crash(
 ) -> Row:
     """Stop a stage by each of `kills`, each time from `before`, and compare the ends with `after`.
 
-    `seconds`: how long `after` took; None: kill fresh processes. `even`: one in each of as many equal parts of that
-    time, not anywhere in it, with a line about each.
+    `seconds`: how long `after` took; None: kill fresh processes. `even`: spread evenly, and every second kill over the
+    bytes of the downloads, not over the time; with a line about each.
     """
     fresh = seconds is None
     folder = after.with_name(f"{stage}-killed")
@@ -183,18 +190,23 @@ def crash(
     for number, signals in enumerate(kills):
         shutil.rmtree(folder)
         shutil.copytree(before, folder)
-        begin, end = (number / len(kills), (number + 1) / len(kills)) if even else (0, 1)
-        moment = chance.uniform(begin * row.seconds, end * row.seconds)
+        share = (number + chance.random()) / len(kills) if even else chance.random()
+        moment = share * row.seconds
         log = folder.with_suffix(".log")
         log.unlink()
         process = start(arguments, folder, fresh)
-        time.sleep(moment)
+        if even and number % 2:
+            while runs(process) and fetched(folder) < share * fetched(after):
+                time.sleep(0.005)
+        else:
+            time.sleep(moment)
         row.kills += 1
         row.hits += stop(process, signals, log)
         if even:
             said = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-60:]
-            parts = [f"{part.stat().st_size:,} bytes of a download" for part in folder.rglob("*.part")]
-            print(f"killed after {moment:.1f} s: {'; '.join([f'... {said}', *parts])}", file=sys.stderr, flush=True)
+            print(
+                f"killed with {fetched(folder):,} of {fetched(after):,} bytes downloaded: ... {said}", file=sys.stderr
+            )
         whole(arguments, folder, fresh)
         different = unlike(folder, after)
         row.identical += not different
@@ -212,6 +224,11 @@ def crashes(stages: list[str], kills: list[tuple[int, ...]], fresh: int = 0, see
                 yield crash(stage, given, before, after, kills, seconds, seed)
             if stage == "run" and stage in stages and fresh:
                 yield crash(stage, given, before, after, kills[:fresh], None, seed)
+
+
+def fetched(folder: Path) -> int:
+    """Bytes of weights that the whole command has downloaded, finished or not."""
+    return sum(path.stat().st_size for path in folder.rglob(f"{TEXT}*") if path.is_file())
 
 
 def command(kills: int, seed: int = 0) -> Iterator[Row]:
