@@ -102,6 +102,16 @@ def of_scoring(folder: Path, planted: bool) -> None:
     assert set(report["floors"]) == {"constant", "nearest", "untrained", "ridge"}
 
 
+def always(*_: Any) -> bool:
+    """That there is room on the device."""
+    return True
+
+
+def never(*_: Any) -> bool:
+    """That there is none."""
+    return False
+
+
 def of_train(folder: Path, planted: bool) -> None:
     """The train stage, with the cache on the device and without: the CPU's weights, and no step waits for anything."""
     recipe, given = parse_recipe(Path(runs.TINY)), runs.inputs(folder)
@@ -137,7 +147,7 @@ def of_train(folder: Path, planted: bool) -> None:
         torch.Tensor.pin_memory = lambda self: self.clone()  # type: ignore[method-assign, assignment]
     here = load_file(checkpoint.final(recipe.folder / "checkpoints"))
     for moved in (True, False):
-        opening.fits_on = lambda *_, moved=moved: moved
+        opening.fits_on = [never, always][moved]
         recipe.run = str(folder / f"far{moved}")
         training.run(recipe)
         assert not waited, f"the device is waited for: {sorted(set(waited))}"
@@ -158,7 +168,7 @@ def of_compare(folder: Path, planted: bool) -> None:
 
     conditioning.english = watched
     if planted:
-        Student.encode_ids = lambda self, ids, hidden_keys=None: self(ids)  # type: ignore[method-assign, assignment]
+        Student.encode_ids = lambda self, ids, hidden_keys=None: self(ids)  # type: ignore[method-assign]
     rows = [Cell(Reader(name, name, "", ""), 0, "a (red:1.3) cat", 1, {}) for name in (ENGLISH, encoder)]
     made = conditioning.encode_all(CompareSettings(), checkpoint, rows, -1)
     assert {tensor.device.type for tensor in made.values()} == {"cpu"} and len(made) == 4

@@ -122,7 +122,7 @@ def test_two_processes_train_as_one(base: Recipe, alone: Recipe, tmp_path: Path)
 
 def by_two(module: str, base: Recipe, **more: Any) -> str:
     """What two processes of a launcher print, of a recipe's encoders and corpus and these flags."""
-    flags = {"window": 32, "student.model": base.student.model, "teacher.model": base.teacher.model}
+    flags: dict[str, Any] = {"window": 32, "student.model": base.student.model, "teacher.model": base.teacher.model}
     flags |= {"corpus.train": base.corpus.train, "corpus.dev": base.corpus.dev, "train.precision": "no", **more}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--"]
     arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
