@@ -102,14 +102,19 @@ def of_scoring(folder: Path, planted: bool) -> None:
     assert set(report["floors"]) == {"constant", "nearest", "untrained", "ridge"}
 
 
-def always(*_: Any) -> bool:
+def always(device: torch.device, size: int) -> bool:
     """That there is room on the device."""
     return True
 
 
-def never(*_: Any) -> bool:
+def never(device: torch.device, size: int) -> bool:
     """That there is none."""
     return False
+
+
+def unpinned(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy where a GPU cannot fetch it by itself."""
+    return tensor.clone()
 
 
 def of_train(folder: Path, planted: bool) -> None:
@@ -144,7 +149,7 @@ def of_train(folder: Path, planted: bool) -> None:
     waited.clear()
     device = torch.device(NAME, 0)
     if planted:
-        torch.Tensor.pin_memory = lambda self: self.clone()  # type: ignore[method-assign, assignment]
+        torch.Tensor.pin_memory = unpinned  # type: ignore[method-assign, assignment]
     here = load_file(checkpoint.final(recipe.folder / "checkpoints"))
     for moved in (True, False):
         opening.fits_on = [never, always][moved]
