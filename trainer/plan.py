@@ -102,10 +102,11 @@ def _places(work: Work) -> list[Place]:
     """All that is written, checkpoints at their most."""
     recipe, train = work.recipe, work.recipe.train
     file = work.numbers * (2 if recipe.export.dtype == "float16" else 4)
-    # Weights and two moments in fp32. The next one is written before the oldest goes; the final weights come behind.
+    # Weights and two moments in fp32. The next one is written before the oldest goes, whose room the file and the final
+    # weights take.
     weights, saves = 4 * work.speed.learning, -(-total_steps(train, work.sample.train) // train.save_every)
     each = weights * (3 + (train.patience is not None))
-    checkpoints = max(each * min(saves, checkpoint.KEEP + 1), each * min(saves, checkpoint.KEEP) + weights)
+    checkpoints = max(each * min(saves, checkpoint.KEEP + 1) - file, each * min(saves, checkpoint.KEEP) + weights)
     downloads = sum(weights.size for weights in work.missing.values() if weights)
     places: list[Place] = [("cache", recipe.cache_folder, _cached(work)), ("checkpoints", recipe.folder, checkpoints)]
     places += [("file", recipe.folder, file), ("downloads", Path(constants.HF_HUB_CACHE), downloads)]
