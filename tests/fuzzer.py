@@ -18,7 +18,6 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,7 +43,7 @@ class Row:
     slowest_ms: float = 0.0
     largest_mb: float = 0.0
     faults: list[dict[str, Any]] = field(default_factory=list)
-    said: Counter[str] = field(default_factory=Counter)  # how refusals begin
+    said: dict[str, int] = field(default_factory=dict)  # how refusals begin
 
     def add(self, number: int, case: Any, outcome: dict[str, Any]) -> None:
         """Count an outcome."""
@@ -55,7 +54,8 @@ class Row:
             self.faults.append({"number": number, "case": case, "fault": outcome["fault"]})
         elif outcome["refused"]:
             self.refused += 1
-            self.said[re.sub(r"\S*/\S*|\d+", "#", outcome["refused"])[:60]] += 1
+            words = re.sub(r"\S*/\S*|\d+", "#", outcome["refused"])[:60]
+            self.said[words] = self.said.get(words, 0) + 1
         else:
             self.accepted += 1
 
