@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz_cases import DATA, KINDS, draw
+from tests.fuzz_cases import DATA, KINDS, ODD, draw
 from tests.host import QUIET, ROOT, comfyui
 
 KEPT = DATA / "fuzzed.json"
@@ -70,6 +70,11 @@ def kept() -> Iterator[Job]:
     """The cases that were found before, numbered below 0."""
     for kind, cases in json.loads(KEPT.read_text(encoding="utf-8")).items():
         yield from ((kind, -1 - at, case) for at, case in enumerate(cases))
+
+
+def odd() -> Iterator[Job]:
+    """Prompts that someone typed."""
+    yield from (("prompts", -1000 - at, text) for at, text in enumerate(ODD))
 
 
 def tried(jobs: Iterable[Job]) -> dict[str, Row]:
@@ -179,7 +184,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
-    rows = tried([*kept(), *drawn({kind: getattr(given, kind) for kind in KINDS}, given.seed)])
+    rows = tried([*kept(), *odd(), *drawn({kind: getattr(given, kind) for kind in KINDS}, given.seed)])
     print(f"seed {given.seed}\n{table(rows)}\n{faults(rows)}")
     if given.json:
         given.json.write_text(
