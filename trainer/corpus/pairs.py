@@ -87,10 +87,9 @@ def clean(
         if reason:
             rejects.append(replace(row, fault=reason))
             if len(rejects) > HOPELESS * (len(pairs) + ROWS):
-                cleaned = Cleaned(pairs, rejects)
-                raise CorpusError(
-                    f"{row.source or 'the corpus'}: {len(pairs)} usable pairs in {len(rejects) + len(pairs)} rows, and so no corpus; rejected: {cleaned.counts()}"
-                )
+                counts = Cleaned(pairs, rejects).counts()
+                said = f"{len(pairs)} usable pairs and {len(rejects)} other rows so far: {counts}"
+                raise CorpusError(f"{row.source or 'this'} is no corpus: {said}")
             continue
         seen.add(zh, english)
         pairs.append(Pair(zh, en))
