@@ -135,7 +135,7 @@ def a_prompt(chance: Random) -> str | dict[str, Any]:
     """A text of odd words, of any characters or of syntax; one of twenty is long and of one kind."""
     kind = chance.randrange(20)
     if kind == 0:
-        return {"*": ["".join(chance.choices(LISTS["units"], k=some(chance, 3))), int(10 ** chance.uniform(1, 4))]}
+        return {"*": ["".join(chance.choices(LISTS["units"], k=some(chance, 3))), int(10 ** chance.uniform(1, 3.7))]}
     if kind < 7:
         text = "".join(chance.choices(WORDS, k=chance.randint(1, 6)))[:300]  # the long ones are among the odd ones
     elif kind < 13:

@@ -119,7 +119,10 @@ def change_tensor(tensors: dict[str, torch.Tensor], name: str, change: str) -> N
 def with_entry(content: bytes, name: str, key: str, value: Any) -> bytes:
     """The file with another entry in its header; without a key in place of the whole entry."""
     size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
+    try:
+        header = json.loads(content[8 : 8 + size])
+    except ValueError:  # changed before
+        return content
     if not key:
         header[name] = value
     elif isinstance(header.get(name), dict):

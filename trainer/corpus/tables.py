@@ -127,7 +127,7 @@ def check_columns(
     """Raises CorpusError unless the source's columns are among these, or, in a table with `records`, inside them."""
     wanted = [*([source.zh] if source.zh else []), source.en]
     if any(name not in names and not (records and name.partition(".")[0] in names) for name in wanted):
-        raise CorpusError(f"{where}: {said} {names[:6]}; it must name the columns {' and '.join(wanted)}")
+        raise CorpusError(f"{where}: {said} {str(names[:6])[:300]}; it must name the columns {' and '.join(wanted)}")
 
 
 def _record(number: int, record: dict[str, Any], source: Source, fault: str) -> Row:
