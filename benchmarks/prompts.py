@@ -1,8 +1,9 @@
 """How the time of every function that reads a prompt grows with its length: `python -m benchmarks.prompts`.
 
 Each function reads prompts that once took the square of their length, of 1,000 and 10,000 characters, and the one that
-took it longest, or --all, of 100,000 and 1,000,000 too. Printed are CPU seconds, and the exponent between the last two lengths: 1 is linear,
-and n log n is some 1.1. The nodes refuse more than 100,000 characters, the count under the prompt box more than 20,000.
+took it longest, or --all, of 100,000 and 1,000,000 too. Printed are CPU seconds, and the exponent between the last two
+lengths: 1 is linear, and n log n is some 1.1. The nodes refuse more than 100,000 characters, the count under the prompt
+box more than 20,000.
 """
 
 from __future__ import annotations
