@@ -28,7 +28,7 @@ from tests.host import QUIET, ROOT, comfyui
 
 KEPT = DATA / "fuzzed.json"
 LONG = {"files": 5000, "prompts": 5000, "requests": 1000, "corpora": 1000, "recipes": 1000}
-PATIENCE = 120  # seconds without a word, after which a case hangs
+PATIENCE = 300  # seconds without a word, after which a case hangs
 Job = tuple[str, int, Any]  # kind, number, case
 
 
@@ -60,21 +60,17 @@ class Row:
             self.accepted += 1
 
 
-def drawn(counts: dict[str, int], seed: int) -> Iterator[Job]:
-    """So many cases of each kind."""
-    for kind, count in counts.items():
-        yield from ((kind, number, draw(kind, seed, number)) for number in range(count))
-
-
 def kept() -> Iterator[Job]:
     """The cases that were found before, numbered below 0."""
     for kind, cases in json.loads(KEPT.read_text(encoding="utf-8")).items():
         yield from ((kind, -1 - at, case) for at, case in enumerate(cases))
 
 
-def odd() -> Iterator[Job]:
-    """Prompts that someone typed."""
-    yield from (("prompts", -1000 - at, text) for at, text in enumerate(ODD))
+def every(counts: dict[str, int], seed: int) -> list[Job]:
+    """So many drawn cases of each kind, behind those that were found before and the prompts that someone typed."""
+    odd = (("prompts", -1000 - at, text) for at, text in enumerate(ODD))
+    first = [job for job in (*kept(), *odd) if counts[job[0]]]
+    return first + [(kind, at, draw(kind, seed, at)) for kind, count in counts.items() for at in range(count)]
 
 
 def tried(jobs: Iterable[Job]) -> dict[str, Row]:
@@ -184,7 +180,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
-    rows = tried([*kept(), *odd(), *drawn({kind: getattr(given, kind) for kind in KINDS}, given.seed)])
+    rows = tried(every({kind: getattr(given, kind) for kind in KINDS}, given.seed))
     print(f"seed {given.seed}\n{table(rows)}\n{faults(rows)}")
     if given.json:
         given.json.write_text(

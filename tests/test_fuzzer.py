@@ -33,7 +33,7 @@ def test_every_planted_fault_is_found_and_named() -> None:
 
 @pytest.mark.parametrize("counts", [SHORT, pytest.param(fuzzer.LONG, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_whatever_arrives_is_taken_or_refused_in_a_sentence(counts: dict[str, int]) -> None:
-    jobs = [*fuzzer.kept(), *fuzzer.odd(), *fuzzer.drawn(counts, seed=0)]
+    jobs = fuzzer.every(counts, seed=0)
     rows = fuzzer.tried(jobs)
     print(f"seed 0\n{fuzzer.table(rows)}")
     assert not any(row.faults for row in rows.values()), fuzzer.faults(rows)
