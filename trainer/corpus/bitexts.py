@@ -76,7 +76,7 @@ class Stretch:
     content: Content
     left: int = LONGEST
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = 1 << 14, /) -> bytes:
         """Raises ValueError, which `read_tmx` explains."""
         some = self.content.read(size)
         self.left -= len(some)
