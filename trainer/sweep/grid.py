@@ -93,13 +93,9 @@ def _mapping(path: Path, where: str) -> dict[str, Any]:
 
 
 def _seeds(given: Any, where: str) -> list[int]:
-    seeds = list(range(min(given, MOST))) if type(given) is int else given
-    if (
-        not isinstance(seeds, list)
-        or len(seeds) >= MOST
-        or not seeds
-        or any(type(seed) is not int or seed < 0 for seed in seeds)
-    ):
+    seeds = list(range(min(given, MOST + 1))) if type(given) is int else given
+    good = isinstance(seeds, list) and 0 < len(seeds) <= MOST and all(type(s) is int and s >= 0 for s in seeds)
+    if not good:
         raise SettingsError(f"{where}: seeds is {str(given)[:80]!r}; give how many, or a list such as [0, 1, 2]")
     return list(dict.fromkeys(seeds))
 
