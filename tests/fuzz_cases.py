@@ -184,9 +184,8 @@ def a_corpus(chance: Random) -> Any:
     source: dict[str, Any] = {}
     for _ in range(chance.choice([0, 0, 0, 1, 2])):
         key = chance.choice(["zh", "en", "zh", "en", "split", "weight"])
-        source[key] = chance.choice(
-            {"weight": [0.5, 1.0], "split": ["train", "test", "", "train[:1]"]}.get(key, LISTS["columns"])
-        )
+        values: dict[str, list[Any]] = {"weight": [0.5, 1.0], "split": ["train", "test", "", "train[:1]"]}
+        source[key] = chance.choice(values.get(key, LISTS["columns"]))
     steps = [on_bytes(chance, LISTS["corpus"]) for _ in range(some(chance, 3))] if chance.random() < 0.95 else []
     case = {
         "base": chance.choice(list(WHOLE)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import importlib
 import io
 import json
 import os
@@ -62,7 +63,7 @@ def pack(name: str) -> Any:
     from tests.encode_in_host import pack_module
 
     return sys.modules.get(f"pack.{name}") or (
-        __import__("importlib").import_module(f"pack.{name}") if "pack" in sys.modules else pack_module(name)
+        importlib.import_module(f"pack.{name}") if "pack" in sys.modules else pack_module(name)
     )
 
 
@@ -185,7 +186,7 @@ def encoders(path: Path) -> tuple[Any, Any, Any]:
 
     from trainer.encoders.student import Student
 
-    options = {"width": 64, "teacher_width": 64}
+    options: dict[str, Any] = {"width": 64, "teacher_width": 64}
     small.saved(path, **options)
     torch.manual_seed(0)
     file = Path(sys.modules[SD1ClipModel.__module__].__file__ or "").with_name("sd1_clip_config.json")
@@ -200,7 +201,6 @@ def encoders(path: Path) -> tuple[Any, Any, Any]:
 
 def prompts(case: Any, folder: Path) -> None:
     """Through parser, languages and tokenizer; then, unless it is long, through both text encode nodes."""
-    import nodes
     from zhclip.languages import route, spans
     from zhclip.prompt import normalise, parse
 
@@ -219,7 +219,7 @@ def prompts(case: Any, folder: Path) -> None:
     if len(windows) > 8:
         clip.tokenize(text)
         return
-    cond = nodes.CLIPTextEncode().encode(clip, text)[0][0][0][0]
+    cond = importlib.import_module("nodes").CLIPTextEncode().encode(clip, text)[0][0][0][0]
     same_as_trained(cond, windows, student.encode_prompt(text))
     both = pack("nodes.encode").ZhCLIPTextEncode.execute(clip, text, second).result[0][0][0][0]
     assert torch.isfinite(both).all() and both.shape[0] % 77 == 0 and both.shape[0] > 0, "both"
@@ -247,7 +247,6 @@ def serving(folder: Path) -> int:
     import asyncio
 
     import folder_paths
-    import server
     from aiohttp import web
 
     small.saved(folder / "encoder.safetensors", width=16, teacher_width=WIDTH, layers=1)
@@ -264,7 +263,7 @@ def serving(folder: Path) -> int:
     ready = threading.Event()
 
     async def serve() -> None:
-        served = server.PromptServer(asyncio.get_running_loop())
+        served = importlib.import_module("server").PromptServer(asyncio.get_running_loop())
         pack("nodes.route").register()
         served.add_routes()
         runner = web.AppRunner(served.app, access_log=None)
@@ -467,8 +466,8 @@ def main(folder: Path, comfyui: str) -> None:
         sys.argv = [*sys.argv[:1], "--cpu", "--fp32-text-enc", "--base-directory", str(folder)]
         sys.argv += ["--database-url", "sqlite:///:memory:"]
         import comfy.options
-        import utils.install_util  # noqa: F401  # before `nodes` puts a folder with another `utils` in front
 
+        importlib.import_module("utils.install_util")  # before `nodes` puts a folder with another `utils` in front
         comfy.options.enable_args_parsing()
     for kind in kinds:
         WARM[kind](folder)

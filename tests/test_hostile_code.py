@@ -91,7 +91,12 @@ def test_a_model_with_classes_of_its_own_is_refused_and_nobody_is_asked(
 ) -> None:
     """transformers would ask at the terminal whether to run them."""
     questions: list[str] = []
-    monkeypatch.setattr("builtins.input", lambda question="": questions.append(question) or "y")
+
+    def agree(question: str = "") -> str:
+        questions.append(question)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", agree)
     ran, folder = tmp_path / "ran", encoders.student(tmp_path / "student")
     shutil.rmtree(folder / "vision", ignore_errors=True)
     for file, key in (("config.json", "config"), ("tokenizer_config.json", "tokenizer")):

@@ -151,7 +151,7 @@ def test_no_name_in_a_card_has_a_meaning_of_its_own(finished: Path) -> None:
     report |= {"strategy": HOSTILE, "floors_from": HOSTILE}
     report["corpus"] |= {"name": HOSTILE, "rejected": {HOSTILE: 1}}
     teacher = dataclasses.replace(meta.teacher, id=HOSTILE, sha256=HOSTILE)
-    changes = dict(recipe=recipe, report=report, teacher=teacher, licence=HOSTILE, strategy=HOSTILE)
+    changes: dict[str, Any] = dict(recipe=recipe, report=report, teacher=teacher, licence=HOSTILE, strategy=HOSTILE)
     made = card(dataclasses.replace(artifact, meta=dataclasses.replace(meta, **changes)), REPO, FILE)
     assert ModelCard(made).data.to_dict()["license"] == HOSTILE.lower()  # YAML, which quotes it
     shown, _, rest = made.partition("\n---\n")[2].partition("```yaml")
