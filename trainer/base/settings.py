@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from argparse import ArgumentError
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -140,9 +141,18 @@ def _require_ranges(recipe: Recipe) -> None:
             raise SettingsError(f"--{name} {value}: give {span}")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts such as 1e5, which are a number to jsonargparse and none to YAML 1.1."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[\d._]+e[-+]?\d+$", re.I), list("-+.0123456789")
+)
+
+
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe, readable by --config."""
-    return yaml.safe_dump(json.loads(json.dumps(asdict(recipe))), sort_keys=False)
+    return yaml.dump(json.loads(json.dumps(asdict(recipe))), Dumper=_Dumper, sort_keys=False)
 
 
 def public(recipe: Recipe) -> dict[str, Any]:
