@@ -183,7 +183,9 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
     rows = tried(every({kind: getattr(given, kind) for kind in KINDS}, given.seed))
-    print(f"seed {given.seed}\n{table(rows)}\n{faults(rows)}")
+    spent = os.times()
+    cpu = spent.children_user + spent.children_system
+    print(f"seed {given.seed}, {cpu:.0f} s of CPU\n{table(rows)}\n{faults(rows)}")
     if given.json:
         given.json.write_text(
             json.dumps({"seed": given.seed, "rows": [asdict(row) for row in rows.values()]}, indent=1)
