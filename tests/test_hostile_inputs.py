@@ -80,7 +80,7 @@ def test_a_moses_line_and_a_tmx_segment_without_end(megabytes: int, tmp_path: Pa
     (tmp_path / "a.en").write_text("a cat\na dog\n", encoding="utf-8")
     assert peak(str(tmp_path / "a.zh"))[0] == ["line too long"]
     (tmp_path / "a.tmx").write_text(TMX.replace("a dog", long), encoding="utf-8")
-    with pytest.raises(CorpusError, match=f"a.tmx: no TMX, after 1 translation units .more than {LONGEST} bytes"):
+    with pytest.raises(CorpusError, match=f"a.tmx: no TMX, more than {LONGEST} bytes without"):
         peak(str(tmp_path / "a.tmx"))
 
 
@@ -89,7 +89,7 @@ def test_a_tmx_header_without_end_is_refused_before_it_is_kept(tmp_path: Path) -
     for element in ('<prop type="x">y</prop>', "<a/>"):
         path.write_text(TMX_HEAD.replace("<body>", f"{element * 200_000}<body>") + "</body></tmx>", encoding="utf-8")
         begin = time.process_time()
-        with pytest.raises(CorpusError, match=r"a\.tmx: (no TMX, after 0|it has no) translation unit"):
+        with pytest.raises(CorpusError, match=r"a\.tmx: (no TMX, more than|it has no translation unit)"):
             list(read(str(path)))
         assert time.process_time() - begin < 2
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -12,7 +11,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
-from .lines import LONGEST, Content, CorpusError, Row, lines, members, opened
+from .lines import LONGEST, CorpusError, Row, lines, members, opened
 
 # OPUS writes zh, zh_CN, zh_TW, zh-Hant, and cmn in a few corpora; TMX writes EN-US and the like.
 LANGUAGES = {"zh": re.compile(r"(?:zh|cmn)(?:[_-]\w+)?", re.I), "en": re.compile(r"en(?:[_-]\w+)?", re.I)}
@@ -69,22 +68,6 @@ def _aligned(where: str, named: dict[str, tuple[Path, str]], first: str) -> Iter
         yield Row(number, zh_text, en_text, zh_fault or en_fault)
 
 
-@dataclass
-class Stretch:
-    """What the parser reads, which keeps all that stands between two translation units: no more than LONGEST bytes."""
-
-    content: Content
-    left: int = LONGEST
-
-    def read(self, size: int = 1 << 14, /) -> bytes:
-        """Raises ValueError, which `read_tmx` explains."""
-        some = self.content.read(size)
-        self.left -= len(some)
-        if self.left < 0:
-            raise ValueError(f"more than {LONGEST} bytes without the end of a unit")
-        return some
-
-
 def read_tmx(file: Path) -> Iterator[Row]:
     """Translation units of a .tmx or .tmx.gz, numbered from 1. Entities of its own are refused, not expanded.
 
@@ -92,8 +75,8 @@ def read_tmx(file: Path) -> Iterator[Row]:
     """
     number = 0
     with opened(file) as content:
-        stretch = Stretch(content)
-        events = iterparse(stretch, events=("start", "end"), forbid_dtd=False)
+        content.stretch = LONGEST  # the parser keeps what stands between two units
+        events = iterparse(content, events=("start", "end"), forbid_dtd=False)
         try:
             _, root = next(events)
             if root.tag != "tmx":
@@ -104,14 +87,13 @@ def read_tmx(file: Path) -> Iterator[Row]:
                     body = element
                 elif event == "end" and element.tag == "tu":
                     number += 1
-                    stretch.left = LONGEST
+                    content.stretch = LONGEST
                     yield _unit(number, element)
                     body.clear()  # or the tree of all units grows behind
         except (ParseError, StopIteration, LookupError, ValueError) as error:  # LookupError: an unknown encoding
             if isinstance(error, CorpusError):
                 raise
             kind = "its DOCTYPE declares entities" if isinstance(error, DefusedXmlException) else "not well-formed XML"
-            kind = "no TMX" if stretch.left < 0 else kind
             raise CorpusError(f"{file}: {kind}, after {number} translation units ({error or 'no element'})") from error
     if not number:
         raise CorpusError(f"{file}: it has no translation unit <tu>")

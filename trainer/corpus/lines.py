@@ -42,15 +42,20 @@ def _undamaged(file: Path) -> Iterator[None]:
 
 
 class Content:
-    """A file's bytes, decompressed. Raises CorpusError for an archive of more than text packs to: a bomb."""
+    """A file's bytes, decompressed. Raises CorpusError for an archive of more than text packs to: a bomb; and where
+    `read` has given `stretch` bytes, until which somebody sets it anew."""
 
     def __init__(self, file: Path, handle: IO[bytes] | gzip.GzipFile) -> None:
         self._file, self._handle = file, handle
-        self._left = max(SMALL, RATIO * file.stat().st_size)
+        self._left = self.stretch = max(SMALL, RATIO * file.stat().st_size)
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = 1 << 14, /) -> bytes:
         """At most so many bytes, none at the end."""
-        return self._counted(self._handle.read(size))
+        some = self._counted(self._handle.read(size))
+        self.stretch -= len(some)
+        if self.stretch < 0:
+            raise CorpusError(f"{self._file}: no TMX, more than {LONGEST} bytes without the end of a unit <tu>")
+        return some
 
     def readline(self, size: int) -> bytes:
         """The same, no further than a line's end."""
