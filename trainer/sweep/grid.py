@@ -66,14 +66,14 @@ def read_grid(path: Path, given: dict[str, str], base: Recipe) -> Grid:
         raise SettingsError(f"{where}: it has no rows; give `rows`, each a name with its settings, or {{}}")
     common = loaded.get("settings") or {}
     if not isinstance(common, dict):
-        raise SettingsError(f"{where}: settings is {str(common)[:80]!r}, not settings by name")
+        raise SettingsError(f"{where}: settings is {repr(common)[:80]}, not settings by name")
     made = {}
     for name, own in rows.items():
         at = f"{where}, row {str(name)[:80]}"
         if not NAME.fullmatch(str(name)) or str(name).lower() in FOLDERS:
             raise SettingsError(f"{at}: not a name for its folder; use letters, digits and . + - _, and no other's")
         if not isinstance(own or {}, dict):
-            raise SettingsError(f"{at}: {str(own)[:80]!r} is not settings by name, such as train.lr: 1.0e-3")
+            raise SettingsError(f"{at}: {repr(own)[:80]} is not settings by name, such as train.lr: 1.0e-3")
         filled = _fill({"common": common, "own": own or {}}, given, at)
         made[str(name)] = _recipe(filled["common"], filled["own"], base, path.parent, at)
     return Grid(made, _seeds(loaded.get("seeds", 1), where))
@@ -96,7 +96,7 @@ def _seeds(given: Any, where: str) -> list[int]:
     seeds = list(range(min(given, MOST + 1))) if type(given) is int else given
     good = isinstance(seeds, list) and 0 < len(seeds) <= MOST and all(type(s) is int and s >= 0 for s in seeds)
     if not good:
-        raise SettingsError(f"{where}: seeds is {str(given)[:80]!r}; give how many, or a list such as [0, 1, 2]")
+        raise SettingsError(f"{where}: seeds is {repr(given)[:80]}; give how many, or a list such as [0, 1, 2]")
     return list(dict.fromkeys(seeds))
 
 
