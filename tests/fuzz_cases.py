@@ -7,6 +7,7 @@ Long texts are written as {"*": [text, times]}, deep ones as {"nested": levels}.
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from random import Random
@@ -127,6 +128,7 @@ def changed(content: bytes, step: list[Any]) -> bytes:
 
 
 WORDS = [*ODD, "(", ")", ":1.3)", "\uff1a", "\uff08", " ", ",", "BREAK", "red", "\u732b", "\\(", "embedding:x"]
+LONGEST = 20_000  # characters: what POST /zhclip/count takes; benchmarks/prompts.py has longer ones
 SYNTAX = "(): 1.3ab\u732b,\\"
 PLANES = (0x250, 0x3100, 0x10000, 0x110000)  # characters below: Latin, all without ideographs, the first plane, all
 
@@ -135,7 +137,8 @@ def a_prompt(chance: Random) -> str | dict[str, Any]:
     """A text of odd words, of any characters or of syntax; one of twenty is long and of one kind."""
     kind = chance.randrange(20)
     if kind == 0:
-        return {"*": ["".join(chance.choices(LISTS["units"], k=some(chance, 3))), int(10 ** chance.uniform(1, 3.7))]}
+        unit = "".join(chance.choices(LISTS["units"], k=some(chance, 3)))
+        return {"*": [unit, int(10 ** chance.uniform(1, math.log10(LONGEST / len(unit))))]}
     if kind < 7:
         text = "".join(chance.choices(WORDS, k=chance.randint(1, 6)))[:300]  # the long ones are among the odd ones
     elif kind < 13:
