@@ -83,7 +83,7 @@ def count(body: Any) -> dict[str, Any]:
     file, text, bilingual = _checked(body)
     path = folder_paths.get_full_path(FOLDER, file) if file in folder_paths.get_filename_list(FOLDER) else None
     if path is None:
-        raise RefusedError(f"There is no file {file} in models/{FOLDER}.")
+        raise RefusedError(f"There is no file {file[:80]} in models/{FOLDER}.")
     try:
         tokenizer = _tokenizer(path, stamp(path))
     except OSError as error:

@@ -459,6 +459,11 @@ HUB: dict[str, tuple[dict[str, str | bytes], Source, str]] = {
     "broken JSON": ({"a.jsonl": JSONL + "{"}, Source("me/broken-JSON"), "nor to be had from the hub"),
     "broken Parquet": ({"a.parquet": PARQUET[:-40]}, Source("me/broken-Parquet"), "nor to be had from the hub"),
     "not UTF-8": ({"a.csv": CSV.encode("gbk")}, Source("me/not-UTF-8"), "nor to be had from the hub"),
+    "code of its own": (
+        {"code-of-its-own.py": "raise SystemExit('it ran')", "a.jsonl.txt": JSONL},
+        Source("me/code-of-its-own"),
+        "Dataset scripts are no longer supported",
+    ),
     "numbers": ({"a.csv": "zh,en\n1,2\n"}, Source("me/numbers"), "0 rows, {'not text': 1}"),
 }
 

@@ -81,6 +81,7 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
     "a version of 1.0": ({"format_version": 1.0}, "format version 1.0"),
     "a report as a list": ({"report": []}, "report is a list"),
     "a loss as text": ({"report": {"loss": {"all": "low"}}}, "loss.all is a text; expected a finite number"),
+    "no loss at all": ({"report": {"loss": {"all": None}}}, "loss.all is missing"),
     "a loss of NaN": ({"report": {"loss": {"all": float("nan")}}}, "loss.all is nan"),
     "losses as a number": ({"report": {"loss": 3}}, "loss is an integer"),
     "floors as a list": ({"report": {"floors": [1]}}, "floors is a list"),

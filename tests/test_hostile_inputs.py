@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+import gzip
+import json
+import os
+import subprocess
+import sys
 import time
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests import runs
+from tests.test_formats import CAT, TMX, TMX_HEAD
+from tests.tree import ROOT
 from trainer.__main__ import main
 from trainer.artifact.publish import plain
-from trainer.base import SettingsError, require_size
+from trainer.base import SettingsError, Source, require_size
+from trainer.corpus.lines import LONGEST, SMALL
+from trainer.corpus.pairs import clean
 from trainer.corpus.rows import CorpusError, read
 from trainer.report.page import WORDS, text
 
@@ -27,6 +39,140 @@ def test_a_tmx_of_an_unknown_encoding_is_named(tmp_path: Path) -> None:
     path.write_bytes(b'<?xml version="1.0" encoding="nope"?><tmx><body><tu/></body></tmx>')
     with pytest.raises(CorpusError, match=r"nope\.tmx: not well-formed XML"):
         list(read(str(path)))
+
+
+def peak(source: str | Source) -> tuple[list[str], float, float]:
+    """The reasons of a corpus's rejected rows, seconds of CPU, and MB of Python's own memory at its most."""
+    tracemalloc.start()
+    begin = time.process_time()
+    try:
+        cleaned = clean(read(source), len, len, 99)
+        return (
+            [row.fault for row in cleaned.rejects],
+            time.process_time() - begin,
+            tracemalloc.get_traced_memory()[1] / 1e6,
+        )
+    finally:
+        tracemalloc.stop()
+
+
+ENDLESS = {
+    "a.tsv": f"zh\ten\n{CAT}\ta cat\n",
+    "a.csv": f"zh,en\n{CAT},a cat\n",
+    "a.jsonl": json.dumps({"zh": CAT, "en": "a cat"}) + "\n",
+}
+
+
+@pytest.mark.parametrize("megabytes", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ENDLESS)
+def test_an_endless_line_is_one_bad_row_and_no_memory(name: str, megabytes: int, tmp_path: Path) -> None:
+    # A quote that is never closed ends a CSV, and no other table.
+    for content in ("x" * (megabytes << 20), "'\"'"[name != "a.csv"] + "\u732b" * (megabytes << 18)):
+        (tmp_path / name).write_text(ENDLESS[name] + content + "\n" + ENDLESS[name].splitlines()[-1], encoding="utf-8")
+        faults, seconds, memory = peak(str(tmp_path / name))
+        assert faults == ["line too long", "duplicate"] and seconds < 1 + megabytes / 50 and memory < 20
+
+
+@pytest.mark.parametrize("megabytes", [2, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_moses_line_and_a_tmx_segment_without_end(megabytes: int, tmp_path: Path) -> None:
+    long = "x" * (megabytes << 20)
+    (tmp_path / "a.zh").write_text(f"{CAT}\n{long}\n", encoding="utf-8")
+    (tmp_path / "a.en").write_text("a cat\na dog\n", encoding="utf-8")
+    assert peak(str(tmp_path / "a.zh"))[0] == ["line too long"]
+    (tmp_path / "a.tmx").write_text(TMX.replace("a dog", long), encoding="utf-8")
+    with pytest.raises(CorpusError, match=f"a.tmx: no TMX, more than {LONGEST} bytes without"):
+        peak(str(tmp_path / "a.tmx"))
+
+
+def test_a_tmx_header_without_end_is_refused_before_it_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.tmx"
+    for element in ('<prop type="x">y</prop>', "<a/>"):
+        path.write_text(TMX_HEAD.replace("<body>", f"{element * 200_000}<body>") + "</body></tmx>", encoding="utf-8")
+        begin = time.process_time()
+        with pytest.raises(CorpusError, match=r"a\.tmx: (no TMX, more than|it has no translation unit)"):
+            list(read(str(path)))
+        assert time.process_time() - begin < 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.tsv.gz", "a.jsonl.gz", "a.tmx.gz", "a.zip"])
+def test_an_archive_that_expands_without_end_is_refused(name: str, tmp_path: Path) -> None:
+    """A megabyte that holds a gigabyte."""
+    zeros = bytes(1 << 20)
+    if name == "a.zip":
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            for side in ("a.zh", "a.en"):
+                with archive.open(side, "w") as file:
+                    for _ in range(1000):
+                        file.write(zeros)
+    else:
+        with gzip.open(tmp_path / name, "wb", compresslevel=9) as file:
+            for _ in range(1000):
+                file.write(zeros)
+    with pytest.raises(CorpusError, match=r"expands to more than 100 times its size|not well-formed"):
+        peak(str(tmp_path / name))
+
+
+def test_rows_of_nothing_are_no_corpus(tmp_path: Path) -> None:
+    """A few kilobytes of line ends, which would be held as rejected rows."""
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(gzip.compress(b"zh\ten\n" + b"\n" * 5_000_000))
+    assert SMALL > 5_000_000
+    with pytest.raises(CorpusError, match=r"no corpus: 0 usable pairs and 1000001 other rows so far: {'missing"):
+        clean(read(str(path)), len, len, 99)
+
+
+def test_a_column_inside_records_is_none_of_a_table_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(f"translation\ten\n{CAT}\ta cat\n", encoding="utf-8")
+    for wrong in (Source(str(path), zh="translation.zh"), Source(str(path), zh="translation", en="")):
+        with pytest.raises(CorpusError, match=r"its first line is \['translation', 'en'\]; it must name the columns"):
+            list(read(wrong))
+
+
+def obedient() -> None:
+    """Let root, too, be refused what a folder's mode forbids: without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, which counts from the next program on
+
+
+def said_by(*arguments: str) -> str:
+    """What a trainer that fails says, without permission to more than its user has."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        preexec_fn=obedient,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        timeout=300,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere root is refused nothing")
+def test_folders_that_may_not_be_written_are_named(tmp_path: Path) -> None:
+    given = runs.inputs(tmp_path)
+    flags = ["--config", runs.TINY, "--window", "32", *runs.flags(given)]
+    closed = tmp_path / "closed"
+    (closed / "models" / "text_encoders").mkdir(parents=True)
+    for folder in (closed / "models" / "text_encoders", closed):
+        folder.chmod(0o555)
+    said = said_by("run", *flags, "--run", str(closed / "run"))
+    assert said.startswith("run: ") and f"{closed}/run" in said and "Permission denied" in said, said
+    run = tmp_path / "run"
+    said = said_by("run", *flags, "--run", str(run), "--cache.dir", str(closed / "cache"))
+    assert f"{closed}/cache" in said and "Permission denied" in said, said
+    said = said_by("run", *flags, "--run", str(run), "--install", str(closed))
+    assert f"{closed}/models/text_encoders" in said and "Permission denied" in said, said
+    assert (run / "encoder.safetensors").is_file()
+    (tmp_path / "captions.tsv").write_text("en\na cat\n", encoding="utf-8")
+    translate = ["--translate.source", str(tmp_path / "captions.tsv"), "--translate.model", str(tmp_path / "teacher")]
+    said = said_by("translate", *translate, "--translate.out", str(closed / "pairs.tsv"))
+    assert f"{closed}/pairs.tsv.parts" in said and "Permission denied" in said, said
+    assert "may be read and written" in said and "disk" not in said, said
 
 
 ALIASES = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from tests import graphs, hub, runs
 from tests.host import ROOT, running
 from trainer.__main__ import main
+from trainer.artifact.publish import card
 from trainer.base.settings import parse_recipe
 from trainer.encoders.student import Student
 from zhclip.artifact import load, save
@@ -138,6 +140,26 @@ def test_models_and_datasets_of_the_hub_are_linked(
     assert "someone/captions, mine.tsv" in (run / "card" / "README.md").read_text("utf-8")
 
 
+HOSTILE = "a|b <script>x</script> [y](http://z) `q` *s*\n# T"
+
+
+def test_no_name_in_a_card_has_a_meaning_of_its_own(finished: Path) -> None:
+    artifact = load(finished / "encoder.safetensors")
+    meta, report = artifact.meta, artifact.meta.report
+    recipe = meta.recipe | {"student": meta.recipe["student"] | {"model": HOSTILE}}
+    recipe["corpus"] = recipe["corpus"] | {"train": [{"path": HOSTILE}]}
+    report |= {"strategy": HOSTILE, "floors_from": HOSTILE}
+    report["corpus"] |= {"name": HOSTILE, "rejected": {HOSTILE: 1}}
+    teacher = dataclasses.replace(meta.teacher, id=HOSTILE, sha256=HOSTILE)
+    changes: dict[str, Any] = dict(recipe=recipe, report=report, teacher=teacher, licence=HOSTILE, strategy=HOSTILE)
+    made = card(dataclasses.replace(artifact, meta=dataclasses.replace(meta, **changes)), REPO, FILE)
+    assert ModelCard(made).data.to_dict()["license"] == HOSTILE.lower()  # YAML, which quotes it
+    shown, _, rest = made.partition("\n---\n")[2].partition("```yaml")
+    for text in (shown, rest.partition("\n```\n")[2]):
+        assert "a\\|b \\<script\\>" in text
+        assert not re.search(r"(?<!\\)(<script|a\||\]\(http://z|`q|\*s\*)|^# T", text, re.M), text
+
+
 @pytest.mark.parametrize(
     ("changes", "flags", "says"),
     [
@@ -176,6 +198,7 @@ REFUSED = {
 ONE_BY_ONE = """
 import json, os, sys
 from trainer.__main__ import main
+from trainer.artifact.publish import card
 for run, token in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = token
     print("\\ncode", main(["publish", "--run", run, "--repo", sys.argv[2], "--push"]), file=sys.stderr)

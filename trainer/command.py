@@ -4,30 +4,28 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from jsonargparse import ArgumentParser
-
-from .base import Recipe, SweepSettings, recipe_parser
+from .base import Parser, Recipe, SweepSettings, recipe_parser
 from .stages import TABLE, Stage
 
 
-def parser() -> ArgumentParser:
+def parser() -> Parser:
     """The whole command line."""
     description = "Align a Chinese text encoder with SD1.5's."
-    root = ArgumentParser(prog="python -m trainer", description=description, parser_mode="recipe")
+    root = Parser(prog="python -m trainer", description=description, parser_mode="recipe")
     commands = root.add_subcommands(metavar="STAGE")
     for stage in TABLE:
         commands.add_subcommand(stage.name, _parser_of(stage), help=stage.purpose)
     return root
 
 
-def _parser_of(stage: Stage) -> ArgumentParser:
+def _parser_of(stage: Stage) -> Parser:
     if stage.settings is Recipe:
         made = recipe_parser(stage.purpose)
         if not stage.step:
             made.add_argument("--plan", action="store_true", help="say what the run will take, and end there")
         return made
     sweep = stage.settings is SweepSettings
-    made = recipe_parser(stage.purpose) if sweep else ArgumentParser(description=stage.purpose)
+    made = recipe_parser(stage.purpose) if sweep else Parser(description=stage.purpose)
     prefix = "sweep." if sweep else ""
     switches = [field.name for field in fields(stage.settings) if field.type == "bool"]
     lists = [field.name for field in fields(stage.settings) if field.type == "list[str]"]

@@ -199,7 +199,7 @@ def _check_report(path: str | os.PathLike[str], report: dict[str, Any]) -> None:
         if type(loss) is not dict:
             raise _damaged(path, f"a report whose {_short(name)} is {_called(loss)}", "an object")
         for zone, value in loss.items():
-            if value is not None:
+            if value is not None or zone == "all":  # which is compared
                 _check_number(path, f"{name}.{zone}", value)
     recalls = {"retrieval": report.get("retrieval")}
     recalls |= {f"floors_retrieval.{name}": each for name, each in (report.get("floors_retrieval") or {}).items()}

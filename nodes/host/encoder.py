@@ -96,13 +96,15 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         return combine(z, windows).flatten(0, 1)[None].to(device), combine(pooled, windows)[:1].to(device)
 
     def _encoded(self, batch: list[MaskedWindow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(rows, W, D) and pooled (rows, D), some rows at a time: a layer holds some MB for each."""
-        parts = [self.encode(batch[at : at + AT_ONCE])[:2] for at in range(0, len(batch), AT_ONCE)]
-        return (
-            (parts[0][0], parts[0][1])
-            if len(parts) == 1
-            else (torch.cat([z for z, _ in parts]), torch.cat([p for _, p in parts]))
-        )
+        """(rows, W, D) and pooled (rows, D), some rows at a time: a layer holds some MB for each, and a user who
+        cancels waits for no more. Raises the host's own exception then."""
+        parts = []
+        for at in range(0, len(batch), AT_ONCE):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            parts.append(self.encode(batch[at : at + AT_ONCE])[:2])
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([z for z, _ in parts]), torch.cat([pooled for _, pooled in parts])
 
     def _window(self, pairs: list[tuple[Any, ...]]) -> Window:
         ids = [pair[0] for pair in pairs]

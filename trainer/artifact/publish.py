@@ -129,10 +129,11 @@ def plain(text: str) -> str:
     return re.sub(r"[\\`*\[\]<>|]", lambda sign: f"\\{sign[0]}", " ".join(text.split()))
 
 
-def shown(report: dict[str, Any]) -> dict[str, Any]:
-    """The report, its names as Markdown shows them."""
-    corpus = report["corpus"] | {"name": plain(str(report["corpus"]["name"]))}
-    return report | {"corpus": corpus, "strategy": plain(str(report.get("strategy", "encoder")))}
+def shown(value: Any) -> Any:
+    """A report, its texts as Markdown shows them."""
+    if isinstance(value, dict):
+        return {plain(str(name)): shown(each) for name, each in value.items()}
+    return plain(value) if isinstance(value, str) else value
 
 
 def push(repo: str, files: dict[str, Path]) -> str:

@@ -132,7 +132,7 @@ def _tokenizer(given: str, bert: BertModel, where: str) -> PreTrainedTokenizerBa
         if path.is_file() or (bare.is_file() and not (path / "tokenizer_config.json").is_file()):
             tokenizer = BertTokenizer(vocab=str(bare), do_lower_case=True)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"{where}: the tokenizer {path} cannot be read ({reason(error)})") from error
     rows = bert.config.vocab_size

@@ -32,6 +32,7 @@ from .recipe import (
     TrainSettings,
 )
 from .settings import (
+    Parser,
     corpus_name,
     guard,
     parse_recipe,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from argparse import ArgumentError
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
@@ -66,9 +68,24 @@ set_loader("recipe", _recipe_yaml, (yaml.YAMLError, SettingsError))
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help then says what stands below each setting
 
 
-def recipe_parser(purpose: str = "", exits: bool = True) -> ArgumentParser:
+class Parser(ArgumentParser):
+    """jsonargparse's, for which whatever a recipe or a flag makes it throw is an error of that recipe or flag."""
+
+    def parse_args(self, *given: Any, **how: Any) -> Any:
+        """Raises SystemExit, or argparse.ArgumentError where it does not exit."""
+        try:
+            return super().parse_args(*given, **how)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
+            self.error(f"no recipe ({reason(error)})", error)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say it, but not the whole of a value that is longer than a recipe."""
+        super().error(message if len(message) < 1000 else f"{message[:400]} ... {message[-200:]}", ex)
+
+
+def recipe_parser(purpose: str = "", exits: bool = True) -> Parser:
     """Flags of a Recipe, and --config. Without `exits` a wrong value raises argparse.ArgumentError."""
-    made = ArgumentParser(description=purpose, exit_on_error=exits, parser_mode="recipe")
+    made = Parser(description=purpose, exit_on_error=exits, parser_mode="recipe")
     made.add_argument("--config", action="config", help="a recipe in YAML; flags after it win")
     made.add_class_arguments(Recipe)
     return made
@@ -78,20 +95,28 @@ def parse_recipe(path: Path) -> Recipe:
     """A run's resolved recipe. Raises SettingsError when it is damaged."""
     try:
         return to_recipe(recipe_parser(exits=False).parse_args(["--config", str(path)]))
-    except ArgumentError as error:
+    except (ArgumentError, SettingsError) as error:
         cure = "delete it, and give `python -m trainer run` the run's settings again"
         raise SettingsError(f"{path}: damaged, or no recipe ({reason(error)}); {cure}") from error
 
 
 def to_recipe(values: Namespace) -> Recipe:
-    """The dataclasses of parsed values. Raises SettingsError for a number out of range."""
-    made = recipe_parser().instantiate(values)
+    """The dataclasses of parsed values. Raises SettingsError for a number out of range, or what is no group."""
+    try:
+        made = _instantiator().instantiate(values)
+    except TypeError as error:
+        raise SettingsError(f"no recipe ({reason(error)})") from error
     recipe = Recipe(**{f.name: made[f.name] for f in fields(Recipe)})
     recipe.train.lora = LORA | recipe.train.lora
     if not recipe.corpus.train and not recipe.corpus.english:
         recipe.corpus.train = STARTER
     _require_ranges(recipe)
     return recipe
+
+
+@functools.cache  # which takes as long as reading a recipe
+def _instantiator() -> Parser:
+    return recipe_parser()
 
 
 def require_size(value: Any) -> None:
@@ -116,9 +141,18 @@ def _require_ranges(recipe: Recipe) -> None:
             raise SettingsError(f"--{name} {value}: give {span}")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts such as 1e5, which are a number to jsonargparse and none to YAML 1.1."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[\d._]+e[-+]?\d+$", re.I), list("-+.0123456789")
+)
+
+
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe, readable by --config."""
-    return yaml.safe_dump(json.loads(json.dumps(asdict(recipe))), sort_keys=False)
+    return yaml.dump(json.loads(json.dumps(asdict(recipe))), Dumper=_Dumper, sort_keys=False)
 
 
 def public(recipe: Recipe) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
-from .lines import CorpusError, Row, lines, members, opened
+from .lines import LONGEST, CorpusError, Row, lines, members, opened
 
 # OPUS writes zh, zh_CN, zh_TW, zh-Hant, and cmn in a few corpora; TMX writes EN-US and the like.
 LANGUAGES = {"zh": re.compile(r"(?:zh|cmn)(?:[_-]\w+)?", re.I), "en": re.compile(r"en(?:[_-]\w+)?", re.I)}
@@ -74,8 +74,9 @@ def read_tmx(file: Path) -> Iterator[Row]:
     Raises CorpusError where the XML breaks off.
     """
     number = 0
-    with opened(file) as handle:
-        events = iterparse(handle, events=("start", "end"), forbid_dtd=False)
+    with opened(file) as content:
+        content.stretch = LONGEST  # the parser keeps what stands between two units
+        events = iterparse(content, events=("start", "end"), forbid_dtd=False)
         try:
             _, root = next(events)
             if root.tag != "tmx":
@@ -86,6 +87,7 @@ def read_tmx(file: Path) -> Iterator[Row]:
                     body = element
                 elif event == "end" and element.tag == "tu":
                     number += 1
+                    content.stretch = LONGEST
                     yield _unit(number, element)
                     body.clear()  # or the tree of all units grows behind
         except (ParseError, StopIteration, LookupError, ValueError) as error:  # LookupError: an unknown encoding

@@ -19,6 +19,8 @@ from .near import NearIndex
 
 DEFAULTS = CorpusSettings()
 Length = Callable[[str], int]
+# Rejected rows stay in memory. So many to a usable pair, and none the first so many times so many, are no corpus.
+HOPELESS, ROWS = 100, 10_000
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ def clean(
         )
         if reason:
             rejects.append(replace(row, fault=reason))
+            if len(rejects) > HOPELESS * (len(pairs) + ROWS):
+                counts = Cleaned(pairs, rejects).counts()
+                said = f"{len(pairs)} usable pairs and {len(rejects)} other rows so far: {counts}"
+                raise CorpusError(f"{row.source or 'this'} is no corpus: {said}")
             continue
         seen.add(zh, english)
         pairs.append(Pair(zh, en))

@@ -106,7 +106,7 @@ def _quoted(file: Path) -> Iterator[tuple[int, list[str], str]]:
 
 def _fields(file: Path, records: Iterator[tuple[int, list[str], str]], source: Source) -> Iterator[Row]:
     names = next(records)[1]
-    check_columns(str(file), names, source, "its first line is")
+    check_columns(str(file), names, source, "its first line is", records=False)
     zh, en = names.index(source.zh) if source.zh else -1, names.index(source.en)
     for number, fields, fault in records:
         if len(fields) > max(zh, en):
@@ -121,11 +121,13 @@ def _table(where: str, table: Iterable[dict[str, Any]], source: Source) -> Itera
         yield _record(number, record, source, "")
 
 
-def check_columns(where: str, names: list[str], source: Source, said: str = "its columns are") -> None:
-    """Raises CorpusError unless the source's columns are among these."""
-    wanted = [name for name in (source.zh, source.en) if name]
-    if any(name.partition(".")[0] not in names and name not in names for name in wanted):
-        raise CorpusError(f"{where}: {said} {names[:6]}; it must name the columns {' and '.join(wanted)}")
+def check_columns(
+    where: str, names: list[str], source: Source, said: str = "its columns are", records: bool = True
+) -> None:
+    """Raises CorpusError unless the source's columns are among these, or, in a table with `records`, inside them."""
+    wanted = [*([source.zh] if source.zh else []), source.en]
+    if any(name not in names and not (records and name.partition(".")[0] in names) for name in wanted):
+        raise CorpusError(f"{where}: {said} {str(names[:6])[:300]}; it must name the columns {' and '.join(wanted)}")
 
 
 def _record(number: int, record: dict[str, Any], source: Source, fault: str) -> Row:

@@ -100,7 +100,7 @@ def load_tokenizer(model: str, fallback: str | None) -> PreTrainedTokenizerBase:
     source = small_files(fallback or clip_tokenizer(), "teacher.tokenizer") if path.is_file() else path
     folder = source / "tokenizer" if (source / "model_index.json").is_file() else source
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"--{FLAG} {folder}: its tokenizer cannot be read ({error})") from error
     if tokenizer.pad_token is None:

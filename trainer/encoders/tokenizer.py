@@ -26,7 +26,7 @@ def load_tokens(model: str, window: int) -> PromptTokenizer:
 @functools.lru_cache(maxsize=1)  # every stage of a run asks for it, and a large vocabulary takes seconds
 def _load_tokens(folder: Path, window: int) -> PromptTokenizer:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"--{FLAG} {folder}: its tokenizer cannot be read ({error})") from error
     return tokens_of(tokenizer, window, f"--{FLAG} {folder}")

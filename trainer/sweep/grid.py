@@ -25,6 +25,7 @@ from ..base import Recipe, SettingsError, TrainSettings, public, reason, require
 KEYS = ("rows", "seeds", "settings")
 NAME = re.compile(r"\w[\w.+-]*")
 FOLDERS = ("also", "cache", "corpora", "corpus")  # beside the rows' own in the sweep's folder
+MOST = 10_000  # seeds
 OWN = ("cache.dir", "install", "run", "train.seed")  # the sweep's to say, not a row's
 
 
@@ -63,14 +64,17 @@ def read_grid(path: Path, given: dict[str, str], base: Recipe) -> Grid:
     rows = loaded.get("rows")
     if not isinstance(rows, dict) or not rows:
         raise SettingsError(f"{where}: it has no rows; give `rows`, each a name with its settings, or {{}}")
+    common = loaded.get("settings") or {}
+    if not isinstance(common, dict):
+        raise SettingsError(f"{where}: settings is {repr(common)[:80]}, not settings by name")
     made = {}
     for name, own in rows.items():
-        at = f"{where}, row {name}"
+        at = f"{where}, row {str(name)[:80]}"
         if not NAME.fullmatch(str(name)) or str(name).lower() in FOLDERS:
             raise SettingsError(f"{at}: not a name for its folder; use letters, digits and . + - _, and no other's")
         if not isinstance(own or {}, dict):
-            raise SettingsError(f"{at}: {own!r} is not settings by name, such as train.lr: 1.0e-3")
-        filled = _fill({"common": loaded.get("settings") or {}, "own": own or {}}, given, at)
+            raise SettingsError(f"{at}: {repr(own)[:80]} is not settings by name, such as train.lr: 1.0e-3")
+        filled = _fill({"common": common, "own": own or {}}, given, at)
         made[str(name)] = _recipe(filled["common"], filled["own"], base, path.parent, at)
     return Grid(made, _seeds(loaded.get("seeds", 1), where))
 
@@ -89,9 +93,10 @@ def _mapping(path: Path, where: str) -> dict[str, Any]:
 
 
 def _seeds(given: Any, where: str) -> list[int]:
-    seeds = list(range(given)) if type(given) is int else given
-    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise SettingsError(f"{where}: seeds is {given!r}; give how many, or a list such as [0, 1, 2]")
+    seeds = list(range(min(given, MOST + 1))) if type(given) is int else given
+    good = isinstance(seeds, list) and 0 < len(seeds) <= MOST and all(type(s) is int and s >= 0 for s in seeds)
+    if not good:
+        raise SettingsError(f"{where}: seeds is {repr(given)[:80]}; give how many, or a list such as [0, 1, 2]")
     return list(dict.fromkeys(seeds))
 
 

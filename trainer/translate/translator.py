@@ -118,13 +118,13 @@ def load_translator(
     where = f"--{FLAGS[target]} {folder}"
     kind = read_config(folder, FLAGS[target]).get("model_type")
     with _readable(where, "config or tokenizer"):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not config.is_encoder_decoder:
         raise ModelError(f"{where}: model_type {kind!r} is no translation model; give a Marian, NLLB or M2M100")
     with _readable(where, "config or tokenizer"), warnings.catch_warnings():
         # Marian's tokenizer asks for it and never calls it.
         warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     positions = getattr(config, "max_position_embeddings", settings.max_tokens)
     if settings.max_tokens > positions:
         raise ModelError(
@@ -132,7 +132,9 @@ def load_translator(
         )
     languages = languages_of(tokenizer, where, target, settings.target_code if target == "zh" else None)
     with _readable(where, "weights"):
-        model, info = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}; download it again")

@@ -1,0 +1,112 @@
+"""Models that would run code: objects in place of weights, and classes of their own. Neither is ever run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import encoders
+from trainer.artifact.published import read
+from trainer.base import TranslateSettings
+from trainer.encoders.student import load_student
+from trainer.encoders.teacher import load_teacher
+from trainer.encoders.tokenizer import load_tokens
+from trainer.encoders.weights import ModelError, read_tensors
+from trainer.translate.translator import load_translator
+from zhclip.artifact import NotAnArtifactError, load
+
+
+class Code:
+    """What makes a folder as soon as it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def plain(content: dict[str, object], path: Path) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+def inside_a_tensors_file(content: dict[str, object], path: Path) -> None:
+    """torch's own zip, its pickle replaced."""
+    torch.save({"a": torch.zeros(2)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, pickle.dumps(content) if name.endswith("data.pkl") else data)
+
+
+@pytest.mark.parametrize("write", [torch.save, plain, inside_a_tensors_file], ids=lambda write: write.__name__)
+@pytest.mark.parametrize("name", ["a.pt", "a.bin", "a.ckpt", "a.safetensors"])
+def test_objects_among_weights_are_never_made(
+    name: str, write: Callable[[dict[str, object], Path], None], tmp_path: Path
+) -> None:
+    ran, path = tmp_path / "ran", tmp_path / name
+    write({"weight": torch.zeros(2), "state_dict": Code(ran)}, path)
+    with pytest.raises(NotAnArtifactError, match="which can run code"):
+        load(path)
+    with pytest.raises(ModelError, match="cannot be read") as caught:
+        read_tensors(path, "teacher.model")
+    assert len(str(caught.value)) < 600 and "weights_only" not in str(caught.value)
+    assert not ran.exists()
+    pickle.loads(pickle.dumps(Code(ran)))
+    assert ran.exists(), "it would have run"
+
+
+def test_a_folder_of_weights_that_are_objects_is_refused(tmp_path: Path) -> None:
+    ran, folder = tmp_path / "ran", encoders.student(tmp_path / "student")
+    (folder / "model.safetensors").unlink()
+    torch.save({"text_model.embeddings.word_embeddings.weight": Code(ran)}, folder / "pytorch_model.bin")
+    for ask in (lambda: load_student(str(folder), 16), lambda: read(str(folder), None)):
+        with pytest.raises(ModelError, match="objects that can run code"):
+            ask()
+    assert not ran.exists()
+
+
+OWN = {"AutoConfig": "own.Config", "AutoModelForSeq2SeqLM": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
+ASKED: dict[str, Callable[[Path], object]] = {
+    "student's tokenizer": lambda folder: load_tokens(str(folder), 16),
+    "student": lambda folder: load_student(str(folder), 16),
+    "teacher": lambda folder: load_teacher(str(folder), 16),
+    "converted": lambda folder: read(str(folder), None),
+    "translator": lambda folder: load_translator(folder, "zh", TranslateSettings()),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_model_with_classes_of_its_own_is_refused_and_nobody_is_asked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would ask at the terminal whether to run them."""
+    questions: list[str] = []
+
+    def agree(question: str = "") -> str:
+        questions.append(question)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", agree)
+    ran, folder = tmp_path / "ran", encoders.student(tmp_path / "student")
+    shutil.rmtree(folder / "vision", ignore_errors=True)
+    for file, key in (("config.json", "config"), ("tokenizer_config.json", "tokenizer")):
+        found = json.loads((folder / file).read_text(encoding="utf-8"))
+        found |= (
+            {"auto_map": OWN, "model_type": "own"} if key == "config" else {"auto_map": OWN, "tokenizer_class": "Own"}
+        )
+        (folder / file).write_text(json.dumps(found), encoding="utf-8")
+    (folder / "own.py").write_text(f"import os\nos.mkdir({str(ran)!r})\n", encoding="utf-8")
+    with pytest.raises(ModelError) as caught:
+        ASKED[name](folder)
+    assert str(folder) in str(caught.value) and len(str(caught.value)) < 900
+    assert not questions and not ran.exists()
