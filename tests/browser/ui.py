@@ -35,14 +35,17 @@ SLOT = f"""([kind, slot, side]) => {{
     ];
 }}"""
 
-# Marks the line that belongs to the text box of a number: the page may hold the lines in another order than the boxes.
-MARK = """(number) => {
-    const box = document.querySelectorAll("textarea.comfy-multiline-input")[number];
-    const node = window.app.graph.nodes.find((one) => one.widgets?.some((widget) => widget.element === box));
-    const line = node?.widgets.find((widget) => widget.name === "zhclip_count")?.element;
-    if (!box || !line) return false;
-    document.querySelectorAll(`[data-of-box="${number}"]`).forEach((other) => delete other.dataset.ofBox);
-    line.dataset.ofBox = number;
+# Marks the text box, or the line under it, of the prompt of a number, in the order of the nodes' ids: the page may hold
+# them in another order.
+MARK = """([number, name]) => {
+    const kinds = ["CLIPTextEncode", "ZhCLIPTextEncode"];
+    const prompts = window.app.canvas.graph.nodes.filter((node) => kinds.includes(node.type));
+    const node = prompts.toSorted((a, b) => a.id - b.id)[number];
+    const vue = name === "text" && document.querySelector(`[data-node-id="${node?.id}"] textarea`);
+    const element = vue || node?.widgets?.find((widget) => widget.name === name)?.element;
+    if (!element?.isConnected) return false;
+    document.querySelectorAll(`[data-marked="${name}-${number}"]`).forEach((other) => delete other.dataset.marked);
+    element.dataset.marked = `${name}-${number}`;
     return true;
 }"""
 
@@ -50,8 +53,8 @@ MARK = """(number) => {
 class Ui:
     """One page of the front end."""
 
-    def __init__(self, page: Page, host: Host) -> None:
-        self.page, self.host = page, host
+    def __init__(self, page: Page, host: Host, vue: bool) -> None:
+        self.page, self.host, self.vue = page, host, vue
         page.set_default_timeout(20_000)
 
     def load(self) -> None:
@@ -67,6 +70,7 @@ class Ui:
         self.page.get_by_text(name, exact=True).click()
         self.page.wait_for_function("window.app.graph.nodes.some((node) => node.comfyClass.startsWith('ZhCLIP'))")
         self.page.locator(".p-dialog-mask").wait_for(state="hidden")
+        self.fit()
 
     def node(self, kind: str, script: str) -> Any:
         """The value of a JavaScript expression about `node`, the newest one of a kind."""
@@ -84,10 +88,16 @@ class Ui:
         file = FilePayload(name="test.json", mimeType="application/json", buffer=content)
         self.page.locator("#comfy-file-input").set_input_files(file)
         self.page.wait_for_function("window.app.graph.nodes.some((node) => node.comfyClass.startsWith('ZhCLIP'))")
+        self.fit()
+
+    def fit(self) -> None:
+        """Bring the whole graph into view: the first Nodes 2.0 spread a classic graph without moving the view."""
+        if self.vue:
+            self.page.keyboard.press(".")
 
     def add(self, name: str, x: float, y: float) -> None:
         """Add a node by its name in the search box that a double click on the canvas opens."""
-        search = self.page.locator(".comfy-vue-node-search-container input")
+        search = self.page.locator(".comfy-vue-node-search-container input, input[aria-controls=results-list]")
         self.double_click(x, y, search)
         search.fill(name)
         self.page.get_by_role("option").filter(has_text=name).first.wait_for()
@@ -114,21 +124,30 @@ class Ui:
         self.page.mouse.click(*self.page.evaluate(POINT, [kind, ""]))
 
     def set_number(self, kind: str, widget: str, value: int) -> None:
-        """Type a number into a widget's dialog."""
-        box = self.page.locator(".graphdialog input")
-        x, y = self.page.evaluate(POINT, [kind, widget])
-        self.double_click(x, y, box)
-        box.fill(str(value))
+        """Type a number into a widget, or into its dialog where it is drawn."""
+        if self.vue:
+            rows = self.page.locator(f'[data-node-id="{self.node(kind, "node.id")}"] .lg-node-widget')
+            box = rows.filter(has=self.page.get_by_text(widget, exact=True)).locator("input")
+        else:
+            box = self.page.locator(".graphdialog input")
+            x, y = self.page.evaluate(POINT, [kind, widget])
+            self.double_click(x, y, box)
+        box.press("ControlOrMeta+a")
+        box.press_sequentially(str(value))
         box.press("Enter")
+        self.wait(kind, f"node.widgets.find((one) => one.name === '{widget}').value === {value}")
 
     def box(self, number: int = 0) -> Locator:
         """A prompt's text box, in the order of the nodes."""
-        return self.page.locator("textarea.comfy-multiline-input").nth(number)
+        return self._marked("text", number)
 
     def line(self, number: int = 0) -> Locator:
         """What ZhCLIP shows under a prompt's text box, once it is there."""
-        self.page.wait_for_function(MARK, arg=number)
-        return self.page.locator(f'[data-of-box="{number}"]')
+        return self._marked("zhclip_count", number)
+
+    def _marked(self, name: str, number: int) -> Locator:
+        self.page.wait_for_function(MARK, arg=[number, name])
+        return self.page.locator(f'[data-marked="{name}-{number}"]')
 
     def write(self, text: str, number: int = 0) -> None:
         """Replace a prompt by typing."""
@@ -148,11 +167,13 @@ class Ui:
 
     def queue(self) -> None:
         """Press Run."""
-        self.page.get_by_test_id("queue-button").get_by_role("button").first.click()
+        self.page.locator("button[data-testid=queue-button], [data-testid=queue-button] button").first.click()
 
-    def await_picture(self) -> None:
-        """Wait for the picture in Save Image."""
-        self.wait("SaveImage", "node.imgs?.[0]?.naturalWidth > 0", PAINT_MS)
+    def picture(self) -> list[int]:
+        """Wait for the picture in Save Image. Returns its width and height."""
+        shown = "(node.imgs?.[0] ?? document.querySelector(`[data-node-id='${node.id}'] img`))"
+        self.wait("SaveImage", f"{shown}?.naturalWidth > 0", PAINT_MS)
+        return self.node("SaveImage", f"[{shown}.naturalWidth, {shown}.naturalHeight]")
 
 
 Opener = Callable[..., Ui]
