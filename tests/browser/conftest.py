@@ -22,7 +22,7 @@ CURE = "No browser for the tests: apt-get install chromium fonts-wqy-microhei, o
 SHOTS = ROOT / ".cache" / "screenshots"
 NEWEST = ROOT / ".cache" / "front_end" / "comfyui_frontend_package" / "static"
 SETTINGS = {
-    # No first-run dialog, no notice of releases; a canvas without its figures and its map, that hides no text when small.
+    # No first-run dialog, no notice of releases; a canvas without its figures and its map; all texts at any size.
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "1.32.9",
     "Comfy.Notification.ShowVersionUpdates": False,
@@ -92,7 +92,9 @@ def open_ui(host: Host, browser: Browser, named: dict, request: pytest.FixtureRe
 
     def opened(**settings: object) -> Ui:
         vue = request.param == "vue"
-        own = {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": vue} | {k.replace("_", "."): v for k, v in settings.items()}
+        own = {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": vue} | {
+            k.replace("_", "."): v for k, v in settings.items()
+        }
         host.post("/settings", SETTINGS | own)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         pages.append(page)
