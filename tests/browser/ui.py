@@ -107,6 +107,9 @@ class Ui:
         self.page.get_by_role("option").filter(has_text=name).first.wait_for()
         search.press("Enter")
         search.wait_for(state="hidden")
+        if self.page.evaluate("window.app.graph.nodes.some((node) => node.flags.ghost)"):  # it hangs on the pointer
+            self.page.mouse.move(x, y, steps=3)
+            self.page.mouse.click(x, y)
 
     def double_click(self, x: float, y: float, opened: Locator) -> None:
         """Double click until it opens what it should: a busy page sees two clicks where they are 300 ms apart."""
