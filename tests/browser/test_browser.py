@@ -34,6 +34,16 @@ def sizes(ui: Ui) -> list[list[float]]:
     return ui.page.evaluate("window.app.graph.nodes.toSorted((a, b) => a.id - b.id).map((node) => [...node.size])")
 
 
+def painted(ui: Ui) -> list[str]:
+    """The texts of the newest picture's prompt, which ZhCLIP encoded."""
+    newest = max((ui.host.base / "output").glob("zhclip_0*.png"), key=lambda path: path.stat().st_mtime)
+    with Image.open(newest) as picture:
+        nodes = json.loads(picture.text["prompt"])  # type: ignore[attr-defined]
+    texts = [node["inputs"] for node in nodes.values() if node["class_type"] == "CLIPTextEncode"]
+    assert all(nodes[inputs["clip"][0]]["class_type"] == "ZhCLIPLoader" for inputs in texts)
+    return [inputs["text"] for inputs in texts]
+
+
 def test_a_chinese_prompt_typed_into_a_template_is_painted(ui: Ui, words: dict) -> None:
     # As if new: a loader whose output ComfyUI has in its cache is not run, and says nothing.
     (ui.host.base / "models" / "text_encoders" / named(WORKFLOW, "ZhCLIPLoader")).touch()
@@ -42,9 +52,7 @@ def test_a_chinese_prompt_typed_into_a_template_is_painted(ui: Ui, words: dict) 
     ui.write(words["prompt"])
     ui.queue()
     assert ui.picture() == [64, 64]
-    newest = max((ui.host.base / "output").glob("zhclip_*.png"), key=lambda path: path.stat().st_mtime)
-    with Image.open(newest) as picture:
-        assert words["prompt"] in [n["inputs"].get("text") for n in json.loads(picture.text["prompt"]).values()]  # type: ignore[attr-defined]
+    assert words["prompt"] in painted(ui)
     # What the loader says of its file when it has run.
     report = ui.page.locator(".zhclip_report")
     expect(report).to_have_count(1)
@@ -284,8 +292,26 @@ def test_the_blueprint_is_one_box_for_a_chinese_prompt(ui: Ui, words: dict) -> N
     text.fill(words["prompt"])
     ui.queue()
     assert ui.picture() == [64, 64]
-    newest = max((ui.host.base / "output").glob("zhclip_0*.png"), key=lambda path: path.stat().st_mtime)
-    with Image.open(newest) as picture:
-        nodes = json.loads(picture.text["prompt"]).values()  # type: ignore[attr-defined]
-    assert words["prompt"] in [node["inputs"].get("text") for node in nodes]
-    assert "ZhCLIPLoader" in [node["class_type"] for node in nodes]
+    assert words["prompt"] in painted(ui)
+
+
+def test_a_workflow_opens_as_an_app(ui: Ui, words: dict) -> None:
+    workflow = json.loads(json.dumps(WORKFLOW))
+    ids = {node["type"]: node["id"] for node in workflow["nodes"]}
+    small_size = {"EmptyLatentImage": [64, 64, 1], "KSampler": [1, "fixed", 2, 7, "euler", "normal", 1]}
+    for node in workflow["nodes"]:
+        node["widgets_values"] = small_size.get(node["type"], node.get("widgets_values"))
+    inputs = [[min(n["id"] for n in workflow["nodes"] if n["type"] == "CLIPTextEncode"), "text"]]
+    inputs.append([ids["ZhCLIPLoader"], "file"])
+    linear = {"linearMode": True, "linearData": {"inputs": inputs, "outputs": [ids["SaveImage"]]}}
+    ui.open_file({**workflow, "extra": linear})
+    if not ui.page.get_by_test_id("view-mode-toggle").count():  # 1.32.9 has no app mode, and shows the graph
+        expect(ui.page.locator(".zhclip_count")).to_have_count(2)
+        return
+    ui.page.get_by_role("button", name="Skip").click()
+    app = ui.page.get_by_test_id("linear-widgets")
+    expect(app.get_by_role("combobox")).to_have_text(named(WORKFLOW, "ZhCLIPLoader"))
+    app.locator("textarea").fill(words["prompt"])
+    ui.page.get_by_test_id("linear-run-button").click()
+    ui.page.get_by_test_id("linear-center-panel").locator("img").first.wait_for(timeout=120_000)
+    assert words["prompt"] in painted(ui)
