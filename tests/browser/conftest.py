@@ -22,12 +22,13 @@ CURE = "No browser for the tests: apt-get install chromium fonts-wqy-microhei, o
 SHOTS = ROOT / ".cache" / "screenshots"
 NEWEST = ROOT / ".cache" / "front_end" / "comfyui_frontend_package" / "static"
 SETTINGS = {
-    # No first-run dialog, no notice of releases; a canvas without its figures and its map; all texts at any size.
+    # No first-run dialog, no notice of releases; no figures, map or panel over the canvas; all texts at any size.
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "1.32.9",
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Minimap.Visible": False,
+    "Comfy.RightSidePanel.IsOpen": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
 

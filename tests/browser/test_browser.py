@@ -216,7 +216,7 @@ def test_the_line_can_be_switched_off(open_ui: Opener) -> None:
 @pytest.mark.parametrize("language", ["zh", "zh-TW"])
 def test_the_nodes_have_their_chinese_names(open_ui: Opener, language: str) -> None:
     ui = open_ui(Comfy_Locale=language)
-    ui.page.keyboard.press("n")
+    ui.page.locator(".node-library-tab-button, [data-testid=node-library-tab-button]").first.click()
     ui.page.locator(".side-bar-panel input").first.fill("ZhCLIP")
     for node in NODES[language].values():
         expect(ui.page.locator(".side-bar-panel").get_by_text(node["display_name"], exact=True).first).to_be_visible()
