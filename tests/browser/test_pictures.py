@@ -1,7 +1,7 @@
 """Every example workflow in the real front end: nothing missing, nothing hidden, and a picture of it.
 
-The pictures are left in `.cache/screenshots/templates/`, those of the pack in `own-classic`. After a change to a workflow, copy its picture from there to
-`example_workflows/`, where the template browser takes it from.
+The pictures are left in `.cache/screenshots/templates/`. After a change to a workflow, copy its picture from there
+(`own-classic`) to `example_workflows/`, where the template browser takes it from.
 """
 
 from __future__ import annotations
