@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from tests import graphs
-from tests.browser.ui import Ui
+from tests.browser.ui import WAIT_MS, Ui
 from tests.host import ROOT, Host, started
 
+expect.set_options(timeout=WAIT_MS)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge", "microsoft-edge")
 CHANNELS = ("chrome", "msedge")  # where these two install themselves on Windows and macOS, Playwright knows
 CURE = "No browser for the tests: apt-get install chromium fonts-wqy-microhei, or install Chrome or Edge."

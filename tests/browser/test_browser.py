@@ -234,9 +234,9 @@ def test_the_nodes_have_their_chinese_names(open_ui: Opener, language: str) -> N
 @pytest.mark.parametrize("language", ["en", "zh", "zh-TW"])
 def test_the_help_pane_shows_each_nodes_page(open_ui: Opener, language: str) -> None:
     ui = open_ui(Comfy_Locale=language)
-    column = [
+    column = [  # below a node that keeps room for their toolbox
         {"id": at, "type": kind, "pos": [500, 70 * at], "size": [250, 30], "flags": {"collapsed": True}}
-        for at, kind in enumerate(NODES[language], 2)
+        for at, kind in enumerate(["VAEDecode", *NODES[language]], 1)
     ]
     ui.open_file({"version": 0.4, "last_node_id": 20, "last_link_id": 0, "nodes": column, "links": []})
     for kind in NODES[language]:

@@ -13,10 +13,13 @@ from playwright.sync_api import FilePayload, Locator, Page, TimeoutError
 from tests.host import Host
 
 PAINT_MS = 120_000
+WAIT_MS = 60_000
 FIND = """(kind) => window.app.graph.nodes.filter((node) => node.type === kind).at(-1)"""
-# A point of the newest node of a kind: of its title, or of the middle of one of its widgets.
+# A point of the newest node of a kind: of its title, or of the middle of one of its widgets where they are drawn.
 POINT = f"""([kind, widget]) => {{
     const node = ({FIND})(kind), canvas = window.app.canvas, frame = canvas.canvas.getBoundingClientRect();
+    const box = document.querySelector(`[data-node-id="${{node.id}}"]`)?.getBoundingClientRect();
+    if (box) return [box.x + box.width / 2, box.y + 12 * canvas.ds.scale];
     const found = node.widgets?.find((one) => one.name === widget);
     const [x, y] = found ? [node.size[0] / 2, found.y + 10] : [50, -15];
     return [
@@ -27,7 +30,9 @@ POINT = f"""([kind, widget]) => {{
 
 SLOT = f"""([kind, slot, side]) => {{
     const node = ({FIND})(kind), canvas = window.app.canvas, frame = canvas.canvas.getBoundingClientRect();
-    const at = node[side].findIndex((one) => one.name === slot);
+    const at = node[side].findIndex((one) => one.name === slot), way = side === "inputs" ? "in" : "out";
+    const dot = document.querySelector(`[data-slot-key="${{node.id}}-${{way}}-${{at}}"]`)?.getBoundingClientRect();
+    if (dot) return [dot.x + dot.width / 2, dot.y + dot.height / 2];
     const [x, y] = node.getConnectionPos(side === "inputs", at);
     return [
         (x + canvas.ds.offset[0]) * canvas.ds.scale + frame.left,
@@ -55,7 +60,7 @@ class Ui:
 
     def __init__(self, page: Page, host: Host, vue: bool) -> None:
         self.page, self.host, self.vue = page, host, vue
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(WAIT_MS)
 
     def load(self) -> None:
         """Open the address, or open it again, and wait until the graph is there."""
@@ -76,7 +81,7 @@ class Ui:
         """The value of a JavaScript expression about `node`, the newest one of a kind."""
         return self.page.evaluate(f"(kind) => {{ const node = ({FIND})(kind); return {script}; }}", kind)
 
-    def wait(self, kind: str, script: str, timeout: float = 20_000) -> None:
+    def wait(self, kind: str, script: str, timeout: float = WAIT_MS) -> None:
         """Wait until such an expression is true."""
         self.page.wait_for_function(
             f"(kind) => {{ const node = ({FIND})(kind); return node && {script}; }}", arg=kind, timeout=timeout
@@ -101,7 +106,9 @@ class Ui:
 
     def add(self, name: str, x: float, y: float) -> None:
         """Add a node by its name in the search box that a double click on the canvas opens."""
-        search = self.page.locator(".comfy-vue-node-search-container input, input[aria-controls=results-list]")
+        search = self.page.locator(
+            ".comfy-vue-node-search-container input[role=combobox], input[aria-controls=results-list]"
+        )
         self.double_click(x, y, search)
         search.fill(name)
         self.page.get_by_role("option").filter(has_text=name).first.wait_for()
