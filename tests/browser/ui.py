@@ -54,6 +54,14 @@ MARK = """([number, name]) => {
     return true;
 }"""
 
+# Whether the view has been still for a second.
+STILL = """() => {
+    const { scale, offset } = window.app.canvas.ds, view = [scale, ...offset].join();
+    window.testsStill = window.testsView === view ? window.testsStill + 1 : 0;
+    window.testsView = view;
+    return window.testsStill > 3;
+}"""
+
 
 class Ui:
     """One page of the front end."""
@@ -103,6 +111,7 @@ class Ui:
         """Bring the whole graph into view: the first Nodes 2.0 spread a classic graph without moving the view."""
         if self.vue:
             self.page.keyboard.press(".")
+            self.page.wait_for_function(STILL, polling=300)
 
     def add(self, name: str, x: float, y: float) -> None:
         """Add a node by its name in the search box that a double click on the canvas opens."""
