@@ -281,12 +281,12 @@ def test_the_blueprint_is_one_box_for_a_chinese_prompt(ui: Ui, words: dict) -> N
     for slot in (slot for node in kept for slot in node["inputs"]):
         slot["link"] = slot["link"] if slot["link"] in [link[0] for link in links] else None
     ui.open_file({**workflow, "nodes": kept, "links": links})
-    ui.add("Chinese Prompt (ZhCLIP)", 500, 600)
+    ui.shrink()
+    ui.add("Chinese Prompt (ZhCLIP)", 500, 350)
     ui.page.wait_for_function("window.app.graph.nodes.some((node) => node.subgraph)")
     box = ui.page.evaluate("window.app.graph.nodes.find((node) => node.subgraph).type")
     for name in ("positive", "negative"):
         ui.connect((box, name), ("KSampler", name))
-    ui.shrink()
     text = ui.page.locator("textarea:visible").first
     text.click()
     text.fill(words["prompt"])
