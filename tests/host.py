@@ -188,8 +188,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Host]:
     """ComfyUI with this pack, the small SD1.5 checkpoint and a small 768-wide encoder."""
-    base = tmp_path_factory.mktemp("comfyui")
-    with running(base) as started:
+    with started(tmp_path_factory.mktemp("comfyui"), checkpoint) as host:
+        yield host
+
+
+@contextlib.contextmanager
+def started(base: Path, checkpoint: Path, *options: str) -> Iterator[Host]:
+    """What `host` is, over a base directory and with options of ComfyUI's."""
+    with running(base, *options) as host:
         (base / "models" / "checkpoints" / graphs.CHECKPOINT).symlink_to(checkpoint)
         small.saved(base / "models" / "text_encoders" / graphs.ENCODER)
-        yield started
+        yield host

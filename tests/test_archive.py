@@ -44,6 +44,7 @@ SHIPPED = {
     "nodes",
     "pyproject.toml",
     "recipes",
+    "subgraphs",
     "trainer",
     "web",
     "zhclip",

@@ -1,7 +1,7 @@
 // The line under a prompt box: tokens per window, unknown pieces, and the prompt as it is read.
 
 import { api } from "../../scripts/api.js";
-import { loader } from "./upstream.js";
+import { held, loader } from "./upstream.js";
 import { panel, part, removePanel } from "./panel.js";
 import { locale, say } from "./words.js";
 
@@ -17,10 +17,10 @@ function question(node) {
   const found = index >= 0 ? loader(node, index) : undefined;
   if (!found && node.comfyClass === "CLIPTextEncode") return undefined;
   if (!found) return "no_encoder";
-  if (node.inputs.some((input) => input.name === "text" && input.link != null)) return "linked";
-  const value = (of, name) => of.widgets?.find((widget) => widget.name === name)?.value;
+  const text = held(node, "text");
+  if (text === undefined) return "linked";
   const second = node.comfyClass === "ZhCLIPTextEncode" && node.inputs.find((input) => input.name === "clip");
-  return { file: value(found, "file"), text: value(node, "text"), bilingual: Boolean(second && second.link != null) };
+  return { file: held(found, "file"), text, bilingual: Boolean(second && second.link != null) };
 }
 
 /** Bring a node's line up to date. Called again and again: it asks once the prompt has rested for one call. */

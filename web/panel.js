@@ -10,7 +10,8 @@ export function panel(node, name, height) {
   const element = document.createElement("div");
   element.className = name;
   element.addEventListener("wheel", (event) => {
-    if (!scrolls(element)) app.canvas.processMouseWheel(event);
+    if (scrolls(element)) event.stopPropagation();
+    else if (!element.closest("[data-node-id]")) app.canvas.processMouseWheel(event); // a Vue node hands it on itself
   });
   const widget = node.addDOMWidget(name, name, element, {
     serialize: false, // not an input of the node

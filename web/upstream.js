@@ -1,7 +1,8 @@
 // Which Load ZhCLIP Encoder a prompt node reads from: links followed upstream, through reroutes, subgraphs, and nodes
 // that hand a CLIP on (a LoRA loader, CLIP Set Last Layer, ZhCLIP Calibrate).
 
-const SUBGRAPH_INPUT = -10; // litegraph's id of the node inside a subgraph that stands for the subgraph's inputs
+// Litegraph's id of the node inside a subgraph that stands for the subgraph's inputs: a number, or text in 2026.
+const SUBGRAPH_INPUT = -10;
 const BYPASS = 4;
 
 /** Index of the input by which a CLIP reaches a node; -1 when none does. */
@@ -24,12 +25,22 @@ export function source(node, index) {
   const id = node.inputs?.[index]?.link;
   const link = id == null ? undefined : node.graph?.getLink(id);
   if (!link) return undefined;
-  if (link.origin_id === SUBGRAPH_INPUT) {
+  if (Number(link.origin_id) === SUBGRAPH_INPUT) {
     const outer = host(node.graph);
     return outer && source(outer, link.origin_slot);
   }
   const origin = node.graph.getNodeById(link.origin_id) ?? undefined;
   return origin?.subgraph ? origin.resolveSubgraphOutputLink(link.origin_slot)?.outputNode : origin;
+}
+
+/** What a node's widget holds, or the widget that stands for it on a subgraph; undefined where a link brings it. */
+export function held(node, name) {
+  const id = node.inputs?.find((input) => input.name === name)?.link;
+  const link = id == null ? undefined : node.graph?.getLink(id);
+  if (!link) return node.widgets?.find((widget) => widget.name === name)?.value;
+  if (Number(link.origin_id) !== SUBGRAPH_INPUT) return undefined;
+  const outer = host(node.graph);
+  return outer && held(outer, outer.inputs[link.origin_slot].name);
 }
 
 /** The loader upstream of a node's input, or undefined. */

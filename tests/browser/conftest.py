@@ -10,24 +10,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from tests import graphs
-from tests.browser.ui import Ui
-from tests.host import ROOT, Host
+from tests.browser.ui import WAIT_MS, Ui
+from tests.host import ROOT, Host, started
 
+expect.set_options(timeout=WAIT_MS)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge", "microsoft-edge")
 CHANNELS = ("chrome", "msedge")  # where these two install themselves on Windows and macOS, Playwright knows
 CURE = "No browser for the tests: apt-get install chromium fonts-wqy-microhei, or install Chrome or Edge."
 SHOTS = ROOT / ".cache" / "screenshots"
+NEWEST = ROOT / ".cache" / "front_end" / "comfyui_frontend_package" / "static"
 SETTINGS = {
-    # No first-run dialog, no notice of releases; a canvas without its figures and its map, and nodes drawn on it.
+    # No first-run dialog, no notice of releases; no figures, map or panel over the canvas; all texts at any size.
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "1.32.9",
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Minimap.Visible": False,
-    "Comfy.VueNodes.Enabled": False,
+    "Comfy.RightSidePanel.IsOpen": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
 
 
@@ -51,6 +54,17 @@ def browser() -> Iterator[Browser]:
     pytest.fail(CURE)
 
 
+@pytest.fixture(scope="session", params=["own", "newest"])
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Host]:
+    """ComfyUI as for the other tests, with the front end that its version asks for, and with the newest."""
+    base, options = tmp_path_factory.mktemp("comfyui"), []
+    if request.param == "newest":
+        assert NEWEST.is_dir(), f"{NEWEST} is missing: run `make test-browser`, which fetches it"
+        options = ["--front-end-root", str(NEWEST)]
+    with started(base, checkpoint, *options) as host:
+        yield host
+
+
 @pytest.fixture(scope="session")
 def named(host: Host) -> dict[str, str]:
     """The files that the example workflows name, as links to the small ones: {loader: folder}."""
@@ -68,23 +82,27 @@ def named(host: Host) -> dict[str, str]:
     return {kind: folder for kind, (folder, _) in folders.items()}
 
 
-@pytest.fixture
+@pytest.fixture(params=["classic", "vue"])
 def open_ui(host: Host, browser: Browser, named: dict, request: pytest.FixtureRequest) -> Iterator[Callable[..., Ui]]:
     """Opens ComfyUI's front end as a new user's browser does, with settings beside SETTINGS; closes it afterwards.
+
+    Nodes are drawn on the canvas (classic), or are parts of the page (Vue, which the settings call Nodes 2.0).
 
     Each page is photographed at its end, as `.cache/screenshots/<test>.png`.
     """
     pages: list[Page] = []
 
     def opened(**settings: object) -> Ui:
-        host.post(
-            "/settings", SETTINGS | {"Comfy.Locale": "en"} | {k.replace("_", "."): v for k, v in settings.items()}
-        )
+        vue = request.param == "vue"
+        own = {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": vue} | {
+            k.replace("_", "."): v for k, v in settings.items()
+        }
+        host.post("/settings", SETTINGS | own)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         pages.append(page)
         page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
         page.route(lambda url: not url.startswith(host.url("")), lambda route: route.abort())
-        ui = Ui(page, host)
+        ui = Ui(page, host, vue)
         ui.load()
         return ui
 

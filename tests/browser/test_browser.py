@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests import small
 from tests.browser.ui import Opener, Ui
 from tests.host import ROOT
 
@@ -33,6 +34,16 @@ def sizes(ui: Ui) -> list[list[float]]:
     return ui.page.evaluate("window.app.graph.nodes.toSorted((a, b) => a.id - b.id).map((node) => [...node.size])")
 
 
+def painted(ui: Ui) -> list[str]:
+    """The texts of the newest picture's prompt, which ZhCLIP encoded."""
+    newest = max((ui.host.base / "output").glob("zhclip_0*.png"), key=lambda path: path.stat().st_mtime)
+    with Image.open(newest) as picture:
+        nodes = json.loads(picture.text["prompt"])  # type: ignore[attr-defined]
+    texts = [node["inputs"] for node in nodes.values() if node["class_type"] == "CLIPTextEncode"]
+    assert all(nodes[inputs["clip"][0]]["class_type"] == "ZhCLIPLoader" for inputs in texts)
+    return [inputs["text"] for inputs in texts]
+
+
 def test_a_chinese_prompt_typed_into_a_template_is_painted(ui: Ui, words: dict) -> None:
     # As if new: a loader whose output ComfyUI has in its cache is not run, and says nothing.
     (ui.host.base / "models" / "text_encoders" / named(WORKFLOW, "ZhCLIPLoader")).touch()
@@ -40,11 +51,8 @@ def test_a_chinese_prompt_typed_into_a_template_is_painted(ui: Ui, words: dict) 
     ui.shrink()
     ui.write(words["prompt"])
     ui.queue()
-    ui.await_picture()
-    assert ui.node("SaveImage", "[node.imgs[0].naturalWidth, node.imgs[0].naturalHeight]") == [64, 64]
-    newest = max((ui.host.base / "output").glob("zhclip_*.png"), key=lambda path: path.stat().st_mtime)
-    with Image.open(newest) as picture:
-        assert words["prompt"] in [n["inputs"].get("text") for n in json.loads(picture.text["prompt"]).values()]  # type: ignore[attr-defined]
+    assert ui.picture() == [64, 64]
+    assert words["prompt"] in painted(ui)
     # What the loader says of its file when it has run.
     report = ui.page.locator(".zhclip_report")
     expect(report).to_have_count(1)
@@ -62,6 +70,9 @@ def test_the_line_under_a_prompt_counts_while_it_is_typed(ui: Ui, words: dict) -
     marked = ui.line().locator(".zhclip_weight")
     expect(marked).to_have_text(words["weighted"])
     assert [marked.nth(i).get_attribute("data-weight") for i in range(2)] == ["1.3", "1.1"]
+    text, line = ui.box().bounding_box(), ui.line().bounding_box()
+    assert text and line and text["y"] + text["height"] <= line["y"] + 1 < text["y"] + text["height"] + 30
+    assert abs(text["x"] - line["x"]) < 15 and abs(text["width"] - line["width"]) < 15
     ui.write("cat BREAK " + words["long"] * 10)
     expect(ui.line().locator(".zhclip_figures")).to_have_text(re.compile(r"^1 \+ \d+ \+ \d+ / 75 tokens . 3 windows$"))
 
@@ -89,6 +100,8 @@ def test_two_encoders_show_which_words_each_reads(ui: Ui, words: dict) -> None:
     ui.connect(("CheckpointLoaderSimple", "CLIP"), ("ZhCLIPTextEncode", "clip"))
     expect(new.locator(".zhclip_spans .zhclip_en")).to_have_text(words["mixed_en"])
     expect(new.locator(".zhclip_spans .zhclip_zh")).to_have_text(words["mixed_zh"])
+    expect(new.locator(".zhclip_spans .zhclip_en")).to_have_css("border-bottom-color", "rgb(230, 159, 0)")
+    expect(new.locator(".zhclip_spans .zhclip_zh")).to_have_css("border-bottom-color", "rgb(86, 180, 233)")
     assert new.locator(".zhclip_figures").inner_text() != alone
 
 
@@ -101,7 +114,10 @@ def test_the_encoder_is_found_through_nodes_that_hand_it_on(ui: Ui) -> None:
     ui.click("CLIPTextEncode")
     ui.page.get_by_test_id("convert-to-subgraph-button").click()
     expect(ui.page.locator(".zhclip_count:visible")).to_have_count(1)
-    ui.page.evaluate("window.app.canvas.openSubgraph(window.app.graph.nodes.find((node) => node.subgraph).subgraph)")
+    ui.page.evaluate(
+        "(() => { const node = window.app.graph.nodes.find((node) => node.subgraph);"
+        " window.app.canvas.openSubgraph(node.subgraph, node); })()"
+    )
     expect(ui.page.locator(".zhclip_count:visible")).to_have_text(re.compile(r"\d / 75 tokens"))
 
 
@@ -126,15 +142,15 @@ def test_a_missing_encoder_is_explained_where_the_user_looks(ui: Ui) -> None:
     file = ui.host.base / "models" / "text_encoders" / named(WORKFLOW, "ZhCLIPLoader")
     ui.open_template(FIRST)
     aside = file.rename(ui.host.base / "aside")
+    ui.write("cat")
+    expect(ui.line()).to_contain_text(f"There is no file {file.name}")
     ui.queue()
-    dialog = ui.page.get_by_role("dialog")
-    dialog.wait_for()
-    expect(dialog).to_contain_text(f"There is no file {file.name} in {file.parent}. Copy an aligned encoder")
-    expect(dialog).to_contain_text("press R, and choose it.")
+    refusal = ui.refusal()
+    expect(refusal).to_contain_text(f"There is no file {file.name} in {file.parent}. Copy an aligned encoder")
+    expect(refusal).to_contain_text("press R, and choose it.")
     assert ui.page.evaluate("Object.values(window.app.lastNodeErrors).map((node) => node.class_type)") == [
         "ZhCLIPLoader"
     ]
-    expect(ui.line()).to_contain_text(f"There is no file {file.name}")
     aside.rename(file)
     expect(ui.line()).to_contain_text("/ 75 tokens")
 
@@ -177,12 +193,15 @@ def test_a_reload_keeps_the_prompt_and_the_sizes_of_the_nodes(ui: Ui, words: dic
     ui.write(words["prompt"])
     expect(ui.line()).to_contain_text(words["weighted"][0])
     ui.page.mouse.click(900, 650)
+    before = sizes(ui)
+    if not ui.vue:
+        assert before == [node["size"] for node in sorted(WORKFLOW["nodes"], key=lambda node: node["id"])]
     for _ in range(2):
         ui.load()
         expect(ui.page.locator(".zhclip_count")).to_have_count(2)
         expect(ui.page.locator(".zhclip_weight").first).to_have_text(words["weighted"][0])
         assert [words["prompt"]] in saved_texts(ui)
-        assert sizes(ui) == [node["size"] for node in sorted(WORKFLOW["nodes"], key=lambda node: node["id"])]
+        assert sizes(ui) == before
     assert "zhclip_" not in json.dumps(ui.page.evaluate("window.app.graph.serialize()")).replace(FIRST, "")
 
 
@@ -197,12 +216,10 @@ def test_the_line_can_be_switched_off(open_ui: Opener) -> None:
 @pytest.mark.parametrize("language", ["zh", "zh-TW"])
 def test_the_nodes_have_their_chinese_names(open_ui: Opener, language: str) -> None:
     ui = open_ui(Comfy_Locale=language)
-    ui.page.keyboard.press("n")
+    ui.page.locator(".node-library-tab-button, [data-testid=node-library-tab-button]").first.click()
     ui.page.locator(".side-bar-panel input").first.fill("ZhCLIP")
     for node in NODES[language].values():
-        expect(
-            ui.page.locator(".node-lib-node-container").get_by_text(node["display_name"], exact=True)
-        ).to_be_visible()
+        expect(ui.page.locator(".side-bar-panel").get_by_text(node["display_name"], exact=True).first).to_be_visible()
     ui.open_template(FIRST)
     loader = NODES[language]["ZhCLIPLoader"]
     assert ui.node("ZhCLIPLoader", "node.inputs.map((input) => input.label ?? input.localized_name)") == [
@@ -217,15 +234,84 @@ def test_the_nodes_have_their_chinese_names(open_ui: Opener, language: str) -> N
 @pytest.mark.parametrize("language", ["en", "zh", "zh-TW"])
 def test_the_help_pane_shows_each_nodes_page(open_ui: Opener, language: str) -> None:
     ui = open_ui(Comfy_Locale=language)
-    ui.page.keyboard.press("n")
-    for kind, texts in NODES[language].items():
+    column = [  # below a node that keeps room for their toolbox
+        {"id": at, "type": kind, "pos": [500, 70 * at], "size": [250, 30], "flags": {"collapsed": True}}
+        for at, kind in enumerate(["VAEDecode", *NODES[language]], 1)
+    ]
+    ui.open_file({"version": 0.4, "last_node_id": 20, "last_link_id": 0, "nodes": column, "links": []})
+    for kind in NODES[language]:
         page = f"{kind}.md" if language == "en" else f"{kind}/{language}.md"
         heading = re.search(r"^# (.+)$", (ROOT / "web" / "docs" / page).read_text(encoding="utf-8"), re.M)
         assert heading
-        name = texts["display_name"]
-        ui.page.locator(".side-bar-panel input").first.fill(name)
-        leaf = ui.page.locator(".node-lib-node-container", has=ui.page.get_by_text(name, exact=True))
-        leaf.hover()
-        leaf.locator(".help-button").click()
-        expect(ui.page.get_by_role("heading", name=heading.group(1), exact=True)).to_be_visible()
-        ui.page.locator(".side-bar-panel button:has(.pi-arrow-left)").click()
+        ui.click(kind)
+        ui.page.get_by_test_id("info-button").click()
+        expect(ui.page.get_by_role("heading", name=heading.group(1), exact=True).last).to_be_visible()
+
+
+def test_pressing_r_offers_a_new_encoder(ui: Ui) -> None:
+    ui.open_template(FIRST)
+    new = small.saved(ui.host.base / "models" / "text_encoders" / "new.safetensors")
+    ui.page.mouse.click(900, 650)
+    ui.page.keyboard.press("r")
+    ui.wait("ZhCLIPLoader", f"node.widgets[0].options.values.includes('{new.name}')")
+    ui.choose("ZhCLIPLoader", "file", new.name)
+    ui.wait("ZhCLIPLoader", f"node.widgets[0].value === '{new.name}'")
+    expect(ui.line()).to_contain_text("/ 75 tokens")
+    new.unlink()
+
+
+def test_a_compare_grid_shows_its_picture(ui: Ui) -> None:
+    ui.open_template("compare_encoders_sd15")
+    for widget, value in {"width": 64, "height": 64, "steps": 1}.items():
+        ui.set_number("ZhCLIPCompareGrid", widget, value)
+    ui.queue()
+    shown = ui.picture()
+    newest = max((ui.host.base / "output").glob("zhclip_compare_*.png"), key=lambda path: path.stat().st_mtime)
+    with Image.open(newest) as picture:
+        assert shown == list(picture.size) and min(shown) > 64
+
+
+def test_the_blueprint_is_one_box_for_a_chinese_prompt(ui: Ui, words: dict) -> None:
+    workflow = json.loads(json.dumps(WORKFLOW))
+    kept = [
+        node for node in workflow["nodes"] if node["type"] not in ("ZhCLIPLoader", "CLIPTextEncode", "MarkdownNote")
+    ]
+    ids = {node["id"] for node in kept}
+    links = [link for link in workflow["links"] if {link[1], link[3]} <= ids]
+    for slot in (slot for node in kept for slot in node["inputs"]):
+        slot["link"] = slot["link"] if slot["link"] in [link[0] for link in links] else None
+    ui.open_file({**workflow, "nodes": kept, "links": links})
+    ui.shrink()
+    ui.add("Chinese Prompt (ZhCLIP)", 390, 330)
+    ui.page.wait_for_function("window.app.graph.nodes.some((node) => node.subgraph)")
+    box = ui.page.evaluate("window.app.graph.nodes.find((node) => node.subgraph).type")
+    for name in ("positive", "negative"):
+        ui.connect((box, name), ("KSampler", name))
+    text = ui.page.locator("textarea:visible").first
+    text.click()
+    text.fill(words["prompt"])
+    ui.queue()
+    assert ui.picture() == [64, 64]
+    assert words["prompt"] in painted(ui)
+
+
+def test_a_workflow_opens_as_an_app(ui: Ui, words: dict) -> None:
+    workflow = json.loads(json.dumps(WORKFLOW))
+    ids = {node["type"]: node["id"] for node in workflow["nodes"]}
+    small_size = {"EmptyLatentImage": [64, 64, 1], "KSampler": [1, "fixed", 2, 7, "euler", "normal", 1]}
+    for node in workflow["nodes"]:
+        node["widgets_values"] = small_size.get(node["type"], node.get("widgets_values"))
+    inputs = [[min(n["id"] for n in workflow["nodes"] if n["type"] == "CLIPTextEncode"), "text"]]
+    inputs.append([ids["ZhCLIPLoader"], "file"])
+    linear = {"linearMode": True, "linearData": {"inputs": inputs, "outputs": [ids["SaveImage"]]}}
+    ui.open_file({**workflow, "extra": linear})
+    if not ui.page.get_by_test_id("view-mode-toggle").count():  # 1.32.9 has no app mode, and shows the graph
+        expect(ui.page.locator(".zhclip_count")).to_have_count(2)
+        return
+    ui.page.get_by_role("button", name="Skip").click()
+    app = ui.page.get_by_test_id("linear-widgets")
+    expect(app.get_by_role("combobox")).to_have_text(named(WORKFLOW, "ZhCLIPLoader"))
+    app.locator("textarea").fill(words["prompt"])
+    ui.page.get_by_test_id("linear-run-button-icon").click()
+    ui.page.wait_for_function("Object.values(window.app.nodeOutputs).some((output) => output.images)")
+    assert words["prompt"] in painted(ui)
