@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-DAMAGED = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error)
+# What the readers of archives raise: RuntimeError for one with a password or packed in an unknown way, OSError for a
+# place before the file's beginning.
+DAMAGED = (EOFError, OSError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 LONGEST = 1 << 20  # bytes of a line; a caption has some hundred
 SMALL, RATIO = 100 << 20, 100  # bytes that any archive may hold, and times its own size; text packs to a tenth
@@ -38,6 +41,8 @@ def _undamaged(file: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.filename:  # it is not there, or may not be read
+            raise
         raise CorpusError(f"{file}: the archive is damaged or cut short ({error}); download it again") from error
 
 

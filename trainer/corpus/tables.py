@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from ..base import Source
+from ..base import Source, reason
 from .lines import CorpusError, Row, lines
 
 
@@ -76,8 +76,7 @@ def _said(what: str, cure: str) -> Iterator[None]:
         first: BaseException = error
         while first.__cause__ is not None:
             first = first.__cause__
-        reason = " ".join(str(first).split()) or type(first).__name__
-        raise CorpusError(f"{what} ({reason}){cure}") from error
+        raise CorpusError(f"{what} ({reason(first) or type(first).__name__}){cure}") from error
 
 
 def _quoted(file: Path) -> Iterator[tuple[int, list[str], str]]:
