@@ -38,7 +38,8 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test .cache/front_end
 	$(BIN)/python -m painter.real_pair $(MODELS)
-	$(PYTEST) -m ''
+	$(PYTEST) -m '' --ignore tests/browser
+	$(BIN)/python -m pytest -m '' tests/browser
 
 test-browser: $(VENV)/.installed-test .cache/front_end
 	$(BIN)/python -m pytest -m '' tests/browser

@@ -44,6 +44,7 @@ def painted(ui: Ui) -> list[str]:
     return [inputs["text"] for inputs in texts]
 
 
+@pytest.mark.all_four
 def test_a_chinese_prompt_typed_into_a_template_is_painted(ui: Ui, words: dict) -> None:
     # As if new: a loader whose output ComfyUI has in its cache is not run, and says nothing.
     (ui.host.base / "models" / "text_encoders" / named(WORKFLOW, "ZhCLIPLoader")).touch()
@@ -59,6 +60,7 @@ def test_a_chinese_prompt_typed_into_a_template_is_painted(ui: Ui, words: dict) 
     expect(report).to_contain_text("0.3")
 
 
+@pytest.mark.all_four
 def test_the_line_under_a_prompt_counts_while_it_is_typed(ui: Ui, words: dict) -> None:
     ui.open_template(FIRST)
     ui.write("")
@@ -87,6 +89,7 @@ def test_a_prompt_of_another_encoder_has_no_line(ui: Ui) -> None:
     expect(ui.page.locator(".zhclip_count")).to_have_count(1)
 
 
+@pytest.mark.all_four
 def test_two_encoders_show_which_words_each_reads(ui: Ui, words: dict) -> None:
     ui.open_template(FIRST)
     ui.add("ZhCLIP Text Encode", 900, 620)
@@ -231,7 +234,7 @@ def test_the_nodes_have_their_chinese_names(open_ui: Opener, language: str) -> N
     )
 
 
-@pytest.mark.parametrize("language", ["en", "zh", "zh-TW"])
+@pytest.mark.parametrize("language", [pytest.param("en", marks=pytest.mark.all_four), "zh", "zh-TW"])
 def test_the_help_pane_shows_each_nodes_page(open_ui: Opener, language: str) -> None:
     ui = open_ui(Comfy_Locale=language)
     column = [  # below a node that keeps room for their toolbox
@@ -248,6 +251,7 @@ def test_the_help_pane_shows_each_nodes_page(open_ui: Opener, language: str) -> 
         expect(ui.page.get_by_role("heading", name=heading.group(1), exact=True).last).to_be_visible()
 
 
+@pytest.mark.all_four
 def test_pressing_r_offers_a_new_encoder(ui: Ui) -> None:
     ui.open_template(FIRST)
     new = small.saved(ui.host.base / "models" / "text_encoders" / "new.safetensors")
@@ -260,6 +264,7 @@ def test_pressing_r_offers_a_new_encoder(ui: Ui) -> None:
     new.unlink()
 
 
+@pytest.mark.all_four
 def test_a_compare_grid_shows_its_picture(ui: Ui) -> None:
     ui.open_template("compare_encoders_sd15")
     for widget, value in {"width": 64, "height": 64, "steps": 1}.items():
@@ -271,6 +276,7 @@ def test_a_compare_grid_shows_its_picture(ui: Ui) -> None:
         assert shown == list(picture.size) and min(shown) > 64
 
 
+@pytest.mark.all_four
 def test_the_blueprint_is_one_box_for_a_chinese_prompt(ui: Ui, words: dict) -> None:
     workflow = json.loads(json.dumps(WORKFLOW))
     kept = [
