@@ -114,7 +114,8 @@ def picture(ui: Ui, name: str, bounds: list[list[float]]) -> Image.Image:
 
 def kept(graph: Workflow, keys: tuple[str, ...]) -> list[list[object]]:
     """What a load must leave as it is, node by node."""
-    return [[node.get(key) for key in keys] for node in sorted(graph["nodes"], key=lambda node: node["id"])]
+    # The newest front end leaves out a list of no values.
+    return [[node.get(key) or None for key in keys] for node in sorted(graph["nodes"], key=lambda node: node["id"])]
 
 
 def difference(a: Image.Image, b: Image.Image) -> float:

@@ -79,7 +79,8 @@ class Ui:
     def open_template(self, name: str) -> None:
         """Choose a workflow of this pack in the template browser."""
         self.page.locator(".templates-tab-button").click()
-        self.page.get_by_text("zhclip", exact=True).click()
+        # The dialog stands behind the nodes, which in Vue bear their pack's name as well.
+        self.page.get_by_text("zhclip", exact=True).last.click()
         self.page.get_by_text(name, exact=True).click()
         self.page.wait_for_function("window.app.graph.nodes.some((node) => node.comfyClass.startsWith('ZhCLIP'))")
         self.page.locator(".p-dialog-mask").wait_for(state="hidden")
