@@ -122,7 +122,7 @@ def with_entry(content: bytes, name: str, key: str, value: Any) -> bytes:
     size = int.from_bytes(content[:8], "little")
     try:
         header = json.loads(content[8 : 8 + size])
-    except ValueError:  # changed before
+    except (ValueError, RecursionError):  # changed before
         return content
     if not key:
         header[name] = value

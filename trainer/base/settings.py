@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from argparse import ArgumentError
 from dataclasses import asdict, fields
@@ -80,7 +81,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say it, but not the whole of a value that is longer than a recipe."""
-        super().error(message if len(message) < 1000 else f"{message[:400]} ... {message[-200:]}", ex)
+        super().error(message if len(message) < 600 else f"{message[:400]} ... {message[-150:]}", ex)
 
 
 def recipe_parser(purpose: str = "", exits: bool = True) -> Parser:
@@ -202,7 +203,7 @@ def corpus_name(corpus: CorpusSettings) -> str:
 
 def public_name(model: str | None) -> str | None:
     """A local path's last part, or the hub id as it is: a shared file should not carry its maker's folders."""
-    return Path(model).name if model and Path(model).exists() else model
+    return Path(model).name if model and os.path.exists(model) else model
 
 
 def guard(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> None:

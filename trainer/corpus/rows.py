@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -46,12 +47,12 @@ def starter_rows(path: str) -> int:
     """Pairs of the starter corpus that a path asks for, `starter` or `starter:N` with nothing there of that name; else
     0."""
     asked = re.fullmatch(rf"{STARTER}(?::(\d{{1,9}}))?", path)
-    return int(asked[1] or starter.ROWS) if asked and not Path(path).exists() else 0
+    return int(asked[1] or starter.ROWS) if asked and not os.path.exists(path) else 0
 
 
 def is_hub(path: str) -> bool:
     """Whether a path names a dataset of the hub: owner/name, with nothing there of that name."""
-    return not Path(path).exists() and bool(HUB_ID.fullmatch(path)) and not _known(Path(path))
+    return not os.path.exists(path) and bool(HUB_ID.fullmatch(path)) and not _known(Path(path))
 
 
 def files(source: Source) -> list[Path]:

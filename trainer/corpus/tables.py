@@ -116,7 +116,12 @@ def _fields(file: Path, records: Iterator[tuple[int, list[str], str]], source: S
 
 def _table(where: str, table: Iterable[dict[str, Any]], source: Source) -> Iterator[Row]:
     check_columns(where, list(getattr(table, "column_names", [])), source)
-    for number, record in enumerate(table, 1):
+    records = enumerate(table, 1)
+    while True:
+        with _said(f"{where}: a row cannot be read", "; write or download it again"):
+            number, record = next(records, (0, {}))
+        if not number:
+            return
         yield _record(number, record, source, "")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
     none.
     """
     path = Path(model)
-    if path.exists():
+    if os.path.exists(path):  # a name too long for the system is none, where Path raises
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix in CHECKPOINTS:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
