@@ -188,20 +188,24 @@ def crash(
     again = whole(arguments, folder, fresh)
     row = Row(f"{stage}, fresh process" if fresh else stage, min(again, seconds or again))
     for number, signals in enumerate(kills):
-        shutil.rmtree(folder)
-        shutil.copytree(before, folder)
-        share = (number + chance.random()) / len(kills) if even else chance.random()
-        moment = share * row.seconds
-        log = folder.with_suffix(".log")
-        log.unlink()
-        process = start(arguments, folder, fresh)
-        if even and number % 2:
-            while runs(process) and fetched(folder) < share * fetched(after):
-                time.sleep(0.005)
-        else:
-            time.sleep(moment)
+        share, log = (number + chance.random()) / len(kills) if even else chance.random(), folder.with_suffix(".log")
+        while True:
+            shutil.rmtree(folder)
+            shutil.copytree(before, folder)
+            moment = share * row.seconds
+            log.unlink()
+            process = start(arguments, folder, fresh)
+            if even and number % 2:
+                while runs(process) and fetched(folder) < share * fetched(after):
+                    time.sleep(0.005)
+            else:
+                time.sleep(moment)
+            hit = stop(process, signals, log)
+            if hit or not even:
+                break
+            share /= 2  # it was over: the machine is faster than in the unbroken run
         row.kills += 1
-        row.hits += stop(process, signals, log)
+        row.hits += hit
         if even:
             said = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-60:]
             print(

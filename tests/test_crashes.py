@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="both fork a pro
 def table(module: str, *arguments: str) -> list[list[str]]:
     """The rows of the table that a module of the tests prints; it fails when anything was lost."""
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("| ")][1:]
@@ -36,8 +36,7 @@ def test_every_stage_killed_at_random_moments_ends_in_the_same_bytes() -> None:
 def test_the_whole_command_killed_while_it_downloads_and_behind_that_ends_in_the_same_bytes() -> None:
     # Ten times: docs/results.md.
     (row, _) = table("tests.crashes", "--command", "3")
-    _, _, kills, hits, identical = row
-    assert kills == identical == "3" and int(hits) >= 1  # a run of a quieter moment may end before its kill
+    assert row[2:] == ["3", "3", "3"]
 
 
 @pytest.mark.slow
