@@ -97,6 +97,40 @@ def artifact(
     )
 
 
+SDXL_WIDTHS = (12, 20)
+
+
+def sdxl_artifact(widths: tuple[int, int] = SDXL_WIDTHS, pooled: int = 20, **options: Any) -> fmt.Artifact:
+    """`artifact` for SDXL: two parts, standardised states and a pooled vector."""
+    plain = artifact(teacher_width=sum(widths), **options)
+    generator = torch.Generator().manual_seed(options.get("seed", 0) + 1)
+    width, window = plain.meta.dimensions.width, plain.meta.window
+
+    def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * scale
+
+    return dataclasses.replace(
+        plain,
+        meta=dataclasses.replace(
+            plain.meta,
+            parts=tuple(fmt.PartInfo(name, part) for name, part in zip(("l", "g"), widths)),
+            pooled=pooled,
+            teacher=dataclasses.replace(plain.meta.teacher, layer=-2),
+        ),
+        norms=3 + torch.rand((window, 2), generator=generator),
+        mean=random(sum(widths)),
+        std=0.5 + torch.rand(sum(widths), generator=generator),
+        pooled={
+            "proj_weight": random(pooled, width, scale=width**-0.5),
+            "proj_bias": random(1, pooled, scale=0.1),
+            "empty": random(1, pooled),
+            "norms": 2 + torch.rand((1, 1), generator=generator),
+            "mean": random(pooled),
+            "std": 0.5 + torch.rand(pooled, generator=generator),
+        },
+    )
+
+
 def saved(path: Path, **options: Any) -> Path:
     """`artifact(**options)`, written to `path`."""
     fmt.save(artifact(**options), path)

@@ -77,7 +77,7 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
     "end and unknown alike": ({"special_ids": SPECIAL | {"unknown": 3}}, "end is token 3"),
     "masks as an object": ({"mask_padding": {"a": 1}}, "mask_padding is an object; expected true or false"),
     "masks as 1": ({"mask_padding": 1}, "mask_padding is an integer"),
-    "a version of true": ({"format_version": True}, "format version True; expected version 1"),
+    "a version of true": ({"format_version": True}, "format version True; expected version 1 or 2"),
     "a version of 1.0": ({"format_version": 1.0}, "format version 1.0"),
     "a report as a list": ({"report": []}, "report is a list"),
     "a loss as text": ({"report": {"loss": {"all": "low"}}}, "loss.all is a text; expected a finite number"),

@@ -1,6 +1,6 @@
 """The artifact: one safetensors file that holds an aligned text encoder, and nothing that can run.
 
-Format version 1. Tensors:
+Format version 1, or 2 for a checkpoint of several text encoders, "parts", whose vectors stand side by side. Tensors:
 
     bert.*                 the student, in Hugging Face BertModel names
     proj.weight            (teacher width, student width), optional, with proj.bias
@@ -8,7 +8,11 @@ Format version 1. Tensors:
     tokenizer_json         (bytes,) uint8, the serialisation of `tokenizers`
     structure.position0    (teacher width,), optional: the teacher's constant first vector
     structure.empty        (window, teacher width), optional: the teacher's empty prompt
-    structure.norms        (window,), optional: the teacher's mean norm of each position
+    structure.norms        (window,), in version 2 (window, parts), optional: the teacher's mean norm of each position
+    structure.mean         (teacher width,), version 2, optional, with structure.std: what the vectors are multiplied by
+    structure.std          and what is added, for a teacher whose hidden states no norm follows
+    pooled.*               version 2, with metadata's `pooled`: proj_weight, proj_bias, empty, norms, mean and std of
+                           the pooled vector, from the student's first position, shaped as of a window of 1
     skip.*                 optional: proj_weight, proj_bias, position0, empty and norms once more, for the teacher's
                            hidden state before the last (clip skip), behind the student's layer before the last
 
@@ -21,7 +25,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 
@@ -36,10 +40,9 @@ from .files import (
     opened,
     write,
 )
-from .header import FORMAT_VERSION, CorpusInfo, Dimensions, Meta, SpecialIds, TeacherInfo, check, parse
+from .header import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, check, parse
 
 __all__ = [
-    "FORMAT_VERSION",
     "HEADER_KEY",
     "Artifact",
     "ArtifactError",
@@ -48,6 +51,7 @@ __all__ = [
     "Dimensions",
     "Meta",
     "NotAnArtifactError",
+    "PartInfo",
     "SpecialIds",
     "TeacherInfo",
     "VersionError",
@@ -62,6 +66,8 @@ STRUCTURE = {
     "position0": "structure.position0",
     "empty": "structure.empty",
     "norms": "structure.norms",
+    "mean": "structure.mean",
+    "std": "structure.std",
 }
 
 
@@ -76,7 +82,10 @@ class Artifact:
     proj_bias: torch.Tensor | None = None  # (window, teacher width)
     position0: torch.Tensor | None = None  # (teacher width,)
     empty: torch.Tensor | None = None  # (window, teacher width)
-    norms: torch.Tensor | None = None  # (window,)
+    norms: torch.Tensor | None = None  # (window,), or (window, parts)
+    mean: torch.Tensor | None = None  # (teacher width,)
+    std: torch.Tensor | None = None  # (teacher width,)
+    pooled: dict[str, torch.Tensor] = field(default_factory=dict)  # some of STRUCTURE, for the pooled vector
     skip: dict[str, torch.Tensor] = field(default_factory=dict)  # some of STRUCTURE, each shaped as its namesake
     path: str = "an artifact in memory"  # where it was read, for messages
 
@@ -109,23 +118,35 @@ def bert_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
 
 def tensor_shapes(meta: Meta) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Required and optional tensors of a file with this metadata, by name, with their shapes."""
-    width, window = meta.teacher.width, meta.window
-    structure = {
-        "proj_weight": (width, meta.dimensions.width),
-        "proj_bias": (window, width),
-        "position0": (width,),
-        "empty": (window, width),
-        "norms": (window,),
-    }
+    width, student = meta.teacher.width, meta.dimensions.width
+    structure = structure_shapes(width, student, meta.window, len(meta.parts))
     required = {f"bert.{name}": shape for name, shape in bert_shapes(meta.dimensions).items()}
     optional: dict[str, tuple[int, ...]] = {STRUCTURE[name]: shape for name, shape in structure.items()}
-    optional |= {f"skip.{name}": shape for name, shape in structure.items()}
+    if not meta.parts:
+        optional |= {f"skip.{name}": shape for name, shape in structure.items()}
+    if meta.pooled:
+        pooled = structure_shapes(meta.pooled, student, 1, 1)
+        del pooled["position0"]
+        optional |= {f"pooled.{name}": shape for name, shape in pooled.items()}
+        required["pooled.proj_weight"] = optional.pop("pooled.proj_weight")
     position0 = optional.pop("structure.position0")
     if meta.position0 == "stored":
         required["structure.position0"] = position0
     if width != meta.dimensions.width:
         required["proj.weight"] = optional.pop("proj.weight")
     return required, optional
+
+
+def structure_shapes(width: int, student: int, window: int, parts: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of what follows a student, for a window of vectors `width` wide in so many parts; 0: of version 1."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "proj_weight": (width, student),
+        "proj_bias": (window, width),
+        "position0": (width,),
+        "empty": (window, width),
+        "norms": (window, parts) if parts else (window,),
+    }
+    return shapes | ({"mean": (width,), "std": (width,)} if parts else {})
 
 
 def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
@@ -135,6 +156,7 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
     tensors["tokenizer_json"] = torch.frombuffer(bytearray(artifact.tokenizer_json), dtype=torch.uint8)
     tensors |= {STRUCTURE[name]: tensor for name in STRUCTURE if (tensor := getattr(artifact, name)) is not None}
     tensors |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
+    tensors |= {f"pooled.{name}": tensor for name, tensor in artifact.pooled.items()}
     check(path, artifact.meta)
     check_tensors(path, artifact.meta, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
     serialised.check(path, artifact.tokenizer_json, artifact.meta.dimensions.vocabulary)
@@ -165,6 +187,7 @@ def assemble(
         tokenizer_json=tokenizer_json,
         **{name: tensors.get(stored) for name, stored in STRUCTURE.items()},
         skip={name: tensors[f"skip.{name}"] for name in STRUCTURE if f"skip.{name}" in tensors},
+        pooled={name: tensors[f"pooled.{name}"] for name in STRUCTURE if f"pooled.{name}" in tensors},
         path=str(path),
     )
 
@@ -231,7 +254,10 @@ def check_tensors(
     unknown = sorted(set(shapes) - {*required, *optional, "tokenizer_json"})
     if unknown:
         raise VersionError(
-            path, f"unknown tensor {', '.join(unknown[:3])}", "the tensors of format version 1", "Update ZhCLIP."
+            path,
+            f"unknown tensor {', '.join(unknown[:3])}",
+            f"the tensors of format version {meta.format_version}",
+            "Update ZhCLIP.",
         )
     for name, shape in {**required, **optional}.items():
         if name in shapes and shapes[name] != shape:
@@ -250,9 +276,9 @@ def _header(meta: Meta) -> dict[str, str]:
     """
     title = f"ZhCLIP {meta.strategy} encoder for {meta.teacher.id}"
     return {
-        HEADER_KEY: json.dumps(asdict(meta), sort_keys=True, ensure_ascii=True),
+        HEADER_KEY: json.dumps(meta.to_json(), sort_keys=True, ensure_ascii=True),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "zhclip-v1/text-encoder",
+        "modelspec.architecture": f"zhclip-v{meta.format_version}/text-encoder",
         "modelspec.implementation": "https://github.com/zhclip/zhclip",
         "modelspec.title": f"{title}: open it with Load ZhCLIP Encoder, not with Load CLIP",
         "modelspec.license": meta.licence,

@@ -13,6 +13,7 @@ chosen, and the result judged, on pairs that were written otherwise than those t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.nn.functional import normalize
 
 from .ridge import Sums, choose, solve
 from .sampling import Batch
-from .structure import Structure
+from .structure import Structure, unit
 
 JUDGE, CHOOSE, FIT = "judge", "choose", "fit"  # what a batch of pairs is for
 
@@ -123,6 +124,7 @@ class Evaluation:
         return float(((near >= near.diagonal()[:, None]).sum(dim=1) == 1).double().mean())
 
 
-def sentence(z: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """(B, P, D) and (B, P) bool -> (B, D): the mean of the unit vectors where the text stands, 0 without any text."""
-    return (normalize(z, dim=-1) * text[:, :, None]).sum(dim=1) / text.sum(dim=1, keepdim=True).clamp_min(1)
+def sentence(z: torch.Tensor, text: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
+    """(B, P, D) and (B, P) bool -> (B, D): the mean of the unit vectors where the text stands, 0 without any text.
+    `widths` of their parts."""
+    return (unit(z, widths) * text[:, :, None]).sum(dim=1) / text.sum(dim=1, keepdim=True).clamp_min(1)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .files import ArtifactError, DamagedArtifactError, VersionError
+from .kinds import KINDS
 
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
 SMALLEST_WINDOW = 3  # start, one token, end
+MOST_PARTS = 4
 NESTING = 32  # levels of report and recipe, of which the trainer writes six
 TEXT = 10_000  # characters of a name or a licence
 # Far above any text encoder, and far below what a loop over them would be noticed at.
@@ -67,6 +69,14 @@ class TeacherInfo:
 
 
 @dataclass(frozen=True)
+class PartInfo:
+    """One of a teacher's encoders, whose vectors stand side by side: ComfyUI's key of its tokens, and its width."""
+
+    name: str
+    width: int
+
+
+@dataclass(frozen=True)
 class CorpusInfo:
     """The cleaned training pairs."""
 
@@ -80,6 +90,8 @@ class Meta:
 
     `position0` is "stored" when the teacher's first vector is the same for every prompt and replaces the student's,
     "learnt" when the student's own output stands. `mask_padding` says whether padded positions are masked as keys.
+    `parts` and `pooled`, the width of a pooled vector with a head of its own (0: there is none), are what version 2
+    adds; without parts the teacher is one encoder.
     `report` is the evaluation's report.json and `recipe` the resolved training settings, both plain JSON. `folding`
     maps single characters that the vocabulary lacks to variants that it has.
     """
@@ -96,7 +108,33 @@ class Meta:
     recipe: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     folding: dict[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
+    parts: tuple[PartInfo, ...] = ()
+    pooled: int = 0
+
+    @property
+    def format_version(self) -> int:
+        """The oldest that says all of it, so that an older pack reads what it can."""
+        return 2 if self.parts else 1
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of each part of the conditioning."""
+        return tuple(part.width for part in self.parts) or (self.teacher.width,)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """ComfyUI's names of the parts' tokens."""
+        return tuple(part.name for part in self.parts) or ("l",)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `parse` reads."""
+        values = asdict(self) | {"format_version": self.format_version}
+        for name in () if self.parts else NEWER:
+            del values[name]
+        return values
+
+
+NEWER = ("parts", "pooled")  # metadata of version 2
 
 
 def parse(path: str | os.PathLike[str], text: str) -> Meta:
@@ -107,13 +145,15 @@ def parse(path: str | os.PathLike[str], text: str) -> Meta:
         raise _damaged(path, f"metadata that is no JSON ({_short(error)})", "JSON") from error
     if type(raw) is not dict:
         raise _damaged(path, f"metadata that is {_called(raw)}", "an object")
-    version = raw.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise VersionError(path, f"format version {_short(version)}", f"version {FORMAT_VERSION}", "Update ZhCLIP.")
-    unknown = sorted(set(raw) - {f.name for f in fields(Meta)})
+    version = raw.pop("format_version", None)
+    if type(version) is not int or version not in FORMAT_VERSIONS:
+        known = " or ".join(map(str, FORMAT_VERSIONS))
+        raise VersionError(path, f"format version {_short(version)}", f"version {known}", "Update ZhCLIP.")
+    newer = NEWER if version > 1 else ()
+    unknown = sorted(set(raw) - {f.name for f in fields(Meta) if f.name not in NEWER} - {*newer})
     if unknown:
         names = _short(", ".join(unknown))
-        raise VersionError(path, f"unknown metadata {names}", "format version 1 alone", "Update ZhCLIP.")
+        raise VersionError(path, f"unknown metadata {names}", f"format version {version} alone", "Update ZhCLIP.")
     parts = {"dimensions": Dimensions, "special_ids": SpecialIds, "teacher": TeacherInfo, "corpus": CorpusInfo}
     made: dict[str, Any] = {}
     for name, kind in parts.items():
@@ -122,12 +162,23 @@ def parse(path: str | os.PathLike[str], text: str) -> Meta:
             found = _called(part) if type(part) is not dict else f"{{{_short(', '.join(sorted(part)))}}}"
             raise _damaged(path, f"metadata whose {name} is {found}", f"{', '.join(sorted(known))}")
         made[name] = kind(**part)
-    missing = [name for name in ("window", "mask_padding", "position0", "strategy", "licence") if name not in raw]
+    wanted = ("window", "mask_padding", "position0", "strategy", "licence", *newer)
+    missing = [name for name in wanted if name not in raw]
     if missing:
-        raise _damaged(path, f"metadata without {', '.join(missing)}", "all of format version 1")
+        raise _damaged(path, f"metadata without {', '.join(missing)}", f"all of format version {version}")
+    if newer:
+        made["parts"] = _parts(path, raw["parts"])
     meta = Meta(**{**raw, **made})
     check(path, meta)
     return meta
+
+
+def _parts(path: str | os.PathLike[str], given: Any) -> tuple[PartInfo, ...]:
+    if type(given) is not list or not 1 <= len(given) <= MOST_PARTS:
+        raise _damaged(path, f"metadata whose parts are {_called(given)}", f"a list of 1 to {MOST_PARTS}")
+    if not all(type(part) is dict and set(part) == {"name", "width"} for part in given):
+        raise _damaged(path, "metadata with a part that is something else", "a name and a width each")
+    return tuple(PartInfo(**part) for part in given)
 
 
 def check(path: str | os.PathLike[str], meta: Meta) -> None:
@@ -135,6 +186,7 @@ def check(path: str | os.PathLike[str], meta: Meta) -> None:
     _check_types(path, meta, "")
     for name in ("dimensions", "special_ids", "teacher", "corpus"):
         _check_types(path, getattr(meta, name), f"{name}.")
+    _check_parts(path, meta)
     d, special, window = meta.dimensions, meta.special_ids, meta.window
     ranges = {f"dimensions.{name}": (getattr(d, name), 1, largest) for name, largest in LARGEST.items()}
     ranges |= {f"special_ids.{name}": (value, 0, d.vocabulary - 1) for name, value in vars(special).items()}
@@ -158,6 +210,22 @@ def check(path: str | os.PathLike[str], meta: Meta) -> None:
             raise _damaged(path, "metadata whose folding maps something else", "single characters to single characters")
     _check_nesting(path, meta)
     _check_report(path, meta.report)
+
+
+def _check_parts(path: str | os.PathLike[str], meta: Meta) -> None:
+    for part in meta.parts:
+        _check_types(path, part, "parts.")
+        if not 1 <= part.width <= LARGEST["width"]:
+            raise _damaged(path, f"metadata with a part {_short(part.width)} wide", f"1 to {LARGEST['width']}")
+    if not 0 <= meta.pooled <= LARGEST["width"]:
+        raise _damaged(path, f"metadata whose pooled is {_short(meta.pooled)}", f"0 to {LARGEST['width']}")
+    if meta.pooled and not meta.parts:
+        raise _damaged(path, "metadata with a pooled vector and no parts", "the parts that it belongs to")
+    if meta.parts and meta.keys not in {kind.keys for kind in KINDS}:
+        names = _short(", ".join(meta.keys))
+        raise VersionError(path, f"an encoder of the parts {names}", "those of a known checkpoint", "Update ZhCLIP.")
+    if sum(meta.widths) != meta.teacher.width:
+        raise _damaged(path, f"metadata with parts {sum(meta.widths)} wide", f"{meta.teacher.width}, the teacher's")
 
 
 def _check_types(path: str | os.PathLike[str], part: Any, prefix: str) -> None:

@@ -2,57 +2,90 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.functional import normalize
 
 from .artifact import Artifact
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The tensors of an artifact that shape its output; each may be absent. Shapes as in artifact.py."""
+    """The tensors of an artifact that shape its output; each may be absent. Shapes as in artifact.py. `widths` are of
+    the parts of a vector, where there are several."""
 
     proj_weight: torch.Tensor | None = None  # (D, S)
     proj_bias: torch.Tensor | None = None  # (W, D)
     position0: torch.Tensor | None = None  # (D,)
     empty: torch.Tensor | None = None  # (W, D)
-    norms: torch.Tensor | None = None  # (W,)
+    norms: torch.Tensor | None = None  # (W,), or (W, parts)
+    mean: torch.Tensor | None = None  # (D,)
+    std: torch.Tensor | None = None  # (D,)
+    widths: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, artifact: Artifact) -> Structure:
         """The structure that a loaded artifact carries."""
         a = artifact
-        return cls(a.proj_weight, a.proj_bias, a.position0, a.empty, a.norms)
+        widths = a.meta.widths if a.meta.parts else ()
+        return cls(a.proj_weight, a.proj_bias, a.position0, a.empty, a.norms, a.mean, a.std, widths)
 
     @classmethod
     def of_skip(cls, artifact: Artifact) -> Structure | None:
         """The structure behind the layer before the last, when the artifact has a target for it."""
         return cls(**artifact.skip) if artifact.skip else None
 
+    @classmethod
+    def of_pooled(cls, artifact: Artifact) -> Structure | None:
+        """The structure of the pooled vector, behind the student's first position, when the artifact has one."""
+        return cls(**artifact.pooled, widths=(artifact.meta.pooled,)) if artifact.pooled else None
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors that are present, by name."""
-        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return {name: tensor for name, tensor in vars(self).items() if isinstance(tensor, torch.Tensor)}
 
     def apply(self, hidden: torch.Tensor, is_empty: torch.Tensor | None = None) -> torch.Tensor:
         """Student hidden states -> conditioning.
 
         hidden: (B, W, S), any float dtype, or the first P positions where there are neither norms nor an empty prompt;
         is_empty: (B,) bool, by default none is. Returns (B, W, D) in hidden's dtype, computed in fp32. Order (design):
-        the projection, position 0 replaced, each vector scaled to the norm table, the empty prompt replaced whole.
+        the projection, each vector scaled to the norm table, standardised ones restored, position 0 replaced, the empty
+        prompt replaced whole.
         """
         bias = None if self.proj_bias is None else self.proj_bias[: hidden.shape[1]]
         z = project(hidden.float(), self.proj_weight, bias)
         if self.norms is not None:
             # The table is the teacher's mean norm of each position: cosine training leaves the norm free.
             norms = self.norms.to(z)
-            z = torch.nn.functional.normalize(z, dim=-1) * norms[None, :, None]
+            z = scaled(z, norms[None] if norms.dim() == 2 else norms[None, :, None], self.widths)
+        if self.mean is not None and self.std is not None:
+            z = z * self.std.to(z) + self.mean.to(z)
         if self.position0 is not None:
             # Written after the norms, and so exact: the stored vector carries its own norm, which the table repeats.
             z = torch.cat([self.position0.to(z).expand(len(z), 1, -1), z[:, 1:]], dim=1)
         if self.empty is not None and is_empty is not None:
             z = torch.where(is_empty.to(z.device)[:, None, None], self.empty.to(z)[None], z)
         return z.to(hidden.dtype)
+
+    def standardised(self) -> Structure:
+        """The structure whose output is standardised, as losses are measured."""
+        if self.mean is None or self.std is None:
+            return self
+        stored = {
+            name: (t - self.mean) / self.std
+            for name in ("position0", "empty")
+            if (t := getattr(self, name)) is not None
+        }
+        return replace(self, **stored, mean=None, std=None)
+
+    def restored(self, mean: torch.Tensor | None, std: torch.Tensor | None) -> Structure:
+        """The structure whose output is the teacher's own vectors, of one whose output is standardised by these."""
+        if mean is None or std is None:
+            return self
+        stored = {name: t * std + mean for name in ("position0", "empty") if (t := getattr(self, name)) is not None}
+        return replace(self, **stored, mean=mean, std=std)
 
 
 def project(hidden: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
@@ -62,3 +95,26 @@ def project(hidden: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tenso
     if bias is not None:
         hidden = hidden + bias.to(hidden)
     return hidden
+
+
+def unit(x: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
+    """(..., D) -> (..., D): of one part the unit vector; of several each part's, divided by the root of their number,
+    so that the product of two such vectors is the mean of the parts' cosines, none outweighed by a larger norm."""
+    if len(widths) < 2:
+        return normalize(x, dim=-1)
+    return scaled(x, x.new_full((len(widths),), len(widths) ** -0.5), widths)
+
+
+def norms(x: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
+    """(..., D) -> (...,) the vectors' norms; of several parts (..., parts)."""
+    if len(widths) < 2:
+        return x.norm(dim=-1)
+    return torch.stack([part.norm(dim=-1) for part in x.split(tuple(widths), dim=-1)], dim=-1)
+
+
+def scaled(x: torch.Tensor, lengths: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
+    """(..., D) and lengths (..., parts), 1 part by default -> (..., D) of parts as long as that."""
+    parts = x.split(tuple(widths) or (x.shape[-1],), dim=-1)
+    return torch.cat(
+        [normalize(part, dim=-1) * length for part, length in zip(parts, lengths.split(1, dim=-1))], dim=-1
+    )
