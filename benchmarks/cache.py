@@ -28,7 +28,8 @@ ROWS_300K = 300_000
 def bare(teacher: Teacher, student: Student, words: torch.Tensor, ids: torch.Tensor, batch: int) -> None:
     """Both encoders over ready tokens (N, W)."""
     for english, chinese in zip(words.split(batch), ids.split(batch)):
-        teacher.model(input_ids=english)
+        for model in teacher.models:
+            model(input_ids=english)
         student.hidden(chinese, student.depth)
     if ids.device.type == "cuda":
         torch.cuda.synchronize()

@@ -42,7 +42,7 @@ PAIRS = [Pair(zh, en) for zh, en in captions()[:ROWS]]
 def encoders_there(folder: Path) -> tuple[Teacher, Student]:
     teacher = load_teacher(str(encoders.clip_teacher(folder / "t")), WINDOW)
     student = load_student(str(encoders.student(folder / "s")), WINDOW)
-    teacher.model.to(NAME)
+    teacher.models[0].to(NAME)
     return teacher, student.to(NAME)
 
 
@@ -168,7 +168,7 @@ def of_compare(folder: Path, planted: bool) -> None:
     english = conditioning.english
 
     def watched(teacher: Teacher, text: str) -> torch.Tensor:
-        seen.add(teacher.model.device.type)
+        seen.add(teacher.models[0].device.type)
         return english(teacher, text)
 
     conditioning.english = watched
