@@ -58,7 +58,7 @@ def of_student(folder: Path, planted: bool) -> None:
     prepare(student, TrainSettings(layers=1), None)
     ids = torch.tensor([student.tokens.windows(pair.zh)[0][:9] for pair in PAIRS[:4]]).to(NAME)
     positions = torch.arange(9).expand(4, -1)
-    z = student(ids, positions=positions if planted else positions.to(NAME), kept=torch.arange(36, device=NAME))
+    z, _ = student(ids, positions=positions if planted else positions.to(NAME), kept=torch.arange(36, device=NAME))
     assert z.device.type == NAME
     z.square().mean().backward()
 
@@ -73,10 +73,10 @@ def of_loss(folder: Path, planted: bool) -> None:
     batch = {name: tensor.to(NAME) for name, tensor in batch.items()}
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=1e-3)
-    z = student(batch["ids"], batch["trunk"], DEPTH, batch["positions"], batch["kept"])
+    z, pooled = student(batch["ids"], batch["trunk"], DEPTH, batch["positions"], batch["kept"])
     loss = Loss.of(cache, train, student, torch.device("cpu" if planted else NAME))
     before = [parameter.detach().cpu().clone() for parameter in learning]
-    loss(z, batch)["objective"].backward()
+    loss(z, pooled, batch)["objective"].backward()
     torch.nn.utils.clip_grad_norm_(learning, 1.0, foreach=False)
     optimiser.step()
     assert all(not torch.equal(one, other.detach().cpu()) for one, other in zip(before, learning))
