@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from tests.far_device import DOUBLE, NAME, WAITS  # first: it changes torch
 
-from tests import encoders, runs, small  # isort: skip
+from tests import diffusion, encoders, runs, small  # isort: skip
 from tests.small import captions
 from trainer import cache, corpus
 from trainer.base import CompareSettings, Recipe, TrainSettings, parse_recipe
@@ -34,6 +34,8 @@ from trainer.report.scoring import score
 from trainer.training import Loss, checkpoint, opening
 from trainer.training import stage as training
 from trainer.training.batches import Captions, Piece
+from zhclip import artifact as fmt
+from zhclip.pipelines import PromptEncoder
 
 WINDOW, ROWS, DEPTH = 32, 24, 2
 PAIRS = [Pair(zh, en) for zh, en in captions()[:ROWS]]
@@ -180,9 +182,20 @@ def of_compare(folder: Path, planted: bool) -> None:
     assert seen == {NAME}
 
 
+def of_prompts(folder: Path, planted: bool) -> None:
+    """Embeddings for a pipeline."""
+    artifact = small.sdxl_artifact()
+    fmt.save(artifact, folder / "cat.safetensors")
+    encoder = PromptEncoder(folder / "cat.safetensors", diffusion.pipeline_for(artifact.meta), NAME)
+    if planted:
+        encoder.bert = replace(encoder.bert, tensors=artifact.bert)
+    made = encoder(["a (red:1.3) cat", "a cat BREAK a dog"], "dog")
+    assert {x.device.type for x in made.values()} == {NAME} and len(made) == 4
+
+
 PARTS = {
     **{"student": of_student, "loss": of_loss, "cache": of_cache, "scoring": of_scoring},
-    **{"train": of_train, "compare": of_compare},
+    **{"train": of_train, "compare": of_compare, "prompts": of_prompts},
 }
 
 if __name__ == "__main__":
