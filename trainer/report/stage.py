@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zhclip.artifact import Meta, load
+from zhclip.kinds import kind_of
 from zhclip.structure import Structure
 
 from .. import corpus
@@ -164,7 +165,8 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
 def _teacher_beside(settings: EvaluateSettings, meta: Meta, device: str) -> Teacher:
     model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
     own = meta.teacher
-    teacher = load_teacher(model, meta.window, own.layer, settings.teacher.tokenizer, device)
+    layer = own.layer - kind_of(meta.keys).parts[0].layer - 1  # counted from the kind's own
+    teacher = load_teacher(model, meta.window, layer, settings.teacher.tokenizer, device)
     # A converted encoder has no teacher: it is scored beside any that is as wide.
     if own.sha256 and teacher.sha256() != own.sha256:
         raise SettingsError(
