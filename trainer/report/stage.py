@@ -139,9 +139,10 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
     student = Student.from_artifact(artifact).to(device)
     teacher = _teacher_beside(settings, meta, device)
     if artifact.mean is not None:
-        own = {name: getattr(artifact, name) for name in MOMENTS}
+        own: dict[str, Any] = {name: getattr(artifact, name) for name in MOMENTS}
         own |= {f"pooled_{name}": artifact.pooled.get(name) for name in MOMENTS}
-        teacher = replace(teacher, **{name: None if moment is None else moment.float() for name, moment in own.items()})
+        own = {name: None if moment is None else moment.float() for name, moment in own.items()}
+        teacher = replace(teacher, **own)
         student.structure = student.structure.standardised()
         student.pooled = student.pooled.standardised() if student.pooled else None
     beside = recipe_beside(Path(path))
