@@ -12,6 +12,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..zhclip.artifact import Artifact, TeacherInfo, load, save
+from ..zhclip.kinds import kind_of
 from .files import FOLDER
 from .schema import schema
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..zhclip.calibration import Layer
 
 GAIN = 0.1  # below this share of the loss, what is learnt is the pairs' own style: docs/calibrate.md
+CALLED = {"last": "Last layer", "skip": "Clip skip (layer -2)", "pooled": "Pooled vector"}
 LOADERS = ("ckpt_name", "clip_name", "lora_name")  # stock loaders' inputs, and most other packs'
 FORBIDDEN = frozenset('<>:"|?*\\')
 
@@ -33,9 +35,9 @@ class ZhCLIPCalibrate(io.ComfyNode):
             node_id="ZhCLIPCalibrate",
             display_name="ZhCLIP Calibrate",
             category="ZhCLIP",
-            description="Fits a ZhCLIP encoder to the CLIP of a fine-tuned SD1.5 checkpoint, from Chinese and English "
-            "captions that come with the pack. No gradient: one linear map is corrected. Says how near the encoder "
-            "came before and after, and leaves it alone where that does not help.",
+            description="Fits a ZhCLIP encoder to the CLIP of a fine-tuned checkpoint of its own kind, from Chinese "
+            "and English captions that come with the pack. No gradient: one linear map is corrected. Says how near the "
+            "encoder came before and after, and leaves it alone where that does not help.",
             search_aliases=["fine-tuned checkpoint", "align", "zhclip"],
             is_output_node=True,
             inputs=[
@@ -88,14 +90,15 @@ class ZhCLIPCalibrate(io.ComfyNode):
                 f"{target} is there already and is never overwritten: load it with Load ZhCLIP Encoder in place of "
                 "this node, or write another name into save_as."
             )
-        encoder, teacher = encoder_of(zhclip), Teacher(clip)
+        encoder = encoder_of(zhclip)
+        teacher = Teacher(clip, kind_of(encoder.meta.keys))
         old = dataclasses.replace(load(encoder.path), **encoder.changes)
         name = source(cls.hidden.prompt, cls.hidden.unique_id)
         start = time.monotonic()
         layers = fit(zhclip, old, teacher, pairs)
         seconds = time.monotonic() - start
         report = [f"{os.path.basename(encoder.path)} and the CLIP of {name}: {pairs} pairs, {seconds:.0f} s."]
-        report += [verdict("Last layer", layers["last"]), verdict("Clip skip (layer -2)", layers["skip"])]
+        report += [verdict(CALLED[at], layer) for at, layer in layers.items()]
         changes = changes_of(old, layers, name, teacher)
         calibrated = zhclip
         if not changes:
@@ -129,9 +132,9 @@ def changes_of(old: Artifact, layers: dict[str, Layer], name: str, teacher: Any)
     calibration: dict[str, Any] = {at: layer.figures() for at, layer in layers.items()}
     calibration |= {"applied": sorted(helped), "from": dataclasses.asdict(old.meta.teacher), "to": name}
     meta = dataclasses.replace(old.meta, report={**old.meta.report, "calibration": calibration})
-    changes: dict[str, Any] = {"skip": helped["skip"]} if "skip" in helped else {}
+    changes: dict[str, Any] = {at: helped[at] for at in ("skip", "pooled") if at in helped}
     if "last" in helped:
-        info = TeacherInfo(name, teacher.sha256(), old.meta.teacher.layer, teacher.width)
+        info = TeacherInfo(name, teacher.sha256(), old.meta.teacher.layer, old.meta.teacher.width)
         meta = dataclasses.replace(meta, teacher=info, position0="stored")
         changes |= helped["last"]
     return {**changes, "meta": meta}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..zhclip.kinds import kind_of
 from ..zhclip.languages import route
 from ..zhclip.prompt import checked
 from .conditioning import encode, join
 from .schema import schema
+
+if TYPE_CHECKING:
+    from ..zhclip.artifact import Meta
 
 NOT_CONNECTED = object()  # None is what a checkpoint without a text encoder gives
 
@@ -57,10 +62,11 @@ class ZhCLIPTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, zhclip: Any, text: str, clip: Any = NOT_CONNECTED) -> io.NodeOutput:
         """The prompt's conditioning. Raises ValueError, whose message is what the user reads."""
-        width = checked_width(zhclip)
+        meta = checked_meta(zhclip)
+        width = meta.teacher.width
         if clip is NOT_CONNECTED:
             return io.NodeOutput(encode(zhclip, text))
-        check_second(clip)
+        check_second(clip, meta.keys)
         segments = route(checked(text))
         encoders = {"zh": zhclip, "en": clip}
         encoded = [encode(encoders[segment.language], segment.prompt) for segment in segments]
@@ -73,20 +79,20 @@ class ZhCLIPTextEncode(io.ComfyNode):
         return io.NodeOutput(join(encoded, languages.index("zh") if "zh" in languages else 0))
 
 
-def checked_width(zhclip: Any) -> int:
-    """The width of the encoder's conditioning. Raises ValueError for what is no aligned encoder."""
+def checked_meta(zhclip: Any) -> Meta:
+    """What the encoder's file says of itself. Raises ValueError for what is no aligned encoder."""
     if zhclip is None:
         raise ValueError("The input zhclip is None: connect the output of Load ZhCLIP Encoder.")
     from .host import encoder_of
 
     try:
-        return encoder_of(zhclip).meta.teacher.width
+        return encoder_of(zhclip).meta
     except ValueError as error:
         raise ValueError(f"The input zhclip: {error}") from error
 
 
-def check_second(clip: Any) -> None:
-    """Raise ValueError unless this can be the CLIP of an SD1.5 checkpoint."""
+def check_second(clip: Any, keys: tuple[str, ...]) -> None:
+    """Raise ValueError unless this can be the CLIP of a checkpoint whose tokens have these names."""
     if clip is None:
         raise ValueError(
             "The input clip is invalid: None\n\nIf the clip is from a checkpoint loader node your checkpoint does not "
@@ -99,9 +105,16 @@ def check_second(clip: Any) -> None:
         raise ValueError(
             "The input clip is a ZhCLIP encoder like the input zhclip: connect the checkpoint's own CLIP, or nothing."
         )
-    keys = sorted(clip.tokenize(""))
-    if keys != ["l"]:
+    found = sorted(clip.tokenize(""))
+    if found != sorted(keys):
         raise ValueError(
-            "The input clip is of another kind of model: a Stable Diffusion 1.5 checkpoint's has one tokenizer, l, and "
-            f"this one {', '.join(keys)}. Connect the CLIP of the SD1.5 checkpoint that paints."
+            f"The input clip is of another kind of model: the ZhCLIP encoder is for {kind_of(keys).name}, whose CLIP "
+            f"has {tokenizers(keys)}, and this one has {tokenizers(found)}. Connect the CLIP of the checkpoint that "
+            "paints."
         )
+
+
+def tokenizers(keys: Iterable[str]) -> str:
+    """`the tokenizers g, l`."""
+    names = sorted(keys)
+    return f"the tokenizer{'s' if len(names) > 1 else ''} {', '.join(names)}"

@@ -33,7 +33,8 @@ def read_pairs(count: int) -> dict[str, Pairs]:
 
 
 def fit(zhclip: Any, old: Artifact, teacher: host.Teacher, count: int) -> dict[str, Layer]:
-    """The layers "last" and "skip", solved on so many of the pack's pairs.
+    """The layers "last", "skip" where the format has it, and "pooled" where the file has it, solved on so many of the
+    pack's pairs.
 
     Raises ValueError for an encoder and a CLIP that do not fit each other, and the host's own exception when the user
     interrupts.
@@ -52,26 +53,31 @@ def fit(zhclip: Any, old: Artifact, teacher: host.Teacher, count: int) -> dict[s
             f"The encoder reads {meta.window} positions, and too few of the captions fit: it is too short."
         )
     empty = teacher.states([teacher.windows("")[0][: meta.window]])
-    main = 1 if meta.teacher.layer == host.SKIP_LAYER else 0  # which of the CLIP's two outputs it is aligned to
-    last = Layer(projection(Structure.of(old)), empty[main][0])
-    skip = Layer(projection(Structure.of_skip(old) or Structure.of(old)), empty[1][0])
+    main = "skip" if meta.teacher.layer == host.SKIP_LAYER else "last"  # which of the CLIP's it is aligned to
+    pooled = Structure.of_pooled(old)
+    layers = {"last": Layer(projection(Structure.of(old)), empty[main][0])}
+    if not meta.parts:
+        layers["skip"] = Layer(projection(Structure.of_skip(old) or Structure.of(old)), empty["skip"][0])
+    if pooled is not None:
+        layers["pooled"] = Layer(projection(pooled), empty["pooled"][0], constant_first=False)
     for use, batch in host.steps(work):
         with half_on_cpu():
-            x = encoder.states(batch.ids("zh"), device)
+            last, skip = encoder.states(batch.ids("zh"), device)
             y = teacher.states(batch.ids("en"))
-        last.add(use, x[0], y[main], batch)
-        skip.add(use, x[1], y[1], batch)
-    last.solve()
-    skip.solve()
-    return {"last": last, "skip": skip}
+        x = {"last": last, "skip": skip, "pooled": last[:, :1]}
+        y["last"] = y[main]
+        for name, layer in layers.items():
+            layer.add(use, x[name], y[name], batch.first() if name == "pooled" else batch)
+    for layer in layers.values():
+        layer.solve()
+    return layers
 
 
 def projection(structure: Structure) -> Structure:
-    """The part that gives vectors their directions, fp32."""
+    """What gives vectors their directions, and what these are standardised by, fp32."""
     parts = structure.tensors()
-    return Structure(
-        **{name: parts[name].float() for name in ("proj_weight", "proj_bias", "position0") if name in parts}
-    )
+    names = ("proj_weight", "proj_bias", "position0", "mean", "std")
+    return Structure(**{name: parts[name].float() for name in names if name in parts}, widths=structure.widths)
 
 
 def half_on_cpu() -> Any:
@@ -86,10 +92,11 @@ def half_on_cpu() -> Any:
 def require_match(zhclip: Any, old: Artifact, teacher: host.Teacher) -> None:
     """Raise ValueError unless the encoder can be fitted to this CLIP."""
     meta = old.meta
-    if meta.teacher.width != teacher.width:
+    if (meta.widths, meta.pooled) != (teacher.widths, teacher.pooled_width):
         raise ValueError(
-            f"The encoder's vectors are {meta.teacher.width} wide (teacher {meta.teacher.id}) and those of the CLIP at "
-            f"`clip` {teacher.width}: connect the CLIP of a checkpoint of the encoder's own kind."
+            f"The encoder's vectors are {wide(meta.widths, meta.pooled)} wide (teacher {meta.teacher.id}) and those of "
+            f"the CLIP at `clip` {wide(teacher.widths, teacher.pooled_width)}: connect the CLIP of a checkpoint of the "
+            "encoder's own kind."
         )
     if meta.window > teacher.positions or meta.teacher.layer not in (-1, host.SKIP_LAYER) or meta.dimensions.layers < 2:
         raise ValueError(
@@ -99,6 +106,11 @@ def require_match(zhclip: Any, old: Artifact, teacher: host.Teacher) -> None:
         )
     if host.has_lora(zhclip):
         raise ValueError("The encoder at `zhclip` carries a LoRA, which its copy would lose: add the LoRA behind it.")
+
+
+def wide(widths: tuple[int, ...], pooled: int) -> str:
+    """`768`, or `768 + 1280 and 1280 pooled`."""
+    return " + ".join(map(str, widths)) + (f" and {pooled} pooled" if pooled else "")
 
 
 def token_pairs(zhclip: Any, teacher: host.Teacher, pairs: Pairs, window: int) -> list[TokenPair]:

@@ -86,10 +86,11 @@ def inspect(zhclip: Any, text: str, clip: Any, english: str, model: Any, caption
     require_partners(clip, english, model)
     agreement = None
     if model is not None:
-        host.require_width(encoder.path, meta, model)
+        host.require_fit(encoder.path, meta, model)
         read = [(clip, english), (zhclip, text), (clip, ""), (clip, ANOTHER)]
-        rows = [reading.same_width(encode(by, prompt)[0][0], meta.teacher.width) for by, prompt in read]
-        agreement = host.attention_agreement(model, rows)
+        entries = [encode(by, prompt)[0] for by, prompt in read]
+        rows = [host.same_width(cond, meta.teacher.width) for cond, _ in entries]
+        agreement = host.attention_agreement(model, rows, entries[0][1]["pooled_output"])
     listed = lines(captions)
     return Findings(
         file=os.path.basename(encoder.path),

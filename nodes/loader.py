@@ -30,8 +30,8 @@ class ZhCLIPLoader(io.ComfyNode):
             node_id="ZhCLIPLoader",
             display_name="Load ZhCLIP Encoder",
             category="loaders/ZhCLIP",
-            description="Loads a Chinese text encoder aligned to a Stable Diffusion 1.5 checkpoint, in place of its "
-            "CLIP. Connect it to the stock CLIP Text Encode and write the prompt in Chinese, English or both.",
+            description="Loads a Chinese text encoder aligned to a Stable Diffusion 1.5 or SDXL checkpoint, in place "
+            "of its CLIP. Connect it to the stock CLIP Text Encode and write the prompt in Chinese, English or both.",
             search_aliases=["Chinese CLIP", "Chinese prompt", "zhclip", "Taiyi"],
             inputs=[
                 io.Combo.Input(
@@ -42,8 +42,8 @@ class ZhCLIPLoader(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Optional: the MODEL that the conditioning will meet. An encoder of another width is then "
-                    "refused here and not in the sampler.",
+                    tooltip="Optional: the MODEL that the conditioning will meet. An encoder for another kind of "
+                    "model is then refused here and not in the sampler.",
                 ),
             ],
             outputs=[io.Clip.Output("clip", display_name="CLIP", tooltip="For every node that takes a CLIP.")],
@@ -76,12 +76,12 @@ class ZhCLIPLoader(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, model: Any = None) -> io.NodeOutput:
         """The encoder as a CLIP. Raises ArtifactError, whose message is what the user reads."""
-        from .host import load_clip, require_width
+        from .host import load_clip, require_fit
 
         path = folder_paths.get_full_path_or_raise(FOLDER, file)
         meta = read_meta(path)
         if model is not None:
-            require_width(path, meta, model)
+            require_fit(path, meta, model)
         doubt = alignment_doubt(meta)
         if doubt:
             logging.warning("ZhCLIP: %s %s: images may be black or unrelated to the prompt.", path, doubt)

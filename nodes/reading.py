@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..zhclip.tokens import PromptTokenizer
-from .host import sentence_vectors
+from .host import encoder_of, sentence_vectors
 
 NEAREST = 5
 
@@ -33,16 +33,6 @@ def windows_of(tokenizer: PromptTokenizer, text: str) -> list[list[Token]]:
     ]
 
 
-def same_width(vectors: torch.Tensor, width: int) -> torch.Tensor:
-    """The clip's vectors, if they are as wide as the encoder's. Raises ValueError."""
-    if vectors.shape[-1] != width:
-        raise ValueError(
-            f"clip gives a conditioning {vectors.shape[-1]} wide and the encoder one of {width}: connect the CLIP of a "
-            "checkpoint of the kind that the encoder was aligned to."
-        )
-    return vectors
-
-
 def nearest(clip: Any, text: str, reader: Any, captions: list[str]) -> list[tuple[str, float]]:
     """The captions nearest to the prompt with their cosines, best first.
 
@@ -51,8 +41,9 @@ def nearest(clip: Any, text: str, reader: Any, captions: list[str]) -> list[tupl
     """
     if len(captions) < 2:
         raise ValueError("captions holds one caption: give two or more, one a line, to compare the prompt with.")
-    asked = sentence_vectors(clip, [text])  # (1, D)
-    bank = same_width(sentence_vectors(reader, captions), asked.shape[-1])  # (N, D)
+    encoder = encoder_of(clip)
+    asked = sentence_vectors(clip, [text], encoder)  # (1, D)
+    bank = sentence_vectors(reader, captions, encoder)  # (N, D)
     centre = bank.mean(dim=0)
     cosine = torch.nn.functional.cosine_similarity(asked - centre, bank - centre, dim=1)
     best = cosine.topk(min(NEAREST, len(captions)))

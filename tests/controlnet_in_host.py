@@ -1,4 +1,4 @@
-"""A ControlNet for the checkpoint of sd15.py, with random weights: `python controlnet_in_host.py OUT.safetensors`."""
+"""A ControlNet for the checkpoint of sd15.py or sdxl.py, of random weights: `python controlnet_in_host.py OUT KIND`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from sd15 import ONE_LEVEL, fill  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
+from sdxl import NARROW  # type: ignore[import-not-found]
 
 
-def main(out: Path) -> None:
+def main(out: Path, kind: str) -> None:
     """Write it in fp16, under the names of the original ControlNet."""
     sys.argv = [*sys.argv[:1], "--cpu"]
     import comfy.options
@@ -19,10 +20,11 @@ def main(out: Path) -> None:
     from comfy.cldm.cldm import ControlNet
     from safetensors.torch import save_file
 
-    net = ControlNet(**ONE_LEVEL, hint_channels=3, operations=comfy.ops.disable_weight_init)
+    shape = {"sd15": ONE_LEVEL, "sdxl": NARROW}[kind]
+    net = ControlNet(**shape, hint_channels=3, operations=comfy.ops.disable_weight_init)
     generator = torch.Generator().manual_seed(1)
     save_file({name: fill(name, value, generator) for name, value in net.state_dict().items()}, out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

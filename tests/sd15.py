@@ -36,16 +36,26 @@ def main(out: Path) -> None:
     comfy.options.enable_args_parsing()
     import comfy.ops
     import comfy.sd1_clip
-    from comfy.ldm.models.autoencoder import AutoencoderKL
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-    from safetensors.torch import save_file
 
     plain = comfy.ops.disable_weight_init
     unet = UNetModel(**ONE_LEVEL, out_channels=4, transformer_depth_output=[1, 1], operations=plain)
-    shape = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4])
-    vae = AutoencoderKL(ddconfig={**shape, "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}, embed_dim=4)
     clip = comfy.sd1_clip.SDClipModel(dtype=torch.float32)
-    parts = {"model.diffusion_model": unet, "first_stage_model": vae, "cond_stage_model": clip}
+    write({"model.diffusion_model": unet, "first_stage_model": vae(), "cond_stage_model": clip}, out)
+
+
+def vae() -> torch.nn.Module:
+    """SD1.5's VAE, which has the shape of SDXL's."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    shape = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4])
+    return AutoencoderKL(ddconfig={**shape, "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}, embed_dim=4)
+
+
+def write(parts: dict[str, torch.nn.Module], out: Path) -> None:
+    """A checkpoint in fp16 of random weights in the shapes of these modules, by the prefixes of their names."""
+    from safetensors.torch import save_file
+
     state = {f"{at}.{name}": value for at, part in parts.items() for name, value in part.state_dict().items()}
     generator = torch.Generator().manual_seed(0)
     save_file({name: fill(name, value, generator) for name, value in state.items()}, out)

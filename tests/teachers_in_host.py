@@ -15,15 +15,16 @@ def main() -> None:
 
     comfy.options.enable_args_parsing()
     import torch
+    from comfy.sd1_clip import SD1ClipModel
     from comfy.sdxl_clip import SDXLClipModel
     from comfy.text_encoders.flux import FluxClipModel
     from comfy.text_encoders.sd2_clip import SD2ClipModel
 
-    for kind in (SDXLClipModel, SD2ClipModel, FluxClipModel):
+    teacher, kinds = pack_module("nodes.host").Teacher, pack_module("zhclip.kinds")
+    asked = [(kind, kinds.SD15) for kind in (SDXLClipModel, SD2ClipModel, FluxClipModel)]
+    for model, kind in [*asked, (SD1ClipModel, kinds.SDXL), (FluxClipModel, kinds.SDXL)]:
         try:
-            pack_module("nodes.host").Teacher(
-                SimpleNamespace(cond_stage_model=kind(device="meta", dtype=torch.float16))
-            )
+            teacher(SimpleNamespace(cond_stage_model=model(device="meta", dtype=torch.float16)), kind)
         except ValueError as error:
             print(error)
 

@@ -170,7 +170,10 @@ def test_a_clip_in_the_wrong_place_or_of_another_width_is_refused_in_one_sentenc
     ours["fit"]["inputs"]["clip"] = ["clip", 0]
     cases = [
         (swapped, "This CLIP is not a ZhCLIP encoder .* connect the output of Load ZhCLIP Encoder here"),
-        (ours, "The CLIP at `clip` is a ZhCLIP encoder; connect the CLIP output of the SD1.5 checkpoint"),
+        (
+            ours,
+            "The CLIP at `clip` is a ZhCLIP encoder; connect the CLIP output of the Stable Diffusion 1.5 checkpoint",
+        ),
         (
             calibrate(file=narrow.name),
             r"The encoder's vectors are 384 wide \(teacher tests/teacher\) and .* 768: connect",
@@ -184,11 +187,18 @@ def test_a_clip_in_the_wrong_place_or_of_another_width_is_refused_in_one_sentenc
 
 def test_another_models_clip_is_refused_by_name() -> None:
     said = in_host(ROOT / "tests" / "teachers_in_host.py").splitlines()
-    kinds = ["SDXLClipModel: clip_l, clip_g", "SD2ClipModel: clip_h", "FluxClipModel: clip_l, t5xxl"]
+    sd15, sdxl = "Stable Diffusion 1.5", "SDXL"
+    cases = [
+        (sd15, "SDXLClipModel: clip_l, clip_g"),
+        (sd15, "SD2ClipModel: clip_h"),
+        (sd15, "FluxClipModel: clip_l, t5xxl"),
+        (sdxl, "SD1ClipModel: clip_l"),
+        (sdxl, "FluxClipModel: clip_l, t5xxl"),
+    ]
     assert said == [
-        f"The CLIP at `clip` is not SD1.5's but another model's ({kind}); connect the CLIP output of the SD1.5 "
+        f"The CLIP at `clip` is not {kind}'s but another model's ({found}); connect the CLIP output of the {kind} "
         "checkpoint that you paint with."
-        for kind in kinds
+        for kind, found in cases
     ]
 
 

@@ -244,9 +244,8 @@ def test_the_text_encoder_of_another_kind_of_model_is_refused_by_its_tokenizers(
     graph = ours(MIXED, clip=["t5", 0]) | saved()
     graph["t5"] = node("CLIPLoader", clip_name="t5.safetensors", type="stable_audio")
     message = host.refuse(graph)
-    assert (
-        "The input clip is of another kind of model" in message and "one tokenizer, l, and this one t5base" in message
-    )
+    assert "The input clip is of another kind of model" in message
+    assert "has the tokenizer l, and this one has the tokenizer t5base" in message
     (host.base / "models" / "text_encoders" / "t5.safetensors").unlink()
 
 

@@ -250,7 +250,7 @@ def test_a_regional_prompt_changes_its_region_alone(host: Host, kind: str) -> No
 def test_a_controlnet_takes_the_conditioning_and_reads_its_prompt(host: Host, plain: torch.Tensor) -> None:
     folder = host.base / "models" / "controlnet"
     folder.mkdir(exist_ok=True)
-    in_host(ROOT / "tests" / "controlnet_in_host.py", folder / "net.safetensors")
+    in_host(ROOT / "tests" / "controlnet_in_host.py", folder / "net.safetensors", "sd15")
     graph = base()
     graph["net"] = node("ControlNetLoader", control_net_name="net.safetensors")
     graph["hint"] = node("EmptyImage", width=32, height=32, batch_size=1, color=0x336699)

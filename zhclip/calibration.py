@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from .ridge import Sums, choose, solve
 from .sampling import Batch
-from .structure import Structure, unit
+from .structure import Structure, norms, scaled, unit
 
 JUDGE, CHOOSE, FIT = "judge", "choose", "fit"  # what a batch of pairs is for
 
@@ -32,46 +32,57 @@ class Layer:
 
     `now` is its projection and its vector of position 0, without the norms, which no cosine sees. `empty` (W, D) is the
     CLIP's empty prompt, of which the first vector is that of every prompt: CLIP is causal, so its first position sees
-    itself alone. That position is stored and takes no part in the fit.
+    itself alone. That position is stored and takes no part in the fit, unless `constant_first` is False. Where `now`
+    standardises, the fit and all figures are of standardised vectors; of a vector of parts, of each part's own norm.
     """
 
-    def __init__(self, now: Structure, empty: torch.Tensor) -> None:
+    def __init__(self, now: Structure, empty: torch.Tensor, constant_first: bool = True) -> None:
         window, width = empty.shape
         hidden = width if now.proj_weight is None else now.proj_weight.shape[1]
-        self.now, self.new = now, Structure()
-        self.empty = empty.clone()  # a file holds no tensor twice
+        self.now, self.new, self.constant_first = now.standardised(), Structure(), constant_first
+        self.mean, self.std, self.widths = now.mean, now.std, now.widths
+        self.empty = self.standardised(empty.clone())  # a file holds no tensor twice
         self.fitted, self.chooser = Sums(window, hidden, width), Sums(window, hidden, width)
         self.held: list[tuple[torch.Tensor, torch.Tensor, Batch]] = []
-        self.count, self.norm = torch.zeros(window, dtype=torch.float64), torch.zeros(window, dtype=torch.float64)
+        self.count = torch.zeros(window, dtype=torch.float64)
+        self.norm = torch.zeros(window, max(1, len(now.widths)), dtype=torch.float64)
         self.unit = torch.zeros(window, width, dtype=torch.float64)
         self.penalty = 0.0
-        self.before, self.after, self.constant = Evaluation(), Evaluation(), Evaluation()
+        self.before, self.after, self.constant = (Evaluation(now.widths) for _ in range(3))
+
+    def standardised(self, y: torch.Tensor) -> torch.Tensor:
+        """The CLIP's own vectors (..., D) as the fit sees them."""
+        return y if self.mean is None or self.std is None else (y - self.mean) / self.std
 
     def add(self, use: str, x: torch.Tensor, y: torch.Tensor, batch: Batch) -> None:
         """A batch's states (B, P, S) and the CLIP's vectors (B, P, D), of the first P positions, fp32.
 
         Those that JUDGE are kept; those that CHOOSE the penalty join the others when it is chosen.
         """
+        y = self.standardised(y)
         if use == JUDGE:
             self.held.append((x, y, batch))
             return
         p, weights = x.shape[1], batch.weights
         self.count[:p] += weights.double().sum(dim=0)
-        self.norm[:p] += (y.norm(dim=-1) * weights).double().sum(dim=0)
-        self.unit[:p] += (normalize(y, dim=-1) * weights[:, :, None]).double().sum(dim=0)
-        weights = weights.clone()
-        weights[:, 0] = 0
+        self.norm[:p] += (lengths(y, self.widths) * weights[:, :, None]).double().sum(dim=0)
+        self.unit[:p] += (unit(y, self.widths) * weights[:, :, None]).double().sum(dim=0)
+        if self.constant_first:
+            weights = weights.clone()
+            weights[:, 0] = 0
         (self.chooser if use == CHOOSE else self.fitted).add(x, missing(self.now, x, y), weights)
 
     def solve(self) -> None:
         """Set `new`, what shall follow the layer, and evaluate it and `now` on the pairs that judge."""
         self.penalty = choose(self.fitted, self.chooser)
         weight, bias = solve(self.fitted.plus(self.chooser), self.penalty)
-        now, position0 = self.now, self.empty[0].clone()
+        now, position0 = self.now, self.empty[0].clone() if self.constant_first else None
         old = torch.eye(*weight.shape) if now.proj_weight is None else now.proj_weight
         weight = (old.double() + weight).float()
         bias = (bias if now.proj_bias is None else now.proj_bias + bias).float()
-        self.new = Structure(weight, bias, position0, self.empty, norms=(self.norm / self.count).float())
+        table = (self.norm / self.count[:, None]).float()
+        made = Structure(weight, bias, position0, self.empty, table if self.widths else table[:, 0], widths=self.widths)
+        self.new = made.restored(self.mean, self.std)
         constant = (self.unit / self.count[:, None]).float()  # the direction of the best constant predictor
         for x, y, batch in self.held:
             self.before.add(now.apply(x), y, batch)
@@ -92,14 +103,21 @@ class Layer:
 def missing(now: Structure, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """r of the module's text: states (B, P, S) and the CLIP's vectors (B, P, D) -> (B, P, D)."""
     z = now.apply(x)
-    return z.norm(dim=-1, keepdim=True) * normalize(y, dim=-1) - z
+    return scaled(y, lengths(z, now.widths), now.widths) - z
+
+
+def lengths(x: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
+    """(..., D) -> (..., parts) the norm of each part, one without `widths`."""
+    found = norms(x, widths)
+    return found if len(widths) > 1 else found[..., None]
 
 
 @dataclass
 class Evaluation:
     """How near vectors come to the CLIP's: mean of 1 - cos over all positions, and retrieval, by trainer/evaluate.py's
-    rules."""
+    rules. `widths` of their parts."""
 
+    widths: tuple[int, ...] = ()
     total: float = 0.0
     count: float = 0.0
     zh: list[torch.Tensor] = field(default_factory=list)
@@ -107,11 +125,11 @@ class Evaluation:
 
     def add(self, z: torch.Tensor, y: torch.Tensor, batch: Batch) -> None:
         """Vectors (B, P, D) and the CLIP's (B, P, D) of a batch of the held-out pairs."""
-        cosine = (normalize(z, dim=-1) * normalize(y, dim=-1)).sum(dim=-1)
+        cosine = (unit(z, self.widths) * unit(y, self.widths)).sum(dim=-1)
         self.total += float(((1 - cosine) * batch.weights).sum())
         self.count += float(batch.weights.sum())
-        self.zh.append(sentence(z, batch.texts("zh")))
-        self.en.append(sentence(y, batch.texts("en")))
+        self.zh.append(sentence(z, batch.texts("zh"), self.widths))
+        self.en.append(sentence(y, batch.texts("en"), self.widths))
 
     def loss(self) -> float:
         """The loss, 0 to 2."""

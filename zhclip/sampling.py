@@ -47,6 +47,10 @@ class Batch:
         """(B, positions) bool: where the text of one side stands."""
         return _within([getattr(pair, f"{language}_length") for pair in self.pairs], self.positions)
 
+    def first(self) -> Batch:
+        """The same pairs' first position alone, which is text in each."""
+        return Batch(self.pairs, 1, self.weights[:, :1])
+
 
 def batches(pairs: list[TokenPair], window: int, every: int = EVERY, tokens: int = BATCH_TOKENS) -> list[Batch]:
     """The batches that stand for these pairs."""

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_base
 import comfy.sample
 import comfy.samplers
 import torch
@@ -20,6 +21,7 @@ from ...zhclip.artifact import ArtifactError, Meta
 STEPS = 3
 SIDE = 32  # of the latent: a quarter of 512 x 512 pixels, which is enough queries for a mean
 SEED = 0
+SIZES = 6 * 256  # of the picture, which comfy.model_base.SDXL sets behind the pooled vector
 
 
 @dataclass(frozen=True)
@@ -31,24 +33,38 @@ class Agreement:
     values: torch.Tensor
 
 
-def require_width(path: str, meta: Meta, model: Any) -> None:
-    """Raise ArtifactError unless the encoder's output is as wide as the context that the MODEL reads."""
-    config = model.model.model_config.unet_config
-    expected = config.get("context_dim")
-    if meta.teacher.width == expected:
-        return
-    kind = type(model.model.model_config).__name__
-    wants = f"{expected} wide" if expected else "of no stated width"
-    raise ArtifactError(
-        path,
-        f"an encoder whose output is {meta.teacher.width} wide (teacher {meta.teacher.id})",
-        f"the context of the connected MODEL ({kind}), {wants}",
-        "Choose an encoder that was aligned to this kind of model, or connect a checkpoint of the encoder's own kind.",
+def require_fit(path: str, meta: Meta, model: Any) -> None:
+    """Raise ArtifactError unless the encoder's output is as wide as the context that the MODEL reads, and its pooled
+    vector as wide as the MODEL's."""
+    config, kind = model.model.model_config.unet_config, type(model.model.model_config).__name__
+    cure = (
+        "Choose an encoder that was aligned to this kind of model, or connect a checkpoint of the encoder's own kind."
     )
+    width = config.get("context_dim")
+    if meta.teacher.width != width:
+        wants = f"{width} wide" if width else "of no stated width"
+        raise ArtifactError(
+            path,
+            f"an encoder whose output is {meta.teacher.width} wide (teacher {meta.teacher.id})",
+            f"the context of the connected MODEL ({kind}), {wants}",
+            cure,
+        )
+    pooled = config["adm_in_channels"] - SIZES if isinstance(model.model, comfy.model_base.SDXL) else 0
+    if meta.pooled != pooled:
+        found, expected = (
+            f"a pooled vector {one} wide" if one else "no pooled vector" for one in (meta.pooled, pooled)
+        )
+        raise ArtifactError(
+            path,
+            f"an encoder with {found} (teacher {meta.teacher.id})",
+            f"{expected}, as the connected MODEL ({kind}) reads",
+            cure,
+        )
 
 
-def attention_agreement(model: Any, conditionings: list[torch.Tensor]) -> Agreement:
+def attention_agreement(model: Any, conditionings: list[torch.Tensor], pooled: torch.Tensor) -> Agreement:
     """Compare (1, T, D) conditionings, of any T, with the first of them in every cross-attention layer of the MODEL.
+    `pooled` (1, P) is the first one's, for a MODEL that reads it beside the context.
 
     Agreement of two is the cosine of their attention outputs, averaged over the queries of a 32 x 32 latent, at the
     noise levels of a seeded sampling of three steps. Raises ValueError when the MODEL has no cross-attention that
@@ -69,13 +85,13 @@ def attention_agreement(model: Any, conditionings: list[torch.Tensor]) -> Agreem
     noise = torch.randn(latent[:1].shape, generator=torch.Generator().manual_seed(SEED)).repeat(len(latent), 1, 1, 1)
     # One conditioning with a batch of its own, and not several: core may spread several over batches. At cfg 1 the
     # negative is not computed.
-    batch = [[one_length(conditionings), {}]]
+    batch = [[one_length(conditionings), {"pooled_output": pooled}]]
     euler = comfy.samplers.sampler_object("euler")
     comfy.sample.sample_custom(observed, noise, 1.0, euler, levels, batch, batch, latent, disable_pbar=True, seed=SEED)
     if not seen:
         raise ValueError(
             f"model ({type(model.model).__name__}) has no cross-attention layer that can be observed: connect a Stable "
-            "Diffusion 1.5 checkpoint's MODEL, or nothing."
+            "Diffusion 1.5 or SDXL checkpoint's MODEL, or nothing."
         )
     values = torch.stack([torch.stack(steps) for steps in seen.values()])
     return Agreement(list(seen), [float(level) for level in levels[:-1]], values)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from comfy.text_encoders.bert import BertModel
 
+from ...zhclip.artifact import Artifact
 from ...zhclip.structure import Structure
 
 SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP Set Last Layer counts
@@ -25,42 +26,61 @@ def log_once(message: str, level: int = logging.WARNING) -> None:
     logging.log(level, message)
 
 
+def structures(artifact: Artifact) -> dict[str, Structure]:
+    """What follows the BERT, by the name of its module in AlignedBert."""
+    made = {
+        "structure": Structure.of(artifact),
+        "skip": Structure.of_skip(artifact),
+        "pooled": Structure.of_pooled(artifact),
+    }
+    return {name: structure for name, structure in made.items() if structure is not None}
+
+
 class StructureTensors(torch.nn.Module):
-    """The output structure as a leaf module of parameters, which is what ComfyUI's memory management moves.
+    """An output structure as a leaf module of parameters, which is what ComfyUI's memory management moves.
 
     Always fp32, whatever the text encoder's dtype: they are small, and fp16 keeps three digits of a norm.
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], device: Any) -> None:
+    def __init__(self, structure: Structure, device: Any) -> None:
         super().__init__()
-        for name, shape in shapes.items():
-            empty = torch.empty(shape, dtype=torch.float32, device=device)
+        self.widths = structure.widths
+        for name, tensor in structure.tensors().items():
+            empty = torch.empty(tensor.shape, dtype=torch.float32, device=device)
             self.register_parameter(name, torch.nn.Parameter(empty, requires_grad=False))
 
     def forward(self, hidden: torch.Tensor, is_empty: torch.Tensor) -> torch.Tensor:
         """(B, W, S) hidden states, (B,) bool -> (B, W, D) conditioning."""
-        return Structure(**dict(self.named_parameters())).apply(hidden, is_empty)
+        return Structure(**dict(self.named_parameters()), widths=self.widths).apply(hidden, is_empty)
+
+    def standardised(self, z: torch.Tensor) -> torch.Tensor:
+        """(..., D) conditioning -> what `mean` and `std` were applied to, where there are these."""
+        given = dict(self.named_parameters())
+        return (z - given["mean"].to(z)) / given["std"].to(z) if {"mean", "std"} <= set(given) else z
 
 
 class AlignedBert(BertModel):
-    """Core's BERT followed by the structure. `config_dict` holds the shapes of tensors under "structure" and "skip"."""
+    """Core's BERT followed by the structures, which `config_dict` holds under "structures"."""
 
     def __init__(self, config_dict: dict[str, Any], dtype: Any, device: Any, operations: Any) -> None:
         super().__init__(config_dict, dtype, device, operations)
-        self.structure = StructureTensors(config_dict["structure"], device)
-        self.skip = StructureTensors(config_dict["skip"], device) if config_dict["skip"] else None
+        made = {name: StructureTensors(structure, device) for name, structure in config_dict["structures"].items()}
+        self.structure, self.skip, self.pooled = made["structure"], made.get("skip"), made.get("pooled")
 
     def forward(self, *args: Any, num_tokens: list[int], **kwargs: Any) -> tuple[torch.Tensor | None, ...]:
-        """Returns (last (B, W, D), intermediate (B, W, D) or None, pooled (B, D)).
+        """Returns (last (B, W, D), intermediate (B, W, D) or None, pooled (B, P)).
 
         num_tokens: each window's tokens up to and including its end, counted by core from the ids; two are start and
-        end alone. The pooled vector is the conditioning at the end token, where CLIP takes its own.
+        end alone. The pooled vector has a structure of its own behind the first position of the last layer, whatever
+        layer is chosen, or else is the conditioning at the end token, where CLIP takes its own.
         """
         last, intermediate = self.states(*args, num_tokens=num_tokens, **kwargs)
         counts = torch.tensor(num_tokens, device=last.device)
         z = self.structure(last, counts == 2)
         if intermediate is not None:
             intermediate = self.structure_of(kwargs["intermediate_output"])(intermediate, counts == 2)
+        if self.pooled is not None:
+            return z, intermediate, self.pooled(last[:, :1], counts == 2)[:, 0]
         return z, intermediate, z[torch.arange(len(z), device=z.device), counts - 1]
 
     def states(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -15,15 +15,15 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sd
-import comfy.sd1_clip
 import torch
 from comfy.supported_models_base import ClipTarget
 
 from ...zhclip.artifact import Artifact, check_finite
 from ...zhclip.memory import allot
-from ...zhclip.structure import Structure
 from ...zhclip.tokens import PromptTokenizer
+from .bert import structures
 from .encoder import WindowEncoder
+from .parts import PartsModel, PartsTokenizer
 from .tokenizer import WindowTokenizer
 
 
@@ -70,12 +70,12 @@ def _clip(
     device that core chose casts the dtype that it chose; where it does not, core moves the model before it is loaded.
     """
     weights = {f"bert.{name}": tensor for name, tensor in artifact.bert.items()}
-    weights |= {f"structure.{name}": tensor for name, tensor in Structure.of(artifact).tensors().items()}
-    weights |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
-    tokenizer = PromptTokenizer.of(artifact)
+    for at, structure in structures(artifact).items():
+        weights |= {f"{at}.{name}": tensor for name, tensor in structure.tensors().items()}
+    tokenizer = functools.partial(WindowTokenizer, PromptTokenizer.of(artifact))
     target = ClipTarget(
-        functools.partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=functools.partial(WindowTokenizer, tokenizer)),
-        functools.partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder),
+        functools.partial(PartsTokenizer, artifact.meta.keys, tokenizer=tokenizer),
+        functools.partial(PartsModel, clip_model=encoder),
     )
     # No embedding_directory: an inversion made for SD1.5 is 768 wide too, and would enter a BERT's input unnoticed.
     options: dict[str, Any] = {"embedding_directory": None, "parameters": sum(t.numel() for t in weights.values())}
@@ -142,13 +142,14 @@ def has_lora(clip: Any) -> bool:
 
 def layer_in_use(clip: Any) -> str:
     """Which hidden state CLIP Set Last Layer left in use, and whether the artifact was trained for it."""
-    bert = encoder_of(clip).transformer
-    layers, chosen = bert.num_layers, clip.layer_idx
-    if chosen is None or bert.is_last(chosen):
+    encoder, chosen = encoder_of(clip), clip.layer_idx
+    bert, own = encoder.transformer, encoder.meta.teacher.layer
+    layer = -1 if chosen is None else encoder.layer_for(chosen)
+    # Of a teacher's last layer the student's numbers are the teacher's.
+    of = str(bert.num_layers) if own == -1 else f"{bert.num_layers}, for layer {own + layer + 1} of the teacher"
+    if bert.is_last(layer):
         other = "; the file has a target for the layer before it too (clip skip)" if bert.skip is not None else ""
-        return f"the last of {layers}{other}"
-    if bert.skip is not None and bert.is_skip(chosen):
-        return f"{chosen} of {layers}, which the file was trained for"
-    return (
-        f"{chosen} of {layers}, which the file has no target for: its states go through what the last was trained for"
-    )
+        return f"the last of {of}{other}"
+    if bert.skip is not None and bert.is_skip(layer):
+        return f"{layer} of {of}, which the file was trained for"
+    return f"{layer} of {of}, which the file has no target for: its states go through what the last was trained for"

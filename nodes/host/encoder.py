@@ -11,10 +11,13 @@ import torch
 
 from ...zhclip.artifact import Artifact, ArtifactError
 from ...zhclip.emphasis import Row, combine, rows
-from ...zhclip.structure import Structure
 from ...zhclip.tokens import Window
-from .bert import SKIP_LAYER, AlignedBert
+from .bert import SKIP_LAYER, AlignedBert, log_once, structures
 
+BEHIND = (
+    "ZhCLIP: CLIP Set Last Layer at {chosen}: this encoder was trained for layer {own} and has none behind it, so that "
+    "one is used."
+)
 ROWS = 2_000  # of one prompt: the longest has some 1,300 windows
 AT_ONCE = 256  # rows of a batch
 
@@ -55,6 +58,21 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         self.meta = meta
         self.path, self.wait = path, wait
         self.changes: dict[str, Any] = {}
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        """Core's, with the student's layer for the teacher's that CLIP Set Last Layer chose."""
+        chosen = options.get("layer")
+        if chosen is not None:
+            options = {**options, "layer": self.layer_for(chosen)}
+            if self.meta.teacher.layer < chosen < 0:
+                log_once(BEHIND.format(chosen=chosen, own=self.meta.teacher.layer))
+        super().set_clip_options(options)
+
+    def layer_for(self, chosen: int) -> int:
+        """The student's layer for one of the teacher's, both counted from the end: the file's own is the last, and
+        nothing is behind it."""
+        own = self.meta.teacher.layer
+        return min(chosen - own - 1, -1) if chosen < 0 and own < 0 else chosen
 
     def load_sd(self, sd: dict[str, torch.Tensor]) -> Any:
         """Take the weights as they are, which saves core's copy. Returns core's missing and unexpected names, none.
@@ -137,9 +155,8 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
 
 
 def _config(artifact: Artifact) -> dict[str, Any]:
-    """What AlignedBert is built from: core's names for the BERT's dimensions, and the shapes of what follows it."""
+    """What AlignedBert is built from: core's names for the BERT's dimensions, and what follows it."""
     meta, d = artifact.meta, artifact.meta.dimensions
-    structure = Structure.of(artifact).tensors()
     return {
         "hidden_size": d.width,
         "num_hidden_layers": d.layers,
@@ -150,6 +167,5 @@ def _config(artifact: Artifact) -> dict[str, Any]:
         "type_vocab_size": d.types,
         "layer_norm_eps": d.layer_norm_eps,
         "pad_token_id": meta.special_ids.pad,
-        "structure": {name: tuple(tensor.shape) for name, tensor in structure.items()},
-        "skip": {name: tuple(tensor.shape) for name, tensor in artifact.skip.items()},
+        "structures": structures(artifact),
     }

@@ -1,0 +1,519 @@
+"""An SDXL file in the real ComfyUI: its CLIP at every stock node, an SDXL checkpoint painted with, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import BertModel
+
+from tests import graphs, small
+from tests.graphs import Graph, node
+from tests.host import ROOT, Host, in_host
+from tests.test_parity import TOLERANCE, weighted, worst
+from trainer.encoders.bert import bert_config
+from zhclip import artifact as fmt
+from zhclip.emphasis import combine, rows
+from zhclip.languages import route
+from zhclip.structure import Structure
+from zhclip.tokens import PromptTokenizer
+
+CHECKPOINT, ENCODER = "sdxl.safetensors", "sdxl-encoder.safetensors"
+L, G = WIDTHS = (768, 1280)
+WINDOW = 77
+SIZES = dict(width=64, height=64, crop_w=0, crop_h=0, target_width=64, target_height=64)
+CHINESE, ENGLISH = small.captions()[0]
+
+
+def artifact(**options: Any) -> fmt.Artifact:
+    """A random encoder of SDXL's widths."""
+    return small.sdxl_artifact(WIDTHS, pooled=G, **options)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`artifact()` in a file."""
+    path = tmp_path_factory.mktemp("sdxl") / ENCODER
+    fmt.save(artifact(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def facts(encoder: Path) -> dict[str, Any]:
+    """What tests/sdxl_in_host.py found."""
+    return json.loads(in_host(ROOT / "tests" / "sdxl_in_host.py", encoder).splitlines()[-1])
+
+
+def by_arithmetic(made: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """transformers' own BertModel between zhclip's tokens and zhclip's structures: (windows * W, D) and (P,) each."""
+    bert = BertModel(bert_config(made.meta.dimensions), add_pooling_layer=False).eval()
+    bert.load_state_dict({k: v.float() for k, v in made.bert.items()}, strict=False)
+    tokens, structure, pooled = PromptTokenizer.of(made), Structure.of(made), Structure.of_pooled(made)
+    assert pooled is not None
+    conds, pooleds = [], []
+    for text in prompts:
+        windows = tokens.weighted_windows(text)
+        batch = rows(windows)
+        ids = torch.tensor([row.ids for row in batch])
+        mask = tokens.key_mask(ids).long()
+        for at, row in enumerate(batch):
+            mask[at, list(row.hidden)] = 0
+        states = bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        empty = tokens.is_empty(ids)
+        conds.append(combine(structure.apply(states, empty), windows).flatten(0, 1))
+        pooleds.append(combine(pooled.apply(states[:, :1], empty)[:, 0], windows)[0])
+    return conds, pooleds
+
+
+@torch.inference_mode()
+def test_the_node_is_the_shared_arithmetic_loaded_and_offloaded(encoder: Path, tmp_path: Path) -> None:
+    prompts = small.prompts()
+    assert len(prompts) == 200 and "" in prompts
+    prompts = prompts + weighted(prompts)
+    jobs = [
+        {"artifact": str(encoder), "way": way, "prompts": prompts[::step], "out": str(tmp_path / f"{way}.safetensors")}
+        for way, step in (("loaded", 1), ("offloaded", 10))
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    in_host(ROOT / "tests" / "encode_in_host.py", tmp_path / "jobs.json", timeout=600)
+    conds, pooleds = by_arithmetic(artifact(), prompts)
+    figures = {}
+    for (way, step), job in zip((("loaded", 1), ("offloaded", 10)), jobs):
+        found = load_file(str(job["out"]))
+        for kind, expected in (("cond", conds[::step]), ("pooled", pooleds[::step])):
+            figures[way, kind] = worst([found[f"{kind}.{i}"] for i in range(len(expected))], expected)
+    print(f"largest differences from zhclip's arithmetic: {figures}")
+    assert max(figures.values()) < TOLERANCE, figures
+    assert conds[0].shape[1] == L + G and pooleds[0].shape == (G,) and max(map(len, conds)) >= 3 * WINDOW
+
+
+def test_tokens_are_under_both_keys_in_lists_of_their_own(facts: dict[str, Any]) -> None:
+    assert sorted(facts["keys"]) == ["g", "l"] and facts["own lists"]
+
+
+def test_windows_that_both_parts_share_are_encoded_once(facts: dict[str, Any]) -> None:
+    (red, blue, long), mixed = facts["passes"]
+    assert [red, blue] == [1, 2] and long > 1  # a weight takes one more row
+    assert mixed == [1, 2]
+
+
+def test_each_parts_columns_are_of_its_own_tokens_and_pooled_is_the_lasts(facts: dict[str, Any]) -> None:
+    red, pooled, long = facts["shapes"]
+    assert red == [1, WINDOW, L + G] and pooled == [1, G] and long[1] > WINDOW and long[1] % WINDOW == 0
+    assert facts["columns"] and facts["pooled"]
+    assert facts["cut"] == [[1, WINDOW, L + G], True]
+
+
+def test_calibration_reads_sdxls_own_clip_as_stock_nodes_do(facts: dict[str, Any]) -> None:
+    found = facts["teacher"]
+    assert found["largest"] > 20, "a dimension is massive"
+    assert found["cond"] < 1e-3 and found["pooled"] < 1e-4, found
+
+
+def test_clip_set_last_layer_counts_as_the_teacher_does(facts: dict[str, Any]) -> None:
+    target = "the last of 2, for layer -2 of the teacher"
+    assert facts["layers"] == {
+        "None": [target, True, True],
+        "-1": [target, True, True],
+        "-2": [target, True, True],
+        "-3": [
+            "-2 of 2, for layer -3 of the teacher, which the file has no target for: its states go through what the "
+            "last was trained for",
+            False,
+            True,
+        ],
+    }
+
+
+# On the server
+
+
+@pytest.fixture(scope="module")
+def sdxl(host: Host, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """`host`, with an SDXL checkpoint and an SDXL encoder."""
+    checkpoint = tmp_path_factory.mktemp("checkpoint") / CHECKPOINT
+    in_host(ROOT / "tests" / "sdxl.py", checkpoint)
+    links = {"checkpoints": checkpoint, "text_encoders": encoder}
+    for folder, path in links.items():
+        (host.base / "models" / folder / path.name).symlink_to(path)
+    yield host
+    for folder, path in links.items():
+        (host.base / "models" / folder / path.name).unlink()
+    checkpoint.unlink()
+
+
+def probed(host: Host, graph: Graph, name: str, at: str = "text") -> dict[str, torch.Tensor]:
+    """Run a graph whose node `at` gives a conditioning, and read that."""
+    host.succeed(graph | {"probe": node("ConditioningProbe", conditioning=[at, 0], name=name)})
+    return load_file(host.base / "output" / f"{name}.safetensors")
+
+
+def extras(host: Host, name: str) -> dict[str, Any]:
+    """The numbers that the first entry of a probe carried."""
+    with safe_open(host.base / "output" / f"{name}.safetensors", "pt") as file:
+        return json.loads(file.metadata()["numbers"])[0]
+
+
+def texts(*prompts: str) -> Graph:
+    """The encoder, and CLIPTextEncode of each prompt: text, text1, ..."""
+    encoded = {f"text{i or ''}": node("CLIPTextEncode", clip=["clip", 0], text=text) for i, text in enumerate(prompts)}
+    return {"clip": node("ZhCLIPLoader", file=ENCODER)} | encoded
+
+
+@pytest.fixture(scope="module")
+def alone(sdxl: Host) -> list[dict[str, torch.Tensor]]:
+    """Two prompts by themselves."""
+    return [probed(sdxl, texts(text), "alone") for text in ("red cat", "blue dog")]
+
+
+def test_clip_text_encode_gives_what_sdxl_reads(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
+    (first, second), made = alone, artifact()
+    assert first["cond.0"].shape == (1, WINDOW, L + G) and first["pooled.0"].shape == (1, G)
+    assert not torch.equal(first["pooled.0"], second["pooled.0"])
+    empty = probed(sdxl, texts(""), "empty")
+    assert made.empty is not None and torch.equal(empty["cond.0"][0], made.empty)
+    assert torch.equal(empty["pooled.0"], made.pooled["empty"])
+    long = probed(sdxl, texts("red cat BREAK blue dog"), "long")
+    assert torch.allclose(long["cond.0"], torch.cat([one["cond.0"] for one in alone], dim=1), atol=1e-4)
+    assert torch.allclose(long["pooled.0"], first["pooled.0"], atol=1e-4)
+
+
+def test_clip_text_encode_sdxl_reads_two_texts_and_sizes(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
+    graph = texts() | {
+        "text": node("CLIPTextEncodeSDXL", clip=["clip", 0], text_l="red cat", text_g="blue dog", **SIZES)
+    }
+    (red, blue), found = alone, probed(sdxl, graph, "two")
+    assert torch.equal(found["cond.0"][..., :L], red["cond.0"][..., :L])
+    assert torch.equal(found["cond.0"][..., L:], blue["cond.0"][..., L:])
+    assert torch.equal(found["pooled.0"], blue["pooled.0"])
+    assert extras(sdxl, "two") == SIZES
+    empty = artifact().empty
+    assert empty is not None
+    for longer, shorter, columns in (("text_l", "text_g", slice(L, None)), ("text_g", "text_l", slice(L))):
+        graph["text"]["inputs"] |= {longer: "red cat BREAK blue dog", shorter: "red cat"}
+        found = probed(sdxl, graph, "two")
+        assert found["cond.0"].shape == (1, 2 * WINDOW, L + G)
+        assert torch.equal(found["cond.0"][0, WINDOW:, columns], empty[:, columns])
+
+
+def test_conditioning_concat_average_combine_and_zero_out(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
+    (red, blue), both = alone, texts("red cat", "blue dog")
+    pair = {"conditioning_to": ["text", 0], "conditioning_from": ["text1", 0]}
+    found = probed(sdxl, both | {"join": node("ConditioningConcat", **pair)}, "join", "join")
+    assert torch.equal(found["cond.0"], torch.cat([red["cond.0"], blue["cond.0"]], dim=1))
+    assert torch.equal(found["pooled.0"], red["pooled.0"])
+    average = node("ConditioningAverage", conditioning_to_strength=0.25, **pair)
+    found = probed(sdxl, both | {"join": average}, "join", "join")
+    for kind in ("cond.0", "pooled.0"):
+        assert torch.allclose(found[kind], 0.25 * red[kind] + 0.75 * blue[kind], atol=1e-5)
+    combine = node("ConditioningCombine", conditioning_1=["text", 0], conditioning_2=["text1", 0])
+    found = probed(sdxl, both | {"join": combine}, "join", "join")
+    assert torch.equal(found["cond.1"], blue["cond.0"]) and torch.equal(found["pooled.1"], blue["pooled.0"])
+    found = probed(sdxl, both | {"join": node("ConditioningZeroOut", conditioning=["text", 0])}, "join", "join")
+    assert found["cond.0"].shape == red["cond.0"].shape and found["pooled.0"].shape == (1, G)
+    assert not found["cond.0"].any() and not found["pooled.0"].any()
+
+
+def test_weights_act_on_both_parts_and_on_pooled(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
+    found = probed(sdxl, texts("(red:1.5) cat"), "weighted")
+    changes = [*(found["cond.0"] - alone[0]["cond.0"]).split(WIDTHS, dim=-1), found["pooled.0"] - alone[0]["pooled.0"]]
+    assert min(float(change.abs().max()) for change in changes) > 0.05
+
+
+def test_clip_set_last_layer_says_what_it_does(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
+    graph = texts("red cat") | {"layer": node("CLIPSetLastLayer", clip=["clip", 0], stop_at_clip_layer=-2)}
+    graph["text"]["inputs"]["clip"] = ["layer", 0]
+    found = {}
+    for layer in (-1, -2, -3):
+        graph["layer"]["inputs"]["stop_at_clip_layer"] = layer
+        found[layer] = probed(sdxl, graph, "layer")
+    for layer in (-1, -2):
+        assert torch.equal(found[layer]["cond.0"], alone[0]["cond.0"])
+    assert not torch.equal(found[-3]["cond.0"], alone[0]["cond.0"])
+    assert torch.equal(found[-3]["pooled.0"], alone[0]["pooled.0"])
+    log = sdxl.tail(10**7)
+    assert "CLIP Set Last Layer at -1: this encoder was trained for layer -2 and has none behind it" in log
+    assert "CLIP Set Last Layer: this encoder has no target for that layer" in log
+
+
+def paint(host: Host, graph: Graph) -> torch.Tensor:
+    """Run a graph made of `painting`. Returns the latent (B, 4, h, w), after a look at its picture."""
+    outputs = host.succeed(graph)
+    for image in outputs["save"]["images"]:
+        host.picture(image)
+    (kept,) = outputs["keep"]["latents"]
+    latent = load_file(host.base / "output" / kept["filename"])["latent_tensor"]
+    assert latent.isfinite().all() and latent.std() > 0.1
+    return latent
+
+
+def painting(text: str = "red cat", steps: int = 1) -> Graph:
+    """`graphs.paint` with the SDXL checkpoint, the loader's check of its MODEL included."""
+    graph = graphs.paint(text, "sdxl", file=ENCODER, size=32, steps=steps)
+    graph["ckpt"]["inputs"]["ckpt_name"] = CHECKPOINT
+    return graph | {"keep": node("SaveLatent", samples=["sample", 0], filename_prefix="sdxl")}
+
+
+@pytest.fixture(scope="module")
+def plain(sdxl: Host) -> torch.Tensor:
+    """The latent of `painting` itself."""
+    return paint(sdxl, painting())
+
+
+def test_one_graph_with_two_samplers_paints_two_prompts_by_an_sdxl_checkpoint(sdxl: Host, plain: torch.Tensor) -> None:
+    graph = painting() | {"text2": node("CLIPTextEncode", clip=["clip", 0], text="blue dog")}
+    graph["sample2"] = graphs.sampler(["text2", 0], 1)
+    graph["decode2"] = node("VAEDecode", samples=["sample2", 0], vae=["ckpt", 2])
+    graph["save2"] = node("SaveImage", images=["decode2", 0], filename_prefix="two")
+    outputs = sdxl.succeed(graph)
+    first, second = (sdxl.picture(outputs[at]["images"][0]) for at in ("save", "save2"))
+    assert first.tobytes() != second.tobytes()
+    assert "model_type EPS" in sdxl.tail(10**7)
+
+
+def test_pooled_and_sizes_reach_the_unet(sdxl: Host, plain: torch.Tensor) -> None:
+    graph = painting()
+    graph["text"] = node("CLIPTextEncodeSDXL", clip=["clip", 0], text_l="red cat", text_g="red cat", **SIZES)
+    small_picture = paint(sdxl, graph)
+    graph["text"]["inputs"] |= {"crop_w": 512}
+    assert not torch.equal(paint(sdxl, graph), small_picture)
+    graph["text"]["inputs"] |= SIZES
+    graph["zero"] = node("ConditioningZeroOut", conditioning=["text", 0])
+    graph["sample"]["inputs"]["positive"] = ["zero", 0]
+    assert not torch.equal(paint(sdxl, graph), small_picture)
+
+
+def test_a_loras_unet_half_acts_and_its_keys_for_clip_are_left_out(
+    sdxl: Host, plain: torch.Tensor, alone: list[dict[str, torch.Tensor]]
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    places = {
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": (320, L + G),
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768),
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1": (5120, 1280),
+    }
+    tensors = {}
+    for name, (out, inner) in places.items():
+        tensors[f"{name}.lora_up.weight"] = torch.randn((out, 4), generator=generator)
+        tensors[f"{name}.lora_down.weight"] = torch.randn((4, inner), generator=generator)
+    save_file(tensors, sdxl.base / "models" / "loras" / "sdxl.safetensors")
+    loader = dict(lora_name="sdxl.safetensors", strength_model=1.0, strength_clip=1.0)
+    graph = painting() | {"lora": node("LoraLoader", model=["ckpt", 0], clip=["clip", 0], **loader)}
+    graph["text"]["inputs"]["clip"] = ["lora", 1]
+    graph["sample"]["inputs"]["model"] = ["lora", 0]
+    seen = len(sdxl.tail(10**7))
+    assert (paint(sdxl, graph) - plain).abs().max() > 0.01
+    said = [line for line in sdxl.tail(10**7)[seen:].splitlines() if "lora key not loaded" in line]
+    assert len(said) == 4 and all("lora_te" in line for line in said), said
+    assert torch.equal(probed(sdxl, graph, "lora")["cond.0"], alone[0]["cond.0"])
+
+
+def test_hooks_act_on_the_clip_and_on_the_model(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    query = "clip_l.transformer.bert.encoder.layer.0.attention.self.query"
+    lora = {f"text_encoders.{query}.lora_up.weight": torch.randn((64, 4), generator=generator)}
+    lora |= {f"text_encoders.{query}.lora_down.weight": torch.randn((4, 64), generator=generator)}
+    save_file(lora, sdxl.base / "models" / "loras" / "student.safetensors")
+    graph = painting(steps=2)
+    graphs.schedule(graph, "student.safetensors")
+    found = probed(sdxl, graph, "hooked")
+    assert torch.equal(found["cond.0"], alone[0]["cond.0"]) and torch.equal(found["pooled.0"], alone[0]["pooled.0"])
+    changes = [found["cond.1"] - alone[0]["cond.0"], found["pooled.1"] - alone[0]["pooled.0"]]
+    assert min(float(change.abs().max()) for change in changes) > 0.01
+    paint(sdxl, graph)
+
+
+def test_controlnet_acts_and_the_conditioning_stays(
+    sdxl: Host, plain: torch.Tensor, alone: list[dict[str, torch.Tensor]]
+) -> None:
+    folder = sdxl.base / "models" / "controlnet"
+    folder.mkdir(exist_ok=True)
+    in_host(ROOT / "tests" / "controlnet_in_host.py", folder / "sdxl.safetensors", "sdxl")
+    graph = painting() | {"net": node("ControlNetLoader", control_net_name="sdxl.safetensors")}
+    graph["hint"] = node("EmptyImage", width=32, height=32, batch_size=1, color=0x336699)
+    apply = dict(image=["hint", 0], strength=0.5, start_percent=0.0, end_percent=1.0)
+    graph["control"] = node(
+        "ControlNetApplyAdvanced", positive=["text", 0], negative=["none", 0], control_net=["net", 0], **apply
+    )
+    graph["sample"]["inputs"] |= {"positive": ["control", 0], "negative": ["control", 1]}
+    assert (paint(sdxl, graph) - plain).abs().max() > 0.05
+    kept = probed(sdxl, graph, "control", "control")
+    assert torch.equal(kept["cond.0"], alone[0]["cond.0"]) and torch.equal(kept["pooled.0"], alone[0]["pooled.0"])
+    (folder / "sdxl.safetensors").unlink()
+
+
+# What is refused
+
+
+def test_a_file_for_another_kind_of_model_is_refused_at_the_loader(sdxl: Host) -> None:
+    folder = sdxl.base / "models" / "text_encoders"
+    wide = small.saved(folder / "wide.safetensors", teacher_width=L + G)
+    other = folder / "other.safetensors"
+    fmt.save(small.sdxl_artifact(WIDTHS, pooled=L), other)
+    cure = (
+        "Choose an encoder that was aligned to this kind of model, or connect a checkpoint of the encoder's own kind."
+    )
+    cases = [
+        (ENCODER, graphs.CHECKPOINT, "2048 wide", "MODEL (SD15), 768 wide"),
+        (graphs.ENCODER, CHECKPOINT, "768 wide", "MODEL (SDXL), 2048 wide"),
+        (wide.name, CHECKPOINT, "an encoder with no pooled vector", "expected a pooled vector 1280 wide"),
+        (other.name, CHECKPOINT, "an encoder with a pooled vector 768 wide", "as the connected MODEL (SDXL) reads"),
+    ]
+    for file, checkpoint, found, expected in cases:
+        graph = painting()
+        graph["clip"]["inputs"]["file"] = file
+        graph["ckpt"]["inputs"]["ckpt_name"] = checkpoint
+        message = sdxl.refuse(graph)
+        assert found in message and expected in message and message.endswith(cure) and "\n" not in message, message
+    wide.unlink()
+    other.unlink()
+
+
+# Two encoders in one prompt
+
+
+def bilingual(text: str, zhclip: str = ENCODER, clip: list[Any] | None = None) -> Graph:
+    """The prompt through ZhCLIP Text Encode, its English by SDXL's own CLIP unless `clip` says otherwise."""
+    return {
+        "own": node("SDXLClip"),
+        "clip": node("ZhCLIPLoader", file=zhclip),
+        "sd15": node("CheckpointLoaderSimple", ckpt_name=graphs.CHECKPOINT),
+        "text": node("ZhCLIPTextEncode", zhclip=["clip", 0], text=text, clip=clip or ["own", 0]),
+    }
+
+
+def test_english_is_read_by_sdxls_own_clip_and_pooled_is_the_chinese(sdxl: Host) -> None:
+    text = f"masterpiece, best quality BREAK ({CHINESE}:1.2), my_trigger"
+    graph, segments = bilingual(text), route(text)
+    for i, (language, prompt) in enumerate(segments):
+        graph[f"text{i}"] = node("CLIPTextEncode", clip=["clip" if language == "zh" else "own", 0], text=prompt)
+    assert [language for language, _ in segments] == ["en", "zh", "en"]
+    found = probed(sdxl, graph, "both")
+    pieces = [probed(sdxl, graph, f"piece{i}", f"text{i}") for i in range(3)]
+    assert found["cond.0"].shape == (1, 3 * WINDOW, L + G)
+    assert torch.equal(found["cond.0"], torch.cat([piece["cond.0"] for piece in pieces], dim=1))
+    assert torch.equal(found["pooled.0"], pieces[1]["pooled.0"])
+    english = probed(sdxl, bilingual("masterpiece, best quality"), "english")
+    assert torch.equal(english["pooled.0"], pieces[0]["pooled.0"])
+
+
+def test_a_clip_of_another_kind_of_checkpoint_is_refused_by_name(sdxl: Host) -> None:
+    message = sdxl.refuse(bilingual("cat", clip=["sd15", 1]))
+    assert "the ZhCLIP encoder is for SDXL, whose CLIP has the tokenizers g, l" in message, message
+    assert "this one has the tokenizer l. Connect the CLIP of the checkpoint that paints." in message
+    message = sdxl.refuse(bilingual("cat", graphs.ENCODER))
+    assert "the ZhCLIP encoder is for Stable Diffusion 1.5, whose CLIP has the tokenizer l" in message, message
+    assert "this one has the tokenizers g, l." in message
+
+
+# Our other nodes
+
+
+def test_the_inspector_compares_by_sdxls_model_and_clip(sdxl: Host) -> None:
+    graph = painting() | {"own": node("SDXLClip")}
+    captions = "\n".join(zh for zh, _ in small.captions()[:4])
+    given = dict(zhclip=["clip", 0], text=CHINESE, english=CHINESE, model=["ckpt", 0], captions=captions)
+    graph = {name: graph[name] for name in ("own", "clip", "ckpt")}
+    graph["inspect"] = node("ZhCLIPInspector", clip=["clip", 0], **given)
+    graph["show"] = node("PreviewAny", source=["inspect", 1])
+    (own,) = sdxl.succeed(graph)["show"]["text"]
+    assert "Layer in use: the last of 2, for layer -2 of the teacher" in own and "this encoder: 0.300" in own
+    mean = next(line.split("\t") for line in own.splitlines() if line.startswith("mean\t"))
+    assert mean[1:4] == ["1.000"] * 3 and all(float(floor) < 0.999 for floor in mean[4:])
+    assert f"1.000  {CHINESE}" in own  # itself among the captions
+    graph["inspect"]["inputs"] |= {"clip": ["own", 0], "english": ENGLISH}
+    (other,) = sdxl.succeed(graph)["show"]["text"]
+    mean = next(line.split("\t") for line in other.splitlines() if line.startswith("mean\t"))
+    assert all(-1 <= float(value) < 0.999 for value in mean[1:])
+    assert "read by the checkpoint's CLIP" in other
+
+
+def test_captions_are_not_read_by_a_clip_of_another_kind(sdxl: Host) -> None:
+    graph: Graph = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=graphs.CHECKPOINT),
+        "clip": node("ZhCLIPLoader", file=ENCODER),
+        "inspect": node("ZhCLIPInspector", zhclip=["clip", 0], text=CHINESE, clip=["ckpt", 1], captions="a cat\na dog"),
+    }
+    message = sdxl.refuse(graph)
+    assert message == "clip has the text encoders l; connect the CLIP of a checkpoint of SDXL.", message
+
+
+def test_the_grid_paints_an_sdxl_encoder_beside_its_own_clip(sdxl: Host) -> None:
+    settings = dict(seed=1, steps=1, cfg=4.0, sampler_name="euler", scheduler="normal", width=32, height=32)
+    graph = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "own": node("SDXLClip"),
+        "grid": node(
+            "ZhCLIPCompareGrid",
+            model=["ckpt", 0],
+            vae=["ckpt", 2],
+            clip=["own", 0],
+            encoders=f"english\n{ENCODER}",
+            prompts=f"{CHINESE} | {ENGLISH}",
+            negative="",
+            **settings,
+        ),
+        "save": node("SaveImage", images=["grid", 0], filename_prefix="grid"),
+    }
+    (image,) = sdxl.succeed(graph)["save"]["images"]
+    assert sdxl.picture(image).height > 64
+    graph["grid"]["inputs"]["encoders"] = graphs.ENCODER
+    assert "MODEL (SDXL), 2048 wide" in sdxl.refuse(graph)
+
+
+def test_a_prompt_is_counted_by_an_sdxl_file_and_the_loader_shows_its_report(sdxl: Host) -> None:
+    counted = sdxl.post("/zhclip/count", {"file": ENCODER, "text": f"{CHINESE}, best quality", "bilingual": True})
+    assert counted["room"] == WINDOW - 2 and len(counted["windows"]) == 1 and counted["windows"][0] > 3
+    assert [span["language"] for span in counted["spans"]] == ["zh", "en"]
+    shown = sdxl.succeed(texts("red cat") | {"show": node("ConditioningProbe", conditioning=["text", 0], name="show")})
+    assert "Cosine loss to tests/teacher: aligned 0.300" in str(shown["clip"]["text"])
+
+
+def test_calibration_fits_both_parts_and_the_pooled_vector(sdxl: Host) -> None:
+    path = sdxl.base / "models" / "text_encoders" / "tuned.safetensors"
+    graph: Graph = {"own": node("SDXLClip"), "clip": node("ZhCLIPLoader", file=ENCODER)}
+    graph["fit"] = node("ZhCLIPCalibrate", zhclip=["clip", 0], clip=["own", 0], pairs=200, save_as="tuned")
+    for name, clip, text in (("own", "own", ""), ("empty", "fit", ""), ("memory", "fit", "red cat")):
+        graph[f"{name}.text"] = node("CLIPTextEncode", clip=[clip, 0], text=text)
+        graph[f"{name}.probe"] = node("ConditioningProbe", conditioning=[f"{name}.text", 0], name=name)
+    said = sdxl.succeed(graph)["fit"]["text"][0].splitlines()
+    own, empty, memory = (load_file(sdxl.base / "output" / f"{n}.safetensors") for n in ("own", "empty", "memory"))
+    old, new = artifact(), fmt.load(path)
+    (loaded,) = [probed(sdxl, texts("red cat") | {"clip": node("ZhCLIPLoader", file=path.name)}, "loaded")]
+    path.unlink()
+    assert [line.split(":")[0] for line in said[1:3]] == ["Last layer", "Pooled vector"] and len(said) == 4
+    told = new.meta.report["calibration"]
+    assert told["applied"] == ["last", "pooled"] and new.meta.teacher.layer == -2 and new.meta.widths == WIDTHS
+    for at in ("last", "pooled"):
+        assert 0 < told[at]["loss"]["after"] < 0.9 * told[at]["loss"]["before"]
+    for kind in ("cond.0", "pooled.0"):
+        torch.testing.assert_close(empty[kind], own[kind], atol=2e-3, rtol=1e-3)
+        assert torch.equal(loaded[kind], memory[kind])
+    assert old.mean is not None and new.mean is not None and torch.equal(new.mean, old.mean)
+    table = new.norms
+    assert table is not None and table.shape == (WINDOW, 2) and new.pooled["norms"].shape == (1, 1)
+    standard = Structure.of(new).standardised()
+    states = (loaded["cond.0"][0] - new.mean) / new.std
+    parts = torch.stack([part.norm(dim=-1) for part in states.split(WIDTHS, dim=-1)], dim=-1)
+    torch.testing.assert_close(parts[1:], table[1:], rtol=1e-3, atol=1e-3)
+    assert standard.position0 is not None
+    torch.testing.assert_close(states[0], standard.position0, atol=1e-3, rtol=1e-3)
+
+
+def test_calibration_refuses_what_does_not_fit_in_one_sentence(sdxl: Host) -> None:
+    narrow = sdxl.base / "models" / "text_encoders" / "narrow.safetensors"
+    fmt.save(small.sdxl_artifact(WIDTHS, pooled=L), narrow)
+    graph: Graph = {"own": node("SDXLClip"), "clip": node("ZhCLIPLoader", file=narrow.name)}
+    graph["fit"] = node("ZhCLIPCalibrate", zhclip=["clip", 0], clip=["own", 0], pairs=200, save_as="")
+    message = sdxl.refuse(graph)
+    narrow.unlink()
+    assert "are 768 + 1280 and 768 pooled wide" in message and "768 + 1280 and 1280 pooled: connect" in message, message
+    graph["clip"]["inputs"]["file"] = graphs.ENCODER
+    message = sdxl.refuse(graph)
+    assert message.startswith("The CLIP at `clip` is not Stable Diffusion 1.5's but another model's"), message
