@@ -164,7 +164,9 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
 def _teacher_beside(settings: EvaluateSettings, meta: Meta, device: str) -> Teacher:
     model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
     own = meta.teacher
-    teacher = load_teacher(model, meta.window, own.layer, settings.teacher.tokenizer, device)
+    teacher = load_teacher(model, meta.window, tokenizer=settings.teacher.tokenizer, device=device)
+    # A file counts layers from the last one, a recipe from the one that the teacher's kind of checkpoint reads.
+    teacher = replace(teacher, layer=teacher.layer + own.layer - teacher.teacher_layer)
     # A converted encoder has no teacher: it is scored beside any that is as wide.
     if own.sha256 and teacher.sha256() != own.sha256:
         raise SettingsError(
