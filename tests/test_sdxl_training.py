@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,14 +45,15 @@ def test_the_file_is_of_version_2_and_answers_as_the_trained_student(finished: P
     made = Student.from_artifact(artifact)
     ids = torch.tensor([made.tokens.windows(text)[0] for text in ("", "\u732b", "\u7ea2\u8272\u7684\u732b")])
     (own, pooled), (z, projected) = run.student.encode_both(ids), made.encode_both(ids)
-    teacher = run.teacher
-    assert torch.allclose((z - teacher.mean) / teacher.std, own, atol=0.05)  # the file is of fp16
-    assert torch.allclose((projected - teacher.pooled_mean) / teacher.pooled_std, pooled, atol=0.05)
+    teacher: Any = run.teacher
+    assert pooled is not None and projected is not None
+    assert torch.allclose((z - teacher.mean) / teacher.std, own, atol=1e-4)
+    assert torch.allclose((projected - teacher.pooled_mean) / teacher.pooled_std, pooled, atol=1e-4)
     # Position 0, and the empty prompt whole, are the teacher's own vectors.
     plain = replace(teacher, mean=None, std=None, pooled_mean=None, pooled_std=None)
     empty = plain.encode([""])[0][0]
-    assert torch.allclose(z[0], empty, atol=0.02) and torch.allclose(z[:, 0], empty[0].expand(3, -1), atol=0.02)
-    assert torch.allclose(projected[:1], plain.encode_pooled([""]), atol=0.02)
+    assert torch.allclose(z[0], empty, atol=1e-4) and torch.allclose(z[:, 0], empty[0].expand(3, -1), atol=1e-4)
+    assert torch.allclose(projected[:1], plain.encode_pooled([""]), atol=1e-4)
 
 
 def test_the_report_has_each_part_and_the_pooled_vector_beside_their_floors(finished: Path) -> None:
@@ -91,7 +93,8 @@ def test_a_standardised_target_has_no_dimension_that_outweighs_the_others(finish
     target, text = cache.rows("target", [*range(len(cache))]).float(), cache.column("en_length")
     inner = torch.cat([rows[1:length] for rows, length in zip(target, text)])
     assert inner.std(dim=0).max() < 3 and inner.mean(dim=0).abs().max() < 1.5
-    assert standard_teacher(recipe, "cpu").std.max() > 1.5 * standard_teacher(recipe, "cpu").std.min()
+    teacher: Any = standard_teacher(recipe, "cpu")
+    assert teacher.std.max() > 1.5 * teacher.std.min()
 
 
 def test_a_killed_run_of_two_parts_ends_in_the_same_file(inputs: dict[str, str], tmp_path: Path) -> None:

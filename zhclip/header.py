@@ -157,10 +157,10 @@ def parse(path: str | os.PathLike[str], text: str) -> Meta:
     parts = {"dimensions": Dimensions, "special_ids": SpecialIds, "teacher": TeacherInfo, "corpus": CorpusInfo}
     made: dict[str, Any] = {}
     for name, kind in parts.items():
-        part, known = raw.get(name), {f.name for f in fields(kind)}
-        if type(part) is not dict or set(part) != known:
+        part, own = raw.get(name), {f.name for f in fields(kind)}
+        if type(part) is not dict or set(part) != own:
             found = _called(part) if type(part) is not dict else f"{{{_short(', '.join(sorted(part)))}}}"
-            raise _damaged(path, f"metadata whose {name} is {found}", f"{', '.join(sorted(known))}")
+            raise _damaged(path, f"metadata whose {name} is {found}", f"{', '.join(sorted(own))}")
         made[name] = kind(**part)
     wanted = ("window", "mask_padding", "position0", "strategy", "licence", *newer)
     missing = [name for name in wanted if name not in raw]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.nn.functional import normalize
@@ -35,14 +36,16 @@ class Structure:
     @classmethod
     def of_skip(cls, artifact: Artifact) -> Structure | None:
         """The structure behind the layer before the last, when the artifact has a target for it."""
-        return cls(**artifact.skip) if artifact.skip else None
+        tensors: dict[str, Any] = dict(artifact.skip)
+        return cls(**tensors) if tensors else None
 
     @classmethod
     def of_pooled(cls, artifact: Artifact) -> Structure | None:
         """The structure of the pooled vector, behind the student's first position, when the artifact has one."""
-        return cls(**artifact.pooled, widths=(artifact.meta.pooled,)) if artifact.pooled else None
+        tensors: dict[str, Any] = dict(artifact.pooled)
+        return cls(**tensors, widths=(artifact.meta.pooled,)) if tensors else None
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, Any]:
         """The tensors that are present, by name."""
         return {name: tensor for name, tensor in vars(self).items() if isinstance(tensor, torch.Tensor)}
 

@@ -153,7 +153,9 @@ def artifact_of(student: Student, positions: int, window: int, **facts: Any) -> 
 
 def rounded(artifact: Artifact, dtype: torch.dtype) -> Artifact:
     """The artifact with all its tensors in `dtype`."""
-    groups = {of: {n: t.to(dtype) for n, t in getattr(artifact, of).items()} for of in ("bert", "pooled")}
+    groups: dict[str, Any] = {
+        of: {n: t.to(dtype) for n, t in getattr(artifact, of).items()} for of in ("bert", "pooled")
+    }
     others: dict[str, Any] = {
         name: part.to(dtype) for name, part in vars(artifact).items() if isinstance(part, torch.Tensor)
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def measured(folder: Path, teacher: Teacher, pairs: list[Pair]) -> Teacher:
     path, of = folder / FILE, f"{teacher.sha256()} {corpus.sha256(pairs)}"
     if not path.is_file() or read_header(path, CURE).get("of") != of:
         write_tensors(path, figures(teacher, pairs), {"of": of})
-    return replace(teacher, **read_tensors(path, CURE))
+    return standardised(teacher, path)
 
 
 def standard_teacher(recipe: Recipe, device: torch.device | str) -> Teacher:
@@ -41,7 +42,13 @@ def standard_teacher(recipe: Recipe, device: torch.device | str) -> Teacher:
         return teacher
     if not path.is_file():
         raise SettingsError(f"{path}: not there; run the cache stage first (`python -m trainer cache`)")
-    return replace(teacher, **read_tensors(path, CURE))
+    return standardised(teacher, path)
+
+
+def standardised(teacher: Teacher, path: Path) -> Teacher:
+    """The teacher whose targets are standardised by a file's figures."""
+    moments: dict[str, Any] = dict(read_tensors(path, CURE))
+    return replace(teacher, **moments)
 
 
 def figures(teacher: Teacher, pairs: list[Pair]) -> dict[str, torch.Tensor]:

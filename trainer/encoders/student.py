@@ -114,8 +114,8 @@ class Student(nn.Module):
         z = z if kept is None else spread(z, kept, keys.shape)
         if self.pooled is None and self.pooled_weight is None:
             return z, None
-        first = (last if kept is None else spread(last, kept, keys.shape))[:, 0]
-        return z, project(first, self.pooled_weight, self.pooled_bias)
+        first = (last if kept is None else spread(last, kept, keys.shape))[:, :1]  # a window of one, as in the file
+        return z, project(first, self.pooled_weight, self.pooled_bias)[:, 0]
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:

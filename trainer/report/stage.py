@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zhclip.artifact import Meta, load
+from zhclip.kinds import kind_of
 from zhclip.structure import Structure
 
 from .. import corpus
@@ -138,9 +139,10 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
     student = Student.from_artifact(artifact).to(device)
     teacher = _teacher_beside(settings, meta, device)
     if artifact.mean is not None:
-        own = {name: getattr(artifact, name) for name in MOMENTS}
+        own: dict[str, Any] = {name: getattr(artifact, name) for name in MOMENTS}
         own |= {f"pooled_{name}": artifact.pooled.get(name) for name in MOMENTS}
-        teacher = replace(teacher, **{name: None if moment is None else moment.float() for name, moment in own.items()})
+        own = {name: None if moment is None else moment.float() for name, moment in own.items()}
+        teacher = replace(teacher, **own)
         student.structure = student.structure.standardised()
         student.pooled = student.pooled.standardised() if student.pooled else None
     beside = recipe_beside(Path(path))
@@ -164,9 +166,8 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
 def _teacher_beside(settings: EvaluateSettings, meta: Meta, device: str) -> Teacher:
     model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
     own = meta.teacher
-    teacher = load_teacher(model, meta.window, tokenizer=settings.teacher.tokenizer, device=device)
-    # A file counts layers from the last one, a recipe from the one that the teacher's kind of checkpoint reads.
-    teacher = replace(teacher, layer=teacher.layer + own.layer - teacher.teacher_layer)
+    layer = own.layer - kind_of(meta.keys).parts[0].layer - 1  # counted from the kind's own
+    teacher = load_teacher(model, meta.window, layer, settings.teacher.tokenizer, device)
     # A converted encoder has no teacher: it is scored beside any that is as wide.
     if own.sha256 and teacher.sha256() != own.sha256:
         raise SettingsError(
