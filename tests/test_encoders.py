@@ -214,7 +214,7 @@ def test_student_is_the_text_tower_alone_or_in_the_whole_model(chinese_clip: Pat
         tower.save_pretrained(tmp_path / "tower")
         for file in ("vocab.txt", "tokenizer_config.json"):
             (tmp_path / "tower" / file).write_bytes((chinese_clip / file).read_bytes())
-        assert torch.equal(load_student(str(tmp_path / "tower"), WINDOW)(ids), student(ids))
+        assert torch.equal(load_student(str(tmp_path / "tower"), WINDOW)(ids)[0], student(ids)[0])
         for depth in range(student.depth + 1):
             assert torch.allclose(student(ids, student.hidden(ids, depth), depth)[0], expected, atol=1e-5)
 
@@ -308,8 +308,8 @@ BLOCK = f"{G}transformer.resblocks.1."
         (lambda t: t.pop(f"{L}text_model.final_layer_norm.bias"), r"1 tensors are missing, the first is final_layer"),
         (lambda t: spoil(t, f"{L}text_model.encoder.layers.1.mlp.fc1.weight"), "holds NaN or infinity"),
         (lambda t: spoil(t, f"{BLOCK}attn.in_proj_weight"), r"q_proj\.weight holds NaN or infinity"),
-        (lambda t: [t.pop(name) for name in list(t) if name.startswith(L)], f"no CLIP text encoder as .* {L}"),
-        (lambda t: [t.pop(name) for name in list(t) if name.startswith(G)], f"no CLIP text encoder as .* {G}"),
+        (lambda t: [t.pop(name) for name in list(t) if name.startswith(L)], rf"no CLIP text encoder as .* do \({L}"),
+        (lambda t: [t.pop(name) for name in list(t) if name.startswith(G)], rf"no CLIP text encoder as .* do \({G}"),
     ],
 )
 def test_a_damaged_sdxl_file_is_refused_by_name(

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -156,8 +157,10 @@ def test_what_does_not_fit_is_said_before_the_work(
     assert not (tmp_path / "run" / "corpus").exists()
 
 
-def test_what_the_plan_counts_is_what_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [encoders.clip_teacher, encoders.sdxl_teacher])
+def test_what_the_plan_counts_is_what_is_written(make: Callable[[Path], Path], tmp_path: Path) -> None:
     inputs, recipe = runs.inputs(tmp_path), parse_recipe(Path(runs.TINY))
+    inputs["--teacher.model"] = str(make(tmp_path / "english"))
     recipe.run, recipe.window, recipe.train.save_every = str(tmp_path / "run"), 32, 12
     recipe.student.model, recipe.teacher.model, recipe.corpus.train, recipe.corpus.dev = inputs.values()
     planned = {what: size for what, _, size in _places(_work(recipe))}

@@ -71,13 +71,13 @@ def _clip(kind: Kind, part: Part, found: dict[str, torch.Tensor], where: str) ->
     if ANCHOR not in tensors:
         known = " or ".join(kind.name for kind in KINDS)
         raise ModelError(
-            f"{where}: it holds no CLIP text encoder as checkpoints of {known} do ({part.prefix}... {ANCHOR})"
+            f"{where}: it holds no CLIP text encoder as checkpoints of {known} do ({part.prefix}*{ANCHOR})"
         )
     make = clip_class(kind, part)
     measured = [ANCHOR, POSITIONS, INNER, *([PROJECTION] if make is CLIPTextModelWithProjection else [])]
     for name in measured:
         if name not in tensors or tensors[name].dim() != 2:
-            raise ModelError(f"{where}: {part.prefix}... {name} is missing or no matrix; copy or download it again")
+            raise ModelError(f"{where}: {part.prefix}*{name} is missing or no matrix; copy or download it again")
     vocabulary, width = tensors[ANCHOR].shape
     # A checkpoint has no config.json: shapes give all but heads and activation.
     config = CLIPTextConfig(
@@ -89,6 +89,7 @@ def _clip(kind: Kind, part: Part, found: dict[str, torch.Tensor], where: str) ->
         max_position_embeddings=len(tensors[POSITIONS]),
         projection_dim=len(tensors[PROJECTION]) if PROJECTION in measured else width,
         hidden_act=part.activation,
+        bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
     )
     return load_strict(functools.partial(make, config), tensors, ANCHOR, where)

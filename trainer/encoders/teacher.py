@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, CLIPTextConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from zhclip.files import digest
 from zhclip.kinds import Kind, Part
 
 from ..base import Recipe, clip_tokenizer, public_name, require
-from . import clip
-from .bert import ANCHOR, bare_bert
 from .clip import Clip, clips_of_checkpoint
-from .download import parts_of, small_files, text_encoder
-from .weights import ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
+from .download import small_files
+from .folders import encoders_of_folder
+from .weights import ModelError
 
 FLAG = "teacher.model"
 
@@ -213,52 +209,15 @@ def load_teacher(
     Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
     """
     path = small_files(model, FLAG)
-    kind, encoders = clips_of_checkpoint(path, FLAG) if path.is_file() else _from_folder(model, path, weights)
+    kind, encoders = (
+        clips_of_checkpoint(path, FLAG) if path.is_file() else encoders_of_folder(model, path, FLAG, weights)
+    )
     positions = min(encoder.config.max_position_embeddings for encoder in encoders)
     if window > positions:
         raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
     for encoder in encoders:
         encoder.requires_grad_(False).train(False).to(device)
     return Teacher(encoders, kind, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
-
-
-Make = Callable[[], Clip | BertModel]
-
-
-def _from_folder(model: str, folder: Path, weights: bool) -> tuple[Kind, tuple[Clip | BertModel, ...]]:
-    kind, folders = parts_of(folder, FLAG)
-    makes = [_make(kind, part, own) for part, own in zip(kind.parts, folders)]  # before gigabytes are downloaded
-    if not weights:
-        return kind, tuple(stand_in(make) for make, _ in makes)
-    text_encoder(model, FLAG)
-    return kind, tuple(_loaded(*make, own) for make, own in zip(makes, folders))
-
-
-def _make(kind: Kind, part: Part, folder: Path) -> tuple[Make, str]:
-    """What makes the module that a folder's config.json describes, and the anchor of its tensors."""
-    config = read_config(folder, FLAG)
-    model_type = config.get("model_type")
-    if model_type in ("clip", "clip_text_model"):
-        text = config.get("text_config", config) if model_type == "clip" else config
-        return functools.partial(clip.clip_class(kind, part), CLIPTextConfig(**_arguments(text))), clip.ANCHOR
-    if model_type == "bert" and len(kind.parts) == 1:
-        return functools.partial(bare_bert, BertConfig(**_arguments(config))), ANCHOR
-    bert = " or bert" if len(kind.parts) == 1 else ""
-    raise ModelError(f"--{FLAG} {folder}: model_type is {model_type!r}; a teacher is clip, clip_text_model{bert}")
-
-
-def _loaded(make: Make, anchor: str, folder: Path) -> Clip | BertModel:
-    tensors = read_tensors(folder, FLAG)
-    own = clip.named(tensors) if anchor == clip.ANCHOR else under_anchor(tensors, anchor)
-    return load_strict(make, own, anchor, f"--{FLAG} {folder}")
-
-
-def _arguments(config: dict) -> dict:
-    return {
-        k: v
-        for k, v in config.items()
-        if k not in ("architectures", "model_type", "transformers_version", "dtype", "torch_dtype")
-    }
 
 
 def teacher_of(recipe: Recipe, device: torch.device | str) -> Teacher:
