@@ -67,7 +67,7 @@ class PromptEncoder:
                 f"{len(prompts)} prompts and {len(negatives)} negative prompts: give at least one prompt, and one "
                 "negative prompt for all or one for each."
             )
-        out = {}
+        out: dict[str, torch.Tensor] = {}
         for name, x in zip(NAMES, self._encode([*prompts, *negatives])):
             positive, negative = x[: len(prompts)], x[len(prompts) :]
             if negative_prompt is None and self.zeros:
@@ -103,7 +103,7 @@ class PromptEncoder:
         z = self.structure.apply(hidden, empty)
         return [z, self.pooled.apply(hidden[:, :1], empty)] if self.pooled else [z]
 
-    def _placed(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _placed(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         return {name: tensor.to(self.device, torch.float32) for name, tensor in tensors.items()}
 
 
