@@ -1,8 +1,9 @@
 """The cache stage beside the bare forward passes that it needs: python -m benchmarks.cache [--captions 256]
 
-Further options: [--device cpu|cuda] [--quick] [--json F]. The plain way is the teacher's and the student's passes, all
-layers at all 77 positions, in batches of the same size, with nothing kept. Ours also tokenises, adds up the normal
-equations, picks positions and writes shards, at the kept positions alone. At full shape, 12 x 768 with random weights.
+Further options: [--sdxl] [--device cpu|cuda] [--quick] [--json F]. The plain way is the teacher's and the student's
+passes, all layers at all 77 positions, in batches of the same size, with nothing kept. Ours also tokenises, adds up the
+normal equations, picks positions and writes shards, at the kept positions alone. At full shape with random weights:
+12 x 768, and with --sdxl a teacher of 12 x 768 and 32 x 1280.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.encoders import encoders
+from benchmarks.encoders import encoders, sdxl_teacher
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
 from trainer.base import TrainSettings
-from trainer.cache import Cache, Making, build, stage
+from trainer.cache import Cache, Making, build, stage, standard
 from trainer.corpus import read_pairs
 from trainer.encoders import Student, Teacher, load_student, load_teacher
 
@@ -28,7 +29,8 @@ ROWS_300K = 300_000
 def bare(teacher: Teacher, student: Student, words: torch.Tensor, ids: torch.Tensor, batch: int) -> None:
     """Both encoders over ready tokens (N, W)."""
     for english, chinese in zip(words.split(batch), ids.split(batch)):
-        teacher.model(input_ids=english)
+        for model in teacher.models:
+            model(input_ids=english)
         student.hidden(chinese, student.depth)
     if ids.device.type == "cuda":
         torch.cuda.synchronize()
@@ -39,16 +41,18 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--captions", type=int, default=256)
+    parser.add_argument("--sdxl", action="store_true", help="SDXL's two text encoders as the teacher")
     given = parser.parse_args()
     rows, pads = 32 if given.quick else given.captions, TrainSettings().pad_positions
     stage.FEW = 0  # so few stand for a corpus of which the kept positions alone are computed
     with tempfile.TemporaryDirectory() as temporary:
         folder, numbers = Path(temporary), count()
         models = encoders(folder, *((4, 64) if given.quick else ()))
+        english = sdxl_teacher(folder / "sdxl", given.quick) if given.sdxl else models[1]
         captions(folder / "pairs.tsv", rows)
         pairs = read_pairs(folder / "pairs.tsv")
         student = load_student(models[0], 77, given.device)
-        teacher = load_teacher(models[1], 77, device=given.device)
+        teacher = standard.measured(folder, load_teacher(english, 77, device=given.device), pairs)
         whole = dict(padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         words = teacher.tokenizer([pair.en for pair in pairs], **whole)["input_ids"].to(given.device)
         ids = torch.tensor([student.tokens.windows(pair.zh)[0] for pair in pairs], device=given.device)

@@ -1,8 +1,9 @@
-"""Prompt to conditioning by our CLIP, beside ComfyUI's own CLIP-L: python -m benchmarks.encode [--quick] [--json F]
+"""Prompt to conditioning by our CLIP, beside ComfyUI's own: python -m benchmarks.encode [--sdxl] [--quick] [--json F]
 
-Ours is what the loader node gives, 12 x 768; both have random weights, and are called as CLIPTextEncode calls them, in
-one process and in turns. The first encoding follows loading and pays for what is done once. ComfyUI keeps a node's
-output while its inputs stay the same; "again" here is the same prompt encoded again all the same.
+Ours is what the loader node gives, 12 x 768; the other is CLIP-L, with --sdxl CLIP-L and bigG. Both have random
+weights, and are called as CLIPTextEncode calls them, in one process and in turns. The first encoding follows loading
+and pays for what is done once. ComfyUI keeps a node's output while its inputs stay the same; "again" here is the same
+prompt encoded again all the same.
 """
 
 from __future__ import annotations
@@ -43,24 +44,26 @@ def encoding(clip: Any, chinese: bool, length: int, spans: int, step: int) -> Ca
 
 def main() -> None:
     """Build both, time every case, print the table."""
-    given = arguments(__doc__)
+    given = arguments(__doc__, "--sdxl")
     load_clip, same = pack("nodes.host").load_clip, (60, 0, 0)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        ours_file = encoder_file(Path(folder) / "encoder.safetensors", given.quick)
-        own_file = clip_file(Path(folder) / "clip_l.safetensors")
+        ours_file = encoder_file(Path(folder) / "encoder.safetensors", given.quick, sdxl=given.sdxl)
+        own_files = [clip_file(Path(folder) / "clip_l.safetensors")]
+        if given.sdxl:
+            own_files.append(clip_file(Path(folder) / "clip_g.safetensors", "comfy.sdxl_clip", "SDXLClipG"))
         first = race(
-            lambda: encoding(own_clip(own_file), False, *same),
+            lambda: encoding(own_clip(*own_files), False, *same),
             lambda: encoding(load_clip(str(ours_file)), True, *same),
             given.quick,
             REPEAT,
             ready=lambda load: load(),
         )
-        own, ours = own_clip(own_file), load_clip(str(ours_file))
+        own, ours = own_clip(*own_files), load_clip(str(ours_file))
         races = {"first after loading": first} | {
             name: race(encoding(own, False, *case), encoding(ours, True, *case), given.quick, REPEAT)
             for name, case in CASES.items()
         }
-    tell(races, "own CLIP-L", f"ComfyUI {given.options}", given.json)
+    tell(races, "own CLIP", f"ComfyUI {given.options}", given.json)
 
 
 if __name__ == "__main__":

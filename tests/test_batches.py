@@ -99,7 +99,7 @@ def test_leaving_padding_out_changes_nothing_of_the_rest(student: Student) -> No
         trunk: torch.Tensor | None, at: torch.Tensor | None, kept: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         student.zero_grad()
-        z = student(ids if at is None else ids.gather(1, at), trunk, 1, at, kept)
+        z = student(ids if at is None else ids.gather(1, at), trunk, 1, at, kept)[0]
         z = z if at is not None else z[rows, positions]
         (cosine_loss(z, goal[rows, positions]) * weights).sum().backward()
         return z.detach(), [p.grad.clone() for p in student.parameters() if p.grad is not None]

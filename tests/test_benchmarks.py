@@ -37,6 +37,7 @@ def run(name: str, *given: object) -> str:
         ("train_step", ["unfreeze, a step of 8"]),
         ("train_step --strategy lora", ["lora, a step of 8"]),
         ("cache", ["32 captions"]),
+        ("cache --sdxl", ["32 captions"]),
         ("corpus", ["500 rows"]),
         pytest.param("encode", ["first after loading", "3 weighted spans", "3 windows"], marks=pytest.mark.slow),
         pytest.param("load", ["fp16 file, to read and copy", "start of ComfyUI"], marks=pytest.mark.slow),

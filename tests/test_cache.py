@@ -102,7 +102,7 @@ def test_sums_are_those_of_the_whole_corpus(pair: tuple[Teacher, Student], tmp_p
     cache = Cache.open(tmp_path, None, None)
     target = cache.rows("target", list(range(len(cache)))).float()
     with torch.no_grad():
-        x = student(cache.rows("ids", list(range(len(cache)))).long()).double()  # (N, W, S)
+        x = student(cache.rows("ids", list(range(len(cache)))).long())[0].double()  # (N, W, S)
     y = normalize(target, dim=-1).double()
     assert torch.allclose(cache.norms(), target.norm(dim=-1).mean(dim=0), atol=1e-3)
     assert torch.allclose(cache.constant().double(), y.mean(dim=0), atol=1e-3)

@@ -26,9 +26,10 @@ from trainer.encoders.student import Student
 from trainer.encoders.teacher import load_teacher
 from trainer.pictures.agreement import agreement, reference_answers
 from trainer.pictures.cells import DEFAULT, another, read_prompts
-from trainer.pictures.conditioning import english, one_length
+from trainer.pictures.conditioning import english
 from trainer.pictures.pipeline import load_pipeline, paint
 from zhclip.artifact import load
+from zhclip.pipelines import one_length
 
 SIZE = ["--width", "64", "--height", "64", "--steps", "5"]
 PICTURES = 2 + 2 + 2 + 1  # english, cat, paraphrase, and one empty prompt; `another` is the other column's english

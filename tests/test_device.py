@@ -8,7 +8,7 @@ import pytest
 from tests.tree import python
 
 MIXED = "tensors of two devices, far and cpu"
-PARTS = ["student", "loss", "cache", "scoring", "compare"]
+PARTS = ["student", "loss", "cache", "scoring", "compare", "prompts"]
 
 
 @pytest.mark.parametrize("part, planted", [*((part, MIXED) for part in PARTS), ("train", "the device is waited for")])

@@ -188,3 +188,61 @@ def test_a_checkpoints_tokenizer_needs_no_weights(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert not any(path.endswith("model.safetensors") for path in asked)
     assert done.stdout.strip() == load_teacher(str(wide), 77).sha256()
+
+
+PIPELINE = """
+import sys
+from trainer.encoders import load_teacher, missing_weights
+print({folder: weights.size for folder, weights in missing_weights(sys.argv[1], "teacher.model").items()})
+print(load_teacher(sys.argv[1], 77, weights=False).width)
+print(load_teacher(sys.argv[1], 77).sha256())
+"""
+
+
+def test_of_an_sdxl_pipeline_both_text_encoders_come_and_nothing_else(tmp_path: Path) -> None:
+    pipeline = encoders.sdxl_teacher(tmp_path / "hub" / "someone" / "sdxl")
+    for name in ("sd_xl_base_1.0", "unet/diffusion_pytorch_model", "text_encoder_2/model.fp16"):
+        (pipeline / name).parent.mkdir(exist_ok=True)
+        (pipeline / f"{name}.safetensors").write_bytes(b"many gigabytes")
+    files = {part: pipeline / part / "model.safetensors" for part in ("text_encoder", "text_encoder_2")}
+    sizes = {part: file.stat().st_size for part, file in files.items()}
+    wanted = load_teacher(str(pipeline), 77).sha256()
+    home, sent = tmp_path / "home", list[int]()
+
+    def said() -> list[str]:
+        with hub.serve(tmp_path / "hub", sent=sent) as (endpoint, asked):
+            done = subprocess.run(
+                [sys.executable, "-c", PIPELINE, "someone/sdxl"],
+                env=environment(endpoint, home),
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+            )
+        assert done.returncode == 0, done.stderr
+        assert not [path for path in asked if path.endswith((".fp16.safetensors", "1.0.safetensors")) or "unet" in path]
+        return done.stdout.splitlines()
+
+    assert said() == [str(sizes), "192", wanted]
+    assert sum(sizes.values()) < sum(sent) < sum(sizes.values()) + 300_000
+    (second,) = home.rglob("text_encoder_2/model.safetensors")
+    second.resolve().unlink()
+    second.unlink()
+    before = sum(sent)
+    assert said() == [str({"text_encoder_2": sizes["text_encoder_2"]}), "192", wanted]
+    assert sum(sent) - before < sizes["text_encoder_2"] + 300_000
+    assert said() == ["{}", "192", wanted]
+
+
+def test_of_another_kinds_pipeline_no_weights_are_downloaded(tmp_path: Path) -> None:
+    flux = encoders.sdxl_teacher(tmp_path / "hub" / "someone" / "flux")
+    (flux / "text_encoder_2" / "config.json").write_text(json.dumps({"model_type": "t5"}), encoding="utf-8")
+    with hub.serve(tmp_path / "hub") as (endpoint, asked):
+        done = subprocess.run(
+            [sys.executable, "-c", PIPELINE.replace(", weights=False", ""), "someone/flux"],
+            env=environment(endpoint, tmp_path / "home"),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert "text_encoder_2: model_type is 't5'; a teacher is clip, clip_text_model" in done.stderr
+    assert not list((tmp_path / "home").rglob("*.safetensors")) and asked

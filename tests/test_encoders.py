@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertModel, ChineseCLIPModel, CLIPTextModel
+from transformers import BertModel, ChineseCLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
 from tests import encoders
 from tests.encoders import WINDOW
@@ -17,7 +19,8 @@ from trainer.base.recipe import TrainSettings
 from trainer.encoders.freezing import prepare
 from trainer.encoders.student import Ridge, load_student
 from trainer.encoders.teacher import load_teacher
-from trainer.encoders.weights import ModelError
+from trainer.encoders.weights import ModelError, read_tensors
+from zhclip.kinds import KINDS, SD15, SDXL
 
 EN = [en for _, en in captions()[:6]]
 ZH = [zh for zh, _ in captions()[:6]]
@@ -54,7 +57,7 @@ def test_clip_runs_without_mask_and_padded_with_its_end_token(clip: Path) -> Non
 
 def test_clip_skip_is_the_layer_before_through_the_final_norm(clip: Path) -> None:
     hidden, _ = load_teacher(str(clip), 77, layer=-2).encode(EN)
-    model = load_teacher(str(clip), 77).model
+    (model,) = load_teacher(str(clip), 77).models
     batch = load_teacher(str(clip), 77).tokenizer(EN, padding="max_length", max_length=77, return_tensors="pt")
     with torch.no_grad():
         states = model(input_ids=batch.input_ids, output_hidden_states=True).hidden_states
@@ -89,6 +92,106 @@ def test_every_container_of_clip_gives_the_same_teacher(clip: Path, folder: Path
         load_teacher(str(folder / "sd15.safetensors"), 77, tokenizer=str(folder / "nowhere"))
 
 
+LENGTHS = [["cat"], EN, [" ".join(EN * 9)], ["", "a red cat", " ".join(EN)]]  # one token, captions, the window, all
+
+
+@pytest.fixture(scope="module")
+def sdxl(folder: Path) -> Path:
+    return encoders.sdxl_teacher(folder / "sdxl")
+
+
+def of_transformers(pipeline: Path, texts: list[str], layer: int = -2) -> tuple[torch.Tensor, torch.Tensor]:
+    """SDXL's conditioning and pooled vector as diffusers' pipeline makes them: each encoder over all 77 positions, the
+    second padded with id 0."""
+    tokenizer = load_teacher(str(pipeline), 77).tokenizer
+    ids = tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    first, second = (
+        kind.from_pretrained(pipeline / part).train(False)
+        for part, kind in {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}.items()
+    )
+    padded = ids.input_ids * ids.attention_mask
+    with torch.no_grad():
+        one = first(input_ids=ids.input_ids, output_hidden_states=True)
+        other = second(input_ids=padded, output_hidden_states=True)
+    return torch.cat([one.hidden_states[layer], other.hidden_states[layer]], dim=-1), other.text_embeds
+
+
+def close(found: torch.Tensor | None, expected: torch.Tensor) -> None:
+    """To 1e-5 of a vector's norm."""
+    assert found is not None and found.shape == expected.shape and found.dtype == torch.float32
+    assert float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max()) < 1e-5
+
+
+def same_as_transformers(pipeline: Path, checkpoint: Path, texts: list[str], layer: int = -1) -> None:
+    """A teacher from the folder and one from the file."""
+    states, pooled = of_transformers(pipeline, texts, layer - 1)
+
+    def digest_of_same(source: Path) -> str:
+        """Of a teacher that gives the same at all positions and at the first alone."""
+        teacher = load_teacher(str(source), 77, layer, str(pipeline))
+        assert teacher.teacher_layer == layer - 1
+        hidden, lengths = teacher.encode(texts)
+        close(hidden, states)
+        close(teacher.encode_pooled(texts), pooled)
+        ids, _ = teacher.tokens(texts)
+        text = torch.arange(int(lengths.max())).expand(len(texts), -1)
+        some, at_end = teacher.outputs(ids, lengths, text)
+        close(some, states[:, : text.shape[1]])
+        close(at_end, pooled)
+        return teacher.sha256()
+
+    assert digest_of_same(pipeline) == digest_of_same(checkpoint)
+
+
+@pytest.mark.parametrize("texts", LENGTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_sdxl_is_what_transformers_own_encoders_give(
+    sdxl: Path, texts: list[str], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    same_as_transformers(sdxl, encoders.sdxl_checkpoint(sdxl, tmp_path / "sdxl.safetensors", dtype), texts)
+
+
+def test_sdxl_a_layer_lower_and_from_an_old_file(sdxl: Path, tmp_path: Path) -> None:
+    file = encoders.sdxl_checkpoint(sdxl, tmp_path / "sdxl.safetensors")
+    torch.save({"state_dict": load_file(file)}, tmp_path / "sdxl.ckpt")
+    same_as_transformers(sdxl, tmp_path / "sdxl.ckpt", EN, layer=-2)
+
+
+def test_what_an_sdxl_teacher_is(sdxl: Path, clip: Path) -> None:
+    teacher, shapes = load_teacher(str(sdxl), 77), load_teacher(str(sdxl), 77, weights=False)
+    for one in (teacher, shapes):
+        assert one.kind == SDXL and one.causal and not one.final_norm and one.teacher_layer == -2
+        assert (one.width, one.widths, one.pooled_width) == (192, (64, 128), 128)
+    assert shapes.sha256() != teacher.sha256() and shapes.encode(EN)[0].isfinite().all()
+    plain = load_teacher(str(clip), 77)
+    assert plain.kind == SD15 and plain.final_norm and plain.teacher_layer == -1
+    assert (plain.width, plain.widths, plain.pooled_width) == (32, (), 0) and plain.encode_pooled(EN) is None
+
+
+def test_targets_are_standardised_by_what_was_measured(sdxl: Path) -> None:
+    plain = load_teacher(str(sdxl), 77)
+    (states, lengths), pooled = plain.encode(EN), plain.encode_pooled(EN)
+    assert pooled is not None
+    measured = {"mean": states.mean(dim=(0, 1)), "std": states.std(dim=(0, 1))}
+    measured |= {"pooled_mean": pooled.mean(dim=0), "pooled_std": pooled.std(dim=0)}
+    standard = replace(plain, **measured)
+    ids, _ = standard.tokens(EN)
+    found, found_pooled = standard.outputs(ids, lengths, torch.arange(77).expand(len(EN), -1))
+    assert found_pooled is not None
+    for some, axes in ((found, (0, 1)), (standard.encode(EN)[0], (0, 1)), (found_pooled, (0,))):
+        assert some.mean(dim=axes).abs().max() < 1e-4 and (some.std(dim=axes) - 1).abs().max() < 1e-4
+    assert torch.allclose(found * measured["std"] + measured["mean"], states, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_sdxl_at_its_full_shape(tmp_path: Path) -> None:
+    """4 GB of memory, 6.5 of disk."""
+    pipeline = encoders.sdxl_teacher(tmp_path / "sdxl", (768, 1280), (12, 32), 49408)
+    assert load_teacher(str(pipeline), 77, weights=False).width == 2048
+    file = encoders.sdxl_checkpoint(pipeline, tmp_path / "sdxl.safetensors", torch.float16)
+    same_as_transformers(pipeline, file, ["", EN[0], " ".join(EN * 9)])
+
+
 def test_bert_teacher_runs_with_its_own_mask(folder: Path) -> None:
     path = encoders.bert_teacher(folder / "bert")
     teacher = load_teacher(str(path), WINDOW)
@@ -107,13 +210,13 @@ def test_student_is_the_text_tower_alone_or_in_the_whole_model(chinese_clip: Pat
     tower = ChineseCLIPModel.from_pretrained(chinese_clip).text_model.eval()
     with torch.no_grad():
         expected = tower(input_ids=ids, attention_mask=ids.ne(0).long()).last_hidden_state
-        assert torch.allclose(student(ids), expected, atol=1e-5)
+        assert torch.allclose(student(ids)[0], expected, atol=1e-5)
         tower.save_pretrained(tmp_path / "tower")
         for file in ("vocab.txt", "tokenizer_config.json"):
             (tmp_path / "tower" / file).write_bytes((chinese_clip / file).read_bytes())
         assert torch.equal(load_student(str(tmp_path / "tower"), WINDOW)(ids), student(ids))
         for depth in range(student.depth + 1):
-            assert torch.allclose(student(ids, student.hidden(ids, depth), depth), expected, atol=1e-5)
+            assert torch.allclose(student(ids, student.hidden(ids, depth), depth)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +237,7 @@ def test_gradients_touch_exactly_what_should_learn(
     prepare(student, TrainSettings(strategy=strategy, start=start, layers=2), ridge)  # type: ignore[arg-type]
     ids = torch.tensor([student.tokens.windows(zh)[0] for zh in ZH])
     goal = torch.randn(len(ids), WINDOW, width, generator=torch.Generator().manual_seed(0))
-    (student(ids) - goal).square().mean().backward()
+    (student(ids)[0] - goal).square().mean().backward()
     for name, parameter in student.named_parameters():
         should = any(part in name for part in learns)
         assert parameter.requires_grad == should, name
@@ -171,3 +274,71 @@ def test_unusable_models_are_refused_by_name(chinese_clip: Path, clip: Path, fol
     (broken / "model.safetensors").write_bytes(b"cut short")
     with pytest.raises(ModelError, match="copy or download it again"):
         load_teacher(str(broken), WINDOW)
+
+
+def edited(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    """What changes a file's tensors."""
+
+    def edit(file: Path) -> None:
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file)
+
+    return edit
+
+
+def spoil(tensors: dict[str, torch.Tensor], name: str) -> None:
+    tensors[name].flatten()[3] = float("nan")
+
+
+L, G = encoders.SDXL_L, encoders.SDXL_G
+BLOCK = f"{G}transformer.resblocks.1."
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: t.pop(f"{BLOCK}attn.in_proj_bias"), r"3 tensors are missing, the first is encoder\.layers\.1"),
+        (lambda t: t.update({f"{BLOCK}attn.in_proj_weight": torch.zeros(383, 128)}), r"_proj\.weight is \(\d+, 128\)"),
+        (lambda t: t.update({f"{BLOCK}attn.in_proj_weight": torch.tensor(1.0)}), r"_proj\.weight"),
+        (lambda t: t.update({f"{G}text_projection": torch.zeros(128)}), r"text_projection\.weight is missing or no m"),
+        (lambda t: t.update({f"{G}text_projection": torch.zeros(64, 99)}), r"text_projection\.weight is \(99, 64\)"),
+        (lambda t: t.pop(f"{G}text_projection"), r"text_projection\.weight is missing"),
+        (lambda t: t.pop(f"{G}positional_embedding"), r"position_embedding\.weight is missing"),
+        (lambda t: t.pop(f"{L}text_model.final_layer_norm.bias"), r"1 tensors are missing, the first is final_layer"),
+        (lambda t: spoil(t, f"{L}text_model.encoder.layers.1.mlp.fc1.weight"), "holds NaN or infinity"),
+        (lambda t: spoil(t, f"{BLOCK}attn.in_proj_weight"), r"q_proj\.weight holds NaN or infinity"),
+        (lambda t: [t.pop(name) for name in list(t) if name.startswith(L)], f"no CLIP text encoder as .* {L}"),
+        (lambda t: [t.pop(name) for name in list(t) if name.startswith(G)], f"no CLIP text encoder as .* {G}"),
+    ],
+)
+def test_a_damaged_sdxl_file_is_refused_by_name(
+    sdxl: Path, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], sentence: str
+) -> None:
+    file = encoders.sdxl_checkpoint(sdxl, tmp_path / "sdxl.safetensors")
+    edited(change)(file)
+    with pytest.raises(ModelError, match=sentence) as raised:
+        load_teacher(str(file), 77, tokenizer=str(sdxl))
+    assert str(file) in str(raised.value)
+
+
+def test_of_a_checkpoint_the_encoders_alone_are_read(sdxl: Path, tmp_path: Path) -> None:
+    file = encoders.sdxl_checkpoint(sdxl, tmp_path / "sdxl.safetensors")
+    prefixes = tuple(part.prefix for kind in KINDS for part in kind.parts)
+    assert {name.split(".")[0] for name in read_tensors(file, "teacher.model", prefixes)} == {"conditioner"}
+
+
+def test_pipelines_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    flux = encoders.sdxl_teacher(tmp_path / "flux")
+    config = flux / "text_encoder_2" / "config.json"
+    config.write_text(json.dumps({"model_type": "t5"}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"text_encoder_2: model_type is 't5'; a teacher is clip, clip_text_model$"):
+        load_teacher(str(flux), 77)
+    sd3 = encoders.sdxl_teacher(tmp_path / "sd3")
+    (sd3 / "text_encoder_3").mkdir()
+    with pytest.raises(ModelError, match="a pipeline with text_encoder, text_encoder_2, text_encoder_3; those that"):
+        load_teacher(str(sd3), 77)
+    half = encoders.sdxl_teacher(tmp_path / "half")
+    (half / "text_encoder_2" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="text_encoder_2: it has neither model"):
+        load_teacher(str(half), 77)

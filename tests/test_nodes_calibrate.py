@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests import graphs, small
 from tests.graphs import Graph, node
 from tests.host import ROOT, Host, in_host
-from trainer.encoders.teacher import _from_checkpoint
+from trainer.encoders.clip import clips_of_checkpoint
 from zhclip import artifact as fmt
 from zhclip.files import digest
 
@@ -92,9 +92,8 @@ def test_the_file_carries_the_checkpoints_structure_and_says_where_it_came_from(
     assert new.tokenizer_json == old.tokenizer_json and new.meta.position0 == "stored"
     assert set(new.skip) == set(fmt.STRUCTURE)
     assert new.meta.teacher.id == graphs.CHECKPOINT and new.meta.teacher.width == 768
-    assert new.meta.teacher.sha256 == digest(_from_checkpoint(checkpoint).state_dict()), (
-        "the trainer's digest of the same CLIP"
-    )
+    _, (clip,) = clips_of_checkpoint(checkpoint, "teacher.model")
+    assert new.meta.teacher.sha256 == digest(clip.state_dict()), "the trainer's digest of the same CLIP"
     told = new.meta.report["calibration"]
     assert told["from"]["id"] == "tests/teacher" and told["applied"] == ["last", "skip"]
     assert [round(told["last"]["loss"][name], 3) for name in ("before", "after", "constant")] == figures(

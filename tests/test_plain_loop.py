@@ -96,7 +96,7 @@ def ours(
         student.zero_grad()
         batch = Captions(kept(cached, pads, seed)).__getitems__(Piece(STEP, 0, len(STEP)))
         rows = batch["kept"] if filling else batch["drawn"].flatten().nonzero()[:, 0]
-        z = student(batch["ids"], batch["trunk"], depth, batch["positions"], rows)
+        z = student(batch["ids"], batch["trunk"], depth, batch["positions"], rows)[0]
         loss = (cosine_loss(z, batch["target"]) * batch["drawn"]).sum(dim=1).mean()
         loss.backward()
         yield loss.item(), learning(student.bert.encoder.layer[-LAYERS:])

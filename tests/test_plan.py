@@ -79,6 +79,15 @@ def test_the_plan_alone_says_it_all_and_downloads_no_weights(clone: Path) -> Non
     assert not (clone / "runs").exists()
 
 
+def test_the_plan_of_an_sdxl_teacher_names_both_encoders(clone: Path) -> None:
+    encoders.sdxl_teacher(clone.parents[2] / "hub" / "someone" / "sdxl", (128, 192))
+    said, _, _ = run(clone, *SMALL, "--plan", "--teacher.model", "someone/sdxl")
+    assert re.search(r"download someone/sdxl: text_encoder \d+ MB and text_encoder_2 \d+ MB from http://127", said), (
+        said
+    )
+    assert re.search(r"disk     .* of .* free \(.*cache.*checkpoints.*file.*downloads", said), said
+
+
 @pytest.mark.slow
 def test_the_whole_command_installs_its_file_and_plans_what_it_wrote(clone: Path) -> None:
     said, _, received = run(clone, *SMALL)

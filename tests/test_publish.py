@@ -103,7 +103,7 @@ def test_the_card_says_what_it_is_and_how_good(
         assert f"{figure:.3f}" in made.text
     for text in ("constant per position", f"{meta.corpus.rows:,} pairs", meta.corpus.sha256, meta.teacher.sha256):
         assert text in made.text
-    assert "strategy: lora" in made.text and "clip skip" in made.text and "\u4e2d\u6587" in made.text
+    assert "strategy: lora" in made.text and "is exact at -1 only" in made.text and "\u4e2d\u6587" in made.text
     assert "{{" not in made.text and "None" not in made.text.replace("null", "")
     assert str(finished.parent) not in made.content
     tables = made.text.partition("find their own translation")[2].splitlines()

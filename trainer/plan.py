@@ -27,7 +27,7 @@ ACTIVATIONS = 24  # numbers that a position leaves for the backward pass in each
 @dataclass(frozen=True)
 class Work:
     """A recipe with its encoders and captions, and how fast this machine is at it. `numbers` of the student's weights;
-    what is `missing` of each model; `target`: where a ComfyUI gets the file."""
+    what is `missing` of each model, by folder; `target`: where a ComfyUI gets the file."""
 
     recipe: Recipe
     student: Student
@@ -35,7 +35,7 @@ class Work:
     sample: Sample
     speed: Speed
     numbers: int
-    missing: dict[str, Weights | None]
+    missing: dict[str, dict[str, Weights]]
     target: Path | None
 
 
@@ -53,7 +53,7 @@ def plan(recipe: Recipe) -> tuple[str, dict[str, float]]:
     copy = f", copied to {work.target}" if work.target else "; no ComfyUI is around this clone, --install names one"
     stages = ", ".join(f"{name} {span(value)}" for name, value in seconds.items())
     lines = [
-        *(f"download {model}: {_download(weights)}" for model, weights in work.missing.items()),
+        *(f"download {model}: {_download(parts)}" for model, parts in work.missing.items()),
         f"corpus   {corpora}: about {sample.train:,} pairs to learn from, {sample.dev:,} to score on",
         f"device   {device}, {number}",
         f"steps    {total_steps(train, sample.train):,} of {train.batch} captions, {train.strategy}",
@@ -79,7 +79,7 @@ def _work(recipe: Recipe) -> Work:
     chinese = require(recipe.student.model, "student.model", "the Chinese encoder")
     english = require(given.model, "teacher.model", "the English encoder")
     missing = {chinese: missing_weights(chinese, "student.model"), english: missing_weights(english, "teacher.model")}
-    here = [weights is None for weights in missing.values()]
+    here = [not parts for parts in missing.values()]
     teacher = load_teacher(english, recipe.window, given.layer, given.tokenizer, state.device, here[-1])
     student = load_student(chinese, recipe.window, state.device, here[0])
     numbers = sum(parameter.numel() for parameter in student.parameters())
@@ -88,11 +88,15 @@ def _work(recipe: Recipe) -> Work:
     return Work(recipe, student, teacher, sample, speed, numbers, missing, target)
 
 
-def _download(weights: Weights | None) -> str:
-    if weights is None:
+def _download(parts: dict[str, Weights]) -> str:
+    if not parts:
         return "nothing, it is here"
-    part = f" (the text encoder's of {size(weights.whole)})" if weights.table else ""
-    return f"{size(weights.size)}{part} from {constants.ENDPOINT}"
+    said = [f"{folder} {_part(each)}" if len(parts) > 1 else _part(each) for folder, each in parts.items()]
+    return f"{' and '.join(said)} from {constants.ENDPOINT}"
+
+
+def _part(weights: Weights) -> str:
+    return size(weights.size) + (f" (the text encoder's of {size(weights.whole)})" if weights.table else "")
 
 
 Place = tuple[str, Path, float]  # what is written, where, and its bytes
@@ -107,7 +111,7 @@ def _places(work: Work) -> list[Place]:
     weights, saves = 4 * work.speed.learning, -(-total_steps(train, work.sample.train) // train.save_every)
     each = weights * (3 + (train.patience is not None))
     checkpoints = max(each * min(saves, checkpoint.KEEP + 1) - file, each * min(saves, checkpoint.KEEP) + weights)
-    downloads = sum(weights.size for weights in work.missing.values() if weights)
+    downloads = sum(weights.size for parts in work.missing.values() for weights in parts.values())
     places: list[Place] = [("cache", recipe.cache_folder, _cached(work)), ("checkpoints", recipe.folder, checkpoints)]
     places += [("file", recipe.folder, file), ("downloads", Path(constants.HF_HUB_CACHE), downloads)]
     return places + ([("copy", work.target, file)] if work.target else [])
@@ -155,11 +159,15 @@ def _memory(work: Work) -> str:
     if work.speed.gpu_bytes:
         return f"{size(work.speed.gpu_bytes)} of the GPU's {size(torch.cuda.mem_get_info()[1])}"
     train, width = work.recipe.train, work.student.bert.config.hidden_size
-    english = sum(parameter.numel() for parameter in work.teacher.model.parameters())
+    english = sum(parameter.numel() for model in work.teacher.models for parameter in model.parameters())
     dev, caching = work.sample.dev, work.numbers + english
     layers = work.student.depth - (trunk_depth(train, work.student.depth) or 0)
     activations = train.batch / train.accumulate * _positions(work) * layers * ACTIVATIONS * width
-    caching += work.recipe.cache.batch * work.recipe.window * width * 12
+    # A teacher without a last norm is asked for the states of all layers, one encoder after the other.
+    states = [
+        m.config.num_hidden_layers * m.config.hidden_size * (not work.teacher.final_norm) for m in work.teacher.models
+    ]
+    caching += work.recipe.cache.batch * work.recipe.window * (width * 12 + max(states))
     caching += _dev(work, min(work.recipe.cache.shard_rows, dev))
     learning = work.speed.learning * (9 + 3 * (train.patience is not None))
     needed = LIBRARIES + 4 * max(caching, work.numbers + learning + activations)

@@ -42,7 +42,7 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, 
     if train.strategy == "ridge":
         return Speed(caption)
     made, sums, trunk = shards[-1]
-    cache = Cache([made | (trunk if depth is not None else {})], rows, sums)
+    cache = Cache([made | (trunk if depth is not None else {})], rows, sums, teacher.widths)
     one_pass, optimiser = _step(train, cache, student)
     passes = train.accumulate
     while True:
@@ -68,8 +68,10 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, 
 def _step(train: TrainSettings, cache: Cache, student: Student) -> tuple[Callable[[int], None], torch.optim.Optimizer]:
     """One pass over so many captions, and the optimiser of its gradients, as training makes them."""
     width, device, depth = student.bert.config.hidden_size, student.bert.device, trunk_depth(train, student.depth) or 0
-    ridge = Ridge(torch.full((cache.width, width), 1e-3), torch.zeros(cache.window, cache.width))
-    prepare(student, train, ridge if train.start == "ridge" else None)
+    maps = [Ridge(torch.full((cache.width, width), 1e-3), torch.zeros(cache.window, cache.width))]
+    if cache.pooled_width:
+        maps.append(Ridge(torch.full((cache.pooled_width, width), 1e-3), torch.zeros(1, cache.pooled_width)))
+    prepare(student, train, *(maps if train.start == "ridge" else [None]))
     student.to(device).train()
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     loss, captions = Loss.of(cache, train, student, device), Captions(cache, train.contrast > 0)
@@ -78,8 +80,8 @@ def _step(train: TrainSettings, cache: Cache, student: Student) -> tuple[Callabl
     def one_pass(rows: int) -> None:
         batch = {k: t.to(device) for k, t in captions.__getitems__(Piece(list(range(rows)), 0, rows)).items()}
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            z = student(batch["ids"], batch.get("trunk"), depth, batch["positions"], batch["kept"])
-        loss(z, batch)["objective"].backward()
+            z, pooled = student(batch["ids"], batch.get("trunk"), depth, batch["positions"], batch["kept"])
+        loss(z, pooled, batch)["objective"].backward()
 
     return one_pass, torch.optim.AdamW(learning, lr=0.0, fused=True)
 

@@ -22,6 +22,8 @@ import torch
 from .prompt import bounded
 from .tokens import Window
 
+ROWS = 2_000  # of one prompt: the longest has some 1,300 windows
+
 
 @dataclass(frozen=True)
 class Run:
@@ -53,9 +55,16 @@ def runs(weights: Sequence[float]) -> list[Run]:
 
 
 def rows(windows: Sequence[Window]) -> list[Row]:
-    """What to encode, in one batch: every window, then every window once more for each of its spans, without it."""
+    """What to encode, in one batch: every window, then every window once more for each of its spans, without it.
+    Raises ValueError for more than ROWS."""
     whole = [Row(window.ids, range(0)) for window in windows]
-    return whole + [Row(w.ids, range(run.begin, run.end)) for w in windows for run in runs(w.weights)]
+    without = [Row(w.ids, range(run.begin, run.end)) for w in windows for run in runs(w.weights)]
+    if len(whole) + len(without) > ROWS:
+        raise ValueError(
+            f"The prompt takes {len(whole)} windows and has {len(without)} stretches with a weight, each an encoding "
+            f"of its own: give at most {ROWS} of both together."
+        )
+    return whole + without
 
 
 def combine(encoded: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:

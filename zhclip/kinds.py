@@ -14,6 +14,8 @@ class Part(NamedTuple):
     layer: int  # the hidden state that the UNet reads, -1 the last
     final_norm: bool  # whether that state goes through the encoder's last norm
     pad: int | None  # the id behind the end token; None: the end token's own
+    prefix: str  # of its tensors' names in a checkpoint file
+    activation: str  # of its layers, by transformers' name: a checkpoint file does not say it
 
 
 class Kind(NamedTuple):
@@ -30,9 +32,20 @@ class Kind(NamedTuple):
         return tuple(part.key for part in self.parts)
 
 
-SD15 = Kind("Stable Diffusion 1.5", (Part("l", "text_encoder", -1, True, None),), False)
+SD15 = Kind(
+    "Stable Diffusion 1.5",
+    (Part("l", "text_encoder", -1, True, None, "cond_stage_model.transformer.", "quick_gelu"),),
+    False,
+)
 # Source: the pipeline's own, and core's comfy/sdxl_clip.py.
-SDXL = Kind("SDXL", (Part("l", "text_encoder", -2, False, None), Part("g", "text_encoder_2", -2, False, 0)), True)
+SDXL = Kind(
+    "SDXL",
+    (
+        Part("l", "text_encoder", -2, False, None, "conditioner.embedders.0.transformer.", "quick_gelu"),
+        Part("g", "text_encoder_2", -2, False, 0, "conditioner.embedders.1.model.", "gelu"),
+    ),
+    True,
+)
 KINDS = (SD15, SDXL)
 
 

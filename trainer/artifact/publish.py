@@ -118,6 +118,7 @@ def card(artifact: Artifact, repo: str, file: str) -> str:
         facts=facts,
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip().replace("`" * 3, "'''"),
         skip=bool(artifact.skip),
+        layer=meta.teacher.layer,
         dev=dev,
         licence=plain(meta.licence),
     )

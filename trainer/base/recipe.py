@@ -28,9 +28,11 @@ class TeacherSettings:
     """The encoder whose output is the target."""
 
     model: str | None = CLIP
-    """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or an SD1.5 checkpoint file."""
+    """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or a checkpoint file, of SD1.5 or
+    SDXL."""
     layer: int = -1
-    """Hidden state used as the target: -1 the last, -2 the one before it through the final norm (clip skip 2)."""
+    """Hidden state used as the target: -1 the checkpoint's own, SD1.5's last and SDXL's last but one; -2 the one before
+    it, which is SD1.5's clip skip 2."""
     tokenizer: str | None = None
     """Folder or hub id of CLIP's tokenizer, read only when the teacher is a checkpoint file, which carries none. null:
     the one that the ComfyUI around this clone ships, else openai/clip-vit-large-patch14's."""

@@ -6,3 +6,4 @@ from .making import FEW, Making
 from .positions import keep, shares
 from .shards import Cache, Shard, sent
 from .stage import build, run
+from .standard import standard_teacher

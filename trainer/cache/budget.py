@@ -57,9 +57,10 @@ def gigabytes(recipe: Recipe, rows: int, sample: list[Pair], student: Student, t
     """What so many training captions take: the targets with what stands beside them, and the frozen layers' output."""
     positions = rows * _mean_positions(sample, recipe.train.pad_positions, student, teacher)
     width = student.bert.config.hidden_size
-    # The untrained student's sentence vectors, ids, and once for all captions the normal equations.
-    beside = rows * HALF * width + WHOLE * positions
-    beside += DOUBLE * (width + recipe.window) * (width + teacher.width)
+    # The untrained student's sentence vectors, pooled vectors, ids, and once for all captions the normal equations.
+    pooled = teacher.pooled_width
+    sums = (width + recipe.window) * (width + teacher.width) + (pooled > 0) * (width + 1) * (width + pooled)
+    beside = rows * HALF * (width + pooled) + WHOLE * positions + DOUBLE * sums
     return (HALF * positions * teacher.width + beside) / 1e9, HALF * positions * width / 1e9
 
 

@@ -6,15 +6,16 @@ weigh the kept padding for all of it, or, in a small cache, run over all positio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from zhclip.calibration import sentence
 from zhclip.files import digest
+from zhclip.structure import norms, unit
 
 from .. import corpus
 from ..corpus import Pair
@@ -44,7 +45,8 @@ class Making:
 
     def settings(self, pairs: list[Pair]) -> dict[str, Any]:
         """What a cache of these pairs is only good for."""
-        return {
+        several = {"parts": [*self.teacher.widths], "pooled": self.teacher.pooled_width} if self.teacher.widths else {}
+        return several | {
             "code": EXACT if self.exact else KEPT,
             "corpus": corpus.sha256(pairs),
             "rows": len(pairs),
@@ -65,7 +67,8 @@ class Making:
         chance = torch.rand(len(some), self.teacher.window, generator=torch.Generator().manual_seed(number))
         stored = _by_caption(*keep(length, chance, self.pads))
         computed = _by_caption(*keep(length, chance, None)) if self.exact else stored
-        made: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = [(length,) * 3] * len(some)
+        made: list[tuple[torch.Tensor, ...]] = [()] * len(some)
+        beside: dict[str, torch.Tensor] = {}
         sums: Shard = {}
         # Captions of like reach together: a causal teacher runs up to the last position that any of them keeps.
         for rows in torch.stack([at[-1] for at in computed]).argsort(stable=True).split(self.batch):
@@ -76,12 +79,14 @@ class Making:
             # Filled up with the caption's last, which is padding wherever there is anything to fill.
             positions = torch.where(there, positions, positions.amax(dim=1, keepdim=True))
             tokens = (zh[rows], en[rows], en_length[rows], length[rows])
-            target, trunk, pooled, own = self._outputs([some[row] for row in chosen], *tokens, positions, there)
+            target, trunk, vectors, own = self._outputs([some[row] for row in chosen], *tokens, positions, there)
             sums = added(sums, own)
             for row, *outputs in zip(chosen, target.split(counts), trunk.split(counts)):
                 at = torch.isin(computed[row], stored[row])
-                made[row] = (*(output[at] for output in outputs), pooled[chosen.index(row)])
-        targets, trunks, sentences = zip(*made)
+                made[row] = tuple(output[at] for output in outputs)
+            for name, vector in vectors.items():
+                beside.setdefault(name, vector.new_empty(len(some), vector.shape[1]))[rows] = vector
+        targets, trunks = zip(*made)
         captions = {
             "target": torch.cat(targets),
             "position": torch.cat(stored).short(),
@@ -89,7 +94,7 @@ class Making:
             "length": length.int(),
             "ids": torch.cat([ids[at] for ids, at in zip(zh, stored)]).int(),
             "en_length": en_length.int(),
-            "pooled": torch.stack(sentences),
+            **beside,
         }
         return captions, sums, {"trunk": torch.cat(trunks)}
 
@@ -117,27 +122,36 @@ class Making:
         length: torch.Tensor,
         positions: torch.Tensor,
         there: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Shard]:
+    ) -> tuple[torch.Tensor, torch.Tensor, Shard, Shard]:
         """Of a batch's ids (B, W), lengths (B,), positions and which of them are there (B, P): target (T, D) and trunk
-        (T, S) in half precision, sentence vectors (B, S), and sums."""
+        (T, S) in half precision, by name the captions' vectors beside them, and sums."""
         device, window = self.student.bert.device, zh.shape[1]
         weight = (shares(length, there.sum(dim=1), window) * window).flatten()
         ids, en, en_length, positions, there = (
             tensor.to(device) for tensor in (zh.gather(1, positions), en, en_length, positions, there)
         )
         kept = there.flatten().nonzero()[:, 0]
-        target = self.teacher.states(en, en_length, positions)  # (B, P, D)
+        target, projected = self.teacher.outputs(en, en_length, positions)  # (B, P, D), (B, G) or None
         trunk, last, text = self._states(ids, positions, there, self.depth or 0)
         check_finite(target.half(), [p.en for p in texts], f"--teacher.model {self.teacher.name}")
         for outputs in (last, trunk.half()):
             check_finite(spread(outputs, kept, there.shape), [p.zh for p in texts], "--student.model")
-        english = sentence(target, (positions < en_length[:, None]) & there)
-        pooled = sentence(spread(last, kept, there.shape), text)
+        widths = self.teacher.widths
+        english = sentence(target, (positions < en_length[:, None]) & there, widths)
+        states = spread(last, kept, there.shape)  # (B, P, S)
+        beside = {"pooled": sentence(states, text)}
         target = target.flatten(0, 1)[kept]
         at = (positions.flatten()[kept], weight.to(device)[kept])
-        sums = normal_equations(last, target, *at, window) | {"en_pooled_sum": english.double().sum(dim=0)}  # (D,)
-        target, trunk, pooled = (tensor.half().cpu() for tensor in (target, trunk, pooled))
-        return target, trunk, pooled, {name: total.cpu() for name, total in sums.items()}
+        sums = normal_equations(last, target, *at, window, widths)
+        sums["en_pooled_sum"] = english.double().sum(dim=0)  # (D,)
+        if projected is not None:
+            check_finite(projected.half(), [p.en for p in texts], f"--teacher.model {self.teacher.name}")
+            beside["projected"] = projected
+            first = states[:, 0]
+            at = (torch.zeros(len(first), dtype=torch.long, device=device), torch.ones(len(first), device=device))
+            sums |= {f"projected_{name}": total for name, total in normal_equations(first, projected, *at, 1).items()}
+        vectors = {name: vector.half().cpu() for name, vector in beside.items()}
+        return target.half().cpu(), trunk.half().cpu(), vectors, {name: total.cpu() for name, total in sums.items()}
 
     def _states(
         self, ids: torch.Tensor, positions: torch.Tensor, there: torch.Tensor, depth: int
@@ -156,14 +170,21 @@ def _by_caption(positions: torch.Tensor, counts: torch.Tensor) -> list[torch.Ten
 
 
 def normal_equations(
-    x: torch.Tensor, target: torch.Tensor, positions: torch.Tensor, weight: torch.Tensor, window: int
+    x: torch.Tensor,
+    target: torch.Tensor,
+    positions: torch.Tensor,
+    weight: torch.Tensor,
+    window: int,
+    widths: Sequence[int] = (),
 ) -> Shard:
-    """Sums over student states (T, S) and targets (T, D), each at its position (T,) with its weight (T,).
+    """Sums over student states (T, S) and targets (T, D), each at its position (T,) with its weight (T,). `widths` of
+    the targets' parts.
 
     A batch's products are fp32's, and are added up in double precision: consumer GPUs multiply doubles at a
     sixty-fourth of the speed.
     """
-    unit, weighted = normalize(target, dim=-1), x * weight[:, None]
+    goal, weighted = unit(target, widths), x * weight[:, None]
+    lengths = norms(target, widths)
 
     def by_position(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros((window, *values.shape[1:]), dtype=torch.double).index_add_(
@@ -172,10 +193,10 @@ def normal_equations(
 
     return {
         "xx": (weighted.T @ x).double(),  # (S, S)
-        "xy": (weighted.T @ unit).double(),  # (S, D)
+        "xy": (weighted.T @ goal).double(),  # (S, D)
         "x_sum": by_position(weighted),  # (W, S)
-        "unit_sum": by_position(unit * weight[:, None]),  # (W, D)
-        "norm_sum": by_position(target.norm(dim=-1) * weight),  # (W,)
+        "unit_sum": by_position(goal * weight[:, None]),  # (W, D)
+        "norm_sum": by_position(lengths * weight.view(-1, *[1] * (lengths.dim() - 1))),  # (W,), or (W, parts)
         "weight": by_position(weight),  # (W,)
     }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
+
+from zhclip.structure import norms
 
 from ..base import SettingsError, read_json, read_tensors
 from ..encoders import Ridge
@@ -15,7 +17,7 @@ from ..encoders import Ridge
 CURE = "run the cache stage again, which makes damaged shards anew"
 PER_POSITION = ("target", "trunk", "position", "ids")
 VECTORS = ("target", "trunk")  # what a step reads most of
-NUMBERS = ("position", "ids", "count", "length", "en_length")  # and what it decides by
+BESIDE = ("position", "ids", "count", "length", "en_length", "projected")  # what it decides by, and little else
 SUMS = "sums.safetensors"
 Shard = dict[str, torch.Tensor]
 
@@ -38,7 +40,8 @@ def left_out(trunk: Path) -> Path:
 
 @dataclass(frozen=True)
 class Cache:
-    """Shards, all columns of each by name, and sums over all captions.
+    """Shards, all columns of each by name, and sums over all captions. `widths` of the targets' parts, where there are
+    several; there is then a pooled vector "projected" (G,) fp16 a caption too.
 
     Columns with a value a position ("target" (_, D) and "trunk" (_, S), both fp16, "position" and "ids") hold the kept
     positions of one caption after another, "count" of them each.
@@ -47,6 +50,7 @@ class Cache:
     shards: list[Shard]
     shard_rows: int
     sums: Shard
+    widths: tuple[int, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, depth: int | None, pads: int | None) -> Cache:
@@ -68,12 +72,13 @@ class Cache:
             shards = [a | b for a, b in zip(shards, opened)] if shards else opened
         if not (captions / SUMS).is_file():
             raise SettingsError(f"{captions}: {SUMS} is missing; run the cache stage again")
-        return cls(shards, settings["shard_rows"], read_tensors(captions / SUMS, CURE))
+        widths = tuple(settings.get("parts", ()))
+        return cls(shards, settings["shard_rows"], read_tensors(captions / SUMS, CURE), widths)
 
     def moved(self, device: torch.device) -> Cache:
         """A copy of what training reads of single captions, as one shard: its vectors on a device, the rest here, so
         that no step has to wait for a number from there."""
-        whole = {name: self.column(name) for name in NUMBERS}
+        whole = {name: self.column(name) for name in BESIDE if name in self.shards[0]}
         for name in VECTORS:
             if name in self.shards[0]:
                 columns = [shard[name] for shard in self.shards]
@@ -81,7 +86,7 @@ class Cache:
                 whole[name] = torch.empty(shape, dtype=columns[0].dtype, device=device)
                 for to, column in zip(whole[name].split([len(column) for column in columns]), columns):
                     to.copy_(column)
-        return Cache([whole], len(self), self.sums)
+        return replace(self, shards=[whole], shard_rows=len(self))
 
     def vector_bytes(self) -> int:
         """What `moved` takes on the device."""
@@ -94,6 +99,11 @@ class Cache:
     def stores_trunk(self) -> bool:
         """Whether the frozen layers' output is there."""
         return "trunk" in self.shards[0]
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the teacher's pooled vectors, 0 where it has none."""
+        return self.shards[0]["projected"].shape[1] if "projected" in self.shards[0] else 0
 
     @property
     def window(self) -> int:
@@ -156,12 +166,20 @@ class Cache:
         return self.sums.get("weight", torch.full((self.window,), float(len(self)), dtype=torch.double))
 
     def norms(self) -> torch.Tensor:
-        """(W,) the teacher's mean norm of each position."""
-        return (self.sums["norm_sum"] / self._weight).float()
+        """The teacher's mean norm of each position (W,), or of each of its parts (W, parts)."""
+        total = self.sums["norm_sum"]
+        return (total / self._weight.view(-1, *[1] * (total.dim() - 1))).float()
 
     def constant(self) -> torch.Tensor:
         """(W, D) the mean unit target of each position: the best constant predictor's direction."""
         return (self.sums["unit_sum"] / self._weight[:, None]).float()
+
+    def constant_loss(self) -> float:
+        """The best constant predictor's loss over the cache: the mean of cos(u, m) over unit vectors u of mean m is
+        |m|."""
+        lengths = norms(self.constant(), self.widths)
+        parts = max(1, len(self.widths))
+        return float(1 - lengths.mean() * parts**0.5)
 
     def position0(self) -> bool:
         """Whether the teacher's first position is one vector for every caption, as a causal teacher's is."""
@@ -173,13 +191,31 @@ class Cache:
         With x and y centred at each position, weight = (Sxx + lambda I)^-1 Sxy and bias = mean y - weight mean x, where
         lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64.
         """
-        n = self._weight[:, None]  # (W, 1)
-        x, y = self.sums["x_sum"] / n, self.sums["unit_sum"] / n  # (W, S), (W, D)
-        sxx = self.sums["xx"] - (n * x).T @ x
-        sxy = self.sums["xy"] - (n * x).T @ y
-        scale = penalty * sxx.diagonal().mean()
-        weight = torch.linalg.solve(sxx + scale * torch.eye(len(sxx), dtype=sxx.dtype), sxy)  # (S, D)
-        return Ridge(weight.T.contiguous().float(), (y - x @ weight).float())
+        return solved(self.sums, self._weight, penalty)
+
+    def projected_constant(self) -> torch.Tensor:
+        """(G,) the mean unit pooled vector."""
+        return (self.sums["projected_unit_sum"][0] / len(self)).float()
+
+    def projected_norm(self) -> torch.Tensor:
+        """(1, 1) the mean norm of the teacher's pooled vectors."""
+        return (self.sums["projected_norm_sum"] / len(self)).float()[None]
+
+    def projected_ridge(self, penalty: float) -> Ridge | None:
+        """`ridge` from the student's first position to the unit pooled vectors; None where there are none."""
+        own = {name.removeprefix("projected_"): t for name, t in self.sums.items() if name.startswith("projected_")}
+        return solved(own, own["weight"], penalty) if own else None
+
+
+def solved(sums: Shard, weight: torch.Tensor, penalty: float) -> Ridge:
+    """The closed form of sums of so many captions (W,) at each position."""
+    n = weight[:, None]  # (W, 1)
+    x, y = sums["x_sum"] / n, sums["unit_sum"] / n  # (W, S), (W, D)
+    sxx = sums["xx"] - (n * x).T @ x
+    sxy = sums["xy"] - (n * x).T @ y
+    scale = penalty * sxx.diagonal().mean()
+    solution = torch.linalg.solve(sxx + scale * torch.eye(len(sxx), dtype=sxx.dtype), sxy)  # (S, D)
+    return Ridge(solution.T.contiguous().float(), (y - x @ solution).float())
 
 
 def sent(index: torch.Tensor, device: torch.device) -> torch.Tensor:

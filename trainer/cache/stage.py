@@ -24,7 +24,7 @@ from .. import corpus
 from ..base import DamagedError, Recipe, guard, processes, read_json, read_tensors, require, write_tensors
 from ..corpus import Pair
 from ..encoders import load_student, teacher_of
-from . import budget
+from . import budget, standard
 from .making import EXACT, FEW, Making, added
 from .shards import CURE, SUMS, parts_of, shard_path
 
@@ -38,6 +38,7 @@ def run(recipe: Recipe) -> None:
     student, teacher = load_student(model, recipe.window, state.device), teacher_of(recipe, state.device)
     pairs = {split: corpus.read_pairs(recipe.folder / "corpus" / f"{split}.tsv") for split in ("train", "dev")}
     with state.main_process_first():
+        teacher = standard.measured(recipe.cache_folder, teacher, pairs["train"])
         trunk = budget.trunk(recipe, pairs["train"], student, teacher, state.is_main_process)
     stored = {"train": (trunk, recipe.train.pad_positions), "dev": (student.depth, None)}
     for split, (depth, pads) in stored.items():

@@ -1,6 +1,6 @@
-"""The two encoders as PyTorch modules: the student, a Chinese BERT with a map behind it, and the teacher, SD1.5's text
-encoder or a BERT, both read strictly from published weights. It hands on `Student`, `Teacher` and what of the student
-is frozen."""
+"""The encoders as PyTorch modules: the student, a Chinese BERT with a map behind it, and the teacher, a checkpoint's
+text encoders or a BERT, all read strictly from published weights. It hands on `Student`, `Teacher` and what of the
+student is frozen."""
 
 from .bert import ANCHOR, bert_of, dimensions_of, load_bert
 from .download import Weights, missing_weights

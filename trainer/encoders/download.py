@@ -1,4 +1,4 @@
-"""Of a model on the hub, its text encoder alone.
+"""Of a model on the hub, its text encoders alone.
 
 A safetensors file begins with a table of what lies where, so one tower of a two-tower model is a few byte ranges of it:
 0.5 of CLIP-L's 1.7 GB. They are written into the hub's cache beside the model's small files, as a safetensors file of
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,11 +22,12 @@ from huggingface_hub import hf_hub_url, snapshot_download
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 from tqdm import tqdm
 
+from zhclip.kinds import KINDS, SD15, Kind
+
 from ..base import reason
-from .weights import OLD_WEIGHTS, PATTERNS, SMALL, TEXT, ModelError, prefix_of, resolve, weight_files
+from .weights import OLD_WEIGHTS, SMALL, TEXT, WEIGHTS, ModelError, prefix_of, resolve, weight_files
 
 ANCHORS = ("embeddings.token_embedding.weight", "embeddings.word_embeddings.weight")  # CLIP's, a BERT's
-WEIGHTS = [pattern for pattern in PATTERNS if pattern not in SMALL]
 CHUNK = 1 << 16
 TRIES = 5  # without a byte in between
 PATIENCE = 30  # seconds without an answer
@@ -54,48 +56,74 @@ def small_files(model: str, flag: str) -> Path:
 
 
 def text_encoder(model: str, flag: str) -> Path:
-    """The same with the text encoder's weights. Raises ModelError."""
+    """The same with the weights of its text encoder, or of each. Raises ModelError."""
     folder = small_files(model, flag)
-    if folder.is_file() or weight_files(part_of(folder)) or Path(model).exists():
-        return folder
-    try:
-        found = remote(model, folder)
-        if found and found.table:
-            fetch(found, part_of(folder) / TEXT, model)
-        elif found and found.url.endswith(".bin"):
-            snapshot_download(model, revision=folder.name, allow_patterns=OLD_WEIGHTS)
-        else:
-            snapshot_download(model, revision=folder.name, allow_patterns=WEIGHTS)
-    except Exception as error:
-        raise ModelError(
-            f"--{flag} {model}: its weights cannot be downloaded ({reason(error)}) Give the same "
-            "command again, which goes on behind what is there, or download the model by hand and give its folder."
-        ) from error
+    for part in missing_parts(model, folder, flag):
+        try:
+            _download(model, folder, part)
+        except Exception as error:
+            raise ModelError(
+                f"--{flag} {model}: its weights cannot be downloaded ({reason(error)}) Give the same "
+                "command again, which goes on behind what is there, or download the model by hand and give its folder."
+            ) from error
     return folder
 
 
-def missing_weights(model: str, flag: str) -> Weights | None:
-    """What `text_encoder` would have to download, or None when it is here. Raises ModelError."""
+def missing_weights(model: str, flag: str) -> dict[str, Weights]:
+    """What `text_encoder` would have to download, by the folder in the repository; nothing of what is here. Raises
+    ModelError."""
     folder = small_files(model, flag)
-    if folder.is_file() or Path(model).exists() or weight_files(part_of(folder)):
-        return None
     try:
-        return remote(model, folder)
+        found = {part: remote(model, folder, part) for part in missing_parts(model, folder, flag)}
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(f"--{flag} {model}: the hub does not say how large it is ({error})") from error
+    return {part.relative_to(folder).as_posix(): weights for part, weights in found.items() if weights}
 
 
-def part_of(folder: Path) -> Path:
-    """Where the text encoder lies in a model's folder: a pipeline has a folder of its own for it."""
-    return folder / "text_encoder" if (folder / "model_index.json").is_file() else folder
+def missing_parts(model: str, folder: Path, flag: str) -> list[Path]:
+    """Where in the hub's copy of a model a text encoder's weights are not yet."""
+    if folder.is_file() or Path(model).exists():
+        return []
+    return [part for part in parts_of(folder, flag)[1] if not weight_files(part)]
 
 
-def remote(model: str, folder: Path) -> Weights | None:
-    """The file of weights of the snapshot in `folder`, named by its commit; None when it is in several files."""
-    subfolder = part_of(folder).relative_to(folder).as_posix()
+def parts_of(folder: Path, flag: str) -> tuple[Kind, list[Path]]:
+    """The kind of checkpoint that a model's folder is of, and where its text encoders lie: a pipeline has a folder of
+    its own for each. Raises ModelError for a pipeline of another kind."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return SD15, [folder]
+    try:
+        named = {*json.loads(index.read_text(encoding="utf-8")), *(path.name for path in folder.iterdir())}
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"--{flag} {index}: damaged ({error}); copy or download it again") from error
+    there = {name for name in named if re.fullmatch(r"text_encoder(_\d+)?", name)} or {SD15.parts[0].folder}
+    for kind in KINDS:
+        if there == {part.folder for part in kind.parts}:
+            return kind, [folder / part.folder for part in kind.parts]
+    known = "; ".join(f"{kind.name}: {', '.join(part.folder for part in kind.parts)}" for kind in KINDS)
+    raise ModelError(
+        f"--{flag} {folder}: a pipeline with {', '.join(sorted(there))}; those that are known have {known}"
+    )
+
+
+def _download(model: str, folder: Path, part: Path) -> None:
+    found = remote(model, folder, part)
+    if found and found.table:
+        fetch(found, part / TEXT, model)
+    else:
+        names = OLD_WEIGHTS if found and found.url.endswith(".bin") else WEIGHTS
+        patterns = [(part.relative_to(folder) / name).as_posix() for name in names]
+        snapshot_download(model, revision=folder.name, allow_patterns=patterns)
+
+
+def remote(model: str, folder: Path, part: Path) -> Weights | None:
+    """The file of weights of a part of the snapshot in `folder`, named by its commit; None when it is in several."""
     for name in ("model.safetensors", "pytorch_model.bin"):
-        name = name if subfolder == "." else f"{subfolder}/{name}"
-        found = look(hf_hub_url(model, name, revision=folder.name))
+        file = (part.relative_to(folder) / name).as_posix()
+        found = look(hf_hub_url(model, file, revision=folder.name))
         if found:
             return found
     return None

@@ -9,11 +9,13 @@ from ..base import SettingsError, TrainSettings
 from .student import Ridge, Student
 
 
-def prepare(student: Student, train: TrainSettings, ridge: Ridge | None) -> peft.PeftModel | None:
+def prepare(
+    student: Student, train: TrainSettings, ridge: Ridge | None, pooled: Ridge | None = None
+) -> peft.PeftModel | None:
     """Freeze everything, then free what the strategy trains. Returns PEFT's view of the BERT for lora, else None."""
     student.requires_grad_(False)
     if ridge is not None:
-        student.set_projection(ridge)
+        student.set_projection(ridge, pooled)
     if train.strategy == "unfreeze":
         for layer in student.bert.encoder.layer[student.depth - learning_layers(train, student.depth) :]:
             layer.requires_grad_(True)

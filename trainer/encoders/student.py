@@ -38,6 +38,9 @@ class Student(nn.Module):
         self.structure = Structure()
         self.proj_weight: nn.Parameter | None = None  # (D, S)
         self.proj_bias: nn.Parameter | None = None  # (W, D)
+        self.pooled: Structure | None = None
+        self.pooled_weight: nn.Parameter | None = None  # (G, S)
+        self.pooled_bias: nn.Parameter | None = None  # (1, G)
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Student:
@@ -47,7 +50,7 @@ class Student(nn.Module):
         make = functools.partial(bare_bert, bert_config(meta.dimensions))
         bert = load_strict(make, fp32, ANCHOR, "artifact")
         student = cls(bert, PromptTokenizer.of(artifact), meta.mask_padding)
-        student.structure = Structure.of(artifact)
+        student.structure, student.pooled = Structure.of(artifact), Structure.of_pooled(artifact)
         return student.requires_grad_(False).train(False)
 
     @property
@@ -55,9 +58,14 @@ class Student(nn.Module):
         """Number of layers."""
         return self.bert.config.num_hidden_layers
 
-    def set_projection(self, ridge: Ridge) -> None:
-        """Put a trainable map and bias after the last layer."""
+    def set_projection(self, ridge: Ridge, pooled: Ridge | None = None) -> None:
+        """Put a trainable map and bias after the last layer, and others for the pooled vector, if there is one."""
         self.proj_weight, self.proj_bias = nn.Parameter(ridge.weight.clone()), nn.Parameter(ridge.bias.clone())
+        if pooled is not None:
+            self.pooled_weight, self.pooled_bias = (
+                nn.Parameter(pooled.weight.clone()),
+                nn.Parameter(pooled.bias.clone()),
+            )
 
     def keys(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, W) ids -> (B, W) bool, True where a key may be seen."""
@@ -86,8 +94,9 @@ class Student(nn.Module):
         positions: torch.Tensor | None = None,
         kept: torch.Tensor | None = None,
         hidden_keys: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """(B, P) ids -> (B, P, D) before structure, at `positions` (B, P) of the window, by default its first P.
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, P) ids -> (B, P, D) before structure, at `positions` (B, P) of the window, by default its first P, and
+        where there is a pooled vector (B, G), from the first of them, else None.
 
         Positions that are padding may be left out. `kept` (T,): only so many of the flat (B, P) are computed, and the
         others, none of which may be text, come back as zeros. `trunk` (B, P, S) is the state after `depth` layers, when
@@ -102,14 +111,29 @@ class Student(nn.Module):
             positions = None if positions is None else positions.flatten()[kept]
         last = self.layers(hidden, keys, depth, self.depth, kept)
         z = project(last, self.proj_weight, bias_at(self.proj_bias, positions))
-        return z if kept is None else spread(z, kept, keys.shape)
+        z = z if kept is None else spread(z, kept, keys.shape)
+        if self.pooled is None and self.pooled_weight is None:
+            return z, None
+        first = (last if kept is None else spread(last, kept, keys.shape))[:, 0]
+        return z, project(first, self.pooled_weight, self.pooled_bias)
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:
         """(B, W) ids -> (B, W, D) conditioning, structure applied. `hidden_keys` as in `forward`."""
+        return self.encode_both(ids, hidden_keys)[0]
+
+    @torch.inference_mode()
+    def encode_both(
+        self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`encode_ids`, and the pooled vectors (B, G) where there are some, else None."""
         ids = ids.to(self.bert.device)
         hidden_keys = None if hidden_keys is None else hidden_keys.to(ids.device)
-        return self.structure.apply(self(ids, hidden_keys=hidden_keys), self.tokens.is_empty(ids))
+        z, pooled = self(ids, hidden_keys=hidden_keys)
+        empty = self.tokens.is_empty(ids)
+        if self.pooled is not None and pooled is not None:
+            pooled = self.pooled.apply(pooled[:, None], empty)[:, 0]
+        return self.structure.apply(z, empty), pooled
 
     def encode(self, texts: list[str], batch: int = 64) -> torch.Tensor:
         """Captions of one window each -> (B, W, D) conditioning. A longer one keeps its first window."""

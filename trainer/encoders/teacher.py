@@ -1,4 +1,4 @@
-"""The teacher: SD1.5's text encoder, or a BERT, run as its own pipeline runs it."""
+"""The teacher: a checkpoint's text encoders, or a BERT, run as its own pipeline runs them."""
 
 from __future__ import annotations
 
@@ -8,43 +8,88 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, BertModel, CLIPTextConfig, PreTrainedTokenizerBase
 
 from zhclip.files import digest
+from zhclip.kinds import Kind, Part
 
 from ..base import Recipe, clip_tokenizer, public_name, require
-from .bert import bare_bert
-from .download import part_of, small_files, text_encoder
-from .weights import CHECKPOINTS, ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
+from . import clip
+from .bert import ANCHOR, bare_bert
+from .clip import Clip, clips_of_checkpoint
+from .download import parts_of, small_files, text_encoder
+from .weights import ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
 
 FLAG = "teacher.model"
-CLIP_ANCHOR = "embeddings.token_embedding.weight"
-BERT_ANCHOR = "embeddings.word_embeddings.weight"
 
 
 @dataclass
 class Teacher:
-    """A frozen encoder of English captions. `causal` teachers have a constant first position."""
+    """Frozen encoders of English captions, `models`, one for each part of `kind`. A BERT counts as SD1.5's one part.
 
-    model: CLIPTextModel | BertModel
+    `layer` is counted from the kind's own: -1 is what its UNet reads, -2 the one before. `mean` and `std`, (D,), and
+    `pooled_mean` and `pooled_std`, (G,), where they are set, are what targets and pooled vectors are standardised by.
+    `causal` teachers have a constant first position.
+    """
+
+    models: tuple[Clip | BertModel, ...]
+    kind: Kind
     tokenizer: PreTrainedTokenizerBase
     window: int
     layer: int
     name: str
+    mean: torch.Tensor | None = None
+    std: torch.Tensor | None = None
+    pooled_mean: torch.Tensor | None = None
+    pooled_std: torch.Tensor | None = None
 
     @property
     def causal(self) -> bool:
         """True for CLIP: position 0 sees itself alone, so it is one vector for every prompt."""
-        return isinstance(self.model, CLIPTextModel)
+        return not isinstance(self.models[0], BertModel)
 
     @property
     def width(self) -> int:
-        """Width of the target vectors."""
-        return self.model.config.hidden_size
+        """Width of the target vectors, D: that of all parts."""
+        return sum(model.config.hidden_size for model in self.models)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each part of the target vectors; empty where there is one."""
+        return tuple(model.config.hidden_size for model in self.models) if len(self.models) > 1 else ()
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the pooled vectors, G; 0 where there are none."""
+        return self.models[-1].config.projection_dim if self.kind.pooled else 0
+
+    @property
+    def final_norm(self) -> bool:
+        """Whether each part's states go through its last norm. Without it they have massive values in a few dimensions,
+        and are standardised."""
+        return all(part.final_norm for part in self.kind.parts)
+
+    @property
+    def teacher_layer(self) -> int:
+        """The hidden state that is the target, as a file's metadata says it: -1 the last."""
+        return self._layer(self.kind.parts[0])
+
+    def _layer(self, part: Part) -> int:
+        return part.layer + 1 + self.layer
 
     def sha256(self) -> str:
-        """Digest of the weights."""
-        return digest(self.model.state_dict())
+        """Digest of the weights: of one encoder by the names in its module; of several the names in each tower behind
+        the part's key, as in l.final_layer_norm.bias, g.final_layer_norm.bias and g.text_projection.weight."""
+        if len(self.models) == 1:
+            return digest(self.models[0].state_dict())
+        named = zip(self.kind.parts, self.models)
+        return digest(
+            {
+                f"{part.key}.{name.removeprefix('text_model.')}": tensor
+                for part, model in named
+                for name, tensor in model.state_dict().items()
+            }
+        )
 
     def length(self, text: str) -> int:
         """Positions that the caption takes, start and end included."""
@@ -58,35 +103,81 @@ class Teacher:
         return batch.input_ids, batch.attention_mask.sum(dim=1)
 
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Captions -> targets (B, window, width) fp32 and lengths (B,)."""
-        ids, lengths = (tensor.to(self.model.device) for tensor in self.tokens(texts))
+        """Captions -> targets (B, window, D) fp32 and lengths (B,)."""
+        ids, lengths = self._tokens_there(texts)
         return self.states(ids, lengths, torch.arange(self.window, device=ids.device).expand_as(ids)), lengths
 
-    @torch.inference_mode()
+    def encode_pooled(self, texts: list[str]) -> torch.Tensor | None:
+        """Captions -> pooled vectors (B, G) fp32, or None where the kind has none."""
+        if not self.pooled_width:
+            return None
+        ids, lengths = self._tokens_there(texts)
+        text = torch.arange(int(lengths.max()), device=ids.device)
+        return self.outputs(ids, lengths, text.expand(len(ids), -1))[1]
+
+    def _tokens_there(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, lengths = self.tokens(texts)
+        return ids.to(self.models[0].device), lengths.to(self.models[0].device)
+
     def states(self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """ids (B, window), lengths (B,) -> targets (B, P, width) fp32 at `positions` (B, P), all text among them once.
+        """The first of the `outputs`."""
+        return self.outputs(ids, lengths, positions)[0]
 
-        CLIP runs without an attention mask and padded with its end token, as SD1.5 runs it, up to the last of the
-        positions: it is causal. A BERT runs with its own mask, at these positions alone.
+    @torch.inference_mode()
+    def outputs(
+        self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """ids (B, window), lengths (B,) -> targets (B, P, D) fp32 at `positions` (B, P), all text among them once, and
+        pooled vectors (B, G) fp32, or None; standardised where there is something to do it by.
+
+        A CLIP runs without an attention mask and padded as its UNet has it, up to the last of the positions: it is
+        causal. A BERT runs with its own mask, at these positions alone.
         """
-        if self.causal:
-            ids = ids[:, : int(positions.max()) + 1]
-            out = self.model(input_ids=ids, output_hidden_states=self.layer != -1)
-        else:
-            mask = (positions < lengths[:, None]).long()
-            ids = ids.gather(1, positions)
-            out = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, output_hidden_states=self.layer != -1
-            )
-        hidden = out.last_hidden_state if self.layer == -1 else out.hidden_states[self.layer]
         if not self.causal:
-            return hidden.float()
-        hidden = hidden if self.layer == -1 else self._final_norm(hidden)
-        return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1])).float()
+            return self._bert_states(ids, lengths, positions), None
+        ids = ids[:, : int(positions.max()) + 1]
+        behind = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
+        states = []
+        for part, model in zip(self.kind.parts, self.models):
+            hidden, last = self._hidden(part, model, ids if part.pad is None else ids.masked_fill(behind, part.pad))
+            states.append(_at(hidden, positions).float())
+        targets, pooled = standardised(torch.cat(states, dim=-1), self.mean, self.std), None
+        if self.kind.pooled:
+            # Of the last part. Not the module's own, whose rule for the end token depends on its config.json.
+            pooled = model.text_projection(_at(last, lengths[:, None] - 1)[:, 0]).float()
+            pooled = standardised(pooled, self.pooled_mean, self.pooled_std)
+        return targets, pooled
 
-    def _final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
-        # transformers 5 flattened CLIPTextModel; 4 keeps the tower under .text_model
-        return getattr(self.model, "text_model", self.model).final_layer_norm(hidden)
+    def _hidden(self, part: Part, model: Clip, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids (B, P) -> a part's states, and those of its last layer through the final norm, both (B, P, D)."""
+        tower = getattr(model, "text_model", model)  # transformers 5 flattened CLIPTextModel alone
+        layer = self._layer(part)
+        if layer == -1 and part.final_norm:
+            last = tower(input_ids=ids).last_hidden_state
+            return last, last
+        out = tower(input_ids=ids, output_hidden_states=True)
+        hidden = out.hidden_states[layer]
+        return tower.final_layer_norm(hidden) if part.final_norm else hidden, out.last_hidden_state
+
+    def _bert_states(self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        out = self.models[0](
+            input_ids=ids.gather(1, positions),
+            attention_mask=(positions < lengths[:, None]).long(),
+            position_ids=positions,
+            output_hidden_states=self.layer != -1,
+        )
+        hidden = out.last_hidden_state if self.layer == -1 else out.hidden_states[self.layer]
+        return standardised(hidden.float(), self.mean, self.std)
+
+
+def _at(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """(B, W, D) at positions (B, P) -> (B, P, D)."""
+    return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))
+
+
+def standardised(x: torch.Tensor, mean: torch.Tensor | None, std: torch.Tensor | None) -> torch.Tensor:
+    """(..., D) by mean and std (D,), or as it is where there are none."""
+    return x if mean is None or std is None else (x - mean.to(x)) / std.to(x)
 
 
 def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
@@ -116,55 +207,50 @@ def load_teacher(
     device: torch.device | str = "cpu",
     weights: bool = True,
 ) -> Teacher:
-    """Load a teacher from a folder, a hub id or an SD1.5 checkpoint file; without `weights` its shapes alone, for which
-    no weights are downloaded.
+    """Load a teacher from a folder, a hub id or a checkpoint file, whose kind it shows; without `weights` its shapes
+    alone, for which no weights are downloaded.
 
     Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    path = text_encoder(model, FLAG) if weights else small_files(model, FLAG)
-    encoder = _from_checkpoint(path) if path.is_file() else _from_folder(part_of(path), weights)
-    positions = encoder.config.max_position_embeddings
+    path = small_files(model, FLAG)
+    kind, encoders = clips_of_checkpoint(path, FLAG) if path.is_file() else _from_folder(model, path, weights)
+    positions = min(encoder.config.max_position_embeddings for encoder in encoders)
     if window > positions:
         raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
-    encoder.requires_grad_(False).train(False).to(device)
-    return Teacher(encoder, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
+    for encoder in encoders:
+        encoder.requires_grad_(False).train(False).to(device)
+    return Teacher(encoders, kind, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
 
 
-def _from_folder(folder: Path, weights: bool) -> CLIPTextModel | BertModel:
-    config = read_config(folder, FLAG)
-    kind = config.get("model_type")
-    make: Callable[[], CLIPTextModel | BertModel]
-    if kind in ("clip", "clip_text_model"):
-        text = config.get("text_config", config) if kind == "clip" else config
-        make, anchor = functools.partial(CLIPTextModel, CLIPTextConfig(**_arguments(text))), CLIP_ANCHOR
-    elif kind == "bert":
-        make, anchor = functools.partial(bare_bert, BertConfig(**_arguments(config))), BERT_ANCHOR
-    else:
-        raise ModelError(f"--{FLAG} {folder}: model_type is {kind!r}; a teacher is clip, clip_text_model or bert")
+Make = Callable[[], Clip | BertModel]
+
+
+def _from_folder(model: str, folder: Path, weights: bool) -> tuple[Kind, tuple[Clip | BertModel, ...]]:
+    kind, folders = parts_of(folder, FLAG)
+    makes = [_make(kind, part, own) for part, own in zip(kind.parts, folders)]  # before gigabytes are downloaded
     if not weights:
-        return stand_in(make)
-    return load_strict(make, under_anchor(read_tensors(folder, FLAG), anchor), anchor, f"--{FLAG} {folder}")
+        return kind, tuple(stand_in(make) for make, _ in makes)
+    text_encoder(model, FLAG)
+    return kind, tuple(_loaded(*make, own) for make, own in zip(makes, folders))
 
 
-def _from_checkpoint(path: Path) -> CLIPTextModel:
-    if path.suffix not in CHECKPOINTS:
-        raise ModelError(f"--{FLAG} {path}: not a checkpoint file ({', '.join(CHECKPOINTS)})")
-    tensors = under_anchor(read_tensors(path, FLAG), CLIP_ANCHOR)
-    if not tensors:
-        raise ModelError(f"--{FLAG} {path}: it holds no CLIP text encoder as SD1.5 checkpoints do ({CLIP_ANCHOR})")
-    vocabulary, width = tensors[CLIP_ANCHOR].shape
-    # A checkpoint has no config.json: shapes give all but the head count, and CLIP's heads are 64 wide.
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=tensors["encoder.layers.0.mlp.fc1.bias"].shape[0],
-        num_hidden_layers=sum(name.endswith("mlp.fc1.bias") for name in tensors),
-        num_attention_heads=max(1, width // 64),
-        max_position_embeddings=tensors["embeddings.position_embedding.weight"].shape[0],
-        hidden_act="quick_gelu",
-        eos_token_id=vocabulary - 1,
-    )
-    return load_strict(functools.partial(CLIPTextModel, config), tensors, CLIP_ANCHOR, f"--{FLAG} {path}")
+def _make(kind: Kind, part: Part, folder: Path) -> tuple[Make, str]:
+    """What makes the module that a folder's config.json describes, and the anchor of its tensors."""
+    config = read_config(folder, FLAG)
+    model_type = config.get("model_type")
+    if model_type in ("clip", "clip_text_model"):
+        text = config.get("text_config", config) if model_type == "clip" else config
+        return functools.partial(clip.clip_class(kind, part), CLIPTextConfig(**_arguments(text))), clip.ANCHOR
+    if model_type == "bert" and len(kind.parts) == 1:
+        return functools.partial(bare_bert, BertConfig(**_arguments(config))), ANCHOR
+    bert = " or bert" if len(kind.parts) == 1 else ""
+    raise ModelError(f"--{FLAG} {folder}: model_type is {model_type!r}; a teacher is clip, clip_text_model{bert}")
+
+
+def _loaded(make: Make, anchor: str, folder: Path) -> Clip | BertModel:
+    tensors = read_tensors(folder, FLAG)
+    own = clip.named(tensors) if anchor == clip.ANCHOR else under_anchor(tensors, anchor)
+    return load_strict(make, own, anchor, f"--{FLAG} {folder}")
 
 
 def _arguments(config: dict) -> dict:

@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors.torch import load_file
+from safetensors import safe_open
 from tqdm import tqdm
 from transformers.initialization import no_init_weights
+
+from zhclip.kinds import KINDS
 
 from ..base import reason
 
@@ -27,15 +29,21 @@ TOKENIZER_FILES = [
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt"),
 ]
-SMALL = ["config.json", *TOKENIZER_FILES, "model_index.json", "text_encoder/config.json", "tokenizer/*"]
-PATTERNS = [
-    *SMALL,
-    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "text_encoder/model.safetensors"),
+ENCODERS = dict.fromkeys(part.folder for kind in KINDS for part in kind.parts)  # a pipeline's folders
+SMALL = [
+    "config.json",
+    *TOKENIZER_FILES,
+    "model_index.json",
+    "tokenizer/*",
+    *(f"{part}/config.json" for part in ENCODERS),
 ]
-OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin", "text_encoder/pytorch_model.bin"]
+INDEX = "model.safetensors.index.json"
+WEIGHTS = ["model.safetensors", INDEX, "model-*.safetensors"]
+OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
+PATTERNS = [*SMALL, *WEIGHTS, "text_encoder/model.safetensors"]
+OLD_PATTERNS = [*OLD_WEIGHTS, "text_encoder/pytorch_model.bin"]
 Module = TypeVar("Module", bound=torch.nn.Module)
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
-INDEX = "model.safetensors.index.json"
 TEXT = "zhclip-text.safetensors"  # the text encoder alone, of a model whose weights were not downloaded whole
 
 
@@ -65,7 +73,7 @@ def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
         bars = Quiet if patterns is SMALL else None
         folder = Path(snapshot_download(model, allow_patterns=patterns, tqdm_class=bars))
         if patterns is not SMALL and not list(folder.rglob("*.safetensors")):
-            snapshot_download(model, allow_patterns=OLD_WEIGHTS)
+            snapshot_download(model, allow_patterns=OLD_PATTERNS)
         gc.collect()  # closes the hub's bars, below which all later ones would be drawn
     except Exception as error:
         raise ModelError(
@@ -83,8 +91,9 @@ def read_config(folder: Path, flag: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_tensors(path: Path, flag: str) -> dict[str, torch.Tensor]:
-    """All tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file.
+def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+    """All tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file; where there are some
+    whose names begin with one of `prefixes`, those alone.
 
     Files of Python objects are read with weights_only, which runs no code.
     """
@@ -94,7 +103,7 @@ def read_tensors(path: Path, flag: str) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         try:
-            tensors |= _read_file(file)
+            tensors |= _read_file(file, prefixes)
         except Exception as error:
             raise ModelError(f"--{flag} {file}: cannot be read ({error}); copy or download it again") from error
     return tensors
@@ -112,9 +121,10 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("pytorch_model-*.bin"))
 
 
-def _read_file(file: Path) -> dict[str, torch.Tensor]:
+def _read_file(file: Path, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
     if file.suffix == ".safetensors":
-        return load_file(file)
+        with safe_open(file, "pt") as tensors_of:
+            return {name: tensors_of.get_tensor(name) for name in _under(tensors_of.keys(), prefixes)}
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -126,11 +136,21 @@ def _read_file(file: Path) -> dict[str, torch.Tensor]:
     tensors = {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
     if not tensors:
         raise ValueError("it holds no tensors by name")
-    return tensors
+    return {name: tensors[name] for name in _under(tensors, prefixes)}
+
+
+def _under(names: Iterable[str], prefixes: tuple[str, ...]) -> list[str]:
+    everything = list(names)
+    return [name for name in everything if name.startswith(prefixes)] or everything
 
 
 def under_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, torch.Tensor]:
-    """The tensors that stand beside `anchor`, whatever prefix they carry, named without it, in fp32.
+    """`beside_anchor`, in fp32."""
+    return {name: tensor.float() for name, tensor in beside_anchor(tensors, anchor).items()}
+
+
+def beside_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, torch.Tensor]:
+    """The tensors of floats that stand beside `anchor`, whatever prefix they carry, named without it.
 
     Covers transformers 4 and 5 (`text_model.` or nothing), whole two-tower models and SD1.5 checkpoints. Empty when
     the anchor is not there.
@@ -138,7 +158,7 @@ def under_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, tor
     prefix = prefix_of(tensors, anchor)
     if prefix is None:
         return {}
-    return {k[len(prefix) :]: v.float() for k, v in tensors.items() if k.startswith(prefix) and v.is_floating_point()}
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix) and v.is_floating_point()}
 
 
 def prefix_of(names: Iterable[str], anchor: str) -> str | None:
@@ -148,15 +168,16 @@ def prefix_of(names: Iterable[str], anchor: str) -> str | None:
 
 
 def load_strict(make: Callable[[], Module], tensors: dict[str, torch.Tensor], anchor: str, where: str) -> Module:
-    """The transformers module that `make` builds, of either key layout, with these tensors as its parameters.
+    """The transformers module that `make` builds, of either key layout, with these tensors as its parameters, in fp32.
 
-    Raises ModelError, which begins with `where`, unless every parameter is given, and finite.
+    tensors: floats, named without the prefix that `anchor` has in the module. Raises ModelError, which begins with
+    `where`, unless every parameter is given, and finite.
     """
     with no_init_weights():  # drawing the random numbers that are replaced here takes longer than reading the file
         module = make()
-    own = next(name for name in module.state_dict() if name.endswith(anchor))
-    prefix = own[: -len(anchor)]
-    wanted = {name[len(prefix) :]: tensor.shape for name, tensor in module.state_dict().items()}
+    prefix = prefix_of(module.state_dict(), anchor) or ""
+    named = {name.removeprefix(prefix): name for name in module.state_dict()}
+    wanted = {name: module.state_dict()[own].shape for name, own in named.items()}
     missing = [name for name in wanted if name not in tensors and "position_ids" not in name]
     if missing:
         raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}")
@@ -165,9 +186,9 @@ def load_strict(make: Callable[[], Module], tensors: dict[str, torch.Tensor], an
         raise ModelError(
             f"{where}: {wrong[0]} is {tuple(tensors[wrong[0]].shape)}, config.json says {wanted[wrong[0]]}"
         )
-    own_tensors = {prefix + name: tensors[name] for name in wanted if name in tensors}
+    own_tensors = {own: tensors[name] for name, own in named.items() if name in tensors}
     # The smallest and the largest tell as much as every value does, nine times as fast.
-    spoilt = [name for name, tensor in own_tensors.items() if not torch.stack(tensor.aminmax()).isfinite().all()]
+    spoilt = [n for n, tensor in own_tensors.items() if not torch.stack(tensor.float().aminmax()).isfinite().all()]
     if spoilt:
         raise ModelError(
             f"{where}: {spoilt[0]} holds NaN or infinity ({len(spoilt)} of {len(own_tensors)} tensors do); copy or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -55,10 +54,3 @@ def english(teacher: Teacher, text: str) -> torch.Tensor:
             longer = word
         window = longer
     return teacher.encode([*windows, window])[0].flatten(0, 1).float().cpu()
-
-
-def one_length(*conditionings: torch.Tensor) -> list[torch.Tensor]:
-    """(T, D) of any T -> all (lcm of the Ts, D), each repeated: attention to a key given twice is the same, and ComfyUI
-    joins conditionings of unlike length so."""
-    length = math.lcm(*(len(one) for one in conditionings))
-    return [one.repeat(length // len(one), 1) for one in conditionings]

@@ -15,9 +15,10 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from PIL.PngImagePlugin import PngInfo
 
+from zhclip.pipelines import one_length
+
 from ..base import SettingsError, reason
 from ..encoders import CHECKPOINTS, ModelError, read_tensors
-from .conditioning import one_length
 
 FLAG = "checkpoint"
 # What diffusers itself downloads for a checkpoint file, as far as its classes' defaults differ; shapes are read.

@@ -32,13 +32,15 @@ class Floors:
     ridge: Ridge
     centre: torch.Tensor  # (S,)
     targets: Callable[[list[int]], torch.Tensor]  # rows of the cache -> (N, W, D) at all positions
+    pooled_ridge: Ridge | None
 
     @classmethod
     def of(cls, cache: Cache, penalty: float, targets: Callable[[list[int]], torch.Tensor] | None = None) -> Floors:
         """Solve them from the cache's sums. `targets`, when the cache does not keep all positions."""
         total = torch.stack([shard["pooled"].double().sum(dim=0) for shard in cache.shards]).sum(dim=0)
         centre = (total / len(cache)).float()
-        return cls(cache, cache.constant(), cache.ridge(penalty), centre, targets or partial(cache.rows, "target"))
+        targets = targets or partial(cache.rows, "target")
+        return cls(cache, cache.constant(), cache.ridge(penalty), centre, targets, cache.projected_ridge(penalty))
 
     def nearest(self, pooled: torch.Tensor) -> list[int]:
         """(N, S) sentence vectors of the untrained student -> for each the caption here that lies nearest to it.
@@ -68,4 +70,16 @@ class Floors:
         }
         if untrained.shape[-1] == self.constant.shape[-1]:
             predictions["untrained"] = untrained
+        return predictions
+
+    def predict_pooled(self, first: torch.Tensor, nearest: list[int]) -> dict[str, torch.Tensor]:
+        """(B, S) untrained output at the first position and each caption's `nearest` one here -> pooled vectors (B, G)
+        by predictor; none without the teacher's."""
+        constant, ridge = self.cache.projected_constant(), self.pooled_ridge
+        predictions = {
+            "constant": constant.expand(len(first), -1),
+            "nearest": self.cache.rows("projected", nearest).float(),
+        }
+        if ridge is not None:
+            predictions["ridge"] = project(first, ridge.weight, ridge.bias)
         return predictions

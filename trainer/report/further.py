@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import cache, corpus
 from ..base import Recipe, default_device, read_json, require, write_text
-from ..encoders import load_student, teacher_of
+from ..encoders import load_student
 from .stage import score_run, write_report
 
 
@@ -18,7 +18,7 @@ def cache_further(home: Recipe, sources: dict[str, str]) -> None:
         return
     device = default_device()
     model = require(home.student.model, "student.model", "the Chinese encoder")
-    student, teacher = load_student(model, home.window, device), teacher_of(home, device)
+    student, teacher = load_student(model, home.window, device), cache.standard_teacher(home, device)
     for name, source in sources.items():
         folder = _folder(home, name)
         cleaned = corpus.scorable(source, student.tokens.length, teacher.length, home.window)

@@ -31,14 +31,19 @@ def to_markdown(report: dict) -> str:
     if "retrieval_content" in report:  # not in encoders of before
         content = _recalls(report, "retrieval_content")
         lines += ["", "The same from the positions between start and end alone:", "", content]
+    for name, part in report.get("parts", {}).items():
+        names = list(part["loss"]["aligned"])
+        rows = {own: [loss[zone] for zone in names] for own, loss in part["loss"].items()}
+        lines += ["", f"Of {name}:", "", _table(rows, names), "", _recall_table(part["retrieval"])]
     return "\n".join(lines) + "\n"
 
 
 def _recalls(report: dict, part: str) -> str:
-    rows = {
-        name: [recalls[side][f"R@{k}"] for side in SIDES for k in RANKS]
-        for name, recalls in by_predictor(report, part).items()
-    }
+    return _recall_table(by_predictor(report, part))
+
+
+def _recall_table(by_name: dict[str, dict]) -> str:
+    rows = {name: [recalls[side][f"R@{k}"] for side in SIDES for k in RANKS] for name, recalls in by_name.items()}
     return _table(rows, ["zh to en R@1", "R@5", "R@10", "en to zh R@1", "R@5", "R@10"])
 
 

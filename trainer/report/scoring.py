@@ -25,8 +25,9 @@ Columns = dict[str, torch.Tensor]
 
 def score(student: Student, parts: Sequence[tuple[Cache, Floors]], pairs: Sequence[Pair]) -> Evaluation:
     """A student over cached pairs, all positions and all layers' states stored, each part beside floors of its own."""
+    cache = parts[0][0]
     columns, lengths = measured(student, parts)
-    zones = zone_masks(lengths, parts[0][0].window)
+    zones = zone_masks(lengths, cache.window)
     english, aligned = columns.pop("english"), columns["aligned"]
     losses = {name: zone_means(own["loss"], zones) for name, own in columns.items()}
     skills = {zone: 1 - losses["aligned"][zone] / loss for zone, loss in losses["constant"].items() if loss > 1e-6}
@@ -35,7 +36,7 @@ def score(student: Student, parts: Sequence[tuple[Cache, Floors]], pairs: Sequen
     ratios = zone_ratios(aligned["norm"], english["norm"], zones)
     report = {
         "rows": len(lengths),
-        "window": parts[0][0].window,
+        "window": cache.window,
         "loss": losses["aligned"],
         "floors": {name: losses.get(name) for name in ORDINARY},
         "skill": skills["all"],
@@ -47,6 +48,8 @@ def score(student: Student, parts: Sequence[tuple[Cache, Floors]], pairs: Sequen
         "norm_ratio": ratios["all"],
         "norm_ratio_zones": ratios,
     }
+    if cache.widths:
+        report["parts"] = by_part(columns, english, zones, cache.widths)
     loss, within = aligned["loss"].double(), zones["content"]
     loss_content = (loss * within).sum(dim=1) / within.sum(dim=1).clamp_min(1)
     alike, alike_content = (likeness(aligned[of], english[of]) for of in ("sentence", "content"))
@@ -56,6 +59,24 @@ def score(student: Student, parts: Sequence[tuple[Cache, Floors]], pairs: Sequen
     captions = [Caption(pair.zh, pair.en, *row) for pair, *row in rows]
     mapped = torch.linspace(0, len(loss) - 1, min(MAPPED, len(loss))).long()  # from all over the table
     return Evaluation(report, captions, mapped.tolist(), alike[mapped][:, mapped].tolist())
+
+
+def by_part(
+    columns: dict[str, Columns], english: Columns, zones: dict[str, torch.Tensor], widths: Sequence[int]
+) -> dict[str, dict]:
+    """Of each of the teacher's encoders, and last of the pooled vector where there is one, the loss and retrieval of
+    every predictor: {"loss": {predictor: {zone: mean}}, "retrieval": {predictor: recalls}}."""
+    split = {name: own["sentence"].split(tuple(widths), dim=-1) for name, own in columns.items()}
+    figures: dict[str, dict] = {}
+    for part, goal in enumerate(english["sentence"].split(tuple(widths), dim=-1)):
+        losses = {name: zone_means(own["part_loss"][..., part], zones) for name, own in columns.items()}
+        recall = {name: retrieval(own[part], goal) for name, own in split.items()}
+        figures[f"part {part + 1}, {widths[part]} wide"] = {"loss": losses, "retrieval": recall}
+    if "pooled" in english:
+        goal, own = english["pooled"], {name: some["pooled"] for name, some in columns.items() if "pooled" in some}
+        losses = {name: {"all": float(cosine_loss(z, goal).double().mean())} for name, z in own.items()}
+        figures["pooled"] = {"loss": losses, "retrieval": {name: retrieval(z, goal) for name, z in own.items()}}
+    return figures
 
 
 @torch.inference_mode()
@@ -71,20 +92,30 @@ def measured(student: Student, parts: Sequence[tuple[Cache, Floors]]) -> tuple[d
             ids, target = part.rows("ids", chosen).long(), part.rows("target", chosen).float()
             mask = student.tokens.key_mask(ids)
             predictions = floor.predict(part.rows("trunk", chosen).float(), [nearest[i] for i in chosen])
-            for name, z in {"aligned": student.encode_ids(ids).cpu(), **predictions}.items():
-                batches[name].append(measure(z, target, mask))
+            aligned, pooled = student.encode_both(ids)
+            for name, z in {"aligned": aligned.cpu(), **predictions}.items():
+                batches[name].append(measure(z, target, mask, part.widths))
             ends = part.rows("en_length", chosen)[:, None]
-            batches["english"].append(measure(target, target, torch.arange(part.window) < ends))
+            batches["english"].append(measure(target, target, torch.arange(part.window) < ends, part.widths))
+            if pooled is not None:
+                known = floor.predict_pooled(part.rows("trunk", chosen)[:, 0].float(), [nearest[i] for i in chosen])
+                known |= {"aligned": pooled.cpu(), "english": part.rows("projected", chosen).float()}
+                for name, vectors in known.items():
+                    batches[name][-1]["pooled"] = vectors
     joined = {name: {of: torch.cat([one[of] for one in some]) for of in some[0]} for name, some in batches.items()}
     return joined, lengths
 
 
-def measure(z: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> Columns:
+def measure(z: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, widths: Sequence[int] = ()) -> Columns:
     """(B, W, D) twice, and the (B, W) positions of the text that z is of, start and end included -> `loss` and `norm`
-    (B, W), `sentence` and `content` (B, D): the vectors of all these positions, and of those between start and end."""
+    (B, W), `sentence` and `content` (B, D): the vectors of all these positions, and of those between start and end.
+    With `widths` of several parts `part_loss` (B, W, parts) too."""
     content = zone_masks(mask.sum(dim=1), z.shape[1])["content"]
-    vectors = {"sentence": sentence(z, mask), "content": sentence(z, content)}
-    return {"loss": cosine_loss(z, target), "norm": z.norm(dim=-1), **vectors}
+    own = {"loss": cosine_loss(z, target, widths), "norm": z.norm(dim=-1)}
+    if widths:
+        sides = zip(z.split(tuple(widths), dim=-1), target.split(tuple(widths), dim=-1))
+        own["part_loss"] = torch.stack([cosine_loss(*part) for part in sides], dim=-1)
+    return own | {"sentence": sentence(z, mask, widths), "content": sentence(z, content, widths)}
 
 
 def zone_means(values: torch.Tensor, zones: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -26,9 +26,9 @@ from ..base import (
     require,
     write_text,
 )
-from ..cache import Cache, Making, build
+from ..cache import Cache, Making, build, standard_teacher
 from ..corpus import Pair
-from ..encoders import Student, Teacher, load_student, load_teacher, teacher_of
+from ..encoders import Student, Teacher, load_student, load_teacher
 from ..training import checkpoint, trained_student
 from . import captions, curves
 from .evaluation import Evaluation
@@ -37,11 +37,13 @@ from .markdown import to_markdown
 from .page import page
 from .scoring import BATCH, score
 
+MOMENTS = ("mean", "std")  # of standardised vectors
+
 
 @dataclass(frozen=True)
 class Finished:
     """A trained run, as it is scored and exported: the student with its structure, PEFT's view of it for lora, the
-    teacher, and the cache of the training pairs."""
+    teacher, both standardised where the teacher's states are, and the cache of the training pairs."""
 
     student: Student
     adapter: Any
@@ -52,12 +54,18 @@ class Finished:
     def open(cls, recipe: Recipe, device: str) -> Finished:
         """Raises SettingsError when training has not finished."""
         student, adapter, cache = trained_student(recipe, device)
-        teacher = teacher_of(recipe, device)
+        teacher = standard_teacher(recipe, device)
         empty = teacher.encode([""])[0][0].cpu()  # (W, D)
         # Stored and not learnt. The student applies its own projection, which still learns.
         student.structure = Structure(
-            position0=empty[0].clone() if teacher.causal else None, empty=empty, norms=cache.norms()
+            position0=empty[0].clone() if teacher.causal else None,
+            empty=empty,
+            norms=cache.norms(),
+            widths=teacher.widths,
         )
+        pooled = teacher.encode_pooled([""])
+        if pooled is not None:
+            student.pooled = Structure(empty=pooled.cpu(), norms=cache.projected_norm())
         return cls(student, adapter, teacher, cache)
 
     def floors(self, recipe: Recipe) -> Floors:
@@ -129,6 +137,12 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
     meta = artifact.meta
     student = Student.from_artifact(artifact).to(device)
     teacher = _teacher_beside(settings, meta, device)
+    if artifact.mean is not None:
+        own = {name: getattr(artifact, name) for name in MOMENTS}
+        own |= {f"pooled_{name}": artifact.pooled.get(name) for name in MOMENTS}
+        teacher = replace(teacher, **{name: None if moment is None else moment.float() for name, moment in own.items()})
+        student.structure = student.structure.standardised()
+        student.pooled = student.pooled.standardised() if student.pooled else None
     beside = recipe_beside(Path(path))
     untrained_model = settings.student.model or (beside.student.model if beside else None)
     untrained = load_student(require(untrained_model, "student.model", "the untrained student"), meta.window, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,8 +88,8 @@ class Captions(Dataset):
 
     def __getitems__(self, piece: Piece) -> dict[str, torch.Tensor]:
         """ids and positions (B, P), drawn (B, P), the loss's weights, target (B, P, D), kept (T,), which of the flat
-        (B, P) are computed, and, where they are there, trunk (B, P, S), and en (N, D) with own (B, N) bool of the
-        step's captions.
+        (B, P) are computed, and, where they are there, trunk (B, P, S), projected (B, G), and en (N, D) with own (B, N)
+        bool of the step's captions.
         """
         rows, cache = piece.rows, self.cache
         positions = cache.rows("position", rows)
@@ -103,22 +103,24 @@ class Captions(Dataset):
         }
         if cache.stores_trunk:
             batch["trunk"] = cache.rows("trunk", rows)
+        if cache.pooled_width:
+            batch["projected"] = cache.rows("projected", rows)
         if self.contrast:
             step = torch.tensor(piece.step)
             target = batch["target"] if rows == piece.step else cache.rows("target", piece.step)
-            batch["en"] = english(target, cache.rows("en_length", piece.step))
+            batch["en"] = english(target, cache.rows("en_length", piece.step), cache.widths)
             batch["own"] = step[piece.begin : piece.end, None] == step[None, :]
         return batch
 
 
-def english(target: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def english(target: torch.Tensor, lengths: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
     """(N, P, D) targets and (N,) English lengths -> (N, D) float sentence vectors.
 
     A caption keeps all positions of its longer side's text, so the English text is the first ones. Stored beside the
     targets they would take as much as another position of each caption.
     """
     text = torch.arange(target.shape[1], device=target.device) < sent(lengths, target.device)[:, None]
-    return sentence(target.float(), text)
+    return sentence(target.float(), text, widths)
 
 
 def computed(drawn: torch.Tensor) -> torch.Tensor:

@@ -57,14 +57,15 @@ class Dev:
     def scored(self, student: Student, predict: Callable[[Batch], torch.Tensor]) -> tuple[float, int]:
         """The loss of a predictor of (B, P, D), and how many captions it finds."""
         total, zh, en = 0.0, [], []
+        widths = self.captions.cache.widths
         for rows in torch.arange(len(self.captions)).split(BATCH):
             piece = Piece(rows.tolist(), 0, len(rows))
             batch = {k: tensor.to(student.bert.device) for k, tensor in self.captions.__getitems__(piece).items()}
             z = predict(batch)
             counts = batch["drawn"].masked_fill(batch["positions"] < self.learnt, 0)
-            loss = (cosine_loss(z, batch["target"]) * counts).sum(dim=1) / counts.sum(dim=1)
+            loss = (cosine_loss(z, batch["target"], widths) * counts).sum(dim=1) / counts.sum(dim=1)
             total += float(loss.sum())
-            zh.append(sentence(z.float(), student.tokens.key_mask(batch["ids"])))
+            zh.append(sentence(z.float(), student.tokens.key_mask(batch["ids"]), widths))
             en.append(batch["en"])
         return total / len(self.captions), finds(torch.cat(zh), torch.cat(en))
 
@@ -76,7 +77,7 @@ class Dev:
 
 def output(student: Student, batch: Batch) -> torch.Tensor:
     """(B, P, D) of a batch: all layers, or what a trunk behind the last of them becomes."""
-    return student(batch["ids"], batch.get("trunk"), student.depth, batch["positions"], batch["kept"])
+    return student(batch["ids"], batch.get("trunk"), student.depth, batch["positions"], batch["kept"])[0]
 
 
 def thinned(cache: Cache, rows: int, pads: int | None) -> Cache:
@@ -88,4 +89,5 @@ def thinned(cache: Cache, rows: int, pads: int | None) -> Cache:
     at = (torch.arange(rows).repeat_interleave(count), position)
     shard = {name: cache.rows(name, chosen)[at] for name in ("target", "trunk", "ids")}
     shard |= {name: cache.rows(name, chosen) for name in ("length", "en_length")}
-    return Cache([shard | {"position": position.short(), "count": count.int()}], rows, cache.sums)
+    shard |= {"position": position.short(), "count": count.int()}
+    return replace(cache, shards=[shard], shard_rows=rows)

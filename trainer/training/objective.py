@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn.functional import normalize
+
+from zhclip.structure import unit
 
 ZONES = ("all", "position0", "content", "end", "pad")
 TEMPERATURE = 0.05  # of the contrast
 
 
-def cosine_loss(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - cos(z, target) along the last dimension: (B, W, D), (B, W, D) -> (B, W), from 0 to 2. The paper's loss."""
-    return 1 - (normalize(z.float(), dim=-1) * normalize(target.float(), dim=-1)).sum(dim=-1)
+def cosine_loss(z: torch.Tensor, target: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
+    """1 - cos(z, target) along the last dimension: (..., D), (..., D) -> (...), from 0 to 2. The paper's loss. With
+    `widths` of several parts, the mean of theirs."""
+    return 1 - (unit(z.float(), widths) * unit(target.float(), widths)).sum(dim=-1)
 
 
 def zone_masks(lengths: torch.Tensor, window: int) -> dict[str, torch.Tensor]:

@@ -101,8 +101,8 @@ def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, 
             f"the student is {student.bert.config.hidden_size} wide and the teacher {cache.width}: "
             "only --train.start ridge brings the map between them"
         )
-    ridge = cache.ridge(train.ridge_lambda) if ridge_start else None
-    peft_model = prepare(student, train, ridge)
+    maps = [cache.ridge(train.ridge_lambda), cache.projected_ridge(train.ridge_lambda)] if ridge_start else [None]
+    peft_model = prepare(student, train, *maps)
     return student.to(device), peft_model, cache
 
 

@@ -46,7 +46,7 @@ def fit(training: Training) -> None:
     learning = checkpoint.trainable(student)
     depth = trunk_depth(train, student.depth) or 0
     model, optimiser = accelerator.prepare(student, training.optimiser)
-    floor = float(1 - training.cache.constant().norm(dim=-1).mean())  # mean of cos(u, m) is |m|: the constant's loss
+    floor = training.cache.constant_loss()
     accelerator.init_trackers("zhclip")
     bar = tqdm(total=steps, initial=training.first, desc="train", disable=not accelerator.is_main_process)
     pending: list[dict[str, torch.Tensor]] = []
@@ -60,8 +60,8 @@ def fit(training: Training) -> None:
             if train.lora.get("lora_dropout") and len(pending) % train.accumulate == 0:
                 # At a step's first pass, so that a resumed run drops what an unbroken one drops.
                 torch.manual_seed(step * accelerator.num_processes + accelerator.process_index)
-            z = model(batch["ids"], batch.get("trunk"), depth, batch["positions"], batch["kept"])
-            terms = training.loss(z, batch)
+            z, pooled = model(batch["ids"], batch.get("trunk"), depth, batch["positions"], batch["kept"])
+            terms = training.loss(z, pooled, batch)
             accelerator.backward(terms["objective"])
             if accelerator.sync_gradients and train.clip is not None:
                 clip_gradient(accelerator, list(learning.values()), train.clip)

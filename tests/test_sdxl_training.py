@@ -1,0 +1,105 @@
+"""The trainer for a checkpoint of two text encoders: targets of two parts and a pooled vector, to the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import encoders, runs
+from trainer.__main__ import main
+from trainer.base import parse_recipe
+from trainer.cache import Cache, standard_teacher
+from trainer.encoders import Student
+from trainer.report import Finished
+from trainer.training import cosine_loss
+from zhclip.artifact import load
+from zhclip.structure import unit
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("sdxl")
+    return runs.inputs(folder) | {"--teacher.model": str(encoders.sdxl_teacher(folder / "sdxl"))}
+
+
+@pytest.fixture(scope="module", params=["unfreeze", "lora", "ridge"])
+def finished(request: pytest.FixtureRequest, inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each strategy."""
+    return runs.run(tmp_path_factory.mktemp("run") / "r", inputs, "--train.strategy", request.param)
+
+
+def test_the_file_is_of_version_2_and_answers_as_the_trained_student(finished: Path) -> None:
+    artifact = load(finished / "encoder.safetensors")
+    meta = artifact.meta
+    assert (meta.format_version, meta.keys, meta.teacher.layer, meta.position0) == (2, ("l", "g"), -2, "stored")
+    assert (sum(meta.widths), meta.pooled) == (meta.teacher.width, len(artifact.pooled["proj_weight"]))
+    run = Finished.open(parse_recipe(finished / "recipe.yaml"), "cpu")
+    if run.adapter is not None:
+        run.adapter.merge_and_unload()
+    made = Student.from_artifact(artifact)
+    ids = torch.tensor([made.tokens.windows(text)[0] for text in ("", "\u732b", "\u7ea2\u8272\u7684\u732b")])
+    (own, pooled), (z, projected) = run.student.encode_both(ids), made.encode_both(ids)
+    teacher = run.teacher
+    assert torch.allclose((z - teacher.mean) / teacher.std, own, atol=0.05)  # the file is of fp16
+    assert torch.allclose((projected - teacher.pooled_mean) / teacher.pooled_std, pooled, atol=0.05)
+    # Position 0, and the empty prompt whole, are the teacher's own vectors.
+    plain = replace(teacher, mean=None, std=None, pooled_mean=None, pooled_std=None)
+    empty = plain.encode([""])[0][0]
+    assert torch.allclose(z[0], empty, atol=0.02) and torch.allclose(z[:, 0], empty[0].expand(3, -1), atol=0.02)
+    assert torch.allclose(projected[:1], plain.encode_pooled([""]), atol=0.02)
+
+
+def test_the_report_has_each_part_and_the_pooled_vector_beside_their_floors(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    parts = report["parts"]
+    assert [name.split(",")[0] for name in parts] == ["part 1", "part 2", "pooled"]
+    for part in parts.values():
+        assert {"aligned", "constant", "nearest", "ridge"} <= set(part["loss"])
+        assert set(part["loss"]) == set(part["retrieval"])
+    both = [part["loss"]["aligned"]["all"] for name, part in parts.items() if name != "pooled"]
+    assert report["loss"]["all"] == pytest.approx(sum(both) / 2, abs=1e-6)
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert all(f">{name}</th>" in page for name in parts)
+
+
+def test_evaluating_the_artifact_repeats_its_report(finished: Path, inputs: dict[str, str], tmp_path: Path) -> None:
+    flags = ["--teacher.model", inputs["--teacher.model"], "--corpus", inputs["--corpus.dev"]]
+    again = tmp_path / "again.json"
+    assert main(["evaluate", "--artifact", str(finished / "encoder.safetensors"), *flags, "--report", str(again)]) == 0
+    report, own = (json.loads(p.read_text(encoding="utf-8")) for p in (again, finished / "report.json"))
+    for name, part in own["parts"].items():
+        for zone, loss in part["loss"]["aligned"].items():
+            assert report["parts"][name]["loss"]["aligned"][zone] == pytest.approx(loss, abs=1e-3)
+
+
+def test_the_joint_cosine_is_the_mean_of_the_parts_whatever_their_norms() -> None:
+    torch.manual_seed(0)
+    z, y = torch.randn(4, 3, 8), torch.randn(4, 3, 8) * torch.tensor([1.0] * 3 + [100.0] * 5)
+    parts = [cosine_loss(z[..., :3], y[..., :3]), cosine_loss(z[..., 3:], y[..., 3:])]
+    assert torch.allclose(cosine_loss(z, y, (3, 5)), torch.stack(parts).mean(dim=0), atol=1e-6)
+    assert torch.allclose(unit(y, (3, 5)).norm(dim=-1), torch.ones(4, 3))
+
+
+def test_a_standardised_target_has_no_dimension_that_outweighs_the_others(finished: Path) -> None:
+    recipe = parse_recipe(finished / "recipe.yaml")
+    cache = Cache.open(recipe.cache_folder / "dev", 3, None)
+    target, text = cache.rows("target", [*range(len(cache))]).float(), cache.column("en_length")
+    inner = torch.cat([rows[1:length] for rows, length in zip(target, text)])
+    assert inner.std(dim=0).max() < 3 and inner.mean(dim=0).abs().max() < 1.5
+    assert standard_teacher(recipe, "cpu").std.max() > 1.5 * standard_teacher(recipe, "cpu").std.min()
+
+
+def test_a_killed_run_of_two_parts_ends_in_the_same_file(inputs: dict[str, str], tmp_path: Path) -> None:
+    whole = runs.run(tmp_path / "whole", inputs)
+    part = tmp_path / "part"
+    for name in ("corpus", "cache"):
+        assert main([name, "--config", runs.TINY, "--run", str(part), "--window", "32", *runs.flags(inputs)]) == 0
+    (part / "cache" / "train" / "captions-pad2" / "00000.safetensors").unlink()
+    runs.run(part, inputs)
+    one, other = (load_file(run / "encoder.safetensors") for run in (whole, part))
+    assert set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
