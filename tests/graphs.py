@@ -7,6 +7,7 @@ from typing import Any
 Graph = dict[str, dict[str, Any]]
 CHECKPOINT = "sd15.safetensors"
 ENCODER = "encoder.safetensors"
+SDXL_CHECKPOINT, SDXL_ENCODER = "sdxl.safetensors", "sdxl-encoder.safetensors"
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from tests import graphs, small
+from zhclip import artifact as fmt
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 180
@@ -183,6 +184,27 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / graphs.CHECKPOINT
     in_host(ROOT / "tests" / "sd15.py", path)
     return path
+
+
+@pytest.fixture(scope="session")
+def sdxl_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkpoint that ComfyUI takes for SDXL, with random weights and without a CLIP."""
+    path = tmp_path_factory.mktemp("checkpoint") / graphs.SDXL_CHECKPOINT
+    in_host(ROOT / "tests" / "sdxl.py", path)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def sdxl(host: Host, sdxl_checkpoint: Path) -> Iterator[Host]:
+    """`host`, with the SDXL checkpoint and a small encoder of SDXL's widths."""
+    checkpoint = host.base / "models" / "checkpoints" / graphs.SDXL_CHECKPOINT
+    encoder = host.base / "models" / "text_encoders" / graphs.SDXL_ENCODER
+    checkpoint.symlink_to(sdxl_checkpoint)
+    fmt.save(small.sdxl_artifact((768, 1280), pooled=1280), encoder)
+    yield host
+    checkpoint.unlink()
+    encoder.unlink()
 
 
 @pytest.fixture(scope="session")

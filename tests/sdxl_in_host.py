@@ -67,7 +67,7 @@ def facts(clip: Any, host: Any) -> dict[str, Any]:
     passes.clear()
     mixed, pooled = both(RED, BLUE)
     tokens = clip.tokenize(RED)
-    found = {
+    found: dict[str, Any] = {
         "keys": list(tokens),
         "own lists": tokens["l"] is not tokens["g"] and tokens["l"] == tokens["g"],
         "passes": [same, list(passes)],

@@ -26,11 +26,23 @@ from tests.tree import ROOT
 FOLDER = ROOT / "example_workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 TITLE = 30  # pixels above a node's position
-# Loader -> where its files lie, and the small file of the tests that stands for what the workflow names.
+# Loader -> where its files lie, and the tests' small file that stands for what a workflow of each kind names.
 FILES = {
-    "CheckpointLoaderSimple": ("checkpoints", graphs.CHECKPOINT),
-    "ZhCLIPLoader": ("text_encoders", graphs.ENCODER),
-    "LoraLoader": ("loras", "small.safetensors"),
+    "CheckpointLoaderSimple": ("checkpoints", {"sd15": graphs.CHECKPOINT, "sdxl": graphs.SDXL_CHECKPOINT}),
+    "ZhCLIPLoader": ("text_encoders", {"sd15": graphs.ENCODER, "sdxl": graphs.SDXL_ENCODER}),
+    "LoraLoader": ("loras", {"sd15": "small.safetensors", "sdxl": "small-sdxl.safetensors"}),
+}
+# Matrices of a LoRA's halves and their widths, by kind.
+LORAS = {
+    "sd15": {
+        "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k": (320, 768),
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj": (768, 768),
+    },
+    "sdxl": {
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": (320, 2048),
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj": (768, 768),
+        "lora_te2_text_model_encoder_layers_0_self_attn_q_proj": (1280, 1280),
+    },
 }
 # Their own sizes take a GPU's seconds, and minutes here: node -> {widget: value}; LINES are cut after the second.
 SMALL = {
@@ -54,24 +66,28 @@ def widgets(node: dict[str, Any]) -> list[str]:
     return names[:at] + ["control_after_generate"] + names[at:] if at else names
 
 
+def kind(name: str) -> str:
+    """Of the checkpoint that a workflow is for, the end of its name."""
+    return name.rpartition("_")[2]
+
+
 @pytest.fixture(scope="module", autouse=True)
-def files(host: Host) -> Iterator[None]:
+def files(sdxl: Host) -> Iterator[None]:
     """Small files under the names that the workflows give, among them a LoRA of both halves."""
-    models, made = host.base / "models", []
-    lora: dict[str, torch.Tensor] = {}
-    for name, width in (
-        ("lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k", 320),
-        ("lora_te_text_model_encoder_layers_0_self_attn_q_proj", 768),
-    ):
-        lora |= {f"{name}.lora_up.weight": torch.full((width, 1), 0.1), f"{name}.alpha": torch.tensor(1.0)}
-        lora[f"{name}.lora_down.weight"] = torch.full((1, 768), 0.1)
-    save_file(lora, models / "loras" / FILES["LoraLoader"][1])
-    for node in (node for name in NAMES for node in workflow(name)["nodes"] if node["type"] in FILES):
-        folder, stored = FILES[node["type"]]
-        link = models / folder / node["widgets_values"][0]
-        if not link.exists():
-            link.symlink_to(models / folder / stored)
-            made.append(link)
+    models, made = sdxl.base / "models", []
+    for of, places in LORAS.items():
+        lora: dict[str, torch.Tensor] = {}
+        for name, (out, inner) in places.items():
+            lora |= {f"{name}.lora_up.weight": torch.full((out, 1), 0.1), f"{name}.alpha": torch.tensor(1.0)}
+            lora[f"{name}.lora_down.weight"] = torch.full((1, inner), 0.1)
+        save_file(lora, models / "loras" / FILES["LoraLoader"][1][of])
+    for name in NAMES:
+        for node in (node for node in workflow(name)["nodes"] if node["type"] in FILES):
+            folder, stored = FILES[node["type"]]
+            link = models / folder / node["widgets_values"][0]
+            if not link.exists():
+                link.symlink_to(models / folder / stored[kind(name)])
+                made.append(link)
     yield
     for link in made:
         link.unlink()
@@ -127,12 +143,22 @@ def test_a_workflow_runs_to_its_picture(host: Host, name: str) -> None:
     made = shrunk(name)
     logged = len(host.tail(10**7))
     # What comfy-cli does before it queues; the front end's own way is tested in a browser.
-    outputs = host.succeed(convert_ui_to_api(made, host.get("/object_info")))
+    outputs = host.succeed(with_clip(name, convert_ui_to_api(made, host.get("/object_info"))))
     ends = {str(node["id"]) for node in made["nodes"] if node["type"] in ("SaveImage", "ZhCLIPInspector")}
     assert ends and ends <= set(outputs)
     for image in itertools.chain(*(outputs[node]["images"] for node in ends)):
         host.picture(image)
     assert "key not loaded" not in host.tail(10**7)[logged:]  # of a LoRA, either half
+
+
+def with_clip(name: str, graph: graphs.Graph) -> graphs.Graph:
+    """The same with the tests' own CLIP for SDXL in the place of the checkpoint's, which has none."""
+    if kind(name) != "sdxl":
+        return graph
+    (checkpoint,) = (at for at, node in graph.items() if node["class_type"] == "CheckpointLoaderSimple")
+    for node in graph.values():
+        node["inputs"] |= {to: ["own", 0] for to, value in node["inputs"].items() if value == [checkpoint, 1]}
+    return graph | {"own": graphs.node("SDXLClip")}
 
 
 def shrunk(name: str) -> Workflow:

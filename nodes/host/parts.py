@@ -16,6 +16,8 @@ class PartsTokenizer(comfy.sd1_clip.SD1Tokenizer):
     def __init__(self, keys: tuple[str, ...], embedding_directory: Any = None, **options: Any) -> None:
         super().__init__(embedding_directory, **options)
         self.keys = keys
+        for key in keys:  # as packs look for a checkpoint's
+            setattr(self, f"clip_{key}", getattr(self, self.clip))
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> dict[str, Windows]:
         """A prompt -> its windows under each key, each a list of its own: CLIPTextEncodeSDXL adds to them in place."""

@@ -50,6 +50,6 @@ def _vectors(clip: Any, texts: list[dict[str, Any]], encoder: WindowEncoder) -> 
     windows = joined[first]
     z = same_width(clip.encode_from_tokens(joined), sum(widths)).float().cpu()
     z = unit(encoder.transformer.structure.standardised(z), widths).reshape(len(windows), -1, z.shape[-1])  # (N, W, D)
-    end = clip.tokenizer.clip_l.end_token
+    end = getattr(clip.tokenizer, f"clip_{first}").end_token
     own = iter(one[: [pair[0] for pair in window].index(end) + 1] for one, window in zip(z, windows))
     return [torch.cat([next(own) for _ in text[first]]).mean(dim=0) for text in texts]

@@ -67,13 +67,16 @@ def readable(host: Host, named: dict) -> Iterator[None]:
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.add_special_tokens(names[:4])
-    path = host.base / "models" / "text_encoders" / "zhclip-sd15.safetensors"
-    path.unlink()
     assert len(names) <= small.tokenizer().get_vocab_size()
-    fmt.save(dataclasses.replace(small.artifact(), tokenizer_json=made.to_str().encode()), path)
+    folder = host.base / "models" / "text_encoders"
+    paths = [folder / f"zhclip-{kind}.safetensors" for kind in ("sd15", "sdxl")]
+    for path in paths:
+        path.unlink()
+        fmt.save(dataclasses.replace(small.artifact(), tokenizer_json=made.to_str().encode()), path)
     yield
-    path.unlink()
-    path.symlink_to(path.with_name(graphs.ENCODER))
+    for path in paths:
+        path.unlink()
+        path.symlink_to(path.with_name(graphs.ENCODER))
 
 
 def test_every_workflow_opens_whole_and_uncovered(ui: Ui, request: pytest.FixtureRequest) -> None:
