@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -97,7 +96,7 @@ def clip_teacher(
     return folder
 
 
-def clip_config(vocabulary: dict[str, int], width: int, layers: int, **more: Any) -> CLIPTextConfig:
+def clip_config(vocabulary: dict[str, int], width: int, layers: int) -> CLIPTextConfig:
     """Of a CLIP text encoder with 77 positions."""
     end = vocabulary["<|endoftext|>"]
     return CLIPTextConfig(
@@ -110,7 +109,6 @@ def clip_config(vocabulary: dict[str, int], width: int, layers: int, **more: Any
         bos_token_id=vocabulary["<|startoftext|>"],
         eos_token_id=end,
         pad_token_id=end,
-        **more,
     )
 
 
@@ -124,12 +122,12 @@ def sdxl_teacher(
         (tokenizer / name).unlink()
     vocabulary = json.loads((tokenizer / "vocab.json").read_text(encoding="utf-8"))
     torch.manual_seed(seed)
-    for part, kind, width, depth, more in zip(
-        *(("text_encoder", "text_encoder_2"), (CLIPTextModel, CLIPTextModelWithProjection), widths, layers),
-        ({"hidden_act": "quick_gelu"}, {"hidden_act": "gelu", "projection_dim": widths[1]}),
-    ):
+    configs = [clip_config(vocabulary, width, depth) for width, depth in zip(widths, layers)]
+    configs[1].hidden_act, configs[1].projection_dim = "gelu", widths[1]
+    kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    for (part, kind), config in zip(kinds.items(), configs):
         with no_init_weights():
-            model = kind(clip_config(vocabulary, width, depth, **more))
+            model = kind(config)
         for name, tensor in model.named_parameters():
             scale = tensor.shape[-1] ** -0.5 if tensor.dim() == 2 else 0.1
             tensor.data = torch.randn_like(tensor).mul_(scale).add_(name.endswith("norm.weight")).half().float()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -172,7 +173,7 @@ def test_targets_are_standardised_by_what_was_measured(sdxl: Path) -> None:
     plain = load_teacher(str(sdxl), 77)
     (states, lengths), pooled = plain.encode(EN), plain.encode_pooled(EN)
     assert pooled is not None
-    measured = {"mean": states.mean(dim=(0, 1)), "std": states.std(dim=(0, 1))}
+    measured: dict[str, Any] = {"mean": states.mean(dim=(0, 1)), "std": states.std(dim=(0, 1))}
     measured |= {"pooled_mean": pooled.mean(dim=0), "pooled_std": pooled.std(dim=0)}
     standard = replace(plain, **measured)
     ids, _ = standard.tokens(EN)

@@ -6,7 +6,9 @@ A checkpoint file keeps CLIP-L by Hugging Face's names and bigG by open_clip's, 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -15,7 +17,7 @@ from zhclip.kinds import KINDS, SD15, Kind, Part
 
 from .weights import CHECKPOINTS, ModelError, beside_anchor, load_strict, prefix_of, read_tensors
 
-Clip = CLIPTextModel | CLIPTextModelWithProjection
+Clip: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 ANCHOR = "embeddings.token_embedding.weight"
 PROJECTION = "text_projection.weight"
 POSITIONS, INNER = "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight"
@@ -34,7 +36,7 @@ OPEN_CLIP = {
 }
 
 
-def clip_class(kind: Kind, part: Part) -> type[Clip]:
+def clip_class(kind: Kind, part: Part) -> Callable[..., Clip]:
     """Of a kind with a pooled vector the last part has the projection that makes it."""
     return CLIPTextModelWithProjection if kind.pooled and part == kind.parts[-1] else CLIPTextModel
 
