@@ -97,7 +97,8 @@ def first_encoder(folder: str) -> str:
     return (
         f"Three ways to one:\n1. Train it: open a {terminal} and enter these lines. The last one says first what it "
         f'will take, and puts the encoder there.\n{into} "{pack}"\n{python} -m pip install -e ".[trainer]"\n'
-        f"{python} -m trainer run\nWithout a GPU, a notebook trains it on Colab's: {NOTEBOOK}\n"
+        f"{python} -m trainer run\nThat is for SD1.5; for SDXL add --config recipes/sdxl.yaml to it. Without a GPU, a "
+        f"notebook trains it on Colab's: {NOTEBOOK}\n"
         "2. Convert a published one: the first two of these lines, and\n"
         f"{python} -m trainer convert --source IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-v0.1 "
         f'--out "{Path(folder) / "taiyi.safetensors"}"\n'
