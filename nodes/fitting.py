@@ -33,8 +33,8 @@ def read_pairs(count: int) -> dict[str, Pairs]:
 
 
 def fit(zhclip: Any, old: Artifact, teacher: host.Teacher, count: int) -> dict[str, Layer]:
-    """The layers "last", "skip" where the format has it, and "pooled" where the file has it, solved on so many of the
-    pack's pairs.
+    """The layers "last", "skip" for an encoder that is not aligned to clip skip itself, and "pooled" where the file has
+    it, solved on so many of the pack's pairs.
 
     Raises ValueError for an encoder and a CLIP that do not fit each other, and the host's own exception when the user
     interrupts.
@@ -56,7 +56,7 @@ def fit(zhclip: Any, old: Artifact, teacher: host.Teacher, count: int) -> dict[s
     main = "skip" if meta.teacher.layer == host.SKIP_LAYER else "last"  # which of the CLIP's it is aligned to
     pooled = Structure.of_pooled(old)
     layers = {"last": Layer(projection(Structure.of(old)), empty[main][0])}
-    if not meta.parts:
+    if main == "last" and not meta.parts:
         layers["skip"] = Layer(projection(Structure.of_skip(old) or Structure.of(old)), empty["skip"][0])
     if pooled is not None:
         layers["pooled"] = Layer(projection(pooled), empty["pooled"][0], constant_first=False)

@@ -18,7 +18,6 @@ BEHIND = (
     "ZhCLIP: CLIP Set Last Layer at {chosen}: this encoder was trained for layer {own} and has none behind it, so that "
     "one is used."
 )
-ROWS = 2_000  # of one prompt: the longest has some 1,300 windows
 AT_ONCE = 256  # rows of a batch
 
 
@@ -104,11 +103,6 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
                 )
         windows = [self._window(pairs) for pairs in token_weight_pairs] or [self._empty()]
         batch = rows(windows)
-        if len(batch) > ROWS:
-            raise ValueError(
-                f"The prompt takes {len(windows)} windows and has {len(batch) - len(windows)} stretches with a weight, "
-                f"each an encoding of its own: give at most {ROWS} of both together."
-            )
         z, pooled = self._encoded([MaskedWindow(row) for row in batch])
         device = comfy.model_management.intermediate_device()
         return combine(z, windows).flatten(0, 1)[None].to(device), combine(pooled, windows)[:1].to(device)

@@ -20,9 +20,9 @@ class PartsTokenizer(comfy.sd1_clip.SD1Tokenizer):
             setattr(self, f"clip_{key}", getattr(self, self.clip))
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> dict[str, Windows]:
-        """A prompt -> its windows under each key, each a list of its own: CLIPTextEncodeSDXL adds to them in place."""
+        """A prompt -> its windows under each key, in lists of its own: CLIPTextEncodeSDXL adds to them in place."""
         (windows,) = super().tokenize_with_weights(text, return_word_ids, **options).values()
-        return {key: list(windows) for key in self.keys}
+        return {key: [list(window) for window in windows] for key in self.keys}
 
 
 class PartsModel(comfy.sd1_clip.SD1ClipModel):
