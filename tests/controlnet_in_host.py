@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from sd15 import ONE_LEVEL, fill  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
-from sdxl import NARROW  # type: ignore[import]
+from sdxl import NARROW  # type: ignore[import-not-found]
 
 
 def main(out: Path, kind: str) -> None:

@@ -7,7 +7,6 @@ reference's output. So a layer's figure is of its keys and values alone, and not
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ import comfy.samplers
 import torch
 
 from ...zhclip.artifact import ArtifactError, Meta
+from ...zhclip.pipelines import one_length
 
 STEPS = 3
 SIDE = 32  # of the latent: a quarter of 512 x 512 pixels, which is enough queries for a mean
@@ -85,7 +85,7 @@ def attention_agreement(model: Any, conditionings: list[torch.Tensor], pooled: t
     noise = torch.randn(latent[:1].shape, generator=torch.Generator().manual_seed(SEED)).repeat(len(latent), 1, 1, 1)
     # One conditioning with a batch of its own, and not several: core may spread several over batches. At cfg 1 the
     # negative is not computed.
-    batch = [[one_length(conditionings), {"pooled_output": pooled}]]
+    batch = [[one_length(*(one[0].float().cpu() for one in conditionings)), {"pooled_output": pooled}]]
     euler = comfy.samplers.sampler_object("euler")
     comfy.sample.sample_custom(observed, noise, 1.0, euler, levels, batch, batch, latent, disable_pbar=True, seed=SEED)
     if not seen:
@@ -102,11 +102,3 @@ def layer_name(options: dict[str, Any]) -> str:
     kind, number = options["block"][:2]
     name = kind if kind == "middle" else f"{kind} {number}"
     return f"{name}.{options['block_index']}" if options.get("block_index") else name
-
-
-def one_length(conditionings: list[torch.Tensor]) -> torch.Tensor:
-    """(1, T, D) conditionings -> (B, lcm of the Ts, D), each repeated: attention to a key given twice is the same, and
-    ComfyUI itself joins conditionings of unlike length so.
-    """
-    length = math.lcm(*(c.shape[1] for c in conditionings))
-    return torch.cat([c.float().cpu().repeat(1, length // c.shape[1], 1) for c in conditionings])
