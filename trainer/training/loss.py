@@ -63,7 +63,7 @@ class Loss:
         if train.contrast and self.centre is not None:
             text = self.student.tokens.key_mask(batch["ids"])
             zh = sentence(z, text, self.widths)
-            terms["contrast"] = contrast_loss(zh, batch["en"], self.centre, batch["own"]).mean()
+            terms["contrast"] = contrast_loss(zh, batch["en"], self.centre, batch["own"], self.widths).mean()
             objective = objective + train.contrast * terms["contrast"]
         if self.layers:
             out = self._as_the_node_gives(z, batch)

@@ -35,14 +35,21 @@ def zone_masks(lengths: torch.Tensor, window: int) -> dict[str, torch.Tensor]:
     }
 
 
-def contrast_loss(zh: torch.Tensor, en: torch.Tensor, centre: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+def contrast_loss(
+    zh: torch.Tensor, en: torch.Tensor, centre: torch.Tensor, own: torch.Tensor, widths: Sequence[int] = ()
+) -> torch.Tensor:
     """InfoNCE from Chinese to English: (B, D) sentence vectors among a step's (N, D), all less `centre` (D,) -> (B,).
+    With `widths` of several parts, the mean of theirs: in a joint one the part that varies most would decide.
 
     `own` (B, N) bool marks the English of the same caption, more than once where a small corpus fills a step twice. The
     English side is constant, so a step split over passes or processes has the same gradient as a whole one.
     """
-    similarity = normalize(zh - centre, dim=-1) @ normalize(en.float() - centre, dim=-1).T / TEMPERATURE
-    return similarity.logsumexp(dim=1) - similarity.masked_fill(~own, -torch.inf).logsumexp(dim=1)
+    losses = []
+    sides = (side.split(tuple(widths) or (zh.shape[-1],), dim=-1) for side in (zh - centre, en.float() - centre))
+    for some, others in zip(*sides):
+        similarity = normalize(some, dim=-1) @ normalize(others, dim=-1).T / TEMPERATURE
+        losses.append(similarity.logsumexp(dim=1) - similarity.masked_fill(~own, -torch.inf).logsumexp(dim=1))
+    return torch.stack(losses).mean(dim=0)
 
 
 def finds(zh: torch.Tensor, en: torch.Tensor) -> int:
