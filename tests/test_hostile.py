@@ -110,6 +110,54 @@ def test_metadata_of_a_wrong_type_or_range_is_refused(path: Path, name: str) -> 
     assert time.process_time() - begin < 1
 
 
+WIDTHS = [{"name": "l", "width": 12}, {"name": "g", "width": 20}]
+# Of a file with two parts 12 and 20 wide and a pooled vector of 20.
+PARTS: dict[str, tuple[dict[str, Any], str]] = {
+    "parts as text": ({"parts": "lg"}, "parts are a text; expected a list of 1 to 4"),
+    "no parts": ({"parts": []}, "parts are a list"),
+    "a thousand parts": ({"parts": WIDTHS * 500}, "parts are a list"),
+    "a part as a list": ({"parts": [["l", 12]]}, "a part that is something else"),
+    "a part of two names": ({"parts": [WIDTHS[0] | {"also": 1}, WIDTHS[1]]}, "a part that is something else"),
+    "a width as text": ({"parts": [WIDTHS[0] | {"width": "12"}, WIDTHS[1]]}, "parts.width is a text"),
+    "a width of true": ({"parts": [WIDTHS[0] | {"width": True}, WIDTHS[1]]}, "parts.width is true or false"),
+    "a width of 0": ({"parts": [WIDTHS[0] | {"width": 0}, WIDTHS[1]]}, "a part 0 wide"),
+    "a width of a million": ({"parts": [WIDTHS[0] | {"width": 10**6}, WIDTHS[1]]}, "a part 1000000 wide"),
+    "widths of another sum": ({"parts": [WIDTHS[0] | {"width": 13}, WIDTHS[1]]}, "parts 33 wide; expected 32"),
+    "parts the other way round": ({"parts": WIDTHS[::-1]}, "the parts g, l"),
+    "a part by an unknown name": ({"parts": [WIDTHS[0], WIDTHS[1] | {"name": "t5"}]}, "the parts l, t5"),
+    "one part and a pooled vector": ({"parts": [WIDTHS[0] | {"width": 32}]}, "pooled is 20"),
+    "two parts and none": ({"pooled": 0}, "pooled is 0"),
+    "a pooled vector of text": ({"pooled": "20"}, "pooled is a text"),
+    "a pooled vector of a million": ({"pooled": 10**6}, "pooled is 1000000; expected 0 to"),
+    "a pooled vector of another width": ({"pooled": 21}, "pooled."),
+    "version 1": ({"format_version": 1}, "unknown metadata parts, pooled"),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_metadata_of_several_parts_is_refused_alike(tmp_path: Path, name: str) -> None:
+    meta, expected = PARTS[name]
+    fmt.save(small.sdxl_artifact(), path := tmp_path / "sdxl.safetensors")
+    with pytest.raises(fmt.ArtifactError, match=r"found .*; expected ") as caught:
+        fmt.load(with_meta(path, **meta))
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["structure.std", "pooled.std"])
+def test_a_deviation_of_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    fmt.save(small.sdxl_artifact(), path := tmp_path / "sdxl.safetensors")
+    zero = load_file(path)[name].clone()
+    zero[3] = 0
+    for read in (fmt.load, lambda at: memory.allot(at, torch.float32)):
+        with pytest.raises(fmt.DamagedArtifactError, match=f"{name} of 0 or less"):
+            read(with_tensors(path, **{name.replace(".", "__"): zero}))
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    save_file({n: t.clone() for n, t in load_file(path).items() if n != name}, path, header)
+    with pytest.raises(fmt.DamagedArtifactError, match="both or neither"):
+        fmt.load(path)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", '{"format_version":1' + ',"a":[' * 3000, "1" * 5000])
 def test_metadata_that_is_no_object_is_refused(path: Path, text: str) -> None:
     with pytest.raises(fmt.ArtifactError, match="found metadata that is "):

@@ -230,6 +230,8 @@ def check_finite(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tenso
             raise DamagedArtifactError(
                 path, f"{name} with NaN or infinity", "finite numbers", "Train or export it again."
             )
+        if name.endswith(".std") and tensor.min() <= 0:
+            raise DamagedArtifactError(path, f"{name} of 0 or less", "deviations above 0", "Train or export it again.")
 
 
 def check_tensors(
@@ -264,6 +266,9 @@ def check_tensors(
             raise DamagedArtifactError(
                 path, f"{name} of shape {shapes[name]}", f"{shape} by its metadata", "Export it again."
             )
+    for of in ("structure", "pooled"):
+        if (f"{of}.mean" in shapes) != (f"{of}.std" in shapes):
+            raise DamagedArtifactError(path, f"one of {of}.mean and {of}.std", "both or neither", "Export it again.")
     for name, (dtype, shape) in tensors.items():
         if (dtype != torch.uint8 or len(shape) != 1) if name == "tokenizer_json" else dtype not in FLOATS:
             raise DamagedArtifactError(path, f"{name} of {dtype}", "bytes or floats, by the format", "Export it again.")

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from .ridge import Sums, choose, solve
 from .sampling import Batch
-from .structure import Structure, norms, scaled, unit
+from .structure import Structure, norms, scaled, standardise, unit
 
 JUDGE, CHOOSE, FIT = "judge", "choose", "fit"  # what a batch of pairs is for
 
@@ -52,7 +52,7 @@ class Layer:
 
     def standardised(self, y: torch.Tensor) -> torch.Tensor:
         """The CLIP's own vectors (..., D) as the fit sees them."""
-        return y if self.mean is None or self.std is None else (y - self.mean) / self.std
+        return standardise(y, self.mean, self.std)
 
     def add(self, use: str, x: torch.Tensor, y: torch.Tensor, batch: Batch) -> None:
         """A batch's states (B, P, S) and the CLIP's vectors (B, P, D), of the first P positions, fp32.

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .files import ArtifactError, DamagedArtifactError, VersionError
-from .kinds import KINDS
+from .kinds import KINDS, kind_of
 
 FORMAT_VERSIONS = (1, 2)
 SMALLEST_WINDOW = 3  # start, one token, end
@@ -224,6 +224,8 @@ def _check_parts(path: str | os.PathLike[str], meta: Meta) -> None:
     if meta.parts and meta.keys not in {kind.keys for kind in KINDS}:
         names = _short(", ".join(meta.keys))
         raise VersionError(path, f"an encoder of the parts {names}", "those of a known checkpoint", "Update ZhCLIP.")
+    if meta.parts and kind_of(meta.keys).pooled != bool(meta.pooled):
+        raise _damaged(path, f"metadata whose pooled is {meta.pooled}", "a pooled vector where the UNet reads one")
     if sum(meta.widths) != meta.teacher.width:
         raise _damaged(path, f"metadata with parts {sum(meta.widths)} wide", f"{meta.teacher.width}, the teacher's")
 

@@ -24,6 +24,7 @@ from .structure import Structure
 from .tokens import PromptTokenizer
 
 NAMES = ("prompt_embeds", "pooled_prompt_embeds")  # diffusers'
+ADDED = ("projection_class_embeddings_input_dim", "addition_time_embed_dim")
 SIZES = 6  # numbers that diffusers embeds beside the pooled vector: original size, crop, target size
 AT_ONCE = 64  # rows of a batch, of some MB each
 LONGEST = 100  # windows that all prompts of a call are brought to: 63 MB each at SDXL's width in fp32
@@ -131,7 +132,8 @@ def check_fit(path: str | os.PathLike[str], meta: Meta, pipe: Any) -> None:
     width, added = config.get("cross_attention_dim"), config.get("addition_embed_type")
     pooled = 0
     if added == "text_time":
-        pooled = config["projection_class_embeddings_input_dim"] - SIZES * config["addition_time_embed_dim"]
+        inner, each = (config.get(name) or 0 for name in ADDED)
+        pooled = inner - SIZES * each
     if (width, pooled) == (meta.teacher.width, meta.pooled) and added in (None, "text_time"):
         return
     raise ArtifactError(

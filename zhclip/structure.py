@@ -11,6 +11,8 @@ from torch.nn.functional import normalize
 
 from .artifact import Artifact
 
+STORED = ("position0", "empty")  # vectors of the teacher's own
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -53,8 +55,8 @@ class Structure:
         """Student hidden states -> conditioning.
 
         hidden: (B, W, S), any float dtype, or the first P positions where there are neither norms nor an empty prompt;
-        is_empty: (B,) bool, by default none is. Returns (B, W, D) in hidden's dtype, computed in fp32. Order (design):
-        the projection, each vector scaled to the norm table, standardised ones restored, position 0 replaced, the empty
+        is_empty: (B,) bool, by default none is. Returns (B, W, D) in hidden's dtype, computed in fp32. In order: the
+        projection, each vector scaled to the norm table, standardised ones restored, position 0 replaced, the empty
         prompt replaced whole.
         """
         bias = None if self.proj_bias is None else self.proj_bias[: hidden.shape[1]]
@@ -74,20 +76,14 @@ class Structure:
 
     def standardised(self) -> Structure:
         """The structure whose output is standardised, as losses are measured."""
-        if self.mean is None or self.std is None:
-            return self
-        stored = {
-            name: (t - self.mean) / self.std
-            for name in ("position0", "empty")
-            if (t := getattr(self, name)) is not None
-        }
+        stored = {n: standardise(t, self.mean, self.std) for n in STORED if (t := getattr(self, n)) is not None}
         return replace(self, **stored, mean=None, std=None)
 
     def restored(self, mean: torch.Tensor | None, std: torch.Tensor | None) -> Structure:
         """The structure whose output is the teacher's own vectors, of one whose output is standardised by these."""
         if mean is None or std is None:
             return self
-        stored = {name: t * std + mean for name in ("position0", "empty") if (t := getattr(self, name)) is not None}
+        stored = {name: t * std + mean for name in STORED if (t := getattr(self, name)) is not None}
         return replace(self, **stored, mean=mean, std=std)
 
 
@@ -98,6 +94,11 @@ def project(hidden: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tenso
     if bias is not None:
         hidden = hidden + bias.to(hidden)
     return hidden
+
+
+def standardise(x: torch.Tensor, mean: torch.Tensor | None, std: torch.Tensor | None) -> torch.Tensor:
+    """(..., D) by mean and std (D,), or as it is where there are none."""
+    return x if mean is None or std is None else (x - mean.to(x)) / std.to(x)
 
 
 def unit(x: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:

@@ -49,7 +49,7 @@ def require_fit(path: str, meta: Meta, model: Any) -> None:
             f"the context of the connected MODEL ({kind}), {wants}",
             cure,
         )
-    pooled = config["adm_in_channels"] - SIZES if isinstance(model.model, comfy.model_base.SDXL) else 0
+    pooled = config.get("adm_in_channels", SIZES) - SIZES if isinstance(model.model, comfy.model_base.SDXL) else 0
     if meta.pooled != pooled:
         found, expected = (
             f"a pooled vector {one} wide" if one else "no pooled vector" for one in (meta.pooled, pooled)

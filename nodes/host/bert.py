@@ -10,7 +10,7 @@ import torch
 from comfy.text_encoders.bert import BertModel
 
 from ...zhclip.artifact import Artifact
-from ...zhclip.structure import Structure
+from ...zhclip.structure import Structure, standardise
 
 SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP Set Last Layer counts
 SKIP_TRAINED = "ZhCLIP: CLIP Set Last Layer: this encoder has a target of its own for the layer before the last."
@@ -56,7 +56,7 @@ class StructureTensors(torch.nn.Module):
     def standardised(self, z: torch.Tensor) -> torch.Tensor:
         """(..., D) conditioning -> what `mean` and `std` were applied to, where there are these."""
         given = dict(self.named_parameters())
-        return (z - given["mean"].to(z)) / given["std"].to(z) if {"mean", "std"} <= set(given) else z
+        return standardise(z, given.get("mean"), given.get("std"))
 
 
 class AlignedBert(BertModel):

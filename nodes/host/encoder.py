@@ -68,10 +68,11 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         super().set_clip_options(options)
 
     def layer_for(self, chosen: int) -> int:
-        """The student's layer for one of the teacher's, both counted from the end: the file's own is the last, and
-        nothing is behind it."""
+        """The student's layer for one of the teacher's, both counted from the end: the file's own is the last, nothing
+        is behind it, and one that there is not is the last too."""
         own = self.meta.teacher.layer
-        return min(chosen - own - 1, -1) if chosen < 0 and own < 0 else chosen
+        layer = min(chosen - own - 1, -1) if chosen < 0 and own < 0 else chosen
+        return layer if abs(layer) <= self.num_layers else -1  # as core does
 
     def load_sd(self, sd: dict[str, torch.Tensor]) -> Any:
         """Take the weights as they are, which saves core's copy. Returns core's missing and unexpected names, none.

@@ -7,6 +7,8 @@ from typing import Any
 import comfy.sd1_clip
 import torch
 
+from ...zhclip.kinds import kind_of
+
 Windows = list[list[tuple[Any, ...]]]
 
 
@@ -32,9 +34,16 @@ class PartsModel(comfy.sd1_clip.SD1ClipModel):
         """{key: windows} -> ((1, windows * W, sum of the parts' widths), pooled (1, P)).
 
         Each part's columns come from the windows under its key, the pooled vector from the last part's, and the longer
-        are cut to the shorter, all as in core's SDXLClipModel. Windows that several keys share are encoded once.
+        are cut to the shorter, all as in core's SDXLClipModel. Windows that several keys share are encoded once. Raises
+        ValueError where a key is missing.
         """
         meta = self.clip_l.meta
+        lacking = [key for key in meta.keys if key not in token_weight_pairs]
+        if lacking:
+            raise ValueError(
+                f"A node gave a ZhCLIP encoder for {kind_of(meta.keys).name} no tokens {', '.join(lacking)}: it "
+                "encodes for another kind of CLIP; use the stock CLIP Text Encode."
+            )
         given = [token_weight_pairs[key] for key in meta.keys]
         unlike = [windows for at, windows in enumerate(given) if windows not in given[:at]]
         encoded = [self.clip_l.encode_token_weights(windows) for windows in unlike]

@@ -21,7 +21,17 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from .. import corpus
-from ..base import DamagedError, Recipe, guard, processes, read_json, read_tensors, require, write_tensors
+from ..base import (
+    DamagedError,
+    Recipe,
+    SettingsError,
+    guard,
+    processes,
+    read_json,
+    read_tensors,
+    require,
+    write_tensors,
+)
 from ..corpus import Pair
 from ..encoders import load_student, teacher_of
 from . import budget, standard
@@ -36,6 +46,8 @@ def run(recipe: Recipe) -> None:
     torch.set_float32_matmul_precision("high")
     model = require(recipe.student.model, "student.model", "the Chinese encoder")
     student, teacher = load_student(model, recipe.window, state.device), teacher_of(recipe, state.device)
+    if recipe.train.kv and teacher.widths:
+        raise SettingsError(f"--train.kv {recipe.train.kv:g} reads a UNet of one text encoder; leave it out")
     pairs = {split: corpus.read_pairs(recipe.folder / "corpus" / f"{split}.tsv") for split in ("train", "dev")}
     with state.main_process_first():
         teacher = standard.measured(recipe.cache_folder, teacher, pairs["train"])

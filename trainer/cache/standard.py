@@ -23,15 +23,21 @@ FILE = "standard.safetensors"
 CURE = "delete it and run the cache stage again"
 SAMPLE = 256  # captions
 BATCH = 32
+LEAST = 1e-6  # of captions that are all the same
 
 
 def measured(folder: Path, teacher: Teacher, pairs: list[Pair]) -> Teacher:
     """The teacher as the cache in this folder takes its targets, whose figures are measured when they are not there."""
     if teacher.final_norm:
         return teacher
-    path, of = folder / FILE, f"{teacher.sha256()} {corpus.sha256(pairs)}"
-    if not path.is_file() or read_header(path, CURE).get("of") != of:
+    path, of = folder / FILE, f"{teacher.sha256()} {teacher.layer} {teacher.window} {corpus.sha256(pairs)}"
+    if not path.is_file():
         write_tensors(path, figures(teacher, pairs), {"of": of})
+    elif read_header(path, CURE).get("of") != of:
+        raise SettingsError(
+            f"{path} was measured on other pairs, or of another teacher, layer or window: use the old settings, "
+            f"another --cache.dir, or delete {folder}"
+        )
     return standardised(teacher, path)
 
 
@@ -54,7 +60,7 @@ def standardised(teacher: Teacher, path: Path) -> Teacher:
 def figures(teacher: Teacher, pairs: list[Pair]) -> dict[str, torch.Tensor]:
     """mean and std (D,) of the teacher's states, and of its pooled vectors (G,) where it has some."""
     states, projected = [], []
-    chosen = sorted((pair.en for pair in pairs[:: max(1, len(pairs) // SAMPLE)][:SAMPLE]), key=teacher.length)
+    chosen = sorted((pair.en for pair in pairs[:: -(-len(pairs) // SAMPLE)]), key=teacher.length)
     for at in range(0, len(chosen), BATCH):
         ids, lengths = teacher.tokens(chosen[at : at + BATCH])
         positions = torch.arange(int(lengths.max())).expand(len(ids), -1)
@@ -70,5 +76,5 @@ def figures(teacher: Teacher, pairs: list[Pair]) -> dict[str, torch.Tensor]:
 
 
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    std = x.double().std(dim=0)
-    return x.double().mean(dim=0).float(), std.clamp_min(float(std.median())).float()
+    std = x.double().std(dim=0, correction=0)
+    return x.double().mean(dim=0).float(), std.clamp_min(max(float(std.median()), LEAST)).float()

@@ -117,7 +117,6 @@ class Student(nn.Module):
         first = (last if kept is None else spread(last, kept, keys.shape))[:, :1]  # a window of one, as in the file
         return z, project(first, self.pooled_weight, self.pooled_bias)[:, 0]
 
-    @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:
         """(B, W) ids -> (B, W, D) conditioning, structure applied. `hidden_keys` as in `forward`."""
         return self.encode_both(ids, hidden_keys)[0]

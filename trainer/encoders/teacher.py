@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from zhclip.files import digest
 from zhclip.kinds import Kind, Part
+from zhclip.structure import standardise
 
 from ..base import Recipe, clip_tokenizer, public_name, require
 from .clip import Clip, clips_of_checkpoint
@@ -71,7 +72,7 @@ class Teacher:
         return self._layer(self.kind.parts[0])
 
     def _layer(self, part: Part) -> int:
-        return part.layer + 1 + self.layer
+        return part.layer + 1 + self.layer if self.layer < 0 else self.layer
 
     def sha256(self) -> str:
         """Digest of the weights: of one encoder by the names in its module; of several the names in each tower behind
@@ -137,11 +138,11 @@ class Teacher:
         for part, model in zip(self.kind.parts, self.models):
             hidden, last = self._hidden(part, model, ids if part.pad is None else ids.masked_fill(behind, part.pad))
             states.append(_at(hidden, positions).float())
-        targets, pooled = standardised(torch.cat(states, dim=-1), self.mean, self.std), None
+        targets, pooled = standardise(torch.cat(states, dim=-1), self.mean, self.std), None
         if self.kind.pooled:
             # Of the last part. Not the module's own, whose rule for the end token depends on its config.json.
             pooled = model.text_projection(_at(last, lengths[:, None] - 1)[:, 0]).float()
-            pooled = standardised(pooled, self.pooled_mean, self.pooled_std)
+            pooled = standardise(pooled, self.pooled_mean, self.pooled_std)
         return targets, pooled
 
     def _hidden(self, part: Part, model: Clip, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,17 +164,12 @@ class Teacher:
             output_hidden_states=self.layer != -1,
         )
         hidden = out.last_hidden_state if self.layer == -1 else out.hidden_states[self.layer]
-        return standardised(hidden.float(), self.mean, self.std)
+        return standardise(hidden.float(), self.mean, self.std)
 
 
 def _at(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """(B, W, D) at positions (B, P) -> (B, P, D)."""
     return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))
-
-
-def standardised(x: torch.Tensor, mean: torch.Tensor | None, std: torch.Tensor | None) -> torch.Tensor:
-    """(..., D) by mean and std (D,), or as it is where there are none."""
-    return x if mean is None or std is None else (x - mean.to(x)) / std.to(x)
 
 
 def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
@@ -217,7 +213,12 @@ def load_teacher(
         raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
     for encoder in encoders:
         encoder.requires_grad_(False).train(False).to(device)
-    return Teacher(encoders, kind, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
+    teacher = Teacher(encoders, kind, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
+    for part, encoder in zip(kind.parts, encoders):
+        states = encoder.config.num_hidden_layers + 1
+        if not -states <= teacher._layer(part) < states:
+            raise ModelError(f"--teacher.layer {layer}: {model} has no such hidden state, it has {states}")
+    return teacher
 
 
 def teacher_of(recipe: Recipe, device: torch.device | str) -> Teacher:

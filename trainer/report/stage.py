@@ -166,7 +166,8 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
 def _teacher_beside(settings: EvaluateSettings, meta: Meta, device: str) -> Teacher:
     model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
     own = meta.teacher
-    layer = own.layer - kind_of(meta.keys).parts[0].layer - 1  # counted from the kind's own
+    # Counted from the kind's own.
+    layer = own.layer - kind_of(meta.keys).parts[0].layer - 1 if own.layer < 0 else own.layer
     teacher = load_teacher(model, meta.window, layer, settings.teacher.tokenizer, device)
     # A converted encoder has no teacher: it is scored beside any that is as wide.
     if own.sha256 and teacher.sha256() != own.sha256:

@@ -8,7 +8,7 @@ import torch
 
 from zhclip.calibration import sentence
 
-from ..base import SettingsError, TrainSettings
+from ..base import TrainSettings
 from ..cache import Cache, shares
 from ..encoders import Student
 from .kv import Layer, kv_loss, load_layers
@@ -36,8 +36,6 @@ class Loss:
         centre = (cache.sums["en_pooled_sum"] / len(cache)).float().to(device) if train.contrast else None
         if not train.kv or not train.unet:
             return cls(train, student, centre, cache.widths)
-        if cache.widths:
-            raise SettingsError(f"--train.kv {train.kv:g} reads a UNet of one text encoder; leave it out")
         generator = torch.Generator().manual_seed(train.seed)
         bank = torch.randperm(len(cache), generator=generator)[:BANK].tolist()
         captions, lengths = cache.rows("target", bank).float().to(device), cache.rows("en_length", bank)
