@@ -76,7 +76,9 @@ class Structure:
 
     def standardised(self) -> Structure:
         """The structure whose output is standardised, as losses are measured."""
-        stored = {n: standardise(t, self.mean, self.std) for n in STORED if (t := getattr(self, n)) is not None}
+        stored: dict[str, Any] = {
+            n: standardise(t, self.mean, self.std) for n in STORED if (t := getattr(self, n)) is not None
+        }
         return replace(self, **stored, mean=None, std=None)
 
     def restored(self, mean: torch.Tensor | None, std: torch.Tensor | None) -> Structure:
