@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 import torch
-from sd15 import ONE_LEVEL, fill  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
-from sdxl import NARROW  # type: ignore[import-not-found]
+
+# Not from `tests`, of which ComfyUI has one of its own.
+sd15, sdxl = importlib.import_module("sd15"), importlib.import_module("sdxl")
 
 
 def main(out: Path, kind: str) -> None:
@@ -20,10 +22,10 @@ def main(out: Path, kind: str) -> None:
     from comfy.cldm.cldm import ControlNet
     from safetensors.torch import save_file
 
-    shape = {"sd15": ONE_LEVEL, "sdxl": NARROW}[kind]
+    shape = {"sd15": sd15.ONE_LEVEL, "sdxl": sdxl.NARROW}[kind]
     net = ControlNet(**shape, hint_channels=3, operations=comfy.ops.disable_weight_init)
     generator = torch.Generator().manual_seed(1)
-    save_file({name: fill(name, value, generator) for name, value in net.state_dict().items()}, out)
+    save_file({name: sd15.fill(name, value, generator) for name, value in net.state_dict().items()}, out)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from zhclip.artifact import read_meta
 def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa: F811
     # As wide as the teacher, like the real two, for the paper's recipes have no map between widths.
     encoders.student(tmp_path / "hub" / "OFA-Sys" / "chinese-clip-vit-base-patch16", width=128)
+    encoders.sdxl_teacher(tmp_path / "hub" / "stabilityai" / "stable-diffusion-xl-base-1.0")
     translators.marian(tmp_path / "hub" / "Helsinki-NLP" / "opus-mt-en-zh", steps=80)
     english = [en for _, en in small.captions()[: translators.LEARNT]]
     (clone / "captions.tsv").write_text("\n".join(["en", *english]) + "\n", encoding="utf-8")
@@ -42,6 +43,8 @@ def test_the_page_can_be_followed(clone: Path, tmp_path: Path) -> None:  # noqa:
                 assert len((clone / "train.tsv").read_text(encoding="utf-8").splitlines()) > translators.LEARNT // 2
                 (clone / "train.tsv").write_text(own_pairs, encoding="utf-8")  # enough of them to train on
     assert json.loads((clone / "runs" / "sd15" / "test.json").read_text(encoding="utf-8"))["rows"] == 20
+    installed = clone.parent.parent / "models" / "text_encoders"
+    assert read_meta(installed / "zhclip-sdxl.safetensors").keys == ("l", "g")
     assert read_meta(tmp_path / "hub" / "OWNER" / "NAME" / "NAME.safetensors").window == 77
     table = (clone / "runs" / "sweep" / "sweep-grid.md").read_text(encoding="utf-8")
     assert all(f"| {row} | 2 |" in table for row in ("recommended", "hotter", "lora"))
