@@ -251,6 +251,7 @@ def plain(sdxl: Host) -> torch.Tensor:
     return paint(sdxl, painting())
 
 
+@pytest.mark.slow
 def test_one_graph_with_two_samplers_paints_two_prompts_by_an_sdxl_checkpoint(sdxl: Host) -> None:
     graph = painting(steps=2) | {"text2": node("CLIPTextEncode", clip=["clip", 0], text="blue dog")}
     graph["sample2"] = graphs.sampler(["text2", 0])
@@ -261,6 +262,7 @@ def test_one_graph_with_two_samplers_paints_two_prompts_by_an_sdxl_checkpoint(sd
     assert first.tobytes() != second.tobytes()
 
 
+@pytest.mark.slow
 def test_pooled_and_sizes_reach_the_unet(sdxl: Host) -> None:
     graph = painting()
     graph["text"] = node("CLIPTextEncodeSDXL", clip=["clip", 0], text_l="red cat", text_g="red cat", **SIZES)
@@ -272,6 +274,7 @@ def test_pooled_and_sizes_reach_the_unet(sdxl: Host) -> None:
     assert (one - other).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_loras_unet_half_acts_and_its_keys_for_clip_are_left_out(
     sdxl: Host, plain: torch.Tensor, alone: list[dict[str, torch.Tensor]]
 ) -> None:
@@ -297,6 +300,7 @@ def test_a_loras_unet_half_acts_and_its_keys_for_clip_are_left_out(
     assert torch.equal(probed(sdxl, graph, "lora")["cond.0"], alone[0]["cond.0"])
 
 
+@pytest.mark.slow
 def test_hooks_act_on_the_clip(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
     generator = torch.Generator().manual_seed(3)
     query = "clip_l.transformer.bert.encoder.layer.0.attention.self.query"
@@ -313,6 +317,7 @@ def test_hooks_act_on_the_clip(sdxl: Host, alone: list[dict[str, torch.Tensor]])
     assert min(float(change.abs().max()) for change in changes) > 0.01
 
 
+@pytest.mark.slow
 def test_controlnet_acts_and_the_conditioning_stays(
     sdxl: Host, plain: torch.Tensor, alone: list[dict[str, torch.Tensor]]
 ) -> None:
@@ -400,6 +405,7 @@ def test_a_clip_of_another_kind_of_checkpoint_is_refused_by_name(sdxl: Host) -> 
 # Our other nodes
 
 
+@pytest.mark.slow
 def test_the_inspector_compares_by_sdxls_model_and_clip(sdxl: Host) -> None:
     graph = painting() | {"own": node("SDXLClip")}
     captions = "\n".join(zh for zh, _ in small.captions()[:4])
@@ -419,6 +425,7 @@ def test_the_inspector_compares_by_sdxls_model_and_clip(sdxl: Host) -> None:
     assert "read by the checkpoint's CLIP" in other
 
 
+@pytest.mark.slow
 def test_captions_are_not_read_by_a_clip_of_another_kind(sdxl: Host) -> None:
     graph: Graph = {
         "ckpt": node("CheckpointLoaderSimple", ckpt_name=graphs.CHECKPOINT),
@@ -429,6 +436,7 @@ def test_captions_are_not_read_by_a_clip_of_another_kind(sdxl: Host) -> None:
     assert message == "clip has the text encoders l; connect the CLIP of a checkpoint of SDXL.", message
 
 
+@pytest.mark.slow
 def test_the_grid_paints_an_sdxl_encoder_beside_its_own_clip(sdxl: Host) -> None:
     settings = dict(seed=1, steps=1, cfg=4.0, sampler_name="euler", scheduler="normal", width=32, height=32)
     graph = {
@@ -460,6 +468,7 @@ def test_a_prompt_is_counted_by_an_sdxl_file_and_the_loader_shows_its_report(sdx
     assert "Cosine loss to tests/teacher: aligned 0.300" in str(shown["clip"]["text"])
 
 
+@pytest.mark.slow
 def test_calibration_fits_both_parts_and_the_pooled_vector(sdxl: Host) -> None:
     path = sdxl.base / "models" / "text_encoders" / "tuned.safetensors"
     graph: Graph = {"own": node("SDXLClip"), "clip": node("ZhCLIPLoader", file=ENCODER)}
@@ -492,6 +501,7 @@ def test_calibration_fits_both_parts_and_the_pooled_vector(sdxl: Host) -> None:
     torch.testing.assert_close(states[0], standard.position0, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_calibration_refuses_what_does_not_fit_in_one_sentence(sdxl: Host) -> None:
     narrow = sdxl.base / "models" / "text_encoders" / "narrow.safetensors"
     fmt.save(small.sdxl_artifact(WIDTHS, pooled=L), narrow)

@@ -28,7 +28,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return runs.inputs(folder) | {"--teacher.model": str(encoders.sdxl_teacher(folder / "sdxl"))}
 
 
-@pytest.fixture(scope="module", params=["unfreeze", "lora", "ridge"])
+OTHERS = [pytest.param(strategy, marks=pytest.mark.slow) for strategy in ("lora", "ridge")]
+
+
+@pytest.fixture(scope="module", params=["unfreeze", *OTHERS])
 def finished(request: pytest.FixtureRequest, inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of each strategy. A random student's first position hardly differs between captions: by the usual penalty
     the pooled vector's map would be of numbers so large that rounding shows."""

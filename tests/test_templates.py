@@ -138,7 +138,10 @@ def test_no_node_of_a_workflow_hides_another(name: str) -> None:
         assert apart, (a["type"], b["type"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+LONG = ("bilingual_lora_sdxl", "compare_encoders_sdxl")  # with SDXL's own CLIP beside ours
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NAMES])
 def test_a_workflow_runs_to_its_picture(host: Host, name: str) -> None:
     made = shrunk(name)
     logged = len(host.tail(10**7))
