@@ -15,6 +15,7 @@ from transformers import BertModel
 from tests import graphs, small
 from tests.graphs import Graph, node
 from tests.host import ROOT, Host, in_host
+from tests.test_nodes_options import paint
 from tests.test_parity import TOLERANCE, weighted, worst
 from trainer.encoders.bert import bert_config
 from zhclip import artifact as fmt
@@ -225,17 +226,6 @@ def test_clip_set_last_layer_says_what_it_does(sdxl: Host, alone: list[dict[str,
     log = sdxl.tail(10**7)
     assert "CLIP Set Last Layer at -1: this encoder was trained for layer -2 and has none behind it" in log
     assert "CLIP Set Last Layer: this encoder has no target for that layer" in log
-
-
-def paint(host: Host, graph: Graph) -> torch.Tensor:
-    """Run a graph made of `painting`. Returns the latent (B, 4, h, w), after a look at its picture."""
-    outputs = host.succeed(graph)
-    for image in outputs["save"]["images"]:
-        host.picture(image)
-    (kept,) = outputs["keep"]["latents"]
-    latent = load_file(host.base / "output" / kept["filename"])["latent_tensor"]
-    assert latent.isfinite().all() and latent.std() > 0.1
-    return latent
 
 
 def painting(text: str = "red cat", steps: int = 1) -> Graph:
