@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from encode_in_host import pack_module  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
+from safetensors.torch import save_file
 
 RED, BLUE, LONG = "red cat", "(blue:1.3) dog", "red cat, " * 60
 
 
 def main(path: str) -> None:
-    """Facts about the CLIP of an SDXL artifact."""
+    """Facts about the CLIP of an SDXL artifact; SDXL's own CLIP is saved beside it, as ComfyUI saves checkpoints."""
     sys.argv = [*sys.argv[:1], "--cpu", "--fp32-text-enc"]
     import comfy.options
 
     comfy.options.enable_args_parsing()
     import probe  # type: ignore[import-not-found]
+    from comfy.supported_models import SDXL
 
     host = pack_module("nodes.host")
     with torch.inference_mode():
         found = facts(host.load_clip(path), host)
-        found["teacher"] = teacher(probe.sdxl_clip(), host.Teacher)
+        clip = probe.sdxl_clip()
+        save_file(SDXL.process_clip_state_dict_for_saving(None, clip.get_sd()), Path(path).with_name("own.safetensors"))
+        found["teacher"] = teacher(clip, host.Teacher)
     print(json.dumps(found))
 
 
-def teacher(clip: Any, read: Any) -> dict[str, float]:
-    """How far calibration's reading of SDXL's own CLIP lies from what stock nodes get of it."""
+def teacher(clip: Any, read: Any) -> dict[str, Any]:
+    """How far calibration's reading of SDXL's own CLIP lies from what stock nodes get of it, and its digest."""
     made = read(clip, pack_module("zhclip.kinds").SDXL)
     assert (made.widths, made.pooled_width) == ((768, 1280), 1280)
-    found = {"cond": 0.0, "pooled": 0.0}
+    found: dict[str, Any] = {"cond": 0.0, "pooled": 0.0, "sha256": made.sha256()}
     clip.load_model()
     for text in ("", "a red cat on a stone bridge"):
         tokens = clip.tokenize(text)

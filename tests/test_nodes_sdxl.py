@@ -12,14 +12,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
-from tests import graphs, small
+from tests import encoders, graphs, small
 from tests.graphs import Graph, node
 from tests.host import ROOT, Host, in_host
 from tests.test_nodes_options import paint
 from tests.test_parity import TOLERANCE, weighted, worst
+from trainer.encoders import load_teacher
 from trainer.encoders.bert import bert_config
 from zhclip import artifact as fmt
 from zhclip.emphasis import combine, rows
+from zhclip.kinds import SDXL
 from zhclip.languages import route
 from zhclip.structure import Structure
 from zhclip.tokens import PromptTokenizer
@@ -114,6 +116,16 @@ def test_calibration_reads_sdxls_own_clip_as_stock_nodes_do(facts: dict[str, Any
     found = facts["teacher"]
     assert found["largest"] > 20, "a dimension is massive"
     assert found["cond"] < 1e-3 and found["pooled"] < 1e-4, found
+
+
+def test_calibrations_digest_is_the_trainers_of_the_same_file_or_folder(
+    facts: dict[str, Any], encoder: Path, tmp_path: Path
+) -> None:
+    pipeline = encoders.sdxl_teacher(tmp_path / "sdxl")
+    teacher = load_teacher(str(encoder.with_name("own.safetensors")), WINDOW, tokenizer=str(pipeline))
+    for part, model in zip(SDXL.parts, teacher.models):
+        model.save_pretrained(pipeline / part.folder)
+    assert facts["teacher"]["sha256"] == teacher.sha256() == load_teacher(str(pipeline), WINDOW).sha256()
 
 
 def test_clip_set_last_layer_counts_as_the_teacher_does(facts: dict[str, Any]) -> None:
