@@ -176,7 +176,7 @@ def test_a_checkpoints_tokenizer_needs_no_weights(tmp_path: Path) -> None:
     save_file(
         {f"cond_stage_model.transformer.text_model.{k}": v for k, v in tensors.items()}, tmp_path / "sd.safetensors"
     )
-    script = "import sys; from trainer.encoders import load_teacher; print(load_teacher(sys.argv[1], 77).sha256())"
+    script = "import sys; from trainer.encoders import load_teacher; print(load_teacher(sys.argv[1], 77).sha256)"
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
         done = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "sd.safetensors")],
@@ -187,7 +187,7 @@ def test_a_checkpoints_tokenizer_needs_no_weights(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert not any(path.endswith("model.safetensors") for path in asked)
-    assert done.stdout.strip() == load_teacher(str(wide), 77).sha256()
+    assert done.stdout.strip() == load_teacher(str(wide), 77).sha256
 
 
 PIPELINE = """
@@ -195,7 +195,7 @@ import sys
 from trainer.encoders import load_teacher, missing_weights
 print({folder: weights.size for folder, weights in missing_weights(sys.argv[1], "teacher.model").items()})
 print(load_teacher(sys.argv[1], 77, weights=False).width)
-print(load_teacher(sys.argv[1], 77).sha256())
+print(load_teacher(sys.argv[1], 77).sha256)
 """
 
 
@@ -206,7 +206,7 @@ def test_of_an_sdxl_pipeline_both_text_encoders_come_and_nothing_else(tmp_path: 
         (pipeline / f"{name}.safetensors").write_bytes(b"many gigabytes")
     files = {part: pipeline / part / "model.safetensors" for part in ("text_encoder", "text_encoder_2")}
     sizes = {part: file.stat().st_size for part, file in files.items()}
-    wanted = load_teacher(str(pipeline), 77).sha256()
+    wanted = load_teacher(str(pipeline), 77).sha256
     home, sent = tmp_path / "home", list[int]()
 
     def said() -> list[str]:

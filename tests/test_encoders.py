@@ -70,7 +70,7 @@ def test_every_container_of_clip_gives_the_same_teacher(clip: Path, folder: Path
     plain = load_teacher(str(clip), 77)
     expected, _ = plain.encode(EN)
     old = encoders.clip_teacher(folder / "clip-4", prefix="text_model.")
-    assert load_teacher(str(old), 77).sha256() == plain.sha256()
+    assert load_teacher(str(old), 77).sha256 == plain.sha256
     bare = {k.removeprefix("text_model."): v for k, v in load_file(clip / "model.safetensors").items()}
     pipeline = folder / "pipeline"
     encoders.clip_teacher(pipeline / "text_encoder")
@@ -139,7 +139,7 @@ def same_as_transformers(pipeline: Path, checkpoint: Path, texts: list[str], lay
         some, at_end = teacher.outputs(ids, lengths, text)
         close(some, states[:, : text.shape[1]])
         close(at_end, pooled)
-        return teacher.sha256()
+        return teacher.sha256
 
     assert digest_of_same(pipeline) == digest_of_same(checkpoint)
 
@@ -163,7 +163,7 @@ def test_what_an_sdxl_teacher_is(sdxl: Path, clip: Path) -> None:
     for one in (teacher, shapes):
         assert one.kind == SDXL and one.causal and not one.final_norm and one.teacher_layer == -2
         assert (one.width, one.widths, one.pooled_width) == (192, (64, 128), 128)
-    assert shapes.sha256() != teacher.sha256() and shapes.encode(EN)[0].isfinite().all()
+    assert shapes.sha256 != teacher.sha256 and shapes.encode(EN)[0].isfinite().all()
     plain = load_teacher(str(clip), 77)
     assert plain.kind == SD15 and plain.final_norm and plain.teacher_layer == -1
     assert (plain.width, plain.widths, plain.pooled_width) == (32, (), 0) and plain.encode_pooled(EN) is None

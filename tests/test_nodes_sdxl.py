@@ -125,7 +125,7 @@ def test_calibrations_digest_is_the_trainers_of_the_same_file_or_folder(
     teacher = load_teacher(str(encoder.with_name("own.safetensors")), WINDOW, tokenizer=str(pipeline))
     for part, model in zip(SDXL.parts, teacher.models):
         model.save_pretrained(pipeline / part.folder)
-    assert facts["teacher"]["sha256"] == teacher.sha256() == load_teacher(str(pipeline), WINDOW).sha256()
+    assert facts["teacher"]["sha256"] == teacher.sha256 == load_teacher(str(pipeline), WINDOW).sha256
 
 
 def test_clip_set_last_layer_counts_as_the_teacher_does(facts: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ def trained(recipe: Recipe, run: Finished, report: dict[str, Any]) -> Artifact:
         positions=recipe.window,
         window=recipe.window,
         position0="stored" if teacher.causal else "learnt",
-        teacher=TeacherInfo(teacher.name, teacher.sha256(), teacher.teacher_layer, teacher.width),
+        teacher=TeacherInfo(teacher.name, teacher.sha256, teacher.teacher_layer, teacher.width),
         parts=tuple(map(PartInfo, teacher.kind.keys, teacher.widths)),
         pooled=teacher.pooled_width,
         strategy=strategy_name(recipe),

@@ -52,7 +52,7 @@ class Making:
             "rows": len(pairs),
             "window": self.teacher.window,
             "shard_rows": self.shard_rows,
-            "teacher": self.teacher.sha256(),
+            "teacher": self.teacher.sha256,
             "layer": self.teacher.layer,
             "student": digest(self.student.bert.state_dict()),
             "pads": self.pads,

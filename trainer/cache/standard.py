@@ -8,9 +8,7 @@ beside the cache, and in the file.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,7 +28,7 @@ def measured(folder: Path, teacher: Teacher, pairs: list[Pair]) -> Teacher:
     """The teacher as the cache in this folder takes its targets, whose figures are measured when they are not there."""
     if teacher.final_norm:
         return teacher
-    path, of = folder / FILE, f"{teacher.sha256()} {teacher.layer} {teacher.window} {corpus.sha256(pairs)}"
+    path, of = folder / FILE, f"{teacher.sha256} {teacher.layer} {teacher.window} {corpus.sha256(pairs)}"
     if not path.is_file():
         write_tensors(path, figures(teacher, pairs), {"of": of})
     elif read_header(path, CURE).get("of") != of:
@@ -52,9 +50,10 @@ def standard_teacher(recipe: Recipe, device: torch.device | str) -> Teacher:
 
 
 def standardised(teacher: Teacher, path: Path) -> Teacher:
-    """The teacher whose targets are standardised by a file's figures."""
-    moments: dict[str, Any] = dict(read_tensors(path, CURE))
-    return replace(teacher, **moments)
+    """The teacher, whose targets are standardised by a file's figures from here on. Not a copy, which would compute its
+    digest again."""
+    vars(teacher).update(read_tensors(path, CURE))
+    return teacher
 
 
 def figures(teacher: Teacher, pairs: list[Pair]) -> dict[str, torch.Tensor]:

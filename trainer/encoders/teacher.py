@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
@@ -74,6 +75,7 @@ class Teacher:
     def _layer(self, part: Part) -> int:
         return part.layer + 1 + self.layer if self.layer < 0 else self.layer
 
+    @cached_property
     def sha256(self) -> str:
         """Digest of the weights: of one encoder by the names in its module; of several the names in each tower behind
         the part's key, as in l.final_layer_norm.bias, g.final_layer_norm.bias and g.text_projection.weight."""

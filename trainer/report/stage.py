@@ -142,7 +142,7 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
         own: dict[str, Any] = {name: getattr(artifact, name) for name in MOMENTS}
         own |= {f"pooled_{name}": artifact.pooled.get(name) for name in MOMENTS}
         own = {name: None if moment is None else moment.float() for name, moment in own.items()}
-        teacher = replace(teacher, **own)
+        vars(teacher).update(own)
         student.structure = student.structure.standardised()
         student.pooled = student.pooled.standardised() if student.pooled else None
     beside = recipe_beside(Path(path))
@@ -170,9 +170,9 @@ def _teacher_beside(settings: EvaluateSettings, meta: Meta, device: str) -> Teac
     layer = own.layer - kind_of(meta.keys).parts[0].layer - 1 if own.layer < 0 else own.layer
     teacher = load_teacher(model, meta.window, layer, settings.teacher.tokenizer, device)
     # A converted encoder has no teacher: it is scored beside any that is as wide.
-    if own.sha256 and teacher.sha256() != own.sha256:
+    if own.sha256 and teacher.sha256 != own.sha256:
         raise SettingsError(
-            f"--teacher.model {model} has sha256 {teacher.sha256()[:12]}, and {settings.artifact} was aligned to "
+            f"--teacher.model {model} has sha256 {teacher.sha256[:12]}, and {settings.artifact} was aligned to "
             f"{own.id} with {own.sha256[:12]}; give that teacher"
         )
     if teacher.width != own.width:
