@@ -19,7 +19,7 @@ from tests import encoders, hub
 from tests.tree import ROOT
 from trainer.encoders import download as downloads
 from trainer.encoders import load_student, load_teacher
-from trainer.encoders.weights import TEXT
+from trainer.encoders.weights import HALF, TEXT
 from zhclip.files import digest
 
 # Loads a student by its id in a process of its own, since the hub's addresses are read from the environment once.
@@ -41,11 +41,17 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def loaded(endpoint: str, home: Path) -> str:
-    """The digest of the student's weights, downloaded into `home`."""
-    done = subprocess.run(command(), env=environment(endpoint, home), cwd=ROOT, capture_output=True, text=True)
+def printed(endpoint: str, home: Path, script: str, model: str | Path) -> str:
+    """What a script prints of a model, downloaded into `home`."""
+    given = [sys.executable, "-c", script, str(model)]
+    done = subprocess.run(given, env=environment(endpoint, home), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def loaded(endpoint: str, home: Path) -> str:
+    """The digest of the student's weights."""
+    return printed(endpoint, home, LOAD, "someone/student")
 
 
 def command() -> list[str]:
@@ -178,16 +184,9 @@ def test_a_checkpoints_tokenizer_needs_no_weights(tmp_path: Path) -> None:
     )
     script = "import sys; from trainer.encoders import load_teacher; print(load_teacher(sys.argv[1], 77).sha256)"
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / "sd.safetensors")],
-            env=environment(endpoint, tmp_path / "home"),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        found = printed(endpoint, tmp_path / "home", script, tmp_path / "sd.safetensors")
         assert not any(path.endswith("model.safetensors") for path in asked)
-    assert done.stdout.strip() == load_teacher(str(wide), 77).sha256
+    assert found == load_teacher(str(wide), 77).sha256
 
 
 PIPELINE = """
@@ -211,16 +210,9 @@ def test_of_an_sdxl_pipeline_both_text_encoders_come_and_nothing_else(tmp_path: 
 
     def said() -> list[str]:
         with hub.serve(tmp_path / "hub", sent=sent) as (endpoint, asked):
-            done = subprocess.run(
-                [sys.executable, "-c", PIPELINE, "someone/sdxl"],
-                env=environment(endpoint, home),
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-            )
-        assert done.returncode == 0, done.stderr
+            found = printed(endpoint, home, PIPELINE, "someone/sdxl")
         assert not [path for path in asked if path.endswith((".fp16.safetensors", "1.0.safetensors")) or "unet" in path]
-        return done.stdout.splitlines()
+        return found.splitlines()
 
     assert said() == [str(sizes), "192", wanted]
     assert sum(sizes.values()) < sum(sent) < sum(sizes.values()) + 300_000
@@ -231,6 +223,27 @@ def test_of_an_sdxl_pipeline_both_text_encoders_come_and_nothing_else(tmp_path: 
     assert said() == [str({"text_encoder_2": sizes["text_encoder_2"]}), "192", wanted]
     assert sum(sent) - before < sizes["text_encoder_2"] + 300_000
     assert said() == ["{}", "192", wanted]
+
+
+HALVES = "import sys, huggingface_hub as hub; hub.snapshot_download(sys.argv[1], allow_patterns='*.fp16.safetensors')"
+
+
+def test_a_half_is_read_where_there_is_no_whole(tmp_path: Path) -> None:
+    """With both halves in the hub's cache already, as diffusers leaves them."""
+    pipeline, home = encoders.sdxl_teacher(tmp_path / "hub" / "someone" / "sdxl"), tmp_path / "home"
+    wanted = load_teacher(str(pipeline), 77).sha256
+    whole, other = (pipeline / part / "model.safetensors" for part in ("text_encoder", "text_encoder_2"))
+    whole.with_name(HALF).write_bytes(b"not to be read")
+    half = other.with_name(HALF)
+    save_file({name: tensor.half() for name, tensor in load_file(other).items()}, half)
+    other.unlink()
+    assert load_teacher(str(pipeline), 77).sha256 == wanted
+    sizes = {"text_encoder": whole.stat().st_size, "text_encoder_2": half.stat().st_size}
+    with hub.serve(tmp_path / "hub") as (endpoint, _):
+        printed(endpoint, home, HALVES, "someone/sdxl")
+        assert printed(endpoint, home, PIPELINE, "someone/sdxl").splitlines() == [str(sizes), "192", wanted]
+    nobody = "http://127.0.0.1:9"
+    assert printed(nobody, home, PIPELINE, "someone/sdxl").splitlines() == ["{}", "192", wanted]
 
 
 def test_of_another_kinds_pipeline_no_weights_are_downloaded(tmp_path: Path) -> None:

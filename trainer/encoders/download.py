@@ -25,7 +25,7 @@ from tqdm import tqdm
 from zhclip.kinds import KINDS, SD15, Kind
 
 from ..base import reason
-from .weights import OLD_WEIGHTS, SMALL, TEXT, WEIGHTS, ModelError, prefix_of, resolve, weight_files
+from .weights import HALF, SMALL, TEXT, WEIGHTS, ModelError, prefix_of, resolve, weight_files
 
 ANCHORS = ("embeddings.token_embedding.weight", "embeddings.word_embeddings.weight")  # CLIP's, a BERT's
 CHUNK = 1 << 16
@@ -86,7 +86,8 @@ def missing_parts(model: str, folder: Path, flag: str) -> list[Path]:
     """Where in the hub's copy of a model a text encoder's weights are not yet."""
     if folder.is_file() or Path(model).exists():
         return []
-    return [part for part in parts_of(folder, flag)[1] if not weight_files(part)]
+    # A half by its own name may be another program's, of a repository that has the whole too; ours is in TEXT.
+    return [part for part in parts_of(folder, flag)[1] if weight_files(part) in ([], [part / HALF])]
 
 
 def parts_of(folder: Path, flag: str) -> tuple[Kind, list[Path]]:
@@ -114,14 +115,14 @@ def _download(model: str, folder: Path, part: Path) -> None:
     if found and found.table:
         fetch(found, part / TEXT, model)
     else:
-        names = OLD_WEIGHTS if found and found.url.endswith(".bin") else WEIGHTS
+        names = [found.url.rpartition("/")[2]] if found else WEIGHTS
         patterns = [(part.relative_to(folder) / name).as_posix() for name in names]
         snapshot_download(model, revision=folder.name, allow_patterns=patterns)
 
 
 def remote(model: str, folder: Path, part: Path) -> Weights | None:
     """The file of weights of a part of the snapshot in `folder`, named by its commit; None when it is in several."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in ("model.safetensors", "pytorch_model.bin", HALF):
         file = (part.relative_to(folder) / name).as_posix()
         found = look(hf_hub_url(model, file, revision=folder.name))
         if found:
@@ -143,8 +144,13 @@ def look(url: str) -> Weights | None:
         return Weights(url, whole)
     with _open(url, 8, 8 + length) as answer:
         hf_raise_for_status(answer)
-        part = Weights(url, whole, *chosen(json.loads(answer.read()), 8 + length))
-    return part if part.table and part.size < MOST * whole else Weights(url, whole)
+        table = answer.read()
+    part = Weights(url, whole, *chosen(json.loads(table), 8 + length))
+    if part.table and part.size < MOST * whole:
+        return part
+    if url.endswith(HALF):  # all of it, into TEXT, which says that the hub has no whole
+        return Weights(url, whole, length.to_bytes(8, "little") + table, ((8 + length, whole),))
+    return Weights(url, whole)
 
 
 def chosen(table: dict[str, Any], data: int) -> tuple[bytes, tuple[tuple[int, int], ...]]:

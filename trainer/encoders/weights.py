@@ -39,6 +39,7 @@ SMALL = [
 ]
 INDEX = "model.safetensors.index.json"
 WEIGHTS = ["model.safetensors", INDEX, "model-*.safetensors"]
+HALF = "model.fp16.safetensors"  # what diffusers writes for half precision; often beside the whole
 OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
 PATTERNS = [*SMALL, *WEIGHTS, "text_encoder/model.safetensors"]
 OLD_PATTERNS = [*OLD_WEIGHTS, "text_encoder/pytorch_model.bin"]
@@ -115,7 +116,7 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return [folder / name for name in sorted(set(names))]
-    for name in ("model.safetensors", TEXT, "pytorch_model.bin", "diffusion_pytorch_model.safetensors"):
+    for name in ("model.safetensors", TEXT, "pytorch_model.bin", "diffusion_pytorch_model.safetensors", HALF):
         if (folder / name).is_file():
             return [folder / name]
     return sorted(folder.glob("pytorch_model-*.bin"))
