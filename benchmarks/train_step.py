@@ -1,8 +1,9 @@
 """A step of training beside the plain loop's: python -m benchmarks.train_step [--strategy unfreeze|lora] [--batch 32]
 
-Further options: [--captions 512] [--quick] [--json F]. At full shape, 12 x 768 with random weights and 77 positions:
-stored trunk and compact positions against every layer at every position (plain_loop.py). Both train in turns, in one
-process, the same strategy at the same precision, on a GPU where there is one.
+Further options: [--sdxl] [--captions 512] [--quick] [--json F]. At full shape, 12 x 768 with random weights and 77
+positions: stored trunk and compact positions against every layer at every position (plain_loop.py). With --sdxl the
+recommended recipe's step to SDXL's two text encoders and pooled vector beside its step to CLIP-L. Both train in turns,
+in one process, the same strategy at the same precision, on a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import plain_loop
-from benchmarks.encoders import encoders
+from benchmarks.encoders import encoders, sdxl_teacher
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
 from trainer import cache, corpus
@@ -32,9 +33,10 @@ from trainer.report import answers
 from trainer.training import checkpoint, clip_gradient, opening
 
 
-def made(folder: Path, rows: int, settings: TrainSettings, quick: bool) -> Recipe:
+def made(folder: Path, rows: int, settings: TrainSettings, quick: bool, sdxl: bool = False) -> Recipe:
     """Encoders, so many captions to train on, and the corpus and cache stages done with them."""
     student, teacher = encoders(folder, *((4, 64) if quick else ()))
+    teacher = sdxl_teacher(folder / "sdxl", quick) if sdxl else teacher
     pairs = CorpusSettings(train=captions(folder / "train.tsv", rows), dev=captions(folder / "dev.tsv", 8, rows))
     pairs.near = None
     models = StudentSettings(student), TeacherSettings(teacher)
@@ -86,16 +88,24 @@ def main() -> None:
     parser.add_argument("--strategy", choices=("unfreeze", "lora"), default="unfreeze")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--captions", type=int, default=512, help="at least a batch of them")
+    parser.add_argument("--sdxl", action="store_true", help="SDXL's step beside SD1.5's")
     given = parser.parse_args()
     device, batch = torch.device(default_device()), 8 if given.quick else given.batch
     rows = 64 if given.quick else max(given.captions, batch)
-    settings = TrainSettings(strategy=given.strategy, layers=3, start="student", contrast=0.0, batch=batch, steps=10**6)
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = made(Path(folder), rows, settings, given.quick)
-        one, other = plain(recipe, device), ours(recipe)
+    settings = TrainSettings(strategy=given.strategy, batch=batch, steps=10**6)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if given.sdxl:
+            kinds = ("sd15", "sdxl")
+            one, other = (ours(made(folder / of, rows, settings, given.quick, of == "sdxl")) for of in kinds)
+        else:
+            settings.layers, settings.start, settings.contrast = 3, "student", 0.0
+            recipe = made(folder, rows, settings, given.quick)
+            one, other = plain(recipe, device), ours(recipe)
         measured = race(lambda: finished(one, device), lambda: finished(other, device), given.quick, repeat=4)
     what = f"{device.type}, precision {opening.precision(settings)}, {rows} captions"
-    tell({f"{given.strategy}, a step of {batch}": measured}, "plain loop", what, given.json)
+    beside = "SD1.5's" if given.sdxl else "plain loop"
+    tell({f"{given.strategy}, a step of {batch}": measured}, beside, what, given.json)
 
 
 if __name__ == "__main__":

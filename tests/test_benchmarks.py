@@ -36,6 +36,7 @@ def run(name: str, *given: object) -> str:
     [
         ("train_step", ["unfreeze, a step of 8"]),
         ("train_step --strategy lora", ["lora, a step of 8"]),
+        ("train_step --sdxl", ["unfreeze, a step of 8"]),
         ("cache", ["32 captions"]),
         ("cache --sdxl", ["32 captions"]),
         ("corpus", ["500 rows"]),
