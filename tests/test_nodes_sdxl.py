@@ -19,6 +19,7 @@ from tests.test_nodes_options import paint
 from tests.test_parity import TOLERANCE, weighted, worst
 from trainer.encoders import load_teacher
 from trainer.encoders.bert import bert_config
+from trainer.encoders.student import Student
 from zhclip import artifact as fmt
 from zhclip.emphasis import combine, rows
 from zhclip.kinds import SDXL
@@ -74,7 +75,7 @@ def by_arithmetic(made: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Te
 
 
 @torch.inference_mode()
-def test_the_node_is_the_shared_arithmetic_loaded_and_offloaded(encoder: Path, tmp_path: Path) -> None:
+def test_trainer_and_node_are_the_shared_arithmetic_loaded_and_offloaded(encoder: Path, tmp_path: Path) -> None:
     prompts = small.prompts()
     assert len(prompts) == 200 and "" in prompts
     prompts = prompts + weighted(prompts)
@@ -85,7 +86,8 @@ def test_the_node_is_the_shared_arithmetic_loaded_and_offloaded(encoder: Path, t
     (tmp_path / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     in_host(ROOT / "tests" / "encode_in_host.py", tmp_path / "jobs.json", timeout=600)
     conds, pooleds = by_arithmetic(artifact(), prompts)
-    figures = {}
+    student = Student.from_artifact(artifact())
+    figures = {("trainer", "cond"): worst([student.encode_prompt(text) for text in prompts], conds)}
     for (way, step), job in zip((("loaded", 1), ("offloaded", 10)), jobs):
         found = load_file(str(job["out"]))
         for kind, expected in (("cond", conds[::step]), ("pooled", pooleds[::step])):
