@@ -18,6 +18,7 @@ from encode_in_host import pack_module  # type: ignore[import-not-found]  # Comf
 from safetensors.torch import save_file
 
 ROOM = 64 * 2**20
+HEAVIER = 2**20  # times: 0.3.64 grants each model 128 MB whatever there is, which is more than these take
 
 
 def main(job: dict[str, Any]) -> None:
@@ -33,9 +34,11 @@ def main(job: dict[str, Any]) -> None:
 
     load_clip = pack_module("nodes.host").load_clip
     found = memory.is_device_cpu, memory.get_free_memory
+    size = memory.module_size
     for mode in ("NORMAL_VRAM", "LOW_VRAM", "NO_VRAM"):
         memory.unload_all_models()
         memory.is_device_cpu, memory.get_free_memory = found
+        memory.module_size = size if mode == "NORMAL_VRAM" else lambda module: size(module) * HEAVIER
         with torch.inference_mode():
             model, _, vae, _ = comfy.sd.load_checkpoint_guess_config(job["checkpoint"], output_clip=False)
             if mode != "NORMAL_VRAM":
