@@ -49,16 +49,16 @@ PART = Lesson(
     4,
     lambda: scenes.generate_plain(1_500, 100),
     28,
-    ("--train.batch", "32", "--train.steps", "400", "--train.layers", "4", "--train.lr", "1e-3"),
+    ("--train.steps", "800", "--train.layers", "4", "--train.lr", "1e-3"),
     figures.plain_set,
 )
 FULL = Lesson(
     "demo-full",
     "all of the painter's world",
-    60,
+    50,
     lambda: scenes.generate(20_000, 0.8),
     unet.WINDOW,
-    ("--train.batch", "64", "--train.steps", "1400"),
+    ("--train.steps", "4000", "--train.lr", "7e-4"),
     figures.all_sets,
 )
 

@@ -115,7 +115,7 @@ def test_steps_follow_from_epochs_unless_given() -> None:
 
 def test_divergence_says_what_to_lower() -> None:
     train = TrainSettings(warmup=50)
-    with pytest.raises(DivergedError, match=r"loss is nan at step 30: lower --train.lr \(now 0.0004\)"):
+    with pytest.raises(DivergedError, match=r"loss is nan at step 30: lower --train.lr \(now 0.0003\)"):
         check({"start": [], "recent": []}, math.nan, 30, train)
     losses: dict[str, list[float]] = {"start": [], "recent": []}
     for step in range(10, 260, 10):

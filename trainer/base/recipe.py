@@ -124,22 +124,23 @@ class TrainSettings:
     """Weight of the difference in what a UNet's frozen cross-attention reads out of both encodings. Needs `unet`."""
     unet: str | None = None
     """kv: a diffusers UNet folder, a pipeline's folder, or an SD1.5 checkpoint file."""
-    dev_every: int | None = 200
+    dev_every: int | None = 1000
     """Steps between scorings on up to 512 dev pairs, said in one line and logged as dev/skill. null: none."""
     patience: int | None = None
     """Stop after so many scorings without a better dev skill, and keep the best weights. Needs `dev_every`."""
-    lr: float = 4e-4
+    lr: float = 3e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: decay to zero by a half cosine, or stay."""
-    warmup: int = 50
+    warmup: int = 200
     """Steps of linear warm-up."""
     clip: float | None = 1.0
     """Gradient norm limit."""
     weight_decay: float = 0.01
     """AdamW's decoupled decay."""
-    batch: int = 128
-    """Captions an optimiser step, over all processes and accumulation steps."""
+    batch: int = 16
+    """Captions an optimiser step, over all processes and accumulation steps. In equal seconds many small steps learn more
+    than few large ones (docs/results.md)."""
     accumulate: int = 1
     """Split each step's batch into so many passes."""
     steps: int | None = None
@@ -153,7 +154,7 @@ class TrainSettings:
     """Ridge penalty, as a share of the mean variance of the student's features."""
     seed: int = 0
     """Order of the captions and the adapters' start."""
-    save_every: int = 100
+    save_every: int = 500
     """Steps between checkpoints."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes in it (NVIDIA from Ampere on, or a CPU with AVX512-BF16), fp16 with a
