@@ -139,8 +139,8 @@ class TrainSettings:
     weight_decay: float = 0.01
     """AdamW's decoupled decay."""
     batch: int = 16
-    """Captions an optimiser step, over all processes and accumulation steps. In equal seconds many small steps learn more
-    than few large ones (docs/results.md)."""
+    """Captions an optimiser step, over all processes and accumulation steps. Many small steps learn more than few large
+    ones in the same time (docs/results.md)."""
     accumulate: int = 1
     """Split each step's batch into so many passes."""
     steps: int | None = None
