@@ -123,6 +123,7 @@ def test_trainer_runs_from_the_archive(archive: Path) -> None:
     assert done.returncode == 1 and "give --artifact" in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_a_bare_host_runs_the_nodes_of_the_archive(archive: Path, tmp_path: Path) -> None:
     """Unpacked into custom_nodes, as ComfyUI Manager does it, without the repository and without a checkpoint."""
     installed = tmp_path / "custom_nodes" / "zhclip"

@@ -65,6 +65,7 @@ def said(book: nbformat.NotebookNode, cell: str) -> str:
     return "".join(o.get("text") or o.data.get("text/html") or o.data["text/plain"] for o in outputs)
 
 
+@pytest.mark.slow
 def test_from_an_empty_folder_to_pictures_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path / "hub")
     source, folder = commit(tmp_path / "source"), tmp_path / "content"
