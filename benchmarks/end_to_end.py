@@ -36,6 +36,7 @@ def ours(folder: Path, given: argparse.Namespace) -> float:
     flags |= {"student.model": given.student, "teacher.model": given.teacher}
     flags |= {"corpus.train": given.train, "corpus.dev": given.dev}
     flags |= {"train.layers": plain_loop.LAYERS, "train.lr": plain_loop.RATE}
+    flags |= {"train.batch": BATCH, "train.warmup": 50}  # as many captions a step as the plain loop
     flags |= {"train.steps": given.steps} if given.steps else {}
     arguments = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
     began = time.perf_counter()
