@@ -8,6 +8,7 @@ beside the cache, and in the file.
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -50,10 +51,10 @@ def standard_teacher(recipe: Recipe, device: torch.device | str) -> Teacher:
 
 
 def standardised(teacher: Teacher, path: Path) -> Teacher:
-    """The teacher, whose targets are standardised by a file's figures from here on. Not a copy, which would compute its
-    digest again."""
-    vars(teacher).update(read_tensors(path, CURE))
-    return teacher
+    """The teacher whose targets are standardised by a file's figures."""
+    made = copy(teacher)  # keeps the digest, which dataclasses.replace would forget
+    vars(made).update(read_tensors(path, CURE))
+    return made
 
 
 def figures(teacher: Teacher, pairs: list[Pair]) -> dict[str, torch.Tensor]:

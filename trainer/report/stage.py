@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
         own: dict[str, Any] = {name: getattr(artifact, name) for name in MOMENTS}
         own |= {f"pooled_{name}": artifact.pooled.get(name) for name in MOMENTS}
         own = {name: None if moment is None else moment.float() for name, moment in own.items()}
+        teacher = copy(teacher)
         vars(teacher).update(own)
         student.structure = student.structure.standardised()
         student.pooled = student.pooled.standardised() if student.pooled else None
