@@ -120,6 +120,7 @@ def test_the_page_needs_nothing_else(finished: Path) -> None:
     assert "http" not in page and "<link" not in page and 'src="' not in page
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_goes_on_and_ends_with_the_same_bytes(finished: Path, parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = started(command(parts, out))

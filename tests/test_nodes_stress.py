@@ -85,6 +85,7 @@ def test_a_file_deleted_before_its_turn_is_named_and_the_next_prompt_runs(host: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+@pytest.mark.slow
 def test_threads_share_a_clip_and_a_file_and_ten_loads_leave_no_memory(tmp_path: Path) -> None:
     path = small.saved(tmp_path / "encoder.safetensors", width=384, layers=6)
     found = json.loads(in_host(ROOT / "tests" / "stress_in_host.py", path, timeout=900).splitlines()[-1])

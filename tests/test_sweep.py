@@ -170,6 +170,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(
     assert saved["tables"]["dev.tsv"]["rows"]["two"]["beyond"] is None  # one seed has no spread
 
 
+@pytest.mark.slow
 def test_other_corpora_have_caches_of_their_own_and_divergence_is_a_row(
     inputs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,6 +263,7 @@ def test_a_changed_row_and_missing_files_are_refused(
     assert "--sweep.grid is not given" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_row_without_room_for_the_frozen_layers_output_does_not_use_another_rows(
     inputs: list[str], finished: Path, tmp_path: Path
 ) -> None:
