@@ -11,7 +11,10 @@ MIXED = "tensors of two devices, far and cpu"
 PARTS = ["student", "loss", "cache", "scoring", "compare", "prompts"]
 
 
-@pytest.mark.parametrize("part, planted", [*((part, MIXED) for part in PARTS), ("train", "the device is waited for")])
+EACH = [pytest.param(part, MIXED, marks=[pytest.mark.slow] if part != "loss" else []) for part in PARTS]
+
+
+@pytest.mark.parametrize("part, planted", [*EACH, ("train", "the device is waited for")])
 def test_everything_is_where_the_model_is(part: str, planted: str) -> None:
     done = python("-m", "tests.on_far_device", part)
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout

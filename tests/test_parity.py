@@ -95,7 +95,7 @@ def worst(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("pair", ["clip_pair", "bert_pair"])
+@pytest.mark.parametrize("pair", ["clip_pair", pytest.param("bert_pair", marks=pytest.mark.slow)])
 def test_trainer_arithmetic_and_node_agree(
     pair: str, count: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
