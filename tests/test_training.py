@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
-from diffusers import UNet2DConditionModel
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,15 +26,13 @@ from trainer import cache, corpus
 from trainer.artifact import export
 from trainer.base.processes import best_precision, precision_of
 from trainer.base.recipe import LORA, Recipe, SettingsError
-from trainer.base.settings import parse_recipe
-from trainer.cache.positions import keep, shares
+from trainer.base.settings import parse_recipe, to_yaml
 from trainer.cache.shards import parts_of
 from trainer.encoders.student import Student
 from trainer.report import stage as evaluate
 from trainer.training import checkpoint
 from trainer.training import stage as train
 from trainer.training.dev import Dev
-from trainer.training.kv import kv_loss, load_layers
 from trainer.training.loss import Loss
 from trainer.training.objective import contrast_loss, cosine_loss
 from trainer.training.opening import accelerator_of, ahead, fits_on, trained_student
@@ -219,52 +217,31 @@ def test_contrast_asks_for_the_captions_own_english() -> None:
 
 
 @pytest.fixture(scope="module")
-def unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small UNet of SD1.5's arrangement, as diffusers saves it, reading vectors as wide as the small teacher's."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("unet")
-    UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=encoders.WIDTH,
-        attention_head_dim=8,
-        norm_num_groups=8,
-    ).save_pretrained(folder)
-    return folder
+def without(base: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The same run without hard negatives."""
+    settings = {"contrast": 0.1, "hard_negatives": False}
+    return ran(changed(base, tmp_path_factory.mktemp("without") / "run", **settings), corpus, train)
 
 
-def test_what_attention_reads_does_not_depend_on_positions(unet: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    captions = torch.randn(6, 20, encoders.WIDTH, generator=generator)
-    drawn = torch.full((6, 20), 1 / 20)
-    layers = load_layers(str(unet), captions, drawn, torch.full((6,), 9))
-    assert len(layers) == 4
-    assert kv_loss(captions, captions, drawn, layers).max() == 0
-    assert kv_loss(captions.roll(3, 1), captions, drawn, layers).max() < 1e-8
-    other = kv_loss(captions.roll(1, 0), captions, drawn, layers)
-    assert other.mean() == pytest.approx(2, abs=0.8)  # twice the variance, for two independent captions
-    assert cosine_loss(captions.roll(3, 1), captions).mean() > 0.9  # which the positions' own loss cannot see
-    # A drawn position stands for those that were left out: repeated padding reads as if it were all there.
-    padded = torch.cat([captions[:, :9], captions[:, 9:10].expand(-1, 11, -1)], dim=1)
-    chance = torch.rand(6, 20, generator=torch.Generator().manual_seed(0))
-    lengths = torch.full((6,), 9)
-    positions, counts = keep(lengths, chance, 2)
-    at, weights = positions.view(6, -1), shares(lengths, counts, 20)
-    whole, few = (layers[0].read(z, w) for z, w in ((padded, drawn), (padded[torch.arange(6)[:, None], at], weights)))
-    assert torch.allclose(whole, few, atol=1e-5)
+def test_hard_negatives_are_wrong_answers_too(alone: Recipe, without: Recipe) -> None:
+    assert all(more > less for more, less in zip(logged(alone, "train/contrast"), logged(without, "train/contrast")))
 
 
-def test_training_on_what_attention_reads(base: Recipe, unet: Path, tmp_path: Path) -> None:
-    recipe = ran(changed(base, tmp_path / "run", kv=1.0, unet=str(unet), steps=40))
-    terms = logged(recipe, "train/kv")
-    assert terms[-1] < terms[0]
-    with pytest.raises(SettingsError, match=r"--train.kv 1 needs --train.unet"):
-        train.run(changed(base, tmp_path / "none", kv=1.0))
-    with pytest.raises(ValueError, match=r"--train.unet .*student: it has no cross-attention"):
-        train.run(changed(base, tmp_path / "wrong", kv=1.0, unet=base.student.model))
+def test_an_older_versions_run_goes_on_without_hard_negatives(without: Recipe) -> None:
+    old = {"kv": 0.0, "unet": None, "ema": None}
+    settings, ended = without.folder / "checkpoints" / "settings.json", final(without)
+    made = json.loads(settings.read_text(encoding="utf-8")) | old
+    del made["hard_negatives"]
+    settings.write_text(json.dumps(made), encoding="utf-8")
+    recipe = yaml.safe_load(to_yaml(without))
+    recipe["train"] |= old
+    del recipe["train"]["hard_negatives"]
+    (without.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    checkpoint.final(without.folder / "checkpoints").unlink()
+    (without.folder / "checkpoints" / "step-000012.safetensors").unlink()
+    read = parse_recipe(without.folder / "recipe.yaml")
+    assert read == without
+    assert furthest(final(ran(read, train)), ended) == 0
 
 
 # What is kept

@@ -34,7 +34,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "cache.budget": (0, MANY),
     "train.layers": (0, MANY),
     "train.contrast": (0, MANY),
-    "train.kv": (0, MANY),
     "train.dev_every": (ONE, MANY),
     "train.patience": (ONE, MANY),
     "train.lr": (0, 1e300),

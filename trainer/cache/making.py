@@ -33,6 +33,7 @@ class Making:
 
     `depth`: layers of the student whose output is stored, None to store none. `pads`: padded positions that a caption
     keeps, None for all. `batch`: captions a forward pass. `exact`: whether the sums run over all positions.
+    `hard_negatives`: whether those are stored.
     """
 
     teacher: Teacher
@@ -42,6 +43,7 @@ class Making:
     shard_rows: int = 1024
     batch: int = 64
     exact: bool = False
+    hard_negatives: bool = False
 
     def settings(self, pairs: list[Pair]) -> dict[str, Any]:
         """What a cache of these pairs is only good for."""
@@ -97,6 +99,25 @@ class Making:
             **beside,
         }
         return captions, sums, {"trunk": torch.cat(trunks)}
+
+    def negative_settings(self, pairs: list[Pair]) -> dict[str, Any]:
+        """What their hard negatives are only good for."""
+        names = ("corpus", "rows", "shard_rows", "window", "teacher", "layer")
+        return {name: value for name, value in self.settings(pairs).items() if name in names}
+
+    @torch.inference_mode()
+    def negatives(self, some: list[Pair]) -> Shard:
+        """English sentence vectors (N, D) fp16 of the captions with two like words exchanged; zeros where there are no
+        two."""
+        texts = [corpus.exchanged(pair.en) or "" for pair in some]
+        vectors = torch.zeros(len(some), self.teacher.width, dtype=torch.half)
+        rows = sorted((row for row, text in enumerate(texts) if text), key=lambda row: self.teacher.length(texts[row]))
+        for chosen in (rows[first : first + self.batch] for first in range(0, len(rows), self.batch)):
+            ids, lengths = (t.to(self.student.bert.device) for t in self.teacher.tokens([texts[row] for row in chosen]))
+            positions = torch.arange(int(lengths.max()), device=ids.device).expand(len(ids), -1)
+            target = self.teacher.states(ids, lengths, positions)
+            vectors[chosen] = sentence(target, positions < lengths[:, None], self.teacher.widths).half().cpu()
+        return {"negative": vectors}
 
     @torch.inference_mode()
     def trunk(self, some: list[Pair], captions: Shard) -> Shard:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 
 from zhclip.calibration import sentence
 
 from ..base import TrainSettings
-from ..cache import Cache, shares
+from ..cache import Cache
 from ..encoders import Student
-from .kv import Layer, kv_loss, load_layers
 from .objective import contrast_loss, cosine_loss
 
 POOLED = 0.5  # weight of the pooled vector's loss beside that of all positions
-BANK = 64  # captions whose contents ask, and whose encodings tell the scale
 
 
 @dataclass(frozen=True)
@@ -26,22 +25,12 @@ class Loss:
     student: Student
     centre: torch.Tensor | None = None  # (D,) mean English sentence vector
     widths: tuple[int, ...] = ()  # of the targets' parts
-    norms: torch.Tensor | None = None  # (W,)
-    position0: bool = False
-    layers: list[Layer] = field(default_factory=list)
 
     @classmethod
     def of(cls, cache: Cache, train: TrainSettings, student: Student, device: torch.device) -> Loss:
-        """Read the constants from the cache and, for kv, the UNet."""
+        """Read the constants from the cache."""
         centre = (cache.sums["en_pooled_sum"] / len(cache)).float().to(device) if train.contrast else None
-        if not train.kv or not train.unet:
-            return cls(train, student, centre, cache.widths)
-        generator = torch.Generator().manual_seed(train.seed)
-        bank = torch.randperm(len(cache), generator=generator)[:BANK].tolist()
-        captions, lengths = cache.rows("target", bank).float().to(device), cache.rows("en_length", bank)
-        drawn = shares(cache.rows("length", bank), cache.rows("count", bank), cache.window).to(device)
-        layers = load_layers(train.unet, captions, drawn, lengths)
-        return cls(train, student, centre, (), cache.norms().to(device), cache.position0(), layers)
+        return cls(train, student, centre, cache.widths)
 
     def __call__(
         self, z: torch.Tensor, pooled: torch.Tensor | None, batch: dict[str, torch.Tensor]
@@ -61,16 +50,9 @@ class Loss:
         if train.contrast and self.centre is not None:
             text = self.student.tokens.key_mask(batch["ids"])
             zh = sentence(z, text, self.widths)
-            terms["contrast"] = contrast_loss(zh, batch["en"], self.centre, batch["own"], self.widths).mean()
+            en, own = batch["en"], batch["own"]
+            if "negatives" in batch:
+                en, own = torch.cat([en, batch["negatives"].float()]), pad(own, (0, len(batch["negatives"])))
+            terms["contrast"] = contrast_loss(zh, en, self.centre, own, self.widths).mean()
             objective = objective + train.contrast * terms["contrast"]
-        if self.layers:
-            out = self._as_the_node_gives(z, batch)
-            terms["kv"] = kv_loss(out, batch["target"], batch["drawn"], self.layers).mean()
-            objective = objective + train.kv * terms["kv"]
         return terms | {"objective": objective}
-
-    def _as_the_node_gives(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(B, P, D) with the norms and the first position that the file's structure will give."""
-        if self.norms is not None:
-            z = torch.nn.functional.normalize(z, dim=-1) * self.norms[batch["positions"]][:, :, None]
-        return torch.cat([batch["target"][:, :1].float(), z[:, 1:]], dim=1) if self.position0 else z

@@ -94,7 +94,8 @@ def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, 
     """The untrained student made ready for its strategy, PEFT's view of it for lora, and the cache to train on."""
     train = recipe.train
     student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
-    cache = Cache.open(recipe.cache_folder / "train", trunk_depth(train, student.depth), train.pad_positions)
+    depth = trunk_depth(train, student.depth)
+    cache = Cache.open(recipe.cache_folder / "train", depth, train.pad_positions, train.negatives)
     ridge_start = train.start == "ridge" or train.strategy == "ridge"
     if not ridge_start and cache.width != student.bert.config.hidden_size:
         raise SettingsError(
@@ -125,8 +126,6 @@ def check_settings(train: TrainSettings, processes: int) -> None:
             f"--train.batch {train.batch} is not a multiple of {pieces} (--train.accumulate {train.accumulate} "
             f"times {processes} processes)"
         )
-    if train.kv and not train.unet:
-        raise SettingsError(f"--train.kv {train.kv:g} needs --train.unet, the UNet whose cross-attention it reads")
     if train.patience is not None and not train.dev_every:
         raise SettingsError(f"--train.patience {train.patience} needs --train.dev_every, the steps between scorings")
 
