@@ -106,10 +106,11 @@ def test_hard_negatives_are_what_the_teacher_makes_of_the_exchanged_english(
     assert 10 < len(with_one) < len(PAIRS)
     target, lengths = teacher.encode([text for text in texts if text])
     meant = torch.stack([normalize(t[:length], dim=-1).mean(dim=0) for t, length in zip(target, lengths.tolist())])
-    assert torch.allclose(cache.column("negative")[with_one].float(), meant, atol=1e-3)
+    near = 5e-3  # it is computed in bf16 where the machine can
+    assert torch.allclose(cache.column("negative")[with_one].float(), meant, atol=near)
     for some in (cache, cache.moved(torch.device("cpu"))):
         batch = Captions(some, contrast=True).__getitems__(Piece(list(range(len(PAIRS))), 3, 5))
-        assert torch.allclose(batch["negatives"].float(), meant, atol=1e-3)
+        assert torch.allclose(batch["negatives"].float(), meant, atol=near)
 
 
 def test_a_copy_on_a_device_reads_the_same(pair: tuple[Teacher, Student], tmp_path: Path) -> None:

