@@ -24,10 +24,10 @@ def exchanged(english: str) -> str | None:
     words = [match.span() for match in WORD.finditer(english)]
     at = 0
     while at < len(words):
-        of, span = _class(english, words[at : at + LONGEST])
+        of, count = _class(english, words[at : at + LONGEST])
         if of:
-            spans.setdefault(of, []).append(span)
-        at += sum(span[0] <= begin < span[1] for begin, _ in words[at:]) or 1
+            spans.setdefault(of, []).append((words[at][0], words[at + count - 1][1]))
+        at += count
     several = [found for some in spans.values() if (found := _unlike(english, some))]
     if not several:
         return None
@@ -36,14 +36,13 @@ def exchanged(english: str) -> str | None:
     return english[:a] + english[c:d] + english[b:c] + english[a:b] + english[d:]
 
 
-def _class(english: str, words: list[Span]) -> tuple[str, Span]:
-    """The class of the longest known text that begins with these words, with its place; an empty one for none."""
+def _class(english: str, words: list[Span]) -> tuple[str, int]:
+    """The class of the longest known text that begins with these words, and its words; an empty one for none."""
     for count in range(len(words), 0, -1):
-        span = (words[0][0], words[count - 1][1])
-        of = classes().get(english[slice(*span)].casefold())
+        of = classes().get(english[words[0][0] : words[count - 1][1]].casefold())
         if of:
-            return of, span
-    return "", words[0]
+            return of, count
+    return "", 1
 
 
 def _unlike(english: str, spans: list[Span]) -> list[tuple[Span, Span]]:
