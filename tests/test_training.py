@@ -103,6 +103,7 @@ def alone(base: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return ran(changed(base, tmp_path_factory.mktemp("alone") / "run", contrast=0.1), corpus, cache, train)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     more = {"cache.dir": tmp_path / "cache", "train.contrast": 0.1, "train.accumulate": 2}
@@ -136,6 +137,7 @@ def by_two(module: str, base: Recipe, **more: Any) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_first_processs_skill_decides_for_all(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
     """Unlike GPUs round unlike. By the first process's figures step 6 is the best and 10 the last, by the other's own 2
     and 6, where it would leave the first one waiting for its gradients."""
