@@ -16,7 +16,7 @@ from tests.tree import killed_at
 from trainer.__main__ import main
 from trainer.base.recipe import Recipe, SettingsError, TrainSettings
 from trainer.base.settings import parse_recipe
-from trainer.cache.shards import NEGATIVES, parts_of
+from trainer.cache.shards import parts_of
 from trainer.sweep.grid import read_grid
 from trainer.training import checkpoint
 
@@ -108,7 +108,7 @@ def test_the_table_holds_every_row_beside_its_floors(finished: Path) -> None:
 
 def test_runs_share_one_cache_and_are_what_run_makes(finished: Path, inputs: list[str], tmp_path: Path) -> None:
     parts = {path.name for path in (finished / "cache" / "train").iterdir()}
-    assert parts == {NEGATIVES, *(some for depth in (1, 2) for some in parts_of(depth, TrainSettings.pad_positions))}
+    assert parts == {some for depth in (1, 2) for some in parts_of(depth, TrainSettings.pad_positions)}
     assert not list(finished.glob("*/*/cache")) and not list(finished.rglob("encoder.safetensors"))
     alone = ["--run", str(tmp_path / "run"), "--train.steps", "6", "--train.layers", "2", "--train.seed", "1"]
     assert main(["run", *inputs, *alone]) == 0

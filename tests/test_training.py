@@ -100,13 +100,14 @@ def logged(recipe: Recipe, name: str) -> list[float]:
 @pytest.fixture(scope="module")
 def alone(base: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A run in one process and one pass a step, with a contrast, which sees the whole step's captions."""
-    return ran(changed(base, tmp_path_factory.mktemp("alone") / "run", contrast=0.1), corpus, cache, train)
+    settings = {"contrast": 0.1, "hard_negatives": True}
+    return ran(changed(base, tmp_path_factory.mktemp("alone") / "run", **settings), corpus, cache, train)
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    more = {"cache.dir": tmp_path / "cache", "train.contrast": 0.1, "train.accumulate": 2}
+    more = {"cache.dir": tmp_path / "cache", "train.contrast": 0.1, "train.hard_negatives": True, "train.accumulate": 2}
     said = by_two("trainer run", base, run=run, **more)
     assert said.count("# ridge+unfreeze") == 1
     two = replace(base, run=str(run))
@@ -152,7 +153,7 @@ def test_the_first_processs_skill_decides_for_all(base: Recipe, alone: Recipe, t
 
 
 def test_passes_of_a_step_add_up(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
-    halves = ran(changed(base, tmp_path / "run", contrast=0.1, accumulate=4), corpus, train)
+    halves = ran(changed(base, tmp_path / "run", contrast=0.1, hard_negatives=True, accumulate=4), corpus, train)
     assert furthest(final(halves), final(alone)) < 1e-5
     with pytest.raises(SettingsError, match=r"--train.batch 8 is not a multiple of 3 \(--train.accumulate 3 times 1"):
         train.run(changed(base, tmp_path / "odd", accumulate=3))
@@ -333,7 +334,7 @@ def test_fp16_scales_the_gradient_and_a_resumed_run_knows_the_scale(
         return accelerator
 
     monkeypatch.setattr("trainer.training.opening.accelerator_of", with_scaler)
-    recipe = changed(base, tmp_path / "run", contrast=0.1)
+    recipe = changed(base, tmp_path / "run", contrast=0.1, hard_negatives=True)
     shutil.copytree(alone.folder / "corpus", recipe.folder / "corpus")
     whole = final(ran(recipe, train))
     assert 0 < furthest(whole, final(alone)) < 2e-3

@@ -120,7 +120,7 @@ class TrainSettings:
     """lora: what peft.LoraConfig takes, by its own names: --train.lora.r 8, --train.lora.use_dora true, and so on."""
     contrast: float = 0.02
     """Weight of a contrast: each Chinese caption has to find its own English one among the step's. 0: none."""
-    hard_negatives: bool = True
+    hard_negatives: bool = False
     """The contrast has each caption's English with two like words exchanged among the others as well: who finds the
     right one knows which word belongs to which."""
     dev_every: int | None = 1000
