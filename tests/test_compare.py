@@ -238,6 +238,7 @@ def test_checkpoint_file_weights_long_prompts_and_no_paraphrase(parts: Path, tmp
     assert others == [read_prompts(DEFAULT)[0].en]
 
 
+@pytest.mark.slow
 def test_checkpoint_and_clip_by_id_bring_no_more_than_needed(parts: Path, tmp_path: Path) -> None:
     repositories = tmp_path / "hub" / "someone"
     shutil.copytree(parts / "sd", repositories / "sd15")

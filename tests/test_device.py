@@ -9,9 +9,7 @@ from tests.tree import python
 
 MIXED = "tensors of two devices, far and cpu"
 PARTS = ["student", "loss", "cache", "scoring", "compare", "prompts"]
-
-
-EACH = [pytest.param(part, MIXED, marks=[pytest.mark.slow] if part != "loss" else []) for part in PARTS]
+EACH = [pytest.param(part, MIXED, marks=pytest.mark.slow) for part in PARTS]
 
 
 @pytest.mark.parametrize("part, planted", [*EACH, ("train", "the device is waited for")])

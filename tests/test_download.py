@@ -92,6 +92,7 @@ def test_a_server_without_ranges_gives_the_whole_file(repository: Path, tmp_path
     assert file.stat().st_size == (repository / "model.safetensors").stat().st_size
 
 
+@pytest.mark.slow
 def test_old_weights_come_whole(repository: Path, tmp_path: Path) -> None:
     wanted = expected(repository)
     torch.save(load_file(repository / "model.safetensors"), repository / "pytorch_model.bin")
@@ -198,6 +199,7 @@ print(load_teacher(sys.argv[1], 77).sha256)
 """
 
 
+@pytest.mark.slow
 def test_of_an_sdxl_pipeline_both_text_encoders_come_and_nothing_else(tmp_path: Path) -> None:
     pipeline = encoders.sdxl_teacher(tmp_path / "hub" / "someone" / "sdxl")
     for name in ("sd_xl_base_1.0", "unet/diffusion_pytorch_model", "text_encoder_2/model.fp16"):
@@ -228,6 +230,7 @@ def test_of_an_sdxl_pipeline_both_text_encoders_come_and_nothing_else(tmp_path: 
 HALVES = "import sys, huggingface_hub as hub; hub.snapshot_download(sys.argv[1], allow_patterns='*.fp16.safetensors')"
 
 
+@pytest.mark.slow
 def test_a_half_is_read_where_there_is_no_whole(tmp_path: Path) -> None:
     """With both halves in the hub's cache already, as diffusers leaves them."""
     pipeline, home = encoders.sdxl_teacher(tmp_path / "hub" / "someone" / "sdxl"), tmp_path / "home"

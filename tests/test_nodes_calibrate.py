@@ -118,6 +118,7 @@ def test_the_saved_file_loads_as_what_was_kept_in_memory(host: Host, saved: tupl
     torch.testing.assert_close(read(host, "skip")[0, 1:].norm(dim=-1), norms[1:], rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_a_second_calibration_finds_nothing_left_to_gain(host: Host, saved: tuple[Path, str]) -> None:
     """What comes out is what went in, and no file is written. The CLIP carries a LoRA too weak to matter, by name."""
     generator = torch.Generator().manual_seed(1)

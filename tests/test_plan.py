@@ -80,6 +80,7 @@ def test_the_plan_alone_says_it_all_and_downloads_no_weights(clone: Path) -> Non
     assert not (clone / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_plan_of_an_sdxl_teacher_names_both_encoders(clone: Path) -> None:
     encoders.sdxl_teacher(clone.parents[2] / "hub" / "someone" / "sdxl", (128, 192))
     said, _, _ = run(clone, *SMALL, "--plan", "--teacher.model", "someone/sdxl")

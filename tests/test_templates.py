@@ -138,7 +138,8 @@ def test_no_node_of_a_workflow_hides_another(name: str) -> None:
         assert apart, (a["type"], b["type"])
 
 
-LONG = ("bilingual_lora_sdxl", "compare_encoders_sdxl")  # with SDXL's own CLIP beside ours
+# With SDXL's own CLIP beside ours, or with all of its queries.
+LONG = ("bilingual_lora_sdxl", "compare_encoders_sdxl", "inspector_sd15")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NAMES])
