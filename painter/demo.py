@@ -90,8 +90,7 @@ def align(lesson: Lesson, student: Path, teacher: Path, run: Path) -> Encoders:
     command = ["run", "--config", str(ROOT / "recipes" / "recommended.yaml"), "--run", str(run)]
     command += ["--window", str(lesson.window), "--student.model", str(student), "--teacher.model", str(teacher)]
     command += ["--corpus.train", str(corpus / "train.tsv"), "--corpus.dev", str(corpus / "dev_combinations.tsv")]
-    # So few positions hold too little padding for leaving some out to pay.
-    trainer(*command, "--train.pad_positions", "null", *lesson.train)
+    trainer(*command, *lesson.train)
     encoders = Encoders(*(run / f"{name}.safetensors" for name in ("encoder", "english", "untrained")))
     for source, out in ((teacher, encoders.english), (student, encoders.untrained)):
         convert_published(ConvertSettings(str(source), str(out), window=lesson.window, licence="Apache-2.0"))

@@ -104,6 +104,8 @@ def test_rate_warms_up_and_decays() -> None:
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[12] == pytest.approx(0.5)
     assert rates[20] == pytest.approx(0.0)
+    late = TrainSettings(lr=1.0, warmup=4, schedule="wsd")
+    assert [rate(late, step, 104) for step in (0, 4, 74, 89, 104)] == pytest.approx([0.2, 1.0, 1.0, 0.5, 0.0])
     assert {rate(TrainSettings(lr=1.0, warmup=0, schedule="constant"), step, 20) for step in range(20)} == {1.0}
 
 

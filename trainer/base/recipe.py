@@ -129,8 +129,9 @@ class TrainSettings:
     """Stop after so many scorings without a better dev skill, and keep the best weights. Needs `dev_every`."""
     lr: float = 3e-4
     """Peak learning rate of AdamW."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: decay to zero by a half cosine, or stay."""
+    schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    """After the warm-up: stay and decay to zero in the last 0.3 of the steps (warm-up, stable, decay), decay to zero by
+    a half cosine, or stay."""
     warmup: int = 200
     """Steps of linear warm-up."""
     clip: float | None = 1.0

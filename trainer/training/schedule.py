@@ -11,6 +11,7 @@ SETTLE = 200  # steps after the warm-up before a loss above its start counts as 
 # So far above it: behind a warm start from the closed form, small batches stood at 1.02 times its loss for a while, and
 # one such run ended well below it.
 ABOVE = 1.1
+DECAY = 0.3  # share of the steps behind the warm-up in which wsd's rate falls
 
 
 class DivergedError(RuntimeError):
@@ -33,6 +34,8 @@ def rate(train: TrainSettings, step: int, steps: int) -> float:
     if train.schedule == "constant":
         return train.lr
     progress = (step - train.warmup) / max(1, steps - train.warmup)
+    if train.schedule == "wsd":
+        return train.lr * min(1.0, (1 - progress) / DECAY)
     return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
