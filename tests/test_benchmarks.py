@@ -35,9 +35,9 @@ def run(name: str, *given: object) -> str:
     ("name", "cases"),
     [
         ("train_step", ["unfreeze, a step of 8"]),
-        ("train_step --strategy lora", ["lora, a step of 8"]),
+        pytest.param("train_step --strategy lora", ["lora, a step of 8"], marks=pytest.mark.slow),
         pytest.param("train_step --sdxl", ["unfreeze, a step of 8"], marks=pytest.mark.slow),
-        ("cache", ["32 captions"]),
+        pytest.param("cache", ["32 captions"], marks=pytest.mark.slow),
         pytest.param("cache --sdxl", ["32 captions"], marks=pytest.mark.slow),
         ("corpus", ["500 rows"]),
         pytest.param("encode", ["first after loading", "3 weighted spans", "3 windows"], marks=pytest.mark.slow),

@@ -9,9 +9,10 @@ from tests.tree import python
 
 MIXED = "tensors of two devices, far and cpu"
 PARTS = ["student", "loss", "cache", "scoring", "compare", "prompts"]
-EACH = [pytest.param(part, MIXED, marks=pytest.mark.slow) for part in PARTS]
+EACH = [(part, MIXED) for part in PARTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part, planted", [*EACH, ("train", "the device is waited for")])
 def test_everything_is_where_the_model_is(part: str, planted: str) -> None:
     done = python("-m", "tests.on_far_device", part)

@@ -9,7 +9,7 @@ import pytest
 
 from tests import fuzz_cases, fuzzer
 
-SHORT = {"files": 200, "prompts": 200, "requests": 200, "corpora": 200, "recipes": 100}
+SHORT = {"files": 100, "prompts": 100, "requests": 100, "corpora": 100, "recipes": 50}
 PLANTED = {
     "raises": "TypeError: planted (fuzz_child.py:",
     "burns": "s of CPU",
