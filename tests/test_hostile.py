@@ -292,6 +292,7 @@ TOKENIZERS: dict[str, bytes] = {
     "no unknown id": serialised(model=UNIGRAM | {"unk_id": None}),
     "byte fallback": serialised(model=UNIGRAM | {"byte_fallback": True}),
     "pieces that are none": serialised(model=UNIGRAM | {"vocab": [["a", -1.0], 7]}),
+    "a piece of a million characters": serialised(model=UNIGRAM | {"vocab": [["a", -1.0], ["b" * 1_000_000, -2.0]]}),
     "more pieces than rows": serialised(model=UNIGRAM | {"vocab": [[str(i), -1.0] for i in range(300)]}),
     "an added token beyond the embedding": serialised(
         added_tokens=[

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 LARGEST = 64 << 20  # bytes; of XLM-RoBERTa's 250,000 pieces with its charsmap it is 17 MB
 PARTS = 8  # of a sequence
 ADDED = 1_000  # tokens beside the vocabulary
-WORD = 200  # characters that WordPiece tries to divide, Google's number: its work grows with their square
+# Characters that WordPiece tries to divide, Google's number: its work grows with their square. Freeing a Unigram's trie
+# recurses once for each character of its longest piece: one of a million ends the process by a segmentation fault.
+WORD = 200
 NAME = 100  # characters of a token that is named by itself
 PREFIX = 8  # characters before a piece inside a word, each time that one is looked up
 LONGEST_ENTRY = 64  # bytes that one character may become; by NFKC it is 33
@@ -175,6 +177,8 @@ def _check_ids(model: dict[str, Any], vocabulary: int | None) -> None:
     pieces = model["vocab"]
     if model["type"] == "Unigram":
         highest = len(pieces) - 1
+        if any(len(piece[0]) > WORD for piece in pieces if type(piece) is list and piece and type(piece[0]) is str):
+            raise _Refused(f"a tokenizer with a piece of over {WORD} characters", f"pieces of at most {WORD}")
         if not 0 <= model["unk_id"] < len(pieces):
             raise _Refused(f"a tokenizer whose unk_id is {_short(model['unk_id'])}", "one of its pieces")
     else:
