@@ -17,10 +17,14 @@ import torch
 from benchmarks.encoders import encoders, sdxl_teacher
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
-from trainer.base import TrainSettings
-from trainer.cache import Cache, Making, build, stage, standard
-from trainer.corpus import read_pairs
-from trainer.encoders import Student, Teacher, load_student, load_teacher
+from trainer.base.recipe import TrainSettings
+from trainer.cache import stage, standard
+from trainer.cache.making import Making
+from trainer.cache.shards import Cache
+from trainer.cache.stage import build
+from trainer.corpus.stage import read_pairs
+from trainer.models.student import Student, load_student
+from trainer.models.teacher import Teacher, load_teacher
 
 ROWS_300K = 300_000
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from benchmarks.encoders import encoders
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
-from trainer.base import CorpusSettings, Recipe, StudentSettings, TeacherSettings
-from trainer.corpus import run
-from trainer.encoders import caption_length, load_tokenizer, load_tokens
+from trainer.base.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings
+from trainer.corpus.stage import run
+from trainer.models.teacher import caption_length, load_tokenizer
+from trainer.models.tokenizer import load_tokens
 
 WINDOW = 77
 

@@ -20,11 +20,13 @@ import torch
 
 from benchmarks import plain_loop
 from benchmarks.rounds import ROOT
-from trainer.base import parse_recipe
-from trainer.cache import Cache
-from trainer.corpus import read_pairs
-from trainer.encoders import load_student, teacher_of
-from trainer.training import cosine_loss, opening
+from trainer.base.settings import parse_recipe
+from trainer.cache.shards import Cache
+from trainer.corpus.stage import read_pairs
+from trainer.models.student import load_student
+from trainer.models.teacher import teacher_of
+from trainer.training import opening
+from trainer.training.objective import cosine_loss
 
 EVERY = 100  # steps between scorings
 BATCH = 128

@@ -18,19 +18,16 @@ from benchmarks import plain_loop
 from benchmarks.encoders import encoders, sdxl_teacher
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
-from trainer import cache, corpus
-from trainer.base import (
-    CacheSettings,
-    CorpusSettings,
-    Recipe,
-    StudentSettings,
-    TeacherSettings,
-    TrainSettings,
-    default_device,
-)
-from trainer.encoders import load_tokens, teacher_of, trunk_depth
-from trainer.report import answers
-from trainer.training import checkpoint, clip_gradient, opening
+from trainer.base.processes import default_device
+from trainer.base.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
+from trainer.cache import stage as cache
+from trainer.corpus import stage as corpus
+from trainer.models.freezing import trunk_depth
+from trainer.models.teacher import teacher_of
+from trainer.models.tokenizer import load_tokens
+from trainer.report.floors import answers
+from trainer.training import checkpoint, opening
+from trainer.training.stage import clip_gradient
 
 
 def made(folder: Path, rows: int, settings: TrainSettings, quick: bool, sdxl: bool = False) -> Recipe:

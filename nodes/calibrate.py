@@ -12,7 +12,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..zhclip.artifact import Artifact, TeacherInfo, load, save
-from ..zhclip.kinds import kind_of
+from ..zhclip.models import kind_of
 from .files import FOLDER
 from .schema import schema
 
@@ -81,7 +81,8 @@ class ZhCLIPCalibrate(io.ComfyNode):
     def execute(cls, zhclip: Any, clip: Any, pairs: int = 2000, save_as: str = "") -> io.NodeOutput:
         """The CLIP and a report. Raises ValueError or ArtifactError, whose message is what the user reads."""
         from .fitting import fit
-        from .host import Teacher, encoder_of, load_in_place_of
+        from .host.clip import encoder_of, load_in_place_of
+        from .host.teacher import Teacher
 
         target = destination(save_as)
         # Not among the validations: a workflow that is queued again, with this node's result in the cache, may go on.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..zhclip.kinds import kind_of
 from ..zhclip.languages import route
+from ..zhclip.models import kind_of
 from ..zhclip.prompt import checked
 from .conditioning import encode, join
 from .schema import schema
@@ -83,7 +83,7 @@ def checked_meta(zhclip: Any) -> Meta:
     """What the encoder's file says of itself. Raises ValueError for what is no aligned encoder."""
     if zhclip is None:
         raise ValueError("The input zhclip is None: connect the output of Load ZhCLIP Encoder.")
-    from .host import encoder_of
+    from .host.clip import encoder_of
 
     try:
         return encoder_of(zhclip).meta
@@ -99,7 +99,7 @@ def check_second(clip: Any, keys: tuple[str, ...]) -> None:
             "contain a valid clip or text encoder model. Connect the CLIP of another checkpoint or of Load CLIP, or "
             "nothing: ZhCLIP then reads the English too."
         )
-    from .host import is_aligned
+    from .host.clip import is_aligned
 
     if is_aligned(clip):
         raise ValueError(

@@ -9,7 +9,7 @@ import torch
 
 from ..zhclip.artifact import Artifact
 from ..zhclip.calibration import CHOOSE, FIT, JUDGE, Layer
-from ..zhclip.sampling import EVERY, TokenPair, batches
+from ..zhclip.positions import EVERY, TokenPair, batches
 from ..zhclip.structure import Structure
 from . import host
 

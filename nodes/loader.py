@@ -76,7 +76,8 @@ class ZhCLIPLoader(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, model: Any = None) -> io.NodeOutput:
         """The encoder as a CLIP. Raises ArtifactError, whose message is what the user reads."""
-        from .host import load_clip, require_fit
+        from .host.attention import require_fit
+        from .host.clip import load_clip
 
         path = folder_paths.get_full_path_or_raise(FOLDER, file)
         meta = read_meta(path)

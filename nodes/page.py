@@ -12,7 +12,7 @@ from . import drawing
 
 if TYPE_CHECKING:
     from ..zhclip.languages import LanguageSpan
-    from .host import Agreement
+    from .host.attention import Agreement
     from .reading import Token
     from .report import Predictor
 

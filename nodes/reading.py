@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..zhclip.tokens import PromptTokenizer
-from .host import encoder_of, sentence_vectors
+from .host.clip import encoder_of
+from .host.sentences import sentence_vectors
 
 NEAREST = 5
 

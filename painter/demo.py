@@ -19,9 +19,9 @@ from painter import figures, host, poster, scenes, unet
 from painter.drawable import words
 from painter.reader import describe, read
 from painter.real_pair import real_pair
-from trainer.artifact import convert_published
-from trainer.base import ConvertSettings
-from trainer.encoders import Student
+from trainer.artifact.convert import convert_published
+from trainer.base.stage_settings import ConvertSettings
+from trainer.models.student import Student
 from zhclip.artifact import load
 
 ROOT = Path(__file__).resolve().parent.parent

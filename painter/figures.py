@@ -19,8 +19,8 @@ from painter import unet
 from painter.drawable import HEARD, PLAIN, UNHEARD, Manner, Prompt, hand_written, held_out_prompts
 from painter.paint import Encode, score_encoder
 from painter.reader import ATTRIBUTES
-from trainer.base import markdown_table
-from trainer.encoders import Student, load_student
+from trainer.base.html import markdown_table
+from trainer.models.student import Student, load_student
 from zhclip.artifact import load
 
 DRAWINGS = (1, 2, 3)

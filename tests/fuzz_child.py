@@ -138,7 +138,7 @@ def with_entry(content: bytes, name: str, key: str, value: Any) -> bytes:
 
 def files(case: dict[str, Any], folder: Path) -> None:
     """By the trainer's reader and by the node: both take it, or both refuse it."""
-    from trainer.encoders.student import Student
+    from trainer.models.student import Student
     from zhclip.artifact import ArtifactError, is_marked, load
 
     path = folder / "encoder.safetensors"
@@ -184,7 +184,7 @@ def encoders(path: Path) -> tuple[Any, Any, Any]:
     from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer
     from comfy.supported_models_base import ClipTarget
 
-    from trainer.encoders.student import Student
+    from trainer.models.student import Student
 
     options: dict[str, Any] = {"width": 64, "teacher_width": 64}
     small.saved(path, **options)
@@ -317,7 +317,7 @@ def requests(case: dict[str, Any], folder: Path) -> None:
 def corpora(case: dict[str, Any], folder: Path) -> None:
     """A source as the corpus stage reads and cleans it."""
     from tests.test_formats import WHOLE
-    from trainer.base import SettingsError
+    from trainer.base.recipe import SettingsError
     from trainer.base.settings import sources
     from trainer.corpus.lines import CorpusError
     from trainer.corpus.pairs import clean
@@ -358,7 +358,7 @@ def recipes(case: dict[str, Any], folder: Path) -> None:
     """YAML and flags as the command line takes them, or a sweep's grid; what is taken is written and read again."""
     import yaml
 
-    from trainer.base import Recipe, SettingsError
+    from trainer.base.recipe import Recipe, SettingsError
     from trainer.base.settings import corpus_name, parse_recipe, public, sources, to_recipe, to_yaml
     from trainer.sweep.grid import read_grid
 

@@ -21,19 +21,28 @@ from tests.far_device import DOUBLE, NAME, WAITS  # first: it changes torch
 
 from tests import diffusion, encoders, runs, small  # isort: skip
 from tests.small import captions
-from trainer import cache, corpus
-from trainer.base import CompareSettings, Recipe, TrainSettings, parse_recipe
-from trainer.cache import Cache, Making, build, making
+from trainer.base.recipe import Recipe, TrainSettings
+from trainer.base.settings import parse_recipe
+from trainer.base.stage_settings import CompareSettings
+from trainer.cache import making
+from trainer.cache import stage as cache
+from trainer.cache.making import Making
+from trainer.cache.shards import Cache
+from trainer.cache.stage import build
+from trainer.corpus import stage as corpus
 from trainer.corpus.pairs import Pair
-from trainer.encoders import Student, Teacher, load_student, load_teacher, prepare
+from trainer.models.freezing import prepare
+from trainer.models.student import Student, load_student
+from trainer.models.teacher import Teacher, load_teacher
 from trainer.pictures import conditioning
 from trainer.pictures.cells import ENGLISH, Cell, Reader
 from trainer.report import floors
 from trainer.report.floors import Floors, answers
 from trainer.report.scoring import score
-from trainer.training import Loss, checkpoint, opening
+from trainer.training import checkpoint, opening
 from trainer.training import stage as training
 from trainer.training.batches import Captions, Piece
+from trainer.training.loss import Loss
 from zhclip import artifact as fmt
 from zhclip.pipelines import PromptEncoder
 

@@ -11,8 +11,8 @@ from tests import encoders
 from tests.small import captions
 from trainer.base.recipe import TrainSettings
 from trainer.cache.positions import keep, shares
-from trainer.encoders.freezing import prepare
-from trainer.encoders.student import Ridge, Student, load_student
+from trainer.models.freezing import prepare
+from trainer.models.student import Ridge, Student, load_student
 from trainer.training.batches import ROWS, Order, computed
 from trainer.training.objective import cosine_loss
 

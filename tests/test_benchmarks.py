@@ -17,7 +17,8 @@ from benchmarks.encoders import encoders
 from benchmarks.texts import LENGTHS, captions
 from tests.host import QUIET, ROOT, comfyui
 from trainer.corpus.stage import read_pairs
-from trainer.encoders import caption_length, load_tokenizer, load_tokens
+from trainer.models.teacher import caption_length, load_tokenizer
+from trainer.models.tokenizer import load_tokens
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 

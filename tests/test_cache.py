@@ -19,8 +19,8 @@ from trainer.cache.shards import NEGATIVES, Cache
 from trainer.cache.stage import build
 from trainer.corpus.exchange import exchanged
 from trainer.corpus.pairs import Pair
-from trainer.encoders.student import Student, load_student
-from trainer.encoders.teacher import Teacher, load_teacher
+from trainer.models.student import Student, load_student
+from trainer.models.teacher import Teacher, load_teacher
 from trainer.training.batches import Captions, Piece
 
 PAIRS = [Pair(zh, en) for zh, en in captions()[:50]]

@@ -12,9 +12,9 @@ from torch.nn.functional import normalize
 from tests.tree import ROOT
 from trainer.report.retrieval import retrieval
 from zhclip.calibration import CHOOSE, FIT, JUDGE, Evaluation, Layer, missing, sentence
+from zhclip.positions import Batch, TokenPair, batches
 from zhclip.prompt import normalise
 from zhclip.ridge import PENALTIES, Sums, choose, solve
-from zhclip.sampling import Batch, TokenPair, batches
 from zhclip.structure import Structure
 
 W, S, D = 6, 5, 4

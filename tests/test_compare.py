@@ -22,8 +22,8 @@ from tests.host import ROOT, in_host
 from tests.tree import python, trainer
 from trainer.__main__ import main
 from trainer.command import parser
-from trainer.encoders.student import Student
-from trainer.encoders.teacher import load_teacher
+from trainer.models.student import Student
+from trainer.models.teacher import load_teacher
 from trainer.pictures.agreement import agreement, reference_answers
 from trainer.pictures.cells import DEFAULT, another, read_prompts
 from trainer.pictures.conditioning import english

@@ -17,7 +17,7 @@ from PIL import Image
 from tests import diffusion, small
 from tests.test_parity import weighted, worst
 from tests.tree import ROOT, python
-from trainer.encoders.student import Student
+from trainer.models.student import Student
 from zhclip import artifact as fmt
 from zhclip.pipelines import PromptEncoder, one_length
 from zhclip.structure import Structure

@@ -17,16 +17,17 @@ from safetensors.torch import load_file, save_file
 
 from tests import encoders, hub
 from tests.tree import ROOT
-from trainer.encoders import download as downloads
-from trainer.encoders import load_student, load_teacher
-from trainer.encoders.weights import HALF, TEXT
-from zhclip.files import digest
+from trainer.models import download as downloads
+from trainer.models.student import load_student
+from trainer.models.teacher import load_teacher
+from trainer.models.weights import HALF, TEXT
+from zhclip.io import digest
 
 # Loads a student by its id in a process of its own, since the hub's addresses are read from the environment once.
 LOAD = """
 import sys
-from trainer.encoders import load_student
-from zhclip.files import digest
+from trainer.models import load_student
+from zhclip.io import digest
 print(digest(load_student(sys.argv[1], 32).bert.state_dict()))
 """
 
@@ -183,7 +184,7 @@ def test_a_checkpoints_tokenizer_needs_no_weights(tmp_path: Path) -> None:
     save_file(
         {f"cond_stage_model.transformer.text_model.{k}": v for k, v in tensors.items()}, tmp_path / "sd.safetensors"
     )
-    script = "import sys; from trainer.encoders import load_teacher; print(load_teacher(sys.argv[1], 77).sha256)"
+    script = "import sys; from trainer.models import load_teacher; print(load_teacher(sys.argv[1], 77).sha256)"
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
         found = printed(endpoint, tmp_path / "home", script, tmp_path / "sd.safetensors")
         assert not any(path.endswith("model.safetensors") for path in asked)
@@ -192,7 +193,7 @@ def test_a_checkpoints_tokenizer_needs_no_weights(tmp_path: Path) -> None:
 
 PIPELINE = """
 import sys
-from trainer.encoders import load_teacher, missing_weights
+from trainer.models import load_teacher, missing_weights
 print({folder: weights.size for folder, weights in missing_weights(sys.argv[1], "teacher.model").items()})
 print(load_teacher(sys.argv[1], 77, weights=False).width)
 print(load_teacher(sys.argv[1], 77).sha256)

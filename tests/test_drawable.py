@@ -11,7 +11,7 @@ import pytest
 
 from painter import drawable, picture, reader, unet
 from painter.real_pair import real_pair
-from trainer.encoders.student import load_student
+from trainer.models.student import load_student
 from zhclip.prompt import normalise
 
 MODELS = Path(__file__).resolve().parent.parent / ".cache" / "models"

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models
 
 from tests import small
 from tests.host import ROOT, in_host
-from trainer.encoders.folding import folding
-from trainer.encoders.student import Student
+from trainer.models.folding import folding
+from trainer.models.student import Student
 from zhclip.emphasis import Run, combine, rows, runs
 from zhclip.prompt import LIMIT, Span, cut, normalise, parse, parts, render
 from zhclip.tokens import PromptTokenizer, Window

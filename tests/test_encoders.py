@@ -17,11 +17,11 @@ from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import captions
 from trainer.base.recipe import TrainSettings
-from trainer.encoders.freezing import prepare
-from trainer.encoders.student import Ridge, load_student
-from trainer.encoders.teacher import load_teacher
-from trainer.encoders.weights import ModelError, read_tensors
-from zhclip.kinds import KINDS, SD15, SDXL
+from trainer.models.freezing import prepare
+from trainer.models.student import Ridge, load_student
+from trainer.models.teacher import load_teacher
+from trainer.models.weights import ModelError, read_tensors
+from zhclip.models import KINDS, SD15, SDXL
 
 EN = [en for _, en in captions()[:6]]
 ZH = [zh for zh, _ in captions()[:6]]

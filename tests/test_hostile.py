@@ -20,7 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tests import small
 from zhclip import artifact as fmt
 from zhclip import memory
-from zhclip.tokenizer_json import check
+from zhclip.tokenizer import check
 from zhclip.tokens import PromptTokenizer
 
 DIMENSIONS = dataclasses.asdict(small.artifact().meta.dimensions)

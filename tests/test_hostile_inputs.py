@@ -20,7 +20,8 @@ from tests.test_formats import CAT, TMX, TMX_HEAD
 from tests.tree import ROOT
 from trainer.__main__ import main
 from trainer.artifact.publish import plain
-from trainer.base import SettingsError, Source, require_size
+from trainer.base.recipe import SettingsError, Source
+from trainer.base.settings import require_size
 from trainer.corpus.lines import LONGEST, SMALL
 from trainer.corpus.pairs import clean
 from trainer.corpus.rows import CorpusError, read

@@ -17,13 +17,13 @@ from tests.graphs import Graph, node
 from tests.host import ROOT, Host, in_host
 from tests.test_nodes_options import paint
 from tests.test_parity import TOLERANCE, weighted, worst
-from trainer.encoders import load_teacher
-from trainer.encoders.bert import bert_config
-from trainer.encoders.student import Student
+from trainer.models.bert import bert_config
+from trainer.models.student import Student
+from trainer.models.teacher import load_teacher
 from zhclip import artifact as fmt
 from zhclip.emphasis import combine, rows
-from zhclip.kinds import SDXL
 from zhclip.languages import route
+from zhclip.models import SDXL
 from zhclip.structure import Structure
 from zhclip.tokens import PromptTokenizer
 

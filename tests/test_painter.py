@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from painter import demo, drawable, figures, host, paint, picture, reader, real_pair, train, unet
-from trainer.artifact import convert_published
-from trainer.base import ConvertSettings
-from trainer.encoders import Student, load_student
+from trainer.artifact.convert import convert_published
+from trainer.base.stage_settings import ConvertSettings
+from trainer.models.student import Student, load_student
 from zhclip.artifact import load
 
 CLAIM = 0.95  # of the attributes of held-out English prompts: painter/README.md

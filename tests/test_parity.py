@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 from tests import small
 from tests.host import ROOT, in_host
-from trainer.encoders.student import Student
+from trainer.models.student import Student
 from zhclip import artifact as fmt
 from zhclip.structure import Structure
 from zhclip.tokens import PromptTokenizer, Window

@@ -14,12 +14,13 @@ from transformers import AutoTokenizer, ChineseCLIPModel, CLIPTextModel
 
 from tests import encoders
 from tests.aligned import MODELS, python
-from trainer import cache, corpus
 from trainer.base.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
+from trainer.cache import stage as cache
 from trainer.cache.positions import keep
 from trainer.cache.shards import Cache
-from trainer.encoders.freezing import trunk_depth
-from trainer.encoders.ragged import attention
+from trainer.corpus import stage as corpus
+from trainer.models.freezing import trunk_depth
+from trainer.models.ragged import attention
 from trainer.training.batches import Captions, Piece
 from trainer.training.objective import cosine_loss
 from trainer.training.opening import open_training

@@ -17,8 +17,8 @@ from tests.host import comfyui
 from tests.test_download import environment
 from tests.tree import tracked
 from trainer.__main__ import main
-from trainer.base import parse_recipe
 from trainer.base.comfyui import comfyui_around, install_folder
+from trainer.base.settings import parse_recipe
 from trainer.plan import _places, _work
 from zhclip.artifact import read_meta
 

@@ -23,7 +23,7 @@ from tests.host import ROOT, running
 from trainer.__main__ import main
 from trainer.artifact.publish import card
 from trainer.base.settings import parse_recipe
-from trainer.encoders.student import Student
+from trainer.models.student import Student
 from zhclip.artifact import load, save
 
 REPO = "someone/zhclip-tiny"

@@ -102,43 +102,30 @@ def test_imports_go_one_way(folder: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-# Room of the trainer -> the rooms whose faces it may import. Modules beside the rooms may import all.
-BEFORE = ("base", "encoders", "corpus", "cache", "training", "report", "artifact", "sweep")
-ROOMS = {room: set(BEFORE[:at]) for at, room in enumerate(BEFORE)}
-ROOMS |= {room: {"base", "encoders", "corpus"} for room in ("translate", "pictures")}
+# Package of the trainer -> the packages that it may import. Modules beside the packages may import all.
+ORDER = ("base", "models", "corpus", "cache", "training", "report", "artifact", "sweep")
+ALLOWED = {package: set(ORDER[:at]) for at, package in enumerate(ORDER)}
+ALLOWED |= {package: {"base", "models", "corpus"} for package in ("translate", "pictures")}
 
 
-def faces_of(name: str) -> Iterator[tuple[str, str, str]]:
-    """(room, module or "", name) of what a file of ours imports from the trainer's rooms beyond its own."""
+def trainer_imports(name: str) -> Iterator[str]:
+    """The trainer's packages beyond its own that a file of the trainer imports."""
     package = PurePosixPath(name).parent.parts
     for node in ast.walk(ast.parse((ROOT / name).read_text("ascii"))):
-        if isinstance(node, ast.Import):
-            assert not any(a.name.startswith("trainer.") for a in node.names), f"{name}: import names of a room's face"
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        base = package[: len(package) - node.level + 1] if node.level else ()
-        whole = [part for part in (*base, *(node.module or "").split(".")) if part]
-        own = package[:2]  # a room, with the folders inside it
-        if whole[:1] == ["trainer"] and (own == ("trainer",) or tuple(whole[:2]) != own):
-            for alias in node.names:
-                room, module = (*whole[1:], *([alias.name] if len(whole) == 1 else []), "", "")[:2]
-                yield room, module, alias.name
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            whole = [part for part in (*base, *(node.module or "").split(".")) if part]
+            if whole[:1] == ["trainer"] and len(whole) > 1 and whole[1] != package[1]:
+                yield whole[1]
 
 
-@pytest.mark.parametrize("folder", ["trainer", "painter", "benchmarks"])
-def test_rooms_are_entered_by_their_face(folder: str) -> None:
-    """The trainer's rooms import each other one way, and nobody but tests imports what a room's face does not name."""
-    assert {path.parent.name for path in (ROOT / "trainer").glob("*/__init__.py")} == set(ROOMS)
+def test_the_trainers_packages_import_one_way() -> None:
+    assert {path.parent.name for path in (ROOT / "trainer").glob("*/__init__.py")} == set(ALLOWED)
     wrong = []
     for name in tracked(".py"):
         parts = PurePosixPath(name).parts
-        if parts[0] != folder:
-            continue
-        may = ROOMS.get(parts[1], set(ROOMS)) if folder == "trainer" and len(parts) > 2 else set(ROOMS)
-        for room, module, imported in faces_of(name):
-            inside = room in ROOMS and (module or imported.startswith("_"))
-            if inside or (room in ROOMS and room not in may):
-                wrong.append(f"{name} imports {imported} of {room}.{module}")
+        if parts[0] == "trainer" and len(parts) > 2:
+            wrong += [f"{name} imports {other}" for other in trainer_imports(name) if other not in ALLOWED[parts[1]]]
     assert not wrong, "\n".join(wrong)
 
 
@@ -148,15 +135,15 @@ def test_nodes_is_no_package() -> None:
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_the_tree_shows_every_room(readme: str) -> None:
+def test_the_tree_shows_every_package(readme: str) -> None:
     """The folders at the top, and the trainer's packages on the line below its own."""
     text = (ROOT / readme).read_text("utf-8")
     tree = next(b for b in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) if "trainer/" in b).splitlines()
     shown = [name for line in tree for name in re.findall(r"(\w+)/(?= |$)", line[:20])]
     paths = [PurePosixPath(name).parts for name in tracked()]
     assert sorted(shown) == sorted({parts[0] for parts in paths if len(parts) > 1 and parts[0][0] != "."})
-    rooms = next(line for line in tree if line.startswith(" ")).split()
-    assert sorted(rooms) == sorted({p[1] for p in paths if p[0] == "trainer" and p[2:] == ("__init__.py",)})
+    packages = next(line for line in tree if line.startswith(" ")).split()
+    assert sorted(packages) == sorted({p[1] for p in paths if p[0] == "trainer" and p[2:] == ("__init__.py",)})
 
 
 def test_documents_are_short() -> None:

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 from tests import encoders, runs
 from trainer.__main__ import main
-from trainer.base import parse_recipe
-from trainer.cache import Cache, standard_teacher
-from trainer.encoders import Student
-from trainer.report import Finished
-from trainer.training import cosine_loss
+from trainer.base.settings import parse_recipe
+from trainer.cache.shards import Cache
+from trainer.cache.standard import standard_teacher
+from trainer.models.student import Student
+from trainer.report.stage import Finished
+from trainer.training.objective import cosine_loss
 from zhclip.artifact import load
 from zhclip.structure import unit
 

@@ -22,13 +22,14 @@ from torch import Tensor
 from transformers import ChineseCLIPModel
 
 from tests import encoders
-from trainer import cache, corpus
 from trainer.artifact import export
 from trainer.base.processes import best_precision, precision_of
 from trainer.base.recipe import LORA, Recipe, SettingsError
 from trainer.base.settings import parse_recipe, to_yaml
+from trainer.cache import stage as cache
 from trainer.cache.shards import parts_of
-from trainer.encoders.student import Student
+from trainer.corpus import stage as corpus
+from trainer.models.student import Student
 from trainer.report import stage as evaluate
 from trainer.training import checkpoint
 from trainer.training import stage as train

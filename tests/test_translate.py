@@ -22,8 +22,8 @@ from tests import encoders, hub, translators
 from tests.small import captions
 from tests.tree import killed_at, trainer
 from trainer.__main__ import main
-from trainer.base import TranslateSettings
-from trainer.encoders.weights import ModelError
+from trainer.base.stage_settings import TranslateSettings
+from trainer.models.weights import ModelError
 from trainer.translate.checks import chinese_numbers, fault, flags, is_copy, length_fits, loops, lost_numbers
 from trainer.translate.translator import Languages, Translator, load_translator
 

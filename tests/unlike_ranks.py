@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from trainer.__main__ import main
-from trainer.encoders import Student
+from trainer.models.student import Student
 from trainer.training.dev import Dev
 
 SKILLS = {True: [0.1, 0.2, 0.3], False: [0.3, 0.2, 0.1]}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from .base import Parser, Recipe, SweepSettings, recipe_parser
+from .base.recipe import Recipe
+from .base.settings import Parser, recipe_parser
+from .base.stage_settings import SweepSettings
 from .stages import TABLE, Stage
 
 

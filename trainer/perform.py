@@ -13,30 +13,21 @@ from safetensors import SafetensorError
 
 from zhclip.artifact import ArtifactError
 
-from .artifact import ExportError, PublishError
-from .base import (
-    BusyError,
-    DamagedError,
-    Recipe,
-    SettingsError,
-    SweepSettings,
-    full_disk,
-    goes_on,
-    hold_cache,
-    hold_run,
-    keep_freed_memory,
-    processes,
-    say,
-    stoppable,
-    to_recipe,
-    to_yaml,
-    write_text,
-)
-from .corpus import CorpusError
-from .encoders import ModelError
+from .artifact.export import ExportError
+from .artifact.publish import PublishError
+from .base.allocator import keep_freed_memory
+from .base.failures import full_disk, goes_on, say, stoppable
+from .base.files import DamagedError, write_text
+from .base.locks import BusyError, hold_cache, hold_run
+from .base.processes import processes
+from .base.recipe import Recipe, SettingsError
+from .base.settings import to_recipe, to_yaml
+from .base.stage_settings import SweepSettings
+from .corpus.lines import CorpusError
+from .models.weights import ModelError
 from .plan import left, plan
 from .stages import RUN, STAGES, Stage
-from .training import DivergedError
+from .training.schedule import DivergedError
 
 EXPECTED = (
     *(ArtifactError, BusyError, CorpusError, DamagedError, DivergedError, ExportError, ModelError, PublishError),
@@ -77,8 +68,8 @@ def perform(root: ArgumentParser, values: Namespace) -> int:
 
 
 def _function(name: str) -> Any:
-    room, _, function = name.partition(".")
-    return getattr(import_module(f".{room}", __package__), function)
+    module, _, function = name.rpartition(".")
+    return getattr(import_module(f".{module}", __package__), function)
 
 
 def _resumes(stage: Stage, settings: Any) -> str:

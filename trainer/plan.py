@@ -10,13 +10,23 @@ import psutil
 import torch
 from huggingface_hub import constants
 
-from .artifact import FILE, installed
-from .base import Recipe, SettingsError, free_bytes, install_folder, processes, require, sources
-from .cache import FEW, both_fit, gigabytes
-from .corpus import Sample, sampled
-from .encoders import Student, Teacher, Weights, load_student, load_teacher, missing_weights, trunk_depth
+from .artifact.export import FILE, installed
+from .base.comfyui import install_folder
+from .base.failures import free_bytes
+from .base.processes import processes
+from .base.recipe import Recipe, SettingsError
+from .base.settings import require, sources
+from .cache.budget import both_fit, gigabytes
+from .cache.making import FEW
+from .corpus.sample import Sample, sampled
+from .models.download import Weights, missing_weights
+from .models.freezing import trunk_depth
+from .models.student import Student, load_student
+from .models.teacher import Teacher, load_teacher
 from .probe import Speed, measure
-from .training import check_settings, checkpoint, precision, total_steps
+from .training import checkpoint
+from .training.opening import check_settings, precision
+from .training.schedule import total_steps
 
 FIXED = 8  # seconds that a stage takes to start and to load the encoders
 SCORED, SCORE = 512, 2 / 3  # captions of a scoring during training, and what one costs against a step's

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Recipe, TrainSettings
-from .cache import FEW, Cache, Making, Shard
-from .corpus import Sample
-from .encoders import Ridge, Student, Teacher, prepare, trunk_depth
-from .training import Captions, Loss, Piece, precision
+from .base.recipe import Recipe, TrainSettings
+from .cache.making import FEW, Making
+from .cache.shards import Cache, Shard
+from .corpus.sample import Sample
+from .models.freezing import prepare, trunk_depth
+from .models.student import Ridge, Student
+from .models.teacher import Teacher
+from .training.batches import Captions, Piece
+from .training.loss import Loss
+from .training.opening import precision
 
 ROWS = 8  # captions by which a CPU is timed
 TIMES = 3  # of which the middle one counts, behind a first time that is slower than all others

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .base import (
+from .base.recipe import Recipe
+from .base.stage_settings import (
     CompareReportsSettings,
     CompareSettings,
     ConvertSettings,
     EvaluateSettings,
     PublishSettings,
-    Recipe,
     SweepSettings,
     Translation,
 )
@@ -69,20 +69,26 @@ def _pictures(settings: CompareSettings) -> str:
 
 DISKS = "--run or --cache.dir"
 TABLE = (
-    Stage("corpus", "read, clean, deduplicate and split the pairs", Recipe, step="corpus.run", moves=DISKS),
+    Stage("corpus", "read, clean, deduplicate and split the pairs", Recipe, step="corpus.stage.run", moves=DISKS),
     Stage(
         "cache",
         "compute teacher targets and frozen student states, once",
         Recipe,
-        step="cache.run",
+        step="cache.stage.run",
         moves=DISKS,
         shared=True,
         fills_cache=True,
         resumes=_shards,
     ),
-    Stage("train", "align the student", Recipe, step="training.run", moves=DISKS, shared=True, resumes=_checkpoint),
     Stage(
-        "export", "write the encoder's file, read back and compared", Recipe, step="artifact.export_run", moves=DISKS
+        "train", "align the student", Recipe, step="training.stage.run", moves=DISKS, shared=True, resumes=_checkpoint
+    ),
+    Stage(
+        "export",
+        "write the encoder's file, read back and compared",
+        Recipe,
+        step="artifact.export.export_run",
+        moves=DISKS,
     ),
     Stage(
         "run", "corpus, cache, train, evaluate and export, going on where an earlier call stopped", Recipe, moves=DISKS
@@ -91,14 +97,14 @@ TABLE = (
         "sweep",
         "train a grid of recipes on one cache, and lay them side by side in one table",
         SweepSettings,
-        "sweep.run",
+        "sweep.stage.run",
     ),
     Stage(
         "evaluate",
         "score a run's checkpoint, or any artifact on any pairs, against floors",
         EvaluateSettings,
-        "report.evaluate",
-        step="report.evaluate_run",
+        "report.stage.evaluate",
+        step="report.stage.evaluate_run",
         output="report",
         moves="--run or --report",
     ),
@@ -106,7 +112,7 @@ TABLE = (
         "translate",
         "make pairs from English captions, by a translation model",
         Translation,
-        "translate.run",
+        "translate.stage.run",
         output="translate.out",
         resumes=_translated,
     ),
@@ -114,14 +120,14 @@ TABLE = (
         "convert",
         "turn a published Chinese encoder (Taiyi, Chinese-CLIP) into an encoder's file",
         ConvertSettings,
-        "artifact.convert_published",
+        "artifact.convert.convert_published",
         output="out",
     ),
     Stage(
         "compare-reports",
         "lay reports side by side, and say which differences exceed chance",
         CompareReportsSettings,
-        "report.compare_reports",
+        "report.differences.compare_reports",
         output="out",
         positional="reports",
     ),
@@ -129,7 +135,7 @@ TABLE = (
         "compare",
         "paint the same prompts through several encoders and one SD1.5, with figures",
         CompareSettings,
-        "pictures.run",
+        "pictures.stage.run",
         output="out",
         resumes=_pictures,
         config=True,
@@ -138,7 +144,7 @@ TABLE = (
         "publish",
         "write a run's model card, and with --push send card and encoder to a model hub",
         PublishSettings,
-        "artifact.publish_run",
+        "artifact.publish.publish_run",
     ),
 )
 STAGES = {stage.name: stage for stage in TABLE}

@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from . import tokenizer_json as serialised
-from .files import (
+from . import tokenizer as serialised
+from .io import (
     HEADER_LIMIT,
     ArtifactError,
     DamagedArtifactError,
@@ -40,7 +40,7 @@ from .files import (
     opened,
     write,
 )
-from .header import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, check, parse
+from .schema import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, check, parse
 
 __all__ = [
     "HEADER_KEY",

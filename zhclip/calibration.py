@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
+from .positions import Batch
 from .ridge import Sums, choose, solve
-from .sampling import Batch
 from .structure import Structure, norms, scaled, standardise, unit
 
 JUDGE, CHOOSE, FIT = "judge", "choose", "fit"  # what a batch of pairs is for

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from .artifact import Artifact, assemble, check_finite, check_tensors, meta_of
-from .files import fill, opened, unbuffered
+from .io import fill, opened, unbuffered
 
 BUFFER = 8 << 20  # bytes that are converted at once
 PORTIONS = 20  # of the second half, so that two threads end together

@@ -18,7 +18,7 @@ import torch
 from .artifact import ArtifactError, Meta, load
 from .bert import Bert
 from .emphasis import Row, combine, rows
-from .kinds import kind_of
+from .models import kind_of
 from .prompt import checked
 from .structure import Structure
 from .tokens import PromptTokenizer

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from tokenizers import Tokenizer
 
-from . import tokenizer_json as serialised
+from . import tokenizer as serialised
 from .artifact import Artifact, Meta, SpecialIds
 from .prompt import Span, cut, normalise, parts
 

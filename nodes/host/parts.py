@@ -7,7 +7,7 @@ from typing import Any
 import comfy.sd1_clip
 import torch
 
-from ...zhclip.kinds import kind_of
+from ...zhclip.models import kind_of
 
 Windows = list[list[tuple[Any, ...]]]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...zhclip.kinds import kind_of
+from ...zhclip.models import kind_of
 from ...zhclip.structure import unit
 from .encoder import WindowEncoder
 from .progress import steps

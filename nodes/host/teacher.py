@@ -9,8 +9,8 @@ import comfy.ops
 import comfy.sd1_clip
 import torch
 
-from ...zhclip.files import digest
-from ...zhclip.kinds import Kind, Part
+from ...zhclip.io import digest
+from ...zhclip.models import Kind, Part
 from .bert import SKIP_LAYER
 from .clip import is_aligned
 

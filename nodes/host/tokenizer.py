@@ -8,7 +8,7 @@ from typing import Any
 import comfy.sd1_clip
 
 from ...zhclip.prompt import checked
-from ...zhclip.tokenizer_json import refused
+from ...zhclip.tokenizer import refused
 from ...zhclip.tokens import PromptTokenizer
 from .bert import log_once
 

@@ -12,8 +12,13 @@ import torch
 
 from zhclip.artifact import CorpusInfo, TeacherInfo, load, save
 
-from ..base import ConvertSettings, SettingsError, hold, public_name, require, scratch
-from ..encoders import Student, tokens_of
+from ..base.files import scratch
+from ..base.locks import hold
+from ..base.recipe import SettingsError
+from ..base.settings import public_name, require
+from ..base.stage_settings import ConvertSettings
+from ..models.student import Student
+from ..models.tokenizer import tokens_of
 from .export import ExportError, artifact_of
 from .published import Published, read
 

@@ -11,22 +11,16 @@ import torch
 
 from zhclip.artifact import Artifact, CorpusInfo, Meta, PartInfo, TeacherInfo, load, save
 
-from .. import corpus
-from ..base import (
-    Recipe,
-    SettingsError,
-    default_device,
-    install_folder,
-    public,
-    public_name,
-    read_json,
-    replacing,
-    replacing_folder,
-    scratch,
-)
-from ..cache import Cache
-from ..encoders import Student, dimensions_of
-from ..report import Finished, strategy_name
+from ..base.comfyui import install_folder
+from ..base.files import read_json, replacing, replacing_folder, scratch
+from ..base.processes import default_device
+from ..base.recipe import Recipe, SettingsError
+from ..base.settings import public, public_name
+from ..cache.shards import Cache
+from ..corpus import stage as corpus
+from ..models.bert import dimensions_of
+from ..models.student import Student
+from ..report.stage import Finished, strategy_name
 
 # Of a vector's difference from the trained model's, over its norm: what fp32 arithmetic leaves, and what rounding does.
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3}

@@ -15,8 +15,13 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from zhclip.artifact import Artifact, Meta, load
 
-from ..base import PublishSettings, SettingsError, hold, reason, require, write_text
-from ..report import to_markdown
+from ..base.failures import reason
+from ..base.files import write_text
+from ..base.locks import hold
+from ..base.recipe import SettingsError
+from ..base.settings import require
+from ..base.stage_settings import PublishSettings
+from ..report.markdown import to_markdown
 from .export import FILE
 
 TEMPLATE = Path(__file__).with_name("card.md")

@@ -16,18 +16,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..base import reason
-from ..encoders import (
-    ANCHOR,
-    CHECKPOINTS,
-    ModelError,
-    bert_of,
-    load_bert,
-    read_config,
-    read_tensors,
-    resolve,
-    under_anchor,
-)
+from ..base.failures import reason
+from ..models.bert import ANCHOR, bert_of, load_bert
+from ..models.weights import CHECKPOINTS, ModelError, read_config, read_tensors, resolve, under_anchor
 
 FLAG = "source"
 # As SD1.5's CLIP, and so as every encoder that is aligned to it; Chinese-CLIP itself learnt windows of 52.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ..base import Recipe, SettingsError, free_bytes, write_text
-from ..corpus import Pair
-from ..encoders import Student, Teacher, trunk_depth
+from ..base.failures import free_bytes
+from ..base.files import write_text
+from ..base.recipe import Recipe, SettingsError
+from ..corpus.pairs import Pair
+from ..models.freezing import trunk_depth
+from ..models.student import Student
+from ..models.teacher import Teacher
 from .shards import left_out, parts_of
 
 SAMPLE = 1000  # captions by which the size is told beforehand

@@ -14,13 +14,17 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from zhclip.calibration import sentence
-from zhclip.files import digest
+from zhclip.io import digest
 from zhclip.structure import norms, unit
 
-from .. import corpus
-from ..base import default_device, has_bf16
-from ..corpus import Pair
-from ..encoders import Student, Teacher, check_finite, spread
+from ..base.processes import default_device, has_bf16
+from ..corpus import stage as corpus
+from ..corpus.exchange import exchanged
+from ..corpus.pairs import Pair
+from ..models.ragged import spread
+from ..models.student import Student
+from ..models.teacher import Teacher
+from ..models.weights import check_finite
 from .positions import keep, shares
 from .shards import Shard
 
@@ -110,7 +114,7 @@ class Making:
     def negatives(self, some: list[Pair]) -> Shard:
         """English sentence vectors (N, D) fp16 of the captions with two like words exchanged; zeros where there are no
         two."""
-        texts = [corpus.exchanged(pair.en) or "" for pair in some]
+        texts = [exchanged(pair.en) or "" for pair in some]
         vectors = torch.zeros(len(some), self.teacher.width, dtype=torch.half)
         rows = sorted((row for row, text in enumerate(texts) if text), key=lambda row: self.teacher.length(texts[row]))
         for chosen in (rows[first : first + self.batch] for first in range(0, len(rows), self.batch)):

@@ -11,8 +11,9 @@ import torch
 
 from zhclip.structure import norms
 
-from ..base import SettingsError, read_json, read_tensors
-from ..encoders import Ridge
+from ..base.files import read_json, read_tensors
+from ..base.recipe import SettingsError
+from ..models.student import Ridge
 
 CURE = "run the cache stage again, which makes damaged shards anew"
 PER_POSITION = ("target", "trunk", "position", "ids")

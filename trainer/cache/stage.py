@@ -21,19 +21,14 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from .. import corpus
-from ..base import (
-    DamagedError,
-    Recipe,
-    guard,
-    processes,
-    read_json,
-    read_tensors,
-    require,
-    write_tensors,
-)
-from ..corpus import Pair
-from ..encoders import load_student, teacher_of
+from ..base.files import DamagedError, read_json, read_tensors, write_tensors
+from ..base.processes import processes
+from ..base.recipe import Recipe
+from ..base.settings import guard, require
+from ..corpus import stage as corpus
+from ..corpus.pairs import Pair
+from ..models.student import load_student
+from ..models.teacher import teacher_of
 from . import budget, standard
 from .making import EXACT, FEW, Making, added
 from .shards import CURE, NEGATIVES, SUMS, Shard, parts_of, shard_path

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from .. import corpus
-from ..base import Recipe, SettingsError, read_header, read_tensors, write_tensors
-from ..corpus import Pair
-from ..encoders import Teacher, teacher_of
+from ..base.files import read_header, read_tensors, write_tensors
+from ..base.recipe import Recipe, SettingsError
+from ..corpus import stage as corpus
+from ..corpus.pairs import Pair
+from ..models.teacher import Teacher, teacher_of
 
 FILE = "standard.safetensors"
 CURE = "delete it and run the cache stage again"

@@ -12,7 +12,7 @@ from opencc import OpenCC
 
 from zhclip.prompt import normalise
 
-from ..base import CorpusSettings
+from ..base.recipe import CorpusSettings
 from .clean import english_fault, pair_fault
 from .lines import CorpusError, Row
 from .near import NearIndex

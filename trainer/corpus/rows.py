@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..base import STARTER, Source, file_sha256
+from ..base.files import file_sha256
+from ..base.recipe import STARTER, Source
 from . import bitexts, photos, starter, tables
 from .lines import CorpusError, Row, lines
 

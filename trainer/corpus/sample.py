@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..base import Recipe, sources
+from ..base.recipe import Recipe
+from ..base.settings import sources
 from .lines import CorpusError, Row
 from .pairs import Length, Pair, clean
 from .stage import Mixture, read_pairs

@@ -12,8 +12,11 @@ from pathlib import Path
 
 from zhclip.tokens import PromptTokenizer
 
-from ..base import CorpusSettings, DamagedError, Recipe, SettingsError, Source, guard, require, sources, write_text
-from ..encoders import caption_length, load_tokenizer, load_tokens
+from ..base.files import DamagedError, write_text
+from ..base.recipe import CorpusSettings, Recipe, SettingsError, Source
+from ..base.settings import guard, require, sources
+from ..models.teacher import caption_length, load_tokenizer
+from ..models.tokenizer import load_tokens
 from .lines import Row
 from .pairs import Cleaned, Length, Pair, clean, share
 from .rows import read, source_sha256

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from ..base import document, table
+from ..base.html import document, table
 from .lines import Row
 from .pairs import Cleaned, Pair
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from ..base import Source, reason
+from ..base.failures import reason
+from ..base.recipe import Source
 from .lines import CorpusError, Row, lines
 
 

@@ -16,8 +16,10 @@ from typing import Any
 
 from zhclip.artifact import read_meta
 
-from ..base import CompareSettings, SettingsError, file_sha256
-from ..corpus import CorpusError, lines
+from ..base.files import file_sha256
+from ..base.recipe import SettingsError
+from ..base.stage_settings import CompareSettings
+from ..corpus.lines import CorpusError, lines
 
 DEFAULT = Path(__file__).with_name("prompts.tsv")
 ENGLISH = "english"

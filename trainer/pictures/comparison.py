@@ -15,8 +15,11 @@ import torch
 
 from zhclip.artifact import read_meta
 
-from ..base import CompareSettings, SettingsError, file_sha256, public_name, require, write_text
-from ..encoders import TOKENIZER_FILES, ModelError, resolve
+from ..base.files import file_sha256, write_text
+from ..base.recipe import SettingsError
+from ..base.settings import public_name, require
+from ..base.stage_settings import CompareSettings
+from ..models.weights import TOKENIZER_FILES, ModelError, resolve
 from .cells import DEFAULT, ENGLISH, Reader, cells, read_prompts, readers
 from .conditioning import encode_all
 from .figures import summary, to_markdown

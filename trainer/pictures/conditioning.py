@@ -10,8 +10,11 @@ from tqdm import tqdm
 
 from zhclip.artifact import load
 
-from ..base import CompareSettings, default_device
-from ..encoders import ModelError, Student, Teacher, load_teacher
+from ..base.processes import default_device
+from ..base.stage_settings import CompareSettings
+from ..models.student import Student
+from ..models.teacher import Teacher, load_teacher
+from ..models.weights import ModelError
 from .cells import ENGLISH, Cell
 
 WINDOW = 77  # CLIP's

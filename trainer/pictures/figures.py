@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..base import markdown_table, read_json
+from ..base.files import read_json
+from ..base.html import markdown_table
 from .cells import Prompt, Reader
 from .likeness import Scorer, pixel_distance
 from .painting import CURE, Gallery

@@ -12,8 +12,8 @@ import transformers
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
-from ..base import reason
-from ..encoders import ModelError, resolve
+from ..base.failures import reason
+from ..models.weights import ModelError, resolve
 
 FLAG = "clip"
 FILES = ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer*", "vocab.json", "merges.txt"]

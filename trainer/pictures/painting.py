@@ -10,8 +10,8 @@ from pathlib import Path
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
-from ..base import read_tensors, replacing, write_tensors, write_text
-from ..encoders import ModelError
+from ..base.files import read_tensors, replacing, write_tensors, write_text
+from ..models.weights import ModelError
 from .agreement import Answer, agreement, reference_answers
 from .cells import ENGLISH, Cell
 from .conditioning import Conditionings

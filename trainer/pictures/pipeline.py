@@ -17,8 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from zhclip.pipelines import one_length
 
-from ..base import SettingsError, reason
-from ..encoders import CHECKPOINTS, ModelError, read_tensors
+from ..base.failures import reason
+from ..base.recipe import SettingsError
+from ..models.weights import CHECKPOINTS, ModelError, read_tensors
 
 FLAG = "checkpoint"
 # What diffusers itself downloads for a checkpoint file, as far as its classes' defaults differ; shapes are read.

@@ -8,7 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..base import CompareSettings, SettingsError, hold, sweep
+from ..base.files import sweep
+from ..base.locks import hold
+from ..base.recipe import SettingsError
+from ..base.stage_settings import CompareSettings
 
 
 def run(settings: CompareSettings) -> dict[str, Any]:

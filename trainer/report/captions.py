@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from ..base import SettingsError, write_text
+from ..base.files import write_text
+from ..base.recipe import SettingsError
 
 
 @dataclass(frozen=True)

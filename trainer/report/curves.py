@@ -9,7 +9,7 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from ..base import replacing_folder
+from ..base.files import replacing_folder
 
 EVENTS = "events.out.tfevents.*"
 REPORT = "report"

@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..base import CompareReportsSettings, SettingsError, document, markdown_table, table, write_text
+from ..base.files import write_text
+from ..base.html import document, markdown_table, table
+from ..base.recipe import SettingsError
+from ..base.stage_settings import CompareReportsSettings
 from . import captions
 from .captions import Caption
 from .predictors import LABELS, by_predictor

@@ -11,9 +11,10 @@ from torch.nn.functional import normalize
 
 from zhclip.structure import project
 
-from ..cache import Cache
-from ..corpus import Pair
-from ..encoders import Ridge, Teacher
+from ..cache.shards import Cache
+from ..corpus.pairs import Pair
+from ..models.student import Ridge
+from ..models.teacher import Teacher
 
 ORDINARY = ("constant", "nearest", "untrained", "ridge")
 

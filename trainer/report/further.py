@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .. import cache, corpus
-from ..base import Recipe, default_device, read_json, require, write_text
-from ..encoders import load_student
+from ..base.files import read_json, write_text
+from ..base.processes import default_device
+from ..base.recipe import Recipe
+from ..base.settings import require
+from ..cache import stage as cache
+from ..cache.making import Making
+from ..cache.standard import standard_teacher
+from ..corpus import stage as corpus
+from ..models.student import load_student
 from .stage import score_run, write_report
 
 
@@ -18,11 +24,11 @@ def cache_further(home: Recipe, sources: dict[str, str]) -> None:
         return
     device = default_device()
     model = require(home.student.model, "student.model", "the Chinese encoder")
-    student, teacher = load_student(model, home.window, device), cache.standard_teacher(home, device)
+    student, teacher = load_student(model, home.window, device), standard_teacher(home, device)
     for name, source in sources.items():
         folder = _folder(home, name)
         cleaned = corpus.scorable(source, student.tokens.length, teacher.length, home.window)
-        making = cache.Making(teacher, student, student.depth, None, home.cache.shard_rows, home.cache.batch)
+        making = Making(teacher, student, student.depth, None, home.cache.shard_rows, home.cache.batch)
         cache.build(folder, cleaned.pairs, making)
         corpus.write_pairs(folder / "pairs.tsv", cleaned.pairs)
         write_text(folder / "corpus.json", json.dumps({"name": Path(source).name, "rejected": cleaned.counts()}))

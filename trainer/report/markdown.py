@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..base import markdown_table
+from ..base.html import markdown_table
 from .predictors import LABELS, by_predictor
 from .retrieval import RANKS, SIDES
 

@@ -10,7 +10,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..base import STYLE
+from ..base.html import STYLE
 from . import charts
 from .charts import Curves, Histogram, Points
 from .evaluation import Evaluation

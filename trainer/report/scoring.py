@@ -9,10 +9,10 @@ import torch
 
 from zhclip.calibration import sentence
 
-from ..cache import Cache
-from ..corpus import Pair
-from ..encoders import Student
-from ..training import cosine_loss, zone_masks
+from ..cache.shards import Cache
+from ..corpus.pairs import Pair
+from ..models.student import Student
+from ..training.objective import cosine_loss, zone_masks
 from .captions import Caption
 from .evaluation import Evaluation
 from .floors import ORDINARY, Floors

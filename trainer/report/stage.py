@@ -10,28 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from zhclip.artifact import Meta, load
-from zhclip.kinds import kind_of
+from zhclip.models import kind_of
 from zhclip.structure import Structure
 
-from .. import corpus
-from ..base import (
-    EvaluateSettings,
-    Recipe,
-    SettingsError,
-    TrainSettings,
-    corpus_name,
-    default_device,
-    hold_run,
-    parse_recipe,
-    public,
-    read_json,
-    require,
-    write_text,
-)
-from ..cache import Cache, Making, build, standard_teacher
-from ..corpus import Pair
-from ..encoders import Student, Teacher, load_student, load_teacher
-from ..training import checkpoint, trained_student
+from ..base.files import read_json, write_text
+from ..base.locks import hold_run
+from ..base.processes import default_device
+from ..base.recipe import Recipe, SettingsError, TrainSettings
+from ..base.settings import corpus_name, parse_recipe, public, require
+from ..base.stage_settings import EvaluateSettings
+from ..cache.making import Making
+from ..cache.shards import Cache
+from ..cache.stage import build
+from ..cache.standard import standard_teacher
+from ..corpus import stage as corpus
+from ..corpus.pairs import Pair
+from ..models.student import Student, load_student
+from ..models.teacher import Teacher, load_teacher
+from ..training import checkpoint
+from ..training.opening import trained_student
 from . import captions, curves
 from .evaluation import Evaluation
 from .floors import Floors, answers

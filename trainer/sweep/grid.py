@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ..base import Recipe, SettingsError, TrainSettings, public, reason, require_size, to_recipe
+from ..base.failures import reason
+from ..base.recipe import Recipe, SettingsError, TrainSettings
+from ..base.settings import public, require_size, to_recipe
 
 KEYS = ("rows", "seeds", "settings")
 NAME = re.compile(r"\w[\w.+-]*")

@@ -18,28 +18,23 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .. import cache, corpus, training
-from ..artifact import FILE, export_run
-from ..base import (
-    BusyError,
-    DamagedError,
-    Recipe,
-    SettingsError,
-    SweepSettings,
-    corpus_name,
-    goes_on,
-    guard,
-    hold,
-    processes,
-    require,
-    scratch,
-    to_yaml,
-    write_text,
-)
-from ..corpus import CorpusError
-from ..encoders import ModelError
-from ..report import cache_further, evaluate_run, score_further
-from ..training import DivergedError, checkpoint
+from ..artifact.export import FILE, export_run
+from ..base.failures import goes_on
+from ..base.files import DamagedError, scratch, write_text
+from ..base.locks import BusyError, hold
+from ..base.processes import processes
+from ..base.recipe import Recipe, SettingsError
+from ..base.settings import corpus_name, guard, require, to_yaml
+from ..base.stage_settings import SweepSettings
+from ..cache import stage as cache
+from ..corpus import stage as corpus
+from ..corpus.lines import CorpusError
+from ..models.weights import ModelError
+from ..report.further import cache_further, score_further
+from ..report.stage import evaluate_run
+from ..training import checkpoint
+from ..training import stage as training
+from ..training.schedule import DivergedError
 from .grid import Job, plan, read_grid, shaping
 from .table import Outcome, summary, to_markdown
 

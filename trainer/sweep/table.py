@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..base import markdown_table
-from ..report import LABELS, by_predictor
+from ..base.html import markdown_table
+from ..report.predictors import LABELS, by_predictor
 
 SKILL = "skill"
 DIGITS = {"seconds": 0}  # of all others 3

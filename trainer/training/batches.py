@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from zhclip.calibration import sentence
 
-from ..cache import Cache, sent, shares
+from ..cache.positions import shares
+from ..cache.shards import Cache, sent
 
 # A step computes a multiple of so many positions. On a CPU in bf16 a product of a size not seen before is compiled,
 # which takes longer than the product (docs/performance.md), and no two batches would be of one size.

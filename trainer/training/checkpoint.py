@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..base import read_header, read_tensors, write_tensors
+from ..base.files import read_header, read_tensors, write_tensors
 from .best import Best
 
 KEEP = 2

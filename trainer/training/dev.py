@@ -9,9 +9,10 @@ import torch
 
 from zhclip.calibration import sentence
 
-from ..base import Recipe
-from ..cache import Cache, keep
-from ..encoders import Student
+from ..base.recipe import Recipe
+from ..cache.positions import keep
+from ..cache.shards import Cache
+from ..models.student import Student
 from .batches import Captions, Piece
 from .objective import cosine_loss, finds
 

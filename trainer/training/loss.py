@@ -9,9 +9,9 @@ from torch.nn.functional import pad
 
 from zhclip.calibration import sentence
 
-from ..base import TrainSettings
-from ..cache import Cache
-from ..encoders import Student
+from ..base.recipe import TrainSettings
+from ..cache.shards import Cache
+from ..models.student import Student
 from .objective import contrast_loss, cosine_loss
 
 POOLED = 0.5  # weight of the pooled vector's loss beside that of all positions

@@ -12,9 +12,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 
-from ..base import Recipe, SettingsError, TrainSettings, best_precision, guard, require
-from ..cache import Cache
-from ..encoders import Student, load_student, prepare, trunk_depth
+from ..base.processes import best_precision
+from ..base.recipe import Recipe, SettingsError, TrainSettings
+from ..base.settings import guard, require
+from ..cache.shards import Cache
+from ..models.freezing import prepare, trunk_depth
+from ..models.student import Student, load_student
 from . import checkpoint
 from .batches import Captions, Order
 from .best import Best

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
-from ..base import TrainSettings
+from ..base.recipe import TrainSettings
 
 SETTLE = 200  # steps after the warm-up before a loss above its start counts as divergence
 # So far above it: behind a warm start from the closed form, small batches stood at 1.02 times its loss for a while, and

@@ -9,8 +9,10 @@ from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from tqdm import tqdm
 
-from ..base import Recipe, processes, say
-from ..encoders import trunk_depth
+from ..base.failures import say
+from ..base.processes import processes
+from ..base.recipe import Recipe
+from ..models.freezing import trunk_depth
 from . import checkpoint
 from .opening import Training
 from .schedule import check, rate

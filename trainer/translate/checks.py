@@ -11,7 +11,7 @@ import unicodedata
 
 from zhclip.prompt import normalise
 
-from ..corpus import has_chinese
+from ..corpus.pairs import has_chinese
 
 DIGITS = {c: i for i, c in enumerate("\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d")}
 DIGITS |= {"\u3007": 0, "\u4e24": 2, "\u53cc": 2, "\u4fe9": 2}  # the other zero, and three words for two

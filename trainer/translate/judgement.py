@@ -13,7 +13,11 @@ from typing import Any
 from sacrebleu.metrics import CHRF
 from tqdm import tqdm
 
-from ..base import SettingsError, TranslateSettings, markdown_table, public_name, replacing, write_text
+from ..base.files import replacing, write_text
+from ..base.html import markdown_table
+from ..base.recipe import SettingsError
+from ..base.settings import public_name
+from ..base.stage_settings import TranslateSettings
 from .checks import fault, flags
 
 EXAMPLES = 3  # of each reason, on the page

@@ -25,20 +25,14 @@ from tqdm import tqdm
 
 from zhclip.prompt import normalise
 
-from ..base import (
-    SettingsError,
-    Source,
-    TranslateSettings,
-    Translation,
-    guard,
-    has_bf16,
-    hold,
-    processes,
-    require,
-    sweep,
-    write_text,
-)
-from ..corpus import Row, read, source_sha256
+from ..base.files import sweep, write_text
+from ..base.locks import hold
+from ..base.processes import has_bf16, processes
+from ..base.recipe import SettingsError, Source
+from ..base.settings import guard, require
+from ..base.stage_settings import TranslateSettings, Translation
+from ..corpus.lines import Row
+from ..corpus.rows import read, source_sha256
 from .judgement import judge, read_shard
 from .translator import Output, Translator, load_translator, model_folder, model_sha256
 

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from ..base import TranslateSettings, file_sha256, reason
-from ..encoders import ModelError, read_config, resolve
+from ..base.failures import reason
+from ..base.files import file_sha256
+from ..base.stage_settings import TranslateSettings
+from ..models.weights import ModelError, read_config, resolve
 
 # By target language: the flag that names the model, and the language that it reads.
 FLAGS = {"zh": "translate.model", "en": "translate.back_model"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zhclip import prompt
 
-from ...base import STARTER
+from ...base.recipe import STARTER
 from ..lines import Row
 from ..pairs import key, share
 from .grammar import Grammar

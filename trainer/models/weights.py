@@ -20,9 +20,9 @@ from safetensors import safe_open
 from tqdm import tqdm
 from transformers.initialization import no_init_weights
 
-from zhclip.kinds import KINDS
+from zhclip.models import KINDS
 
-from ..base import reason
+from ..base.failures import reason
 
 # Exact names: a pipeline's repository also holds checkpoints of many gigabytes that are not asked for.
 TOKENIZER_FILES = [

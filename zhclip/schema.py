@@ -12,8 +12,8 @@ import os
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .files import ArtifactError, DamagedArtifactError, VersionError
-from .kinds import KINDS, kind_of
+from .io import ArtifactError, DamagedArtifactError, VersionError
+from .models import KINDS, kind_of
 
 FORMAT_VERSIONS = (1, 2)
 SMALLEST_WINDOW = 3  # start, one token, end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import peft
 import torch
 
-from ..base import SettingsError, TrainSettings
+from ..base.recipe import SettingsError, TrainSettings
 from .student import Ridge, Student
 
 

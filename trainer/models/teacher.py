@@ -8,11 +8,13 @@ from functools import cached_property
 import torch
 from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
-from zhclip.files import digest
-from zhclip.kinds import Kind, Part
+from zhclip.io import digest
+from zhclip.models import Kind, Part
 from zhclip.structure import standardise
 
-from ..base import Recipe, clip_tokenizer, public_name, require
+from ..base.comfyui import clip_tokenizer
+from ..base.recipe import Recipe
+from ..base.settings import public_name, require
 from .clip import Clip, clips_of_checkpoint
 from .download import small_files
 from .folders import encoders_of_folder

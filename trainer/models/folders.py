@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import BertConfig, BertModel, CLIPTextConfig
 
-from zhclip.kinds import Kind, Part
+from zhclip.models import Kind, Part
 
 from . import clip
 from .bert import ANCHOR, bare_bert

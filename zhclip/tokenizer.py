@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .files import ArtifactError, DamagedArtifactError
+from .io import ArtifactError, DamagedArtifactError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

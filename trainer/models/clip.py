@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from zhclip.kinds import KINDS, SD15, Kind, Part
+from zhclip.models import KINDS, SD15, Kind, Part
 
 from .weights import CHECKPOINTS, ModelError, beside_anchor, load_strict, prefix_of, read_tensors
 

@@ -22,9 +22,9 @@ from huggingface_hub import hf_hub_url, snapshot_download
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 from tqdm import tqdm
 
-from zhclip.kinds import KINDS, SD15, Kind
+from zhclip.models import KINDS, SD15, Kind
 
-from ..base import reason
+from ..base.failures import reason
 from .weights import HALF, SMALL, TEXT, WEIGHTS, ModelError, prefix_of, resolve, weight_files
 
 ANCHORS = ("embeddings.token_embedding.weight", "embeddings.word_embeddings.weight")  # CLIP's, a BERT's
