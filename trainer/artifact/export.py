@@ -20,6 +20,7 @@ from ..cache.shards import Cache
 from ..corpus import stage as corpus
 from ..models.bert import dimensions_of
 from ..models.student import Student
+from ..progress import Listener
 from ..report.stage import Finished, strategy_name
 
 # Of a vector's difference from the trained model's, over its norm: what fp32 arithmetic leaves, and what rounding does.
@@ -33,7 +34,7 @@ class ExportError(RuntimeError):
     """An artifact that does not do what the trained model does."""
 
 
-def export_run(recipe: Recipe) -> None:
+def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
     """Stage `export`: RUN/encoder.safetensors, for lora RUN/adapter, and with --install a copy in ComfyUI.
 
     Raises ExportError when an output of the file differs from the trained model's by more than its numbers explain.

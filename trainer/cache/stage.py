@@ -29,12 +29,13 @@ from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
 from ..models.student import load_student
 from ..models.teacher import teacher_of
+from ..progress import Listener
 from . import budget, standard
 from .making import EXACT, FEW, Making, added
 from .shards import CURE, NEGATIVES, SUMS, Shard, parts_of, shard_path
 
 
-def run(recipe: Recipe) -> None:
+def run(recipe: Recipe, progress: Listener | None = None) -> None:
     """Targets and states of the training pairs, and of the dev pairs with all layers frozen."""
     state = processes()
     # TF32 on GPUs that have it. Rounded so, all-MiniLM-L6-v2's targets turn by a mean 1 - cos of 2.4e-7.

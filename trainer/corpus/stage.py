@@ -17,6 +17,7 @@ from ..base.recipe import CorpusSettings, Recipe, SettingsError, Source
 from ..base.settings import guard, require, sources
 from ..models.teacher import caption_length, load_tokenizer
 from ..models.tokenizer import load_tokens
+from ..progress import Listener
 from .lines import Row
 from .pairs import Cleaned, Length, Pair, clean, share
 from .rows import read, source_sha256
@@ -79,7 +80,7 @@ class Mixture:
 Split = tuple[Cleaned, Mixture]
 
 
-def run(recipe: Recipe) -> None:
+def run(recipe: Recipe, progress: Listener | None = None) -> None:
     """Stage `corpus`: RUN/corpus/train.tsv, dev.tsv, rejects.tsv, summary.html and summary.json; english.tsv where
     English captions are given."""
     folder, settings = recipe.folder / "corpus", recipe.corpus

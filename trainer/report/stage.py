@@ -27,6 +27,7 @@ from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
 from ..models.student import Student, load_student
 from ..models.teacher import Teacher, load_teacher
+from ..progress import Listener
 from ..training import checkpoint
 from ..training.opening import trained_student
 from . import captions, curves
@@ -89,7 +90,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     print(to_markdown(evaluation.report))
 
 
-def evaluate_run(recipe: Recipe) -> Evaluation:
+def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation:
     """Stage `evaluate` of a run: RUN/report.json, report.md, report.html, report.captions.tsv and RUN/logs/report."""
     logs, folder = recipe.folder / "logs", recipe.folder / "corpus"
     summary = read_json(folder / "summary.json", "delete it and run the corpus stage again")

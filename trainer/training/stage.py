@@ -13,6 +13,7 @@ from ..base.failures import say
 from ..base.processes import processes
 from ..base.recipe import Recipe
 from ..models.freezing import trunk_depth
+from ..progress import Listener
 from . import checkpoint
 from .opening import Training
 from .schedule import check, rate
@@ -20,7 +21,7 @@ from .schedule import check, rate
 LOG_EVERY = 10
 
 
-def run(recipe: Recipe) -> None:
+def run(recipe: Recipe, progress: Listener | None = None) -> None:
     """Train by the recipe: RUN/checkpoints/step-NNNNNN.safetensors, final.safetensors and RUN/logs. Goes on where a
     killed run stopped. Raises DivergedError, SettingsError.
 

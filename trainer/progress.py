@@ -1,0 +1,61 @@
+"""Progress events of the trainer's stages: the command line draws bars from them, a node of ComfyUI its own bar.
+
+Stages report sentences by `logging.getLogger(__name__).info(...)` (the command line prints those of INFO and above).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One event: `done` of `total` steps, batches or shards.
+
+    stage: name of the stage, followed by the part of it where it has several loops (`cache train`, `cache dev`).
+    seconds_left: estimate for this loop; None before its first step.
+    metrics: figures of this step, such as `loss`; empty for most events.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Cancelled(Exception):
+    """Raised by a listener to stop a stage. The same call continues from what is on disk."""
+
+
+Listener = Callable[[Progress], None]
+
+
+class Counter:
+    """Counts the steps of one loop and sends an event at its start and after each step. No listener: no events."""
+
+    def __init__(self, stage: str, total: int, listener: Listener | None, done: int = 0) -> None:
+        self.stage, self.total, self.listener, self.done = stage, total, listener, done
+        self.first, self.began = done, time.monotonic()
+        self.add(0)
+
+    def add(self, count: int = 1, metrics: dict[str, float] | None = None) -> None:
+        """`count` more are done. Raises what the listener raises, such as Cancelled."""
+        self.done += count
+        if self.listener:
+            steps, seconds = self.done - self.first, time.monotonic() - self.began
+            left = seconds / steps * (self.total - self.done) if steps else None
+            self.listener(Progress(self.stage, self.done, self.total, left, metrics or {}))
+
+
+def track(items: Iterable[T], stage: str, total: int, listener: Listener | None, done: int = 0) -> Iterator[T]:
+    """Yield the items and send an event at the start and after each. `done`: items of an earlier call."""
+    counter = Counter(stage, total, listener, done)
+    for item in items:
+        yield item
+        counter.add()
