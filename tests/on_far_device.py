@@ -59,8 +59,8 @@ def encoders_there(folder: Path) -> tuple[Teacher, Student]:
 
 def cached(folder: Path, teacher: Teacher, student: Student, pads: int | None = 2) -> Cache:
     depth = DEPTH if pads else student.depth
-    build(folder / f"cache{pads}", PAIRS, Making(teacher, student, depth, pads, 8, 8, hard_negatives=True))
-    return Cache.open(folder / f"cache{pads}", depth, pads, negatives=True)
+    build(folder / f"cache{pads}", PAIRS, Making(teacher, student, depth, pads, 8, 8))
+    return Cache.open(folder / f"cache{pads}", depth, pads)
 
 
 def of_student(folder: Path, planted: bool) -> None:

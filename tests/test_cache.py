@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,8 @@ from tests.encoders import WINDOW
 from tests.small import captions
 from trainer.base.recipe import SettingsError
 from trainer.cache.making import Making
-from trainer.cache.shards import NEGATIVES, Cache
+from trainer.cache.shards import Cache
 from trainer.cache.stage import build
-from trainer.corpus.exchange import exchanged
 from trainer.corpus.pairs import Pair
 from trainer.models.student import Student, load_student
 from trainer.models.teacher import Teacher, load_teacher
@@ -84,33 +82,8 @@ def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(
     captions = Captions(Cache.open(tmp_path, 2, 3), contrast=True)
     for begin, end in ((0, 6), (2, 4)):
         batch = captions.__getitems__(Piece(step, begin, end))
-        assert "negatives" not in batch
         assert batch["en"].dtype == torch.float32 and torch.allclose(batch["en"], meant, atol=1e-3)
         assert batch["own"].nonzero().tolist() == [[i, begin + i] for i in range(end - begin)]
-
-
-def test_hard_negatives_are_what_the_teacher_makes_of_the_exchanged_english(
-    pair: tuple[Teacher, Student], tmp_path: Path
-) -> None:
-    teacher, student = pair
-    making = Making(teacher, student, 2, 3, 16, 8)
-    build(tmp_path, PAIRS, making)
-    with pytest.raises(SettingsError, match=f"{NEGATIVES}: no cache there"):
-        Cache.open(tmp_path, 2, 3, negatives=True)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    build(tmp_path, PAIRS, replace(making, hard_negatives=True))
-    assert before == {path: path.stat().st_mtime_ns for path in before}  # a cache from before gets its part alone
-    cache = Cache.open(tmp_path, 2, 3, negatives=True)
-    texts = [exchanged(pair.en) for pair in PAIRS]
-    with_one = [row for row, text in enumerate(texts) if text]
-    assert 10 < len(with_one) < len(PAIRS)
-    target, lengths = teacher.encode([text for text in texts if text])
-    meant = torch.stack([normalize(t[:length], dim=-1).mean(dim=0) for t, length in zip(target, lengths.tolist())])
-    near = 5e-3  # it is computed in bf16 where the machine can
-    assert torch.allclose(cache.column("negative")[with_one].float(), meant, atol=near)
-    for some in (cache, cache.moved(torch.device("cpu"))):
-        batch = Captions(some, contrast=True).__getitems__(Piece(list(range(len(PAIRS))), 3, 5))
-        assert torch.allclose(batch["negatives"].float(), meant, atol=near)
 
 
 def test_a_copy_on_a_device_reads_the_same(pair: tuple[Teacher, Student], tmp_path: Path) -> None:

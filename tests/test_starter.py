@@ -17,7 +17,6 @@ import pytest
 from tests import encoders
 from tests.tree import ROOT
 from trainer.corpus import starter
-from trainer.corpus.exchange import exchanged
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import key
 from trainer.corpus.rows import read, starter_rows
@@ -124,31 +123,6 @@ def test_both_sides_count_the_same(drawn: list[tuple[str, str]]) -> None:
         some = [(zh, en) for zh, en in drawn if re.match(f"{number}[{units}]", zh)]
         assert len(some) > 10
         assert all(re.search(rf"\b{word}\b", en) for _, en in some), some
-
-
-@pytest.mark.parametrize(
-    "caption, other",
-    [
-        ("A red cup on a blue table.", "A blue cup on a red table."),
-        ("an orange cat chasing a dog", "an orange dog chasing a cat"),
-        ("an owl above a dog", "a dog above an owl"),
-        ("two small stars above three circles", "two small circles above three stars"),
-        ("a cat and a dog", None),  # a list
-        ("two dogs beside a cat", None),  # several and one
-        ("a red cup on a red cup", None),
-        ("a happy girl", None),
-        ("", None),
-    ],
-)
-def test_like_words_are_exchanged(caption: str, other: str | None) -> None:
-    assert exchanged(caption) == other
-
-
-def test_an_exchanged_caption_has_the_same_words(rows: list[tuple[str, str]]) -> None:
-    english = [en for _, en in rows]
-    made = [(en, other) for en in english if (other := exchanged(en))]
-    assert len(made) > len(english) / 2
-    assert all(other != en and sorted(other) == sorted(en) for en, other in made)
 
 
 def test_every_table_has_its_columns() -> None:

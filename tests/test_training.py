@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -25,7 +24,7 @@ from tests import encoders
 from trainer.artifact import export
 from trainer.base.processes import best_precision, precision_of
 from trainer.base.recipe import LORA, Recipe, SettingsError
-from trainer.base.settings import parse_recipe, to_yaml
+from trainer.base.settings import parse_recipe
 from trainer.cache import stage as cache
 from trainer.cache.shards import parts_of
 from trainer.corpus import stage as corpus
@@ -101,14 +100,14 @@ def logged(recipe: Recipe, name: str) -> list[float]:
 @pytest.fixture(scope="module")
 def alone(base: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A run in one process and one pass a step, with a contrast, which sees the whole step's captions."""
-    settings = {"contrast": 0.1, "hard_negatives": True}
+    settings = {"contrast": 0.1}
     return ran(changed(base, tmp_path_factory.mktemp("alone") / "run", **settings), corpus, cache, train)
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    more = {"cache.dir": tmp_path / "cache", "train.contrast": 0.1, "train.hard_negatives": True, "train.accumulate": 2}
+    more = {"cache.dir": tmp_path / "cache", "train.contrast": 0.1, "train.accumulate": 2}
     said = by_two("trainer run", base, run=run, **more)
     assert said.count("# ridge+unfreeze") == 1
     two = replace(base, run=str(run))
@@ -154,7 +153,7 @@ def test_the_first_processs_skill_decides_for_all(base: Recipe, alone: Recipe, t
 
 
 def test_passes_of_a_step_add_up(base: Recipe, alone: Recipe, tmp_path: Path) -> None:
-    halves = ran(changed(base, tmp_path / "run", contrast=0.1, hard_negatives=True, accumulate=4), corpus, train)
+    halves = ran(changed(base, tmp_path / "run", contrast=0.1, accumulate=4), corpus, train)
     assert furthest(final(halves), final(alone)) < 1e-5
     with pytest.raises(SettingsError, match=r"--train.batch 8 is not a multiple of 3 \(--train.accumulate 3 times 1"):
         train.run(changed(base, tmp_path / "odd", accumulate=3))
@@ -218,34 +217,6 @@ def test_contrast_asks_for_the_captions_own_english() -> None:
     assert torch.equal(half, contrast_loss(en, en, centre, own)[2:])
     twice = contrast_loss(en, torch.cat([en, en]), centre, torch.cat([own, own], dim=1))
     assert twice.max() < 1e-6  # the same caption again is no wrong answer
-
-
-@pytest.fixture(scope="module")
-def without(base: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """The same run without hard negatives."""
-    settings = {"contrast": 0.1, "hard_negatives": False}
-    return ran(changed(base, tmp_path_factory.mktemp("without") / "run", **settings), corpus, train)
-
-
-def test_hard_negatives_are_wrong_answers_too(alone: Recipe, without: Recipe) -> None:
-    assert all(more > less for more, less in zip(logged(alone, "train/contrast"), logged(without, "train/contrast")))
-
-
-def test_an_older_versions_run_goes_on_without_hard_negatives(without: Recipe) -> None:
-    old = {"kv": 0.0, "unet": None, "ema": None}
-    settings, ended = without.folder / "checkpoints" / "settings.json", final(without)
-    made = json.loads(settings.read_text(encoding="utf-8")) | old
-    del made["hard_negatives"]
-    settings.write_text(json.dumps(made), encoding="utf-8")
-    recipe = yaml.safe_load(to_yaml(without))
-    recipe["train"] |= old
-    del recipe["train"]["hard_negatives"]
-    (without.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    checkpoint.final(without.folder / "checkpoints").unlink()
-    (without.folder / "checkpoints" / "step-000012.safetensors").unlink()
-    read = parse_recipe(without.folder / "recipe.yaml")
-    assert read == without
-    assert furthest(final(ran(read, train)), ended) == 0
 
 
 # What is kept
@@ -335,7 +306,7 @@ def test_fp16_scales_the_gradient_and_a_resumed_run_knows_the_scale(
         return accelerator
 
     monkeypatch.setattr("trainer.training.opening.accelerator_of", with_scaler)
-    recipe = changed(base, tmp_path / "run", contrast=0.1, hard_negatives=True)
+    recipe = changed(base, tmp_path / "run", contrast=0.1)
     shutil.copytree(alone.folder / "corpus", recipe.folder / "corpus")
     whole = final(ran(recipe, train))
     assert 0 < furthest(whole, final(alone)) < 2e-3

@@ -43,14 +43,11 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, 
     pairs = (sorted(sample.pairs, key=lambda pair: len(pair.en))[:: max(1, len(sample.pairs) // rows)] * rows)[:rows]
     making = Making(teacher, student, depth, train.pad_positions, rows, recipe.cache.batch, sample.train <= FEW)
     shards: list[tuple[Shard, Shard, Shard]] = []
-    negatives: list[Shard] = [{}]
     caption = _middle(lambda: shards.append(making.shard(pairs, 0)), device) / rows
-    if train.negatives:
-        caption += _middle(lambda: negatives.append(making.negatives(pairs)), device) / rows
     if train.strategy == "ridge":
         return Speed(caption)
     made, sums, trunk = shards[-1]
-    cache = Cache([made | negatives[-1] | (trunk if depth is not None else {})], rows, sums, teacher.widths)
+    cache = Cache([made | (trunk if depth is not None else {})], rows, sums, teacher.widths)
     one_pass, optimiser = _step(train, cache, student)
     passes = train.accumulate
     while True:

@@ -43,8 +43,6 @@ def renewed(settings: dict[str, Any]) -> dict[str, Any]:
     if old:
         # What PEFT does not need to be told is not said, so that both versions' settings compare equal.
         new["lora"] = {name: value for name, value in old.items() if value not in (0.0, False)}
-    if "kv" in settings:  # which left when these came
-        new.setdefault("hard_negatives", False)
     if "lora_layers" in settings and settings.get("strategy") == "lora":
         new["layers"] = settings["lora_layers"]
     return new

@@ -120,9 +120,6 @@ class TrainSettings:
     """lora: what peft.LoraConfig takes, by its own names: --train.lora.r 8, --train.lora.use_dora true, and so on."""
     contrast: float = 0.02
     """Weight of a contrast: each Chinese caption has to find its own English one among the step's. 0: none."""
-    hard_negatives: bool = False
-    """The contrast has each caption's English with two like words exchanged among the others as well: who finds the
-    right one knows which word belongs to which."""
     dev_every: int | None = 1000
     """Steps between scorings on up to 512 dev pairs, said in one line and logged as dev/skill. null: none."""
     patience: int | None = None
@@ -161,11 +158,6 @@ class TrainSettings:
     gradient scaler on Volta and Turing, else fp32."""
     report_to: str = "tensorboard"
     """Trackers that Accelerate knows, by name."""
-
-    @property
-    def negatives(self) -> bool:
-        """Whether a step reads hard negatives."""
-        return self.hard_negatives and self.contrast > 0
 
 
 @dataclass

@@ -64,7 +64,7 @@ def gigabytes(recipe: Recipe, rows: int, sample: list[Pair], student: Student, t
     # The untrained student's sentence vectors, pooled vectors, ids, and once for all captions the normal equations.
     pooled = teacher.pooled_width
     sums = (width + recipe.window) * (width + teacher.width) + (pooled > 0) * (width + 1) * (width + pooled)
-    beside = rows * HALF * (width + pooled + teacher.width * recipe.train.negatives) + WHOLE * positions + DOUBLE * sums
+    beside = rows * HALF * (width + pooled) + WHOLE * positions + DOUBLE * sums
     return (HALF * positions * teacher.width + beside) / 1e9, HALF * positions * width / 1e9
 
 

@@ -17,9 +17,7 @@ from zhclip.calibration import sentence
 from zhclip.io import digest
 from zhclip.structure import norms, unit
 
-from ..base.processes import default_device, has_bf16
 from ..corpus import stage as corpus
-from ..corpus.exchange import exchanged
 from ..corpus.pairs import Pair
 from ..models.ragged import spread
 from ..models.student import Student
@@ -38,7 +36,6 @@ class Making:
 
     `depth`: layers of the student whose output is stored, None to store none. `pads`: padded positions that a caption
     keeps, None for all. `batch`: captions a forward pass. `exact`: whether the sums run over all positions.
-    `hard_negatives`: whether those are stored.
     """
 
     teacher: Teacher
@@ -48,7 +45,6 @@ class Making:
     shard_rows: int = 1024
     batch: int = 64
     exact: bool = False
-    hard_negatives: bool = False
 
     def settings(self, pairs: list[Pair]) -> dict[str, Any]:
         """What a cache of these pairs is only good for."""
@@ -104,27 +100,6 @@ class Making:
             **beside,
         }
         return captions, sums, {"trunk": torch.cat(trunks)}
-
-    def negative_settings(self, pairs: list[Pair]) -> dict[str, Any]:
-        """What their hard negatives are only good for."""
-        names = ("corpus", "rows", "shard_rows", "window", "teacher", "layer")
-        return {name: value for name, value in self.settings(pairs).items() if name in names}
-
-    @torch.inference_mode()
-    def negatives(self, some: list[Pair]) -> Shard:
-        """English sentence vectors (N, D) fp16 of the captions with two like words exchanged; zeros where there are no
-        two."""
-        texts = [exchanged(pair.en) or "" for pair in some]
-        vectors = torch.zeros(len(some), self.teacher.width, dtype=torch.half)
-        rows = sorted((row for row, text in enumerate(texts) if text), key=lambda row: self.teacher.length(texts[row]))
-        for chosen in (rows[first : first + self.batch] for first in range(0, len(rows), self.batch)):
-            ids, lengths = (t.to(self.student.bert.device) for t in self.teacher.tokens([texts[row] for row in chosen]))
-            positions = torch.arange(int(lengths.max()), device=ids.device).expand(len(ids), -1)
-            # In 0.6 of the time bf16 turns a sentence by a mean 1 - cos of 1.3e-5; its exchanged twin is 0.03 away.
-            with torch.autocast(default_device(), torch.bfloat16, enabled=has_bf16()):
-                target = self.teacher.states(ids, lengths, positions)
-            vectors[chosen] = sentence(target, positions < lengths[:, None], self.teacher.widths).half().cpu()
-        return {"negative": vectors}
 
     @torch.inference_mode()
     def trunk(self, some: list[Pair], captions: Shard) -> Shard:

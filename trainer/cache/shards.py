@@ -19,9 +19,8 @@ CURE = "run the cache stage again, which makes damaged shards anew"
 PER_POSITION = ("target", "trunk", "position", "ids")
 VECTORS = ("target", "trunk")  # what a step reads most of
 # What it decides by, and little else.
-BESIDE = ("position", "ids", "count", "length", "en_length", "projected", "negative")
+BESIDE = ("position", "ids", "count", "length", "en_length", "projected")
 SUMS = "sums.safetensors"
-NEGATIVES = "hard-negatives"  # their folder, beside the captions'
 Shard = dict[str, torch.Tensor]
 
 
@@ -56,16 +55,15 @@ class Cache:
     widths: tuple[int, ...] = ()
 
     @classmethod
-    def open(cls, folder: Path, depth: int | None, pads: int | None, negatives: bool = False) -> Cache:
-        """Open a complete cache, memory-mapped, with the states after `depth` layers unless None or left out, and with
-        the hard negatives if asked for.
+    def open(cls, folder: Path, depth: int | None, pads: int | None) -> Cache:
+        """Open a complete cache, memory-mapped, with the states after `depth` layers unless None or left out.
 
         Raises SettingsError when a part is missing or unfinished.
         """
         shards: list[Shard] = []
         captions, *trunk = (folder / name for name in parts_of(depth, pads))
         trunk = [some for some in trunk if not left_out(some).is_file()]
-        for part in [captions, *trunk, *[folder / NEGATIVES] * negatives]:
+        for part in [captions, *trunk]:
             if not (part / "settings.json").is_file():
                 raise SettingsError(f"{part}: no cache there; run the cache stage first (`python -m trainer cache`)")
             settings = read_json(part / "settings.json", f"delete {part} and run the cache stage again")
@@ -104,11 +102,6 @@ class Cache:
     def stores_trunk(self) -> bool:
         """Whether the frozen layers' output is there."""
         return "trunk" in self.shards[0]
-
-    @property
-    def has_negatives(self) -> bool:
-        """Whether the hard negatives' sentence vectors are there: "negative" (D,) a caption, zeros for none."""
-        return "negative" in self.shards[0]
 
     @property
     def pooled_width(self) -> int:

@@ -3,8 +3,7 @@
 Folders of shards. `captions` holds per caption the teacher's output (fp16) at the positions that are kept and its
 length, the student's ids and the pooled sentence vector of the untrained student; `trunk-K` the student's hidden state
 after the K frozen layers (fp16) at the same positions, where the strategy has any and the disk has room;
-`hard-negatives` the English sentence vectors that the contrast has beside those of other captions. `sums`, in
-float64, are the normal equations that the closed-form floors need. They are written shard by
+`sums`, in float64, are the normal equations that the closed-form floors need. They are written shard by
 shard and added up at the end. A shard appears whole by a rename; a killed stage goes on at the next one, and several
 processes take turns at the shards.
 """
@@ -32,7 +31,7 @@ from ..models.teacher import teacher_of
 from ..progress import Listener
 from . import budget, standard
 from .making import EXACT, FEW, Making, added
-from .shards import CURE, NEGATIVES, SUMS, Shard, parts_of, shard_path
+from .shards import CURE, SUMS, Shard, parts_of, shard_path
 
 
 def run(recipe: Recipe, progress: Listener | None = None) -> None:
@@ -47,7 +46,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
         teacher = standard.measured(recipe.cache_folder, teacher, pairs["train"])
         trunk = budget.trunk(recipe, pairs["train"], student, teacher, state.is_main_process)
     making = Making(teacher, student, student.depth, None, recipe.cache.shard_rows, recipe.cache.batch)
-    learnt = replace(making, depth=trunk, pads=recipe.train.pad_positions, hard_negatives=recipe.train.negatives)
+    learnt = replace(making, depth=trunk, pads=recipe.train.pad_positions)
     for split, of in (("train", learnt), ("dev", making)):
         build(recipe.cache_folder / split, pairs[split], of, state)
 
@@ -58,21 +57,18 @@ def build(folder: Path, pairs: list[Pair], making: Making, state: PartialState |
     Raises SettingsError when a part was made with other settings.
     """
     captions, *trunks = (folder / part for part in parts_of(making.depth, making.pads))
-    negatives = [folder / NEGATIVES] * making.hard_negatives
     making = replace(making, exact=_exact(captions, len(pairs)))
     settings = making.settings(pairs)
     with state.main_process_first() if state else nullcontext():
         guard(captions, settings)
         for trunk in trunks:
             guard(trunk, settings | {"depth": making.depth})
-        for part in negatives:
-            guard(part, making.negative_settings(pairs))
     index, count = (state.process_index, state.num_processes) if state else (0, 1)
     numbers, summed = range(-(-len(pairs) // making.shard_rows)), _whole(captions / SUMS)
     # The shards' sums stand in a folder until all are there: as many as shards would be a quarter of the cache.
     unsummed = captions / "sums"
     first = [captions] if summed else [captions, unsummed]
-    missing = [number for number in numbers[index::count] if _lacks(number, [*first, *trunks, *negatives])]
+    missing = [number for number in numbers[index::count] if _lacks(number, [*first, *trunks])]
     for number in tqdm(missing, desc=f"cache {folder.name}", unit="shard", disable=not missing):
         some = pairs[number * making.shard_rows : (number + 1) * making.shard_rows]
         stored: Shard = {}
@@ -85,8 +81,6 @@ def build(folder: Path, pairs: list[Pair], making: Making, state: PartialState |
             stored = making.trunk(some, read_tensors(shard_path(captions, number), CURE))
         for trunk in trunks if stored else ():
             write_tensors(shard_path(trunk, number), stored)
-        for part in negatives:
-            write_tensors(shard_path(part, number), making.negatives(some))
     if state:
         state.wait_for_everyone()
     if index == 0:

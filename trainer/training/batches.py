@@ -90,7 +90,7 @@ class Captions(Dataset):
     def __getitems__(self, piece: Piece) -> dict[str, torch.Tensor]:
         """ids and positions (B, P), drawn (B, P), the loss's weights, target (B, P, D), kept (T,), which of the flat
         (B, P) are computed, and, where they are there, trunk (B, P, S), projected (B, G), en (N, D) with own (B, N)
-        bool of the step's captions, and negatives (M, D), the hard ones of those that have one.
+        bool of the step's captions.
         """
         rows, cache = piece.rows, self.cache
         positions = cache.rows("position", rows)
@@ -111,9 +111,6 @@ class Captions(Dataset):
             target = batch["target"] if rows == piece.step else cache.rows("target", piece.step)
             batch["en"] = english(target, cache.rows("en_length", piece.step), cache.widths)
             batch["own"] = step[piece.begin : piece.end, None] == step[None, :]
-            if cache.has_negatives:
-                negatives = cache.rows("negative", piece.step)
-                batch["negatives"] = negatives[negatives.any(dim=1)]
         return batch
 
 

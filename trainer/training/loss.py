@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import pad
 
 from zhclip.calibration import sentence
 
@@ -50,9 +49,6 @@ class Loss:
         if train.contrast and self.centre is not None:
             text = self.student.tokens.key_mask(batch["ids"])
             zh = sentence(z, text, self.widths)
-            en, own = batch["en"], batch["own"]
-            if "negatives" in batch:
-                en, own = torch.cat([en, batch["negatives"].float()]), pad(own, (0, len(batch["negatives"])))
-            terms["contrast"] = contrast_loss(zh, en, self.centre, own, self.widths).mean()
+            terms["contrast"] = contrast_loss(zh, batch["en"], self.centre, batch["own"], self.widths).mean()
             objective = objective + train.contrast * terms["contrast"]
         return terms | {"objective": objective}

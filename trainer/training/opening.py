@@ -98,7 +98,7 @@ def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, 
     train = recipe.train
     student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
     depth = trunk_depth(train, student.depth)
-    cache = Cache.open(recipe.cache_folder / "train", depth, train.pad_positions, train.negatives)
+    cache = Cache.open(recipe.cache_folder / "train", depth, train.pad_positions)
     ridge_start = train.start == "ridge" or train.strategy == "ridge"
     if not ridge_start and cache.width != student.bert.config.hidden_size:
         raise SettingsError(
