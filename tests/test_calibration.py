@@ -11,11 +11,12 @@ from torch.nn.functional import normalize
 
 from tests.tree import ROOT
 from trainer.report.retrieval import retrieval
-from zhclip.calibration import CHOOSE, FIT, JUDGE, Evaluation, Layer, missing, sentence
+from zhclip.calibration import CHOOSE, FIT, JUDGE, Evaluation, Layer, missing
 from zhclip.positions import Batch, TokenPair, batches
 from zhclip.prompt import normalise
 from zhclip.ridge import PENALTIES, Sums, choose, solve
 from zhclip.structure import Structure
+from zhclip.vectors import sentence_vector
 
 W, S, D = 6, 5, 4
 
@@ -194,7 +195,7 @@ def test_figures_are_the_trainers() -> None:
     score.add(z, y, batch)
     each = 1 - torch.nn.functional.cosine_similarity(z, y, dim=-1)
     assert score.loss() == pytest.approx(float((each * batch.weights).sum() / batch.weights.sum()), rel=1e-5)
-    zh, en = sentence(z, batch.texts("zh")), sentence(y, batch.texts("en"))
+    zh, en = sentence_vector(z, batch.texts("zh")), sentence_vector(y, batch.texts("en"))
     assert score.recall() == retrieval(zh, en)["zh_to_en"]["R@1"] and 0.1 < score.recall() < 0.9
     tied = Evaluation()
     tied.add(torch.ones(40, W, D), y, batch)

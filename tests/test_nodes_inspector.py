@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tests import graphs, small
 from tests.graphs import Graph, node
 from tests.host import Host
-from zhclip.calibration import sentence
 from zhclip.tokens import PromptTokenizer
+from zhclip.vectors import sentence_vector
 
 CHINESE, ENGLISH = small.captions()[0]
 RARE = "\u9f98"  # in no vocabulary of the tests
@@ -113,7 +113,7 @@ def test_the_nearest_captions_are_those_of_the_trainers_own_measure(host: Host) 
         z = load_file(host.base / "output" / "nearest.safetensors")["cond.0"]
         length = PromptTokenizer.of(small.artifact()).length(text)
         assert length <= 77
-        vectors.append(sentence(z, torch.arange(z.shape[1])[None] < length)[0])
+        vectors.append(sentence_vector(z, torch.arange(z.shape[1])[None] < length)[0])
     bank = torch.stack(vectors[1:])
     cosine = torch.nn.functional.cosine_similarity(vectors[0] - bank.mean(dim=0), bank - bank.mean(dim=0))
     expected = sorted(zip(cosine.tolist(), captions), reverse=True)[:5]

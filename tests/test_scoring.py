@@ -15,7 +15,7 @@ from trainer.report.retrieval import neighbours, retrieval
 from trainer.report.scoring import measure, zone_means, zone_ratios
 from trainer.training.objective import cosine_loss, zone_masks
 from trainer.training.schedule import DivergedError, check, rate, total_steps
-from zhclip.calibration import sentence
+from zhclip.vectors import sentence_vector
 
 
 def test_cosine_loss_is_one_minus_the_cosine() -> None:
@@ -61,7 +61,7 @@ def test_retrieval_counts_ranks_in_both_directions_and_ties_against() -> None:
 def test_a_text_without_content_has_a_place_and_no_nan() -> None:
     z = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[False] * 4, [False, True, False, False], [False, True, True, False]])
-    vectors = sentence(z, mask)
+    vectors = sentence_vector(z, mask)
     assert torch.equal(vectors[0], torch.zeros(8)) and torch.allclose(vectors[1], normalize(z[1, 1], dim=-1))
     assert retrieval(vectors, vectors)["zh_to_en"]["R@1"] == 1.0
     columns = measure(z, z, torch.arange(4)[None] < torch.tensor([[2], [3], [4]]))

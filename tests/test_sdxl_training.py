@@ -20,7 +20,7 @@ from trainer.models.student import Student
 from trainer.report.stage import Finished
 from trainer.training.objective import cosine_loss
 from zhclip.artifact import load
-from zhclip.structure import unit
+from zhclip.vectors import unit
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,15 @@ chosen, and the result judged, on pairs that were written otherwise than those t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.functional import normalize
 
 from .positions import Batch
 from .ridge import Sums, choose, solve
-from .structure import Structure, norms, scaled, standardise, unit
+from .structure import Structure
+from .vectors import centred_similarity, norms, recall, scaled, sentence_vector, standardise, unit
 
 JUDGE, CHOOSE, FIT = "judge", "choose", "fit"  # what a batch of pairs is for
 
@@ -65,7 +64,7 @@ class Layer:
             return
         p, weights = x.shape[1], batch.weights
         self.count[:p] += weights.double().sum(dim=0)
-        self.norm[:p] += (lengths(y, self.widths) * weights[:, :, None]).double().sum(dim=0)
+        self.norm[:p] += (norms(y, self.widths) * weights[:, :, None]).double().sum(dim=0)
         self.unit[:p] += (unit(y, self.widths) * weights[:, :, None]).double().sum(dim=0)
         if self.constant_first:
             weights = weights.clone()
@@ -103,13 +102,7 @@ class Layer:
 def missing(now: Structure, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """r of the module's text: states (B, P, S) and the CLIP's vectors (B, P, D) -> (B, P, D)."""
     z = now.apply(x)
-    return scaled(y, lengths(z, now.widths), now.widths) - z
-
-
-def lengths(x: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
-    """(..., D) -> (..., parts) the norm of each part, one without `widths`."""
-    found = norms(x, widths)
-    return found if len(widths) > 1 else found[..., None]
+    return scaled(y, norms(z, now.widths), now.widths) - z
 
 
 @dataclass
@@ -128,8 +121,8 @@ class Evaluation:
         cosine = (unit(z, self.widths) * unit(y, self.widths)).sum(dim=-1)
         self.total += float(((1 - cosine) * batch.weights).sum())
         self.count += float(batch.weights.sum())
-        self.zh.append(sentence(z, batch.texts("zh"), self.widths))
-        self.en.append(sentence(y, batch.texts("en"), self.widths))
+        self.zh.append(sentence_vector(z, batch.texts("zh"), self.widths))
+        self.en.append(sentence_vector(y, batch.texts("en"), self.widths))
 
     def loss(self) -> float:
         """The loss, 0 to 2."""
@@ -137,12 +130,4 @@ class Evaluation:
 
     def recall(self) -> float:
         """Share of the Chinese texts whose own English one is the nearest, both sides centred; ties count against."""
-        zh, en = torch.cat(self.zh), torch.cat(self.en)
-        near = normalize(zh - zh.mean(dim=0), dim=-1) @ normalize(en - en.mean(dim=0), dim=-1).T
-        return float(((near >= near.diagonal()[:, None]).sum(dim=1) == 1).double().mean())
-
-
-def sentence(z: torch.Tensor, text: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
-    """(B, P, D) and (B, P) bool -> (B, D): the mean of the unit vectors where the text stands, 0 without any text.
-    `widths` of their parts."""
-    return (unit(z, widths) * text[:, :, None]).sum(dim=1) / text.sum(dim=1, keepdim=True).clamp_min(1)
+        return recall(centred_similarity(torch.cat(self.zh), torch.cat(self.en)))

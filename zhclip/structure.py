@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn.functional import normalize
 
 from .artifact import Artifact
+from .vectors import scaled, standardise
 
 STORED = ("position0", "empty")  # vectors of the teacher's own
 
@@ -96,31 +95,3 @@ def project(hidden: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tenso
     if bias is not None:
         hidden = hidden + bias.to(hidden)
     return hidden
-
-
-def standardise(x: torch.Tensor, mean: torch.Tensor | None, std: torch.Tensor | None) -> torch.Tensor:
-    """(..., D) by mean and std (D,), or as it is where there are none."""
-    return x if mean is None or std is None else (x - mean.to(x)) / std.to(x)
-
-
-def unit(x: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
-    """(..., D) -> (..., D): of one part the unit vector; of several each part's, divided by the root of their number,
-    so that the product of two such vectors is the mean of the parts' cosines, none outweighed by a larger norm."""
-    if len(widths) < 2:
-        return normalize(x, dim=-1)
-    return scaled(x, x.new_full((len(widths),), len(widths) ** -0.5), widths)
-
-
-def norms(x: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
-    """(..., D) -> (...,) the vectors' norms; of several parts (..., parts)."""
-    if len(widths) < 2:
-        return x.norm(dim=-1)
-    return torch.stack([part.norm(dim=-1) for part in x.split(tuple(widths), dim=-1)], dim=-1)
-
-
-def scaled(x: torch.Tensor, lengths: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
-    """(..., D) and lengths (..., parts), 1 part by default -> (..., D) of parts as long as that."""
-    parts = x.split(tuple(widths) or (x.shape[-1],), dim=-1)
-    return torch.cat(
-        [normalize(part, dim=-1) * length for part, length in zip(parts, lengths.split(1, dim=-1))], dim=-1
-    )

@@ -10,7 +10,8 @@ import torch
 from comfy.text_encoders.bert import BertModel
 
 from ...zhclip.artifact import Artifact
-from ...zhclip.structure import Structure, standardise
+from ...zhclip.structure import Structure
+from ...zhclip.vectors import standardise
 
 SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP Set Last Layer counts
 SKIP_TRAINED = "ZhCLIP: CLIP Set Last Layer: this encoder has a target of its own for the layer before the last."

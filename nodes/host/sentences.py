@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...zhclip.models import kind_of
-from ...zhclip.structure import unit
+from ...zhclip.vectors import unit
 from .encoder import WindowEncoder
 from .progress import steps
 

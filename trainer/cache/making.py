@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from zhclip.calibration import sentence
 from zhclip.io import digest
-from zhclip.structure import norms, unit
+from zhclip.vectors import norms, sentence_vector, unit
 
 from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
@@ -140,9 +139,9 @@ class Making:
         for outputs in (last, trunk.half()):
             check_finite(spread(outputs, kept, there.shape), [p.zh for p in texts], "--student.model")
         widths = self.teacher.widths
-        english = sentence(target, (positions < en_length[:, None]) & there, widths)
+        english = sentence_vector(target, (positions < en_length[:, None]) & there, widths)
         states = spread(last, kept, there.shape)  # (B, P, S)
-        beside = {"pooled": sentence(states, text)}
+        beside = {"pooled": sentence_vector(states, text)}
         target = target.flatten(0, 1)[kept]
         at = (positions.flatten()[kept], weight.to(device)[kept])
         sums = normal_equations(last, target, *at, window, widths)
@@ -187,7 +186,6 @@ def normal_equations(
     sixty-fourth of the speed.
     """
     goal, weighted = unit(target, widths), x * weight[:, None]
-    lengths = norms(target, widths)
 
     def by_position(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros((window, *values.shape[1:]), dtype=torch.double).index_add_(
@@ -199,7 +197,7 @@ def normal_equations(
         "xy": (weighted.T @ goal).double(),  # (S, D)
         "x_sum": by_position(weighted),  # (W, S)
         "unit_sum": by_position(goal * weight[:, None]),  # (W, D)
-        "norm_sum": by_position(lengths * weight.view(-1, *[1] * (lengths.dim() - 1))),  # (W,), or (W, parts)
+        "norm_sum": by_position(norms(target, widths) * weight[:, None]),  # (W, parts)
         "weight": by_position(weight),  # (W,)
     }
 

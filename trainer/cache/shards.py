@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from zhclip.structure import norms
+from zhclip.vectors import norms
 
 from ..base.files import read_json, read_tensors
 from ..base.recipe import SettingsError
@@ -170,8 +170,8 @@ class Cache:
 
     def norms(self) -> torch.Tensor:
         """The teacher's mean norm of each position (W,), or of each of its parts (W, parts)."""
-        total = self.sums["norm_sum"]
-        return (total / self._weight.view(-1, *[1] * (total.dim() - 1))).float()
+        table = (self.sums["norm_sum"] / self._weight[:, None]).float()
+        return table if self.widths else table[:, 0]
 
     def constant(self) -> torch.Tensor:
         """(W, D) the mean unit target of each position: the best constant predictor's direction."""
@@ -202,7 +202,7 @@ class Cache:
 
     def projected_norm(self) -> torch.Tensor:
         """(1, 1) the mean norm of the teacher's pooled vectors."""
-        return (self.sums["projected_norm_sum"] / len(self)).float()[None]
+        return (self.sums["projected_norm_sum"] / len(self)).float()
 
     def projected_ridge(self, penalty: float) -> Ridge | None:
         """`ridge` from the student's first position to the unit pooled vectors; None where there are none."""

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from zhclip.io import digest
 from zhclip.models import Kind, Part
-from zhclip.structure import standardise
+from zhclip.vectors import standardise
 
 from ..base.comfyui import clip_tokenizer
 from ..base.recipe import Recipe

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from zhclip.calibration import sentence
+from zhclip.vectors import centred_similarity, ranks, sentence_vector
 
 from ..cache.shards import Cache
 from ..corpus.pairs import Pair
@@ -16,7 +16,7 @@ from ..training.objective import cosine_loss, zone_masks
 from .captions import Caption
 from .evaluation import Evaluation
 from .floors import ORDINARY, Floors
-from .retrieval import likeness, neighbours, ranks, retrieval
+from .retrieval import neighbours, retrieval
 
 BATCH = 64
 MAPPED = 20  # captions in the page's heat map
@@ -52,7 +52,7 @@ def score(student: Student, parts: Sequence[tuple[Cache, Floors]], pairs: Sequen
         report["parts"] = by_part(columns, english, zones, cache.widths)
     loss, within = aligned["loss"].double(), zones["content"]
     loss_content = (loss * within).sum(dim=1) / within.sum(dim=1).clamp_min(1)
-    alike, alike_content = (likeness(aligned[of], english[of]) for of in ("sentence", "content"))
+    alike, alike_content = (centred_similarity(aligned[of], english[of]) for of in ("sentence", "content"))
     figures = (loss.mean(dim=1), loss_content, ranks(alike), ranks(alike_content))
     nearest = [pairs[row].en for row in neighbours(alike).tolist()]
     rows = zip(pairs, *(column.tolist() for column in figures), nearest, strict=True)
@@ -115,7 +115,7 @@ def measure(z: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, widths: S
     if widths:
         sides = zip(z.split(tuple(widths), dim=-1), target.split(tuple(widths), dim=-1))
         own["part_loss"] = torch.stack([cosine_loss(*part) for part in sides], dim=-1)
-    return own | {"sentence": sentence(z, mask, widths), "content": sentence(z, content, widths)}
+    return own | {"sentence": sentence_vector(z, mask, widths), "content": sentence_vector(z, content, widths)}
 
 
 def zone_means(values: torch.Tensor, zones: dict[str, torch.Tensor]) -> dict[str, float]:

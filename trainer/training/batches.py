@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
-from zhclip.calibration import sentence
+from zhclip.vectors import sentence_vector
 
 from ..cache.positions import shares
 from ..cache.shards import Cache, sent
@@ -121,7 +121,7 @@ def english(target: torch.Tensor, lengths: torch.Tensor, widths: Sequence[int] =
     targets they would take as much as another position of each caption.
     """
     text = torch.arange(target.shape[1], device=target.device) < sent(lengths, target.device)[:, None]
-    return sentence(target.float(), text, widths)
+    return sentence_vector(target.float(), text, widths)
 
 
 def computed(drawn: torch.Tensor) -> torch.Tensor:

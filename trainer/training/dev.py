@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from zhclip.calibration import sentence
+from zhclip.vectors import centred_similarity, ranks, sentence_vector
 
 from ..base.recipe import Recipe
 from ..cache.positions import keep
 from ..cache.shards import Cache
 from ..models.student import Student
 from .batches import Captions, Piece
-from .objective import cosine_loss, finds
+from .objective import cosine_loss
 
 ROWS = 512
 BATCH = 64
@@ -66,9 +66,10 @@ class Dev:
             counts = batch["drawn"].masked_fill(batch["positions"] < self.learnt, 0)
             loss = (cosine_loss(z, batch["target"], widths) * counts).sum(dim=1) / counts.sum(dim=1)
             total += float(loss.sum())
-            zh.append(sentence(z.float(), student.tokens.key_mask(batch["ids"]), widths))
+            zh.append(sentence_vector(z.float(), student.tokens.key_mask(batch["ids"]), widths))
             en.append(batch["en"])
-        return total / len(self.captions), finds(torch.cat(zh), torch.cat(en))
+        found = ranks(centred_similarity(torch.cat(zh), torch.cat(en))) == 0
+        return total / len(self.captions), int(found.sum())
 
     def said(self, found: int) -> str:
         """One sentence about a scoring."""

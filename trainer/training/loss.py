@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zhclip.calibration import sentence
+from zhclip.vectors import sentence_vector
 
 from ..base.recipe import TrainSettings
 from ..cache.shards import Cache
@@ -48,7 +48,7 @@ class Loss:
             objective = objective + POOLED * terms["pooled"]
         if train.contrast and self.centre is not None:
             text = self.student.tokens.key_mask(batch["ids"])
-            zh = sentence(z, text, self.widths)
+            zh = sentence_vector(z, text, self.widths)
             terms["contrast"] = contrast_loss(zh, batch["en"], self.centre, batch["own"], self.widths).mean()
             objective = objective + train.contrast * terms["contrast"]
         return terms | {"objective": objective}

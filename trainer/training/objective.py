@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import normalize
 
-from zhclip.structure import unit
+from zhclip.vectors import unit
 
 ZONES = ("all", "position0", "content", "end", "pad")
 TEMPERATURE = 0.05  # of the contrast
@@ -50,10 +50,3 @@ def contrast_loss(
         similarity = normalize(some, dim=-1) @ normalize(others, dim=-1).T / TEMPERATURE
         losses.append(similarity.logsumexp(dim=1) - similarity.masked_fill(~own, -torch.inf).logsumexp(dim=1))
     return torch.stack(losses).mean(dim=0)
-
-
-def finds(zh: torch.Tensor, en: torch.Tensor) -> int:
-    """(N, D) sentence vectors of both sides -> how many Chinese ones are nearer to their own English one than to any
-    other, each side centred on its own mean. Ties count against."""
-    near = normalize(zh - zh.mean(dim=0), dim=-1) @ normalize(en - en.mean(dim=0), dim=-1).T  # (N, N)
-    return int(((near >= near.diagonal()[:, None]).sum(dim=1) == 1).sum())
