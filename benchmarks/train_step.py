@@ -18,7 +18,7 @@ from benchmarks import plain_loop
 from benchmarks.encoders import encoders, sdxl_teacher
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
-from trainer.base.processes import default_device
+from trainer.base.device import default_device
 from trainer.base.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.cache import stage as cache
 from trainer.corpus import stage as corpus

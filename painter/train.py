@@ -19,7 +19,7 @@ from tqdm import trange
 
 from painter import drawable, picture, unet
 from painter.paint import score_encoder
-from trainer.base.processes import cpu_has_bf16
+from trainer.base.device import cpu_has_bf16
 from trainer.models.student import load_student
 
 BATCH = 64

@@ -22,7 +22,7 @@ from transformers import ChineseCLIPModel
 
 from tests import encoders
 from trainer.artifact import export
-from trainer.base.processes import best_precision, precision_of
+from trainer.base.device import best_precision, precision_of
 from trainer.base.recipe import LORA, Recipe, SettingsError
 from trainer.base.settings import parse_recipe
 from trainer.cache import stage as cache

@@ -16,10 +16,11 @@ from zhclip.artifact import ArtifactError
 from .artifact.export import ExportError
 from .artifact.publish import PublishError
 from .base.allocator import keep_freed_memory
-from .base.failures import full_disk, goes_on, say, stoppable
+from .base.device import processes
+from .base.errors import full_disk
+from .base.failures import goes_on, say, stoppable
 from .base.files import DamagedError, write_text
 from .base.locks import BusyError, hold_cache, hold_run
-from .base.processes import processes
 from .base.recipe import Recipe, SettingsError
 from .base.settings import to_recipe, to_yaml
 from .base.stage_settings import SweepSettings
@@ -57,7 +58,7 @@ def perform(root: ArgumentParser, values: Namespace) -> int:
                     _function(stage.function)(settings)
         except (*EXPECTED, OSError, SafetensorError) as error:
             where = Path(given.get(stage.output) or given.get("run") or ".")
-            said = full_disk(error, where, stage.moves or f"--{stage.output}")
+            said = full_disk(error, where)
             if said is None and not isinstance(error, EXPECTED):
                 if not isinstance(error, OSError) or not error.filename:
                     raise

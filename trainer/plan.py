@@ -12,8 +12,7 @@ from huggingface_hub import constants
 
 from .artifact.export import FILE, installed
 from .base.comfyui import install_folder
-from .base.failures import free_bytes
-from .base.processes import processes
+from .base.device import free_bytes, processes
 from .base.recipe import Recipe, SettingsError
 from .base.settings import require, sources
 from .cache.budget import both_fit, gigabytes
@@ -25,7 +24,7 @@ from .models.student import Student, load_student
 from .models.teacher import Teacher, load_teacher
 from .probe import Speed, measure
 from .training import checkpoint
-from .training.opening import check_settings, precision
+from .training.opening import check_batch, precision
 from .training.schedule import total_steps
 
 FIXED = 8  # seconds that a stage takes to start and to load the encoders
@@ -83,7 +82,7 @@ def left(seconds: dict[str, float], stage: str) -> str:
 
 def _work(recipe: Recipe) -> Work:
     state, given = processes(), recipe.teacher
-    check_settings(recipe.train, state.num_processes)
+    check_batch(recipe.train, state.num_processes)
     comfyui = install_folder(recipe.install)
     target = installed(comfyui, recipe.folder.resolve().name) if comfyui else None
     chinese = require(recipe.student.model, "student.model", "the Chinese encoder")

@@ -12,8 +12,9 @@ import torch
 from zhclip.artifact import Artifact, CorpusInfo, Meta, PartInfo, TeacherInfo, load, save
 
 from ..base.comfyui import install_folder
+from ..base.device import default_device
+from ..base.errors import TrainerError
 from ..base.files import read_json, replacing, replacing_folder, scratch
-from ..base.processes import default_device
 from ..base.recipe import Recipe, SettingsError
 from ..base.settings import public, public_name
 from ..cache.shards import Cache
@@ -30,7 +31,7 @@ SAMPLE = 64
 FILE = "encoder.safetensors"
 
 
-class ExportError(RuntimeError):
+class ExportError(TrainerError):
     """An artifact that does not do what the trained model does."""
 
 

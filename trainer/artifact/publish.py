@@ -15,7 +15,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from zhclip.artifact import Artifact, Meta, load
 
-from ..base.failures import reason
+from ..base.errors import TrainerError, one_line
 from ..base.files import write_text
 from ..base.locks import hold
 from ..base.recipe import SettingsError
@@ -28,7 +28,7 @@ TEMPLATE = Path(__file__).with_name("card.md")
 TAGS = ["comfyui", "zhclip", "stable-diffusion", "text-encoder", "chinese"]
 
 
-class PublishError(RuntimeError):
+class PublishError(TrainerError):
     """An encoder that should not be published, or a hub that does not take it."""
 
 
@@ -152,5 +152,5 @@ def push(repo: str, files: dict[str, Path]) -> str:
         repository = api.create_repo(repo, exist_ok=True)
         done = api.create_commit(repository.repo_id, operations, commit_message="Publish a ZhCLIP encoder")
     except Exception as error:
-        raise PublishError(f"--repo {repo}: {api.endpoint} did not take it ({reason(error)})") from error
+        raise PublishError(f"--repo {repo}: {api.endpoint} did not take it ({one_line(error)})") from error
     return done.commit_url

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..base.failures import reason
+from ..base.errors import one_line
 from ..models.bert import ANCHOR, bert_of, load_bert
 from ..models.weights import CHECKPOINTS, ModelError, read_config, read_tensors, resolve, under_anchor
 
@@ -125,7 +125,7 @@ def _tokenizer(given: str, bert: BertModel, where: str) -> PreTrainedTokenizerBa
         else:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"{where}: the tokenizer {path} cannot be read ({reason(error)})") from error
+        raise ModelError(f"{where}: the tokenizer {path} cannot be read ({one_line(error)})") from error
     rows = bert.config.vocab_size
     if tokenizer.vocab_size > rows:
         raise ModelError(f"{where}: the tokenizer {path} has {tokenizer.vocab_size} tokens and the encoder {rows} rows")

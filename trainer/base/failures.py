@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import re
-import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the system allows no larger file",
-    112: "the disk is full",  # Windows' own number, in safetensors' messages
-}
-
-
 _places: list[Callable[[], str]] = [lambda: "where it stopped"]  # innermost last; a process has one signal handler
 
 
@@ -71,38 +58,3 @@ def say(line: str) -> None:
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
     print(line, file=sys.stderr)
-
-
-def full_disk(error: BaseException | None, folder: Path, move: str) -> str | None:
-    """One sentence when a full disk is behind the error, else None.
-
-    `folder` is named when the error itself names no file; `move`: the flags that lead to another disk.
-    """
-    while error is not None:
-        number, named = None, None
-        if isinstance(error, OSError):
-            number, named = error.errno, error.filename
-        elif isinstance(error, SafetensorError) and (found := re.search(r"\(os error (\d+)\)", str(error))):
-            number = int(found[1])
-        if number in FULL:
-            path = Path(named or folder)
-            cure = "raise that limit (`ulimit -f`)"
-            if number != errno.EFBIG:
-                cure = f"make room ({free_bytes(path) / 1e6:.1f} MB are free there)"
-            return (
-                f"{path}: {FULL[number]}; {cure}, or move the folder to another disk and name it by {move}, then give "
-                "the same command again: it goes on where it stopped"
-            )
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def reason(error: BaseException) -> str:
-    """What a library's error says, in one line that is not too long to read."""
-    return " ".join(str(error).split())[:300]
-
-
-def free_bytes(path: Path) -> int:
-    """What the disk of a path, which need not be there yet, has free."""
-    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free

@@ -21,10 +21,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from .errors import TrainerError
+
 CHECKSUM = "crc32"  # header key; crc32 read 2.2 GB/s where sha256 read 1.2, and chance is the enemy here, not a forger
 
 
-class DamagedError(RuntimeError):
+class DamagedError(TrainerError):
     """A file of ours that is truncated, changed or of another kind; the message names it and the cure."""
 
 

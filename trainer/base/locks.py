@@ -8,8 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .device import processes
+from .errors import TrainerError
 from .files import sweep
-from .processes import processes
 from .recipe import Recipe
 
 # What a killed run can leave beside the stages' results in its folder, and in the cache's.
@@ -23,7 +24,7 @@ LEFT = (
 LEFT_IN_CACHE = ("train*/*/*.tmp", "dev*/*/*.tmp")
 
 
-class BusyError(RuntimeError):
+class BusyError(TrainerError):
     """A folder in which another process is working."""
 
 

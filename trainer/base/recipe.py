@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .comfyui import AROUND, CLIP
+from .errors import TrainerError
 
 STARTER = "starter"  # a source's path: the corpus that comes with this pack
 
 
-class SettingsError(ValueError):
+class SettingsError(TrainerError):
     """A setting that cannot be used, or that differs from what a finished stage was made with."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
-from .failures import reason
+from .errors import one_line
 from .files import read_json, write_text
 from .legacy import renewed
 from .recipe import LORA, STARTER, CorpusSettings, Recipe, SettingsError, Source
@@ -76,7 +76,7 @@ class Parser(ArgumentParser):
         try:
             return super().parse_args(*given, **how)
         except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
-            self.error(f"no recipe ({reason(error)})", error)
+            self.error(f"no recipe ({one_line(error)})", error)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say it, but not the whole of a value that is longer than a recipe."""
@@ -97,7 +97,7 @@ def parse_recipe(path: Path) -> Recipe:
         return to_recipe(recipe_parser(exits=False).parse_args(["--config", str(path)]))
     except (ArgumentError, SettingsError) as error:
         cure = "delete it, and give `python -m trainer run` the run's settings again"
-        raise SettingsError(f"{path}: damaged, or no recipe ({reason(error)}); {cure}") from error
+        raise SettingsError(f"{path}: damaged, or no recipe ({one_line(error)}); {cure}") from error
 
 
 def to_recipe(values: Namespace) -> Recipe:
@@ -105,7 +105,7 @@ def to_recipe(values: Namespace) -> Recipe:
     try:
         made = _instantiator().instantiate(values)
     except TypeError as error:
-        raise SettingsError(f"no recipe ({reason(error)})") from error
+        raise SettingsError(f"no recipe ({one_line(error)})") from error
     recipe = Recipe(**{f.name: made[f.name] for f in fields(Recipe)})
     recipe.train.lora = LORA | recipe.train.lora
     if not recipe.corpus.train and not recipe.corpus.english:
@@ -205,7 +205,7 @@ def public_name(model: str | None) -> str | None:
     return Path(model).name if model and os.path.exists(model) else model
 
 
-def guard(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> None:
+def check_settings(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> None:
     """Write `settings` to folder/settings.json, or raise SettingsError when other ones stand there.
 
     `elsewhere`: the flag that leads to another folder.

@@ -20,10 +20,10 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
+from ..base.device import processes
 from ..base.files import DamagedError, read_json, read_tensors, write_tensors
-from ..base.processes import processes
 from ..base.recipe import Recipe
-from ..base.settings import guard, require
+from ..base.settings import check_settings, require
 from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
 from ..models.student import load_student
@@ -60,9 +60,9 @@ def build(folder: Path, pairs: list[Pair], making: Making, state: PartialState |
     making = replace(making, exact=_exact(captions, len(pairs)))
     settings = making.settings(pairs)
     with state.main_process_first() if state else nullcontext():
-        guard(captions, settings)
+        check_settings(captions, settings)
         for trunk in trunks:
-            guard(trunk, settings | {"depth": making.depth})
+            check_settings(trunk, settings | {"depth": making.depth})
     index, count = (state.process_index, state.num_processes) if state else (0, 1)
     numbers, summed = range(-(-len(pairs) // making.shard_rows)), _whole(captions / SUMS)
     # The shards' sums stand in a folder until all are there: as many as shards would be a quarter of the cache.

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ..base.errors import TrainerError
+
 # What the readers of archives raise: RuntimeError for one with a password or packed in an unknown way, OSError for a
 # place before the file's beginning.
 DAMAGED = (EOFError, OSError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
@@ -20,7 +22,7 @@ LONGEST = 1 << 20  # bytes of a line; a caption has some hundred
 SMALL, RATIO = 100 << 20, 100  # bytes that any archive may hold, and times its own size; text packs to a tenth
 
 
-class CorpusError(ValueError):
+class CorpusError(TrainerError):
     """A corpus that cannot be used at all."""
 
 

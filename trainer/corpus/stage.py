@@ -14,7 +14,7 @@ from zhclip.tokens import PromptTokenizer
 
 from ..base.files import DamagedError, write_text
 from ..base.recipe import CorpusSettings, Recipe, SettingsError, Source
-from ..base.settings import guard, require, sources
+from ..base.settings import check_settings, require, sources
 from ..models.teacher import caption_length, load_tokenizer
 from ..models.tokenizer import load_tokens
 from ..progress import Listener
@@ -88,7 +88,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
         require("given" if settings.train else None, "corpus.train", "the pairs to train on")
     student = require(recipe.student.model, "student.model", "the Chinese encoder") if settings.train else ""
     teacher = require(recipe.teacher.model, "teacher.model", "the English encoder")
-    guard(folder, _settings(recipe))
+    check_settings(folder, _settings(recipe))
     if (folder / "summary.json").is_file():
         return
     en_length = partial(caption_length, load_tokenizer(teacher, recipe.teacher.tokenizer))

@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from ..base.failures import reason
+from ..base.errors import one_line
 from ..base.recipe import Source
 from .lines import CorpusError, Row, lines
 
@@ -77,7 +77,7 @@ def _said(what: str, cure: str) -> Iterator[None]:
         first: BaseException = error
         while first.__cause__ is not None:
             first = first.__cause__
-        raise CorpusError(f"{what} ({reason(first) or type(first).__name__}){cure}") from error
+        raise CorpusError(f"{what} ({one_line(first) or type(first).__name__}){cure}") from error
 
 
 def _quoted(file: Path) -> Iterator[tuple[int, list[str], str]]:

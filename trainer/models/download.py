@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from zhclip.models import KINDS, SD15, Kind
 
-from ..base.failures import reason
+from ..base.errors import one_line
 from .weights import HALF, SMALL, TEXT, WEIGHTS, ModelError, prefix_of, resolve, weight_files
 
 ANCHORS = ("embeddings.token_embedding.weight", "embeddings.word_embeddings.weight")  # CLIP's, a BERT's
@@ -63,7 +63,7 @@ def text_encoder(model: str, flag: str) -> Path:
             _download(model, folder, part)
         except Exception as error:
             raise ModelError(
-                f"--{flag} {model}: its weights cannot be downloaded ({reason(error)}) Give the same "
+                f"--{flag} {model}: its weights cannot be downloaded ({one_line(error)}) Give the same "
                 "command again, which goes on behind what is there, or download the model by hand and give its folder."
             ) from error
     return folder

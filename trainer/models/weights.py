@@ -22,7 +22,7 @@ from transformers.initialization import no_init_weights
 
 from zhclip.models import KINDS
 
-from ..base.failures import reason
+from ..base.errors import TrainerError, one_line
 
 # Exact names: a pipeline's repository also holds checkpoints of many gigabytes that are not asked for.
 TOKENIZER_FILES = [
@@ -55,7 +55,7 @@ class Quiet(tqdm):
         super().__init__(*arguments, **settings | {"disable": True})
 
 
-class ModelError(ValueError):
+class ModelError(TrainerError):
     """A model that cannot be used; the message names it, what is missing, and what to do."""
 
 
@@ -78,7 +78,7 @@ def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
         gc.collect()  # closes the hub's bars, below which all later ones would be drawn
     except Exception as error:
         raise ModelError(
-            f"--{flag} {model}: neither a local folder nor to be had from the hub ({reason(error)}) "
+            f"--{flag} {model}: neither a local folder nor to be had from the hub ({one_line(error)}) "
             "Download it by hand and give its folder, or set HF_ENDPOINT to a mirror."
         ) from error
     return folder

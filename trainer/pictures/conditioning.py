@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from zhclip.artifact import load
 
-from ..base.processes import default_device
+from ..base.device import default_device
 from ..base.stage_settings import CompareSettings
 from ..models.student import Student
 from ..models.teacher import Teacher, load_teacher

@@ -12,7 +12,7 @@ import transformers
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
-from ..base.failures import reason
+from ..base.errors import one_line
 from ..models.weights import ModelError, resolve
 
 FLAG = "clip"
@@ -38,7 +38,7 @@ class Scorer:
             self.tokenizer = CLIPTokenizerFast.from_pretrained(folder)
         except Exception as error:
             raise ModelError(
-                f"--{FLAG} {folder}: not a whole CLIPModel with its processor ({reason(error)})"
+                f"--{FLAG} {folder}: not a whole CLIPModel with its processor ({one_line(error)})"
             ) from error
         if said["missing_keys"]:
             raise ModelError(f"--{FLAG} {folder}: tensors are missing, the first is {sorted(said['missing_keys'])[0]}")

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from zhclip.pipelines import one_length
 
-from ..base.failures import reason
+from ..base.errors import one_line
 from ..base.recipe import SettingsError
 from ..models.weights import CHECKPOINTS, ModelError, read_tensors
 
@@ -81,7 +81,7 @@ def from_folder(folder: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel,
                 folder / name, torch_dtype=dtype, local_files_only=True, output_loading_info=True
             )
         except Exception as error:
-            raise ModelError(f"--{FLAG} {folder}: its {name} cannot be read ({reason(error)})") from error
+            raise ModelError(f"--{FLAG} {folder}: its {name} cannot be read ({one_line(error)})") from error
         if said["missing_keys"] or said["mismatched_keys"]:
             first = [*said["missing_keys"], *said["mismatched_keys"]][0]
             raise ModelError(f"--{FLAG} {folder / name}: tensors are missing, the first is {first}; download it again")
@@ -126,7 +126,7 @@ def _part(kind: Any, config: dict[str, Any], tensors: dict[str, torch.Tensor], d
         try:
             part = kind.from_single_file(tensors, config=folder, local_files_only=True, torch_dtype=dtype)
         except Exception as error:
-            raise ModelError(f"--{FLAG} {path}: its {kind.__name__} cannot be read ({reason(error)})") from error
+            raise ModelError(f"--{FLAG} {path}: its {kind.__name__} cannot be read ({one_line(error)})") from error
     missing = [name for name, value in part.state_dict().items() if value.is_meta]
     if missing:
         raise ModelError(f"--{FLAG} {path}: {len(missing)} tensors are missing, the first is {missing[0]}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..base.device import default_device
 from ..base.files import read_json, write_text
-from ..base.processes import default_device
 from ..base.recipe import Recipe
 from ..base.settings import require
 from ..cache import stage as cache

@@ -13,9 +13,9 @@ from zhclip.artifact import Meta, load
 from zhclip.models import kind_of
 from zhclip.structure import Structure
 
+from ..base.device import default_device
 from ..base.files import read_json, write_text
 from ..base.locks import hold_run
-from ..base.processes import default_device
 from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import corpus_name, parse_recipe, public, require
 from ..base.stage_settings import EvaluateSettings

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ..base.failures import reason
+from ..base.errors import one_line
 from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import public, require_size, to_recipe
 
@@ -87,7 +87,7 @@ def _mapping(path: Path, where: str) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"{where}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, thousands of digits or of brackets
-        raise SettingsError(f"{where}: not YAML ({reason(error)})") from error
+        raise SettingsError(f"{where}: not YAML ({one_line(error)})") from error
     require_size(loaded)
     if not isinstance(loaded, dict):
         raise SettingsError(f"{where}: it holds no settings by name")
@@ -137,7 +137,7 @@ def _recipe(common: dict, own: dict, base: Recipe, folder: Path, at: str) -> Rec
     try:
         return to_recipe(parser.parse_object(values))
     except ArgumentError as error:
-        raise SettingsError(f"{at}: {reason(error)}") from error
+        raise SettingsError(f"{at}: {one_line(error)}") from error
 
 
 def _dotted(settings: dict, before: str = "") -> dict[str, Any]:

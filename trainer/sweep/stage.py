@@ -19,12 +19,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..artifact.export import FILE, export_run
-from ..base.failures import goes_on
+from ..base.device import processes
 from ..base.files import DamagedError, scratch, write_text
 from ..base.locks import BusyError, hold
-from ..base.processes import processes
 from ..base.recipe import Recipe, SettingsError
-from ..base.settings import corpus_name, guard, require, to_yaml
+from ..base.settings import check_settings, corpus_name, require, to_yaml
 from ..base.stage_settings import SweepSettings
 from ..cache import stage as cache
 from ..corpus import stage as corpus
@@ -57,7 +56,7 @@ def run(recipe: Recipe, settings: SweepSettings) -> None:
     jobs = plan(recipe, grid.rows, grid.seeds)
     with _alone(recipe.folder):
         for job in jobs:
-            guard(job.recipe.folder, shaping(job.recipe))
+            check_settings(job.recipe.folder, shaping(job.recipe))
     for home in {job.home.run: job.home for job in jobs}.values():
         with _alone(home.cache_folder):
             corpus.run(home)
@@ -65,8 +64,7 @@ def run(recipe: Recipe, settings: SweepSettings) -> None:
     # Named by the grid: several can share a folder, and the rows that they have in common.
     table = recipe.folder / f"sweep-{path.stem}.md"
     for job in jobs:
-        with goes_on(f"with {job.name}; finished runs stay as they are"):
-            made = not _done(job, also, settings.export) and _make(job, also, settings.export)
+        made = not _done(job, also, settings.export) and _make(job, also, settings.export)
         if made:
             _write_table(table, jobs, also)
     print(_write_table(table, jobs, also))

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 
-from ..base.processes import best_precision
+from ..base.device import best_precision
 from ..base.recipe import Recipe, SettingsError, TrainSettings
-from ..base.settings import guard, require
+from ..base.settings import check_settings, require
 from ..cache.shards import Cache
 from ..models.freezing import prepare, trunk_depth
 from ..models.student import Student, load_student
@@ -52,11 +52,11 @@ class Training:
         """
         train, folder = recipe.train, recipe.folder / "checkpoints"
         accelerator = accelerator_of(recipe)
-        check_settings(train, accelerator.num_processes)
+        check_batch(train, accelerator.num_processes)
         student, _, cache = open_training(recipe, accelerator.device)
         steps = total_steps(train, len(cache))
         with accelerator.main_process_first():
-            guard(folder, _settings(recipe, cache, steps))
+            check_settings(folder, _settings(recipe, cache, steps))
         if steps == 0 or checkpoint.final(folder).is_file():
             return None
         optimiser = torch.optim.AdamW(
@@ -121,7 +121,7 @@ def trained_student(recipe: Recipe, device: torch.device | str = "cpu") -> tuple
     return student.requires_grad_(False).train(False), peft_model, cache
 
 
-def check_settings(train: TrainSettings, processes: int) -> None:
+def check_batch(train: TrainSettings, processes: int) -> None:
     """Raises SettingsError for settings that cannot go together."""
     pieces = train.accumulate * processes
     if train.batch % pieces:

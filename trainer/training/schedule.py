@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
+from ..base.errors import TrainerError
 from ..base.recipe import TrainSettings
 
 SETTLE = 200  # steps after the warm-up before a loss above its start counts as divergence
@@ -14,7 +15,7 @@ ABOVE = 1.1
 DECAY = 0.3  # share of the steps behind the warm-up in which wsd's rate falls
 
 
-class DivergedError(RuntimeError):
+class DivergedError(TrainerError):
     """Training that went wrong: NaN, or a loss that stays above its start."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -9,8 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from tqdm import tqdm
 
-from ..base.failures import say
-from ..base.processes import processes
+from ..base.device import processes
 from ..base.recipe import Recipe
 from ..models.freezing import trunk_depth
 from ..progress import Listener
@@ -19,6 +19,7 @@ from .opening import Training
 from .schedule import check, rate
 
 LOG_EVERY = 10
+logger = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, progress: Listener | None = None) -> None:
@@ -38,7 +39,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
                 raise
         clear_device_cache(garbage_collection=True)
         passes *= 2
-        say(f"train: out of memory; each step is made in {passes} passes (--train.accumulate {passes})")
+        logger.warning(f"train: out of memory; each step is made in {passes} passes (--train.accumulate {passes})")
 
 
 def fit(training: Training) -> None:

@@ -15,7 +15,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +24,11 @@ from tqdm import tqdm
 
 from zhclip.prompt import normalise
 
+from ..base.device import has_bf16, processes
 from ..base.files import sweep, write_text
 from ..base.locks import hold
-from ..base.processes import has_bf16, processes
 from ..base.recipe import SettingsError, Source
-from ..base.settings import guard, require
+from ..base.settings import check_settings, require
 from ..base.stage_settings import TranslateSettings, Translation
 from ..corpus.lines import Row
 from ..corpus.rows import read, source_sha256
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 CODE_VERSION = 1
-PATIENCE = timedelta(days=7)  # how long a process that is done waits for the others
 SHAPING = ("column", "limit", "shard_rows", "beams", "length_penalty", "max_tokens", "target_code")
 
 
@@ -62,7 +60,7 @@ def run(translation: Translation) -> None:
     settings = translation.translate
     out = Path(require(settings.out, "translate.out", "the pairs to write, a .tsv"))
     _check(settings, out)
-    state = processes(PATIENCE)
+    state = processes()
     try:
         with hold(Path(f"{out}.parts") / ".lock", f"--translate.out {out}", "--translate.out"):
             _run(settings, out, state)
@@ -112,7 +110,7 @@ def _parts(settings: TranslateSettings, folder: Path, state: PartialState) -> li
         # The back part depends on the forth part's settings too: it translates what that wrote.
         made_with |= {f"{name} model": model, f"{name} model sha256": model_sha256(part.model)}
         with state.main_process_first():
-            guard(part.folder, made_with, "--translate.out")
+            check_settings(part.folder, made_with, "--translate.out")
         parts.append(part)
     return parts
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from ..base.failures import reason
+from ..base.errors import one_line
 from ..base.files import file_sha256
 from ..base.stage_settings import TranslateSettings
 from ..models.weights import ModelError, read_config, resolve
@@ -149,7 +149,7 @@ def _readable(where: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ModelError(f"{where}: its {what} cannot be read ({reason(error)}); download it again") from error
+        raise ModelError(f"{where}: its {what} cannot be read ({one_line(error)}); download it again") from error
 
 
 def languages_of(tokenizer: PreTrainedTokenizerBase, where: str, target: str, code: str | None) -> Languages:

@@ -1,8 +1,10 @@
-"""Which of a launcher's processes this is, and the device that it computes on."""
+"""The processes of a launcher, the device they compute on, and free disk space."""
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,13 +13,13 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 
-def processes(patience: timedelta = timedelta(hours=12)) -> PartialState:
-    """This process among those that `accelerate launch` or `torchrun` started; alone without them. `patience`: how long
-    one waits for another that does what only one can do, such as scoring. The first call's counts."""
-    from accelerate import PartialState  # half a second, which --help need not wait for
+def processes() -> PartialState:
+    """This process among those that `accelerate launch` or `torchrun` started; a single one without them."""
+    from accelerate import PartialState
 
-    # Without a GPU, gloo joins the processes of a launcher only where the CPU is asked for.
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=patience)
+    # Without a GPU, gloo joins the processes of a launcher only where the CPU is asked for. A process may wait for days
+    # while another one does what is done once, such as scoring.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
 
 
 def default_device() -> str:
@@ -51,3 +53,9 @@ def cpu_has_bf16() -> bool:
     # get_capabilities came after torch 2.4
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16"))
+
+
+def free_bytes(path: Path) -> int:
+    """Free space in bytes on the disk of a path that may not exist yet."""
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
