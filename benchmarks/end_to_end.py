@@ -95,7 +95,7 @@ def main() -> None:
     given = parser.parse_args()
     ours_s = ours(given.folder, given)
     report = json.loads((given.folder / "report.json").read_text(encoding="utf-8"))
-    wanted, constant = report["skill"], report["floors"]["constant"]["all"]
+    wanted, constant = report["skill"], report["baselines"]["constant"]["all"]
     print(f"ours: {ours_s:.0f} s to the artifact, skill {wanted:.3f}", flush=True)
     step, plain_s, skill = plain(given.folder, wanted, constant, given.limit)
     reached = "the same skill" if skill >= wanted else f"only {skill:.3f}"

@@ -22,8 +22,8 @@ class Predictor:
 def predictors(meta: Meta) -> list[Predictor]:
     """The encoder, as "aligned", and its floors; empty without a report."""
     report = meta.report
-    losses = {"aligned": report.get("loss"), **(report.get("floors") or {})}
-    retrieval = {"aligned": report.get("retrieval"), **(report.get("floors_retrieval") or {})}
+    losses = {"aligned": report.get("loss"), **(report.get("baselines") or {})}
+    retrieval = {"aligned": report.get("retrieval"), **(report.get("baselines_retrieval") or {})}
     return [
         Predictor(name, float(losses[name]["all"]), _recall(retrieval.get(name)))
         for name in ("aligned", *FLOORS)
@@ -41,7 +41,7 @@ def _recall(retrieval: Any) -> float | None:
 def alignment_doubt(meta: Meta) -> str | None:
     """Why the report gives no reason to trust the encoder, or None when it beats the constant predictor."""
     try:
-        loss, constant = meta.report["loss"]["all"], meta.report["floors"]["constant"]["all"]
+        loss, constant = meta.report["loss"]["all"], meta.report["baselines"]["constant"]["all"]
     except (KeyError, TypeError):
         return "carries no evaluation, so nothing says that it is aligned"
     if loss >= constant:

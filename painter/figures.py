@@ -118,7 +118,7 @@ def with_spread(values: list[float]) -> str:
 def floors(artifact: Path) -> str:
     """What the loss of an artifact that lies beside its report.json must be read against."""
     report = report_beside(artifact)
-    values = [f"{name} {zones['all']:.3f}" for name, zones in report["floors"].items() if zones]
+    values = [f"{name} {zones['all']:.3f}" for name, zones in report["baselines"].items() if zones]
     return f"Floors of the loss {report['loss']['all']:.3f}: {', '.join(values)}.\n"
 
 

@@ -110,7 +110,7 @@ def of_scoring(folder: Path, planted: bool) -> None:
     if planted:
         floors.Floors.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
     report = score(student, [(dev, Floors.of(train, 1e-3, answers(teacher, PAIRS)))], PAIRS).report
-    assert set(report["floors"]) == {"constant", "nearest", "untrained", "ridge"}
+    assert set(report["baselines"]) == {"constant", "nearest", "untrained", "ridge"}
 
 
 def always(device: torch.device, size: int) -> bool:

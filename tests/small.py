@@ -72,7 +72,7 @@ def artifact(
         strategy="unfreeze",
         corpus=fmt.CorpusInfo(10, "0" * 64),
         licence="Apache-2.0",
-        report={"loss": {"all": loss}, "floors": {"constant": {"all": 0.5}}},
+        report={"loss": {"all": loss}, "baselines": {"constant": {"all": 0.5}}},
     )
 
     def random(*shape: int, scale: float) -> torch.Tensor:

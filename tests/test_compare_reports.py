@@ -91,8 +91,8 @@ def test_a_difference_beyond_its_interval_is_told_from_chance(
 
 
 def test_floors_that_differ_are_shown_with_their_owner(pair: tuple[Path, Path], tmp_path: Path, capsys: Said) -> None:
-    floors = json.loads((pair[0] / "report.json").read_text(encoding="utf-8"))["floors"]
-    other = changed(pair[0], tmp_path / "other", as_they_are, floors=floors | {"ridge": floors["nearest"]})
+    floors = json.loads((pair[0] / "report.json").read_text(encoding="utf-8"))["baselines"]
+    other = changed(pair[0], tmp_path / "other", as_they_are, baselines=floors | {"ridge": floors["nearest"]})
     assert main(["compare-reports", str(pair[0]), str(other)]) == 0
     text = capsys.readouterr().out
     assert f"| ridge map, no gradient ({pair[0]}) |" in text and f"| ridge map, no gradient ({other}) |" in text

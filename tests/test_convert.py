@@ -280,7 +280,7 @@ def test_a_converted_encoder_can_be_scored_beside_aligned_ones(
     flags = ["evaluate", "--artifact", str(out), "--corpus", str(dev), "--student.model", str(sources / "clip")]
     assert main([*flags, "--teacher.model", str(tmp_path / "teacher-128"), "--report", str(report)]) == 0
     found = json.loads(report.read_text(encoding="utf-8"))
-    assert found["loss"]["all"] > found["floors"]["constant"]["all"]
+    assert found["loss"]["all"] > found["baselines"]["constant"]["all"]
     assert found["strategy"] == "converted"
     assert main([*flags, "--teacher.model", str(tmp_path / "teacher-64")]) == 1
     assert "is 64 wide and" in capsys.readouterr().err

@@ -198,8 +198,8 @@ def test_the_node_shows_the_key_figures_of_the_report(host: Host) -> None:
     report = {
         "loss": {"all": 0.31},
         "retrieval": {"zh_to_en": {"R@1": 0.95}},
-        "floors": {"ridge": {"all": 0.377}, "constant": {"all": 0.515}},
-        "floors_retrieval": {"ridge": {"zh_to_en": {"R@1": 0.906}}},
+        "baselines": {"ridge": {"all": 0.377}, "constant": {"all": 0.515}},
+        "baselines_retrieval": {"ridge": {"zh_to_en": {"R@1": 0.906}}},
     }
     path = small.saved(folder(host) / "reported.safetensors", report=report)
     (shown,) = host.succeed(graphs.probe("cat", "reported", path.name))["clip"]["text"]

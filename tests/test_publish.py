@@ -99,7 +99,7 @@ def test_the_card_says_what_it_is_and_how_good(
     assert (data["license"], data["language"]) == ("apache-2.0", ["zh", "en"])
     assert {"comfyui", "zhclip", "lora"} <= set(data["tags"])
     assert "base_model" not in data and "datasets" not in data  # no hub has this student and this corpus
-    for figure in (meta.report["loss"]["all"], meta.report["floors"]["constant"]["content"], meta.report["skill"]):
+    for figure in (meta.report["loss"]["all"], meta.report["baselines"]["constant"]["content"], meta.report["skill"]):
         assert f"{figure:.3f}" in made.text
     for text in ("constant per position", f"{meta.corpus.rows:,} pairs", meta.corpus.sha256, meta.teacher.sha256):
         assert text in made.text
@@ -148,7 +148,7 @@ def test_no_name_in_a_card_has_a_meaning_of_its_own(finished: Path) -> None:
     meta, report = artifact.meta, artifact.meta.report
     recipe = meta.recipe | {"student": meta.recipe["student"] | {"model": HOSTILE}}
     recipe["corpus"] = recipe["corpus"] | {"train": [{"path": HOSTILE}]}
-    report |= {"strategy": HOSTILE, "floors_from": HOSTILE}
+    report |= {"strategy": HOSTILE, "baselines_from": HOSTILE}
     report["corpus"] |= {"name": HOSTILE, "rejected": {HOSTILE: 1}}
     teacher = dataclasses.replace(meta.teacher, id=HOSTILE, sha256=HOSTILE)
     changes: dict[str, Any] = dict(recipe=recipe, report=report, teacher=teacher, licence=HOSTILE, strategy=HOSTILE)
@@ -165,7 +165,7 @@ def test_no_name_in_a_card_has_a_meaning_of_its_own(finished: Path) -> None:
     [
         ({"report": {}}, [], "it has no report, so nothing says how good it is"),
         (
-            {"report": {"loss": {"all": 0.5}, "floors": {"constant": {"all": 0.5}}}},
+            {"report": {"loss": {"all": 0.5}, "baselines": {"constant": {"all": 0.5}}}},
             [],
             "its loss of 0.500 is no better than a constant's 0.500",
         ),

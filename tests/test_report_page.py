@@ -50,7 +50,7 @@ def test_the_page_has_every_part_in_both_languages_and_needs_nothing_else(finish
     spans = {language: text.count(f'<span class="{language}" lang="{language}">') for language in LANGUAGES}
     assert spans["en"] == spans["zh"] > 60
     report = read(finished)
-    figures = [report["loss"]["content"], report["floors"]["ridge"]["end"]]
+    figures = [report["loss"]["content"], report["baselines"]["ridge"]["end"]]
     figures += [report["retrieval_content"]["zh_to_en"]["R@5"], report["norm_ratio"]]
     assert all(f"{figure:.3f}" in text for figure in figures)
     assert text.count("<title>") == 1 + 48 + min(20, report["rows"]) ** 2  # its own, the histogram's, the heat map's
@@ -98,7 +98,7 @@ def test_tensorboard_has_the_reports_figures_under_its_keys(finished: Path) -> N
     report = read(finished)
     expected = dict(curves.figures(report))
     assert set(logged.Tags()["scalars"]) == set(expected) >= {"report/loss/all", "report/skill"}
-    assert expected["report/floors/constant/content"] == report["floors"]["constant"]["content"]
+    assert expected["report/baselines/constant/content"] == report["baselines"]["constant"]["content"]
     for name, value in expected.items():
         (event,) = logged.Scalars(name)
         assert event.value == pytest.approx(value, rel=1e-6) and event.step in (4, 8, 12)

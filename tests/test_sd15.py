@@ -41,4 +41,4 @@ def test_the_loaders_doubt_is_what_the_trainers_report_says(host: Host, trained:
     host.succeed(graphs.probe("cat", "doubt", trained))
     said = any(trained in line and "is not aligned" in line for line in host.tail(10**7).splitlines())
     # The tests' recipe takes twelve steps, which may or may not beat a constant: the warning must follow the figures.
-    assert said == (report["loss"]["all"] >= report["floors"]["constant"]["all"])
+    assert said == (report["loss"]["all"] >= report["baselines"]["constant"]["all"])

@@ -96,9 +96,9 @@ def test_the_table_holds_every_row_beside_its_floors(finished: Path) -> None:
         assert table["rows"]["deep"]["against_first"] == pytest.approx(skills[1] - skills[0])
         spread = max(row["spread"]["skill"] for row in table["rows"].values())
         assert table["rows"]["deep"]["beyond"] == (abs(skills[1] - skills[0]) > spread)
-        floors = table["floors"]["tiny"]
+        floors = table["baselines"]["tiny"]
         assert {floor: some["loss"] for floor, some in floors.items()} == {
-            floor: some["all"] for floor, some in reports[0][0]["floors"].items()
+            floor: some["all"] for floor, some in reports[0][0]["baselines"].items()
         }
         assert floors["constant"]["skill"] == 0
         begin = lines.index(f"## {name}, {table['pairs']} pairs")
@@ -192,7 +192,7 @@ rows:
     assert [path.name for path in (run / "corpora").iterdir()] == ["fewer"]
     assert read(run / "corpora" / "fewer" / "corpus" / "summary.json")["train"]["rows"] == 24
     table = read(run / "sweep-grid.json")["tables"]["dev.tsv"]
-    assert set(table["floors"]) == {"tiny", "fewer"}
+    assert set(table["baselines"]) == {"tiny", "fewer"}
     assert table["rows"]["hot"]["seeds"] == [] and "nan at step" in table["rows"]["hot"]["diverged"]["0"]
     assert "| hot; diverged with seed 0: the loss is nan at step " in (run / "sweep-grid.md").read_text(
         encoding="utf-8"

@@ -46,13 +46,17 @@ def test_run_leaves_what_it_promises(finished: Path) -> None:
     assert report["rows"] >= 15
     assert report["window"] == 32
     assert set(report["loss"]) == ZONES
-    assert {name: set(zones) for name, zones in report["floors"].items()} == dict.fromkeys(
+    assert {name: set(zones) for name, zones in report["baselines"].items()} == dict.fromkeys(
         ("constant", "nearest", "untrained", "ridge"), ZONES
     )
-    assert report["skill"] == pytest.approx(1 - report["loss"]["all"] / report["floors"]["constant"]["all"])
+    assert report["skill"] == pytest.approx(1 - report["loss"]["all"] / report["baselines"]["constant"]["all"])
     assert report["loss"]["position0"] == pytest.approx(0, abs=1e-5)  # CLIP's is stored
     assert report["norm_ratio"] == pytest.approx(1, abs=0.1)
-    for found in (report["retrieval"], report["floors_retrieval"]["ridge"], report["floors_retrieval"]["untrained"]):
+    for found in (
+        report["retrieval"],
+        report["baselines_retrieval"]["ridge"],
+        report["baselines_retrieval"]["untrained"],
+    ):
         assert set(found) == {"zh_to_en", "en_to_zh"}
         assert set(found["zh_to_en"]) == {"R@1", "R@5", "R@10"}
     assert "| constant per position |" in (finished / "report.md").read_text(encoding="utf-8")
@@ -89,22 +93,22 @@ def test_evaluating_the_artifact_repeats_its_report(finished: Path, inputs: list
     assert done.returncode == 0, done.stderr
     assert "constant per position" in done.stdout
     report, own = (json.loads(p.read_text(encoding="utf-8")) for p in (first, finished / "report.json"))
-    assert report["floors_from"] == "training pairs"
+    assert report["baselines_from"] == "training pairs"
     for name in ("norm_ratio", "skill"):
         assert report[name] == pytest.approx(own[name], abs=1e-6)
     for side in ("zh_to_en", "en_to_zh"):
         assert report["retrieval"][side] == pytest.approx(own["retrieval"][side])
     assert report["loss"] == pytest.approx(own["loss"], abs=1e-6)
-    assert report["floors"]["ridge"] == pytest.approx(own["floors"]["ridge"], abs=1e-4)
+    assert report["baselines"]["ridge"] == pytest.approx(own["baselines"]["ridge"], abs=1e-4)
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes((finished / "encoder.safetensors").read_bytes())
     assert main(["evaluate", "--artifact", str(moved), *flags]) == 1  # the untrained student is not known
     student = ["--student.model", inputs[3]]
     assert main(["evaluate", "--artifact", str(moved), *flags, *student, "--report", str(first)]) == 0
     report = json.loads(first.read_text(encoding="utf-8"))
-    assert report["floors_from"] == "the other half of the scored pairs"
+    assert report["baselines_from"] == "the other half of the scored pairs"
     assert report["loss"] == pytest.approx(own["loss"], abs=1e-6)
-    assert set(report["floors"]) == set(own["floors"])
+    assert set(report["baselines"]) == set(own["baselines"])
 
 
 def test_lora_leaves_an_adapter_that_peft_merges_to_the_same_weights(inputs: list[str], tmp_path: Path) -> None:

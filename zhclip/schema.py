@@ -258,11 +258,11 @@ def _check_nesting(path: str | os.PathLike[str], meta: Meta) -> None:
 def _check_report(path: str | os.PathLike[str], report: dict[str, Any]) -> None:
     """The figures that the nodes and the model card read; what else a report holds is only shown."""
     losses = {"loss": report.get("loss")}
-    for group in ("floors", "retrieval", "floors_retrieval"):
+    for group in ("baselines", "retrieval", "baselines_retrieval"):
         found = report.get(group)
         if found is not None and type(found) is not dict:
             raise _damaged(path, f"a report whose {group} is {_called(found)}", "an object")
-    losses |= {f"floors.{name}": each for name, each in (report.get("floors") or {}).items()}
+    losses |= {f"baselines.{name}": each for name, each in (report.get("baselines") or {}).items()}
     for name, loss in losses.items():
         if loss is None:
             continue
@@ -272,7 +272,7 @@ def _check_report(path: str | os.PathLike[str], report: dict[str, Any]) -> None:
             if value is not None or zone == "all":  # which is compared
                 _check_number(path, f"{name}.{zone}", value)
     recalls = {"retrieval": report.get("retrieval")}
-    recalls |= {f"floors_retrieval.{name}": each for name, each in (report.get("floors_retrieval") or {}).items()}
+    recalls |= {f"baselines_retrieval.{name}": each for name, each in (report.get("baselines_retrieval") or {}).items()}
     for name, sides in recalls.items():
         side = sides.get("zh_to_en") if type(sides) is dict else None
         if type(side) is dict and "R@1" in side:

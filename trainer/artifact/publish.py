@@ -72,7 +72,7 @@ def check(meta: Meta, path: Path) -> None:
             f"{path}: it has no report, so nothing says how good it is; only what the evaluate and export stages made "
             "can be published"
         )
-    loss, constant = meta.report["loss"]["all"], meta.report["floors"]["constant"]["all"]
+    loss, constant = meta.report["loss"]["all"], meta.report["baselines"]["constant"]["all"]
     if not loss < constant:
         raise PublishError(
             f"{path}: it is not aligned, its loss of {loss:.3f} is no better than a constant's {constant:.3f}; "

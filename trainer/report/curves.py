@@ -30,7 +30,7 @@ def read(logs: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def figures(report: dict[str, Any], name: str = REPORT) -> Iterator[tuple[str, float]]:
-    """Every number of a report by its keys: report/loss/all, report/floors/ridge/content, report/skill, ..."""
+    """Every number of a report by its keys: report/loss/all, report/baselines/ridge/content, report/skill, ..."""
     for key, value in report.items():
         if isinstance(value, dict):
             yield from figures(value, f"{name}/{key}")

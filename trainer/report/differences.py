@@ -63,7 +63,7 @@ class Entry:
             raise SettingsError(f"{path}: not there; give a run's folder after its evaluate stage, or a report.json")
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
-            report["loss"]["all"], report["floors"]["constant"]["all"], report["window"]
+            report["loss"]["all"], report["baselines"]["constant"]["all"], report["window"]
         except (ValueError, KeyError, TypeError) as error:
             raise SettingsError(f"{path}: not a report of the evaluate stage ({error})") from error
         if "retrieval_content" not in report:
@@ -133,8 +133,8 @@ def floors(entries: list[Entry]) -> list[tuple[str, str, dict]]:
     for name, label in LABELS.items():
         owners: list[Entry] = []
         for entry in entries:
-            losses = entry.report["floors"].get(name)
-            if losses and not any(_alike(losses, owner.report["floors"][name]) for owner in owners):
+            losses = entry.report["baselines"].get(name)
+            if losses and not any(_alike(losses, owner.report["baselines"][name]) for owner in owners):
                 owners.append(entry)
         out += [(f"{label} ({one.name})" if len(owners) > 1 else label, name, one.report) for one in owners]
     return out

@@ -18,7 +18,7 @@ def to_markdown(report: dict) -> str:
         "",
         f"{report['rows']} pairs, {report['window']} positions. "
         f"Rejected rows: {report['corpus']['rejected'] or 'none'}.",
-        f"Floors from {report['floors_from']}. Skill (1 - loss / constant): {report['skill']:.3f}. "
+        f"Floors from {report['baselines_from']}. Skill (1 - loss / constant): {report['skill']:.3f}. "
         f"Norm ratio: {report['norm_ratio']:.3f}.",
         *("", "Mean cosine loss, lower is better:", "", _table(losses, zones)),
         *(

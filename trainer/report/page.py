@@ -30,7 +30,7 @@ def page(evaluation: Evaluation) -> str:
         TEMPLATE.read_text(encoding="utf-8")
     )
     losses = by_predictor(report, "loss")
-    means = {"aligned": report["loss"]["all"], "constant": report["floors"]["constant"]["all"]}
+    means = {"aligned": report["loss"]["all"], "constant": report["baselines"]["constant"]["all"]}
     return template.render(
         report=report,
         style=Markup(STYLE),

@@ -14,5 +14,5 @@ LABELS: dict[str, str] = {name: english for name, (english, _) in WORDS["predict
 def by_predictor(report: dict, part: str) -> dict[str, dict]:
     """The encoder's figures and then those of the floors that there are; `part` is loss, retrieval or
     retrieval_content."""
-    figures = {"aligned": report[part], **report["floors" if part == "loss" else f"floors_{part}"]}
+    figures = {"aligned": report[part], **report["baselines" if part == "loss" else f"baselines_{part}"]}
     return {name: figures[name] for name in LABELS if figures.get(name)}

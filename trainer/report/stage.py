@@ -108,7 +108,7 @@ def score_run(recipe: Recipe, cached: Path, pairs: list[Pair], about: dict[str, 
     """Score a trained run on cached pairs. `about` is what the report says of them, `beside` what else its page has."""
     run = Finished.open(recipe, default_device())
     scored = score(run.student, [(Cache.open(cached, run.student.depth, None), run.floors(recipe))], pairs)
-    facts = {"floors_from": "training pairs", "corpus": about, "strategy": strategy_name(recipe)}
+    facts = {"baselines_from": "training pairs", "corpus": about, "strategy": strategy_name(recipe)}
     return replace(scored, report=scored.report | facts, recipe=public(recipe), **beside)
 
 
@@ -159,7 +159,7 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
         floors, origin = _floors(beside, teacher, halves, penalty)
         scored = score(student, list(zip(halves, floors, strict=True)), cleaned.pairs)
     about = {"name": Path(source).name, "rejected": cleaned.counts()}
-    facts = {"floors_from": origin, "corpus": about, "strategy": meta.strategy}
+    facts = {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
     return replace(scored, report=scored.report | facts, recipe=meta.recipe)
 
 

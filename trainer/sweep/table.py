@@ -77,7 +77,7 @@ def _of_pairs(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
             del floors[row]["aligned"]
     _compare(rows)
     pairs = next((outcome.reports[name]["rows"] for outcome in outcomes if name in outcome.reports), 0)
-    return {"pairs": pairs, "rows": rows, "floors": floors}
+    return {"pairs": pairs, "rows": rows, "baselines": floors}
 
 
 def _figures_of_encoder(outcome: Outcome, name: str) -> Figures:
@@ -114,7 +114,7 @@ def to_markdown(title: str, tables: dict[str, Any], unfinished: Sequence[str]) -
 
 
 def _table(table: dict[str, Any]) -> str:
-    rows, floors = table["rows"], table["floors"]
+    rows, floors = table["rows"], table["baselines"]
     first = next(iter(rows))
     several = len(rows) > 1
     columns = list(dict.fromkeys(column for row in rows.values() for column in row["mean"]))
