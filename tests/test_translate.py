@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -16,20 +15,19 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import T5Config, T5ForConditionalGeneration
 
 from tests import encoders, hub, translators
 from tests.small import captions
 from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.base.stage_settings import TranslateSettings
-from trainer.models.weights import ModelError
-from trainer.translate.checks import chinese_numbers, fault, flags, is_copy, length_fits, loops, lost_numbers
-from trainer.translate.translator import Languages, Translator, load_translator
+from trainer.translate.checks import fault, has_loop, is_copy, length_fits, lost_numbers
+from trainer.translate.translator import Translator, load_translator
 
 ROOT = Path(__file__).resolve().parent.parent
 CODES = (">>cmn_Hans<<", ">>cmn_Hant<<")
-FILES = ["pairs.tsv", "pairs.tsv.rejects.tsv", "pairs.tsv.summary.json", "pairs.tsv.sample.md"]
+FILES = ["pairs.tsv", "pairs.tsv.rejects.tsv", "pairs.tsv.summary.json"]
 CAT = "\u4e00\u53ea\u732b"  # a cat
 
 
@@ -104,14 +102,6 @@ def test_pairs_stand_in_the_sources_order_and_every_other_row_has_its_reason(sou
     assert str(source.parent) not in json.dumps(summary)
 
 
-def test_the_page_shows_pairs_and_counts(finished: Path) -> None:
-    page = (finished / "pairs.tsv.sample.md").read_text(encoding="utf-8")
-    zh, en = captions()[0]
-    assert f"| {en} | {zh} |  | 100 |" in page
-    assert "| no words | 2 |" in page
-    assert "## Rejected: caption too long" in page
-
-
 def test_a_stricter_gate_rejects_without_translating_again(
     source: Path, models: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -135,7 +125,6 @@ def test_a_killed_run_ends_in_the_same_bytes(source: Path, models: Path, finishe
     for sign in ("forth/settings.json", "forth/00001.jsonl", "back/00000.jsonl"):
         assert killed_at(tmp_path / "pairs.tsv.parts" / sign, *arguments)
         assert not out.exists()
-    (tmp_path / "pairs.tsv.parts" / "forth" / "00003.1.tmp").write_text("half a line", encoding="utf-8")
     assert main(arguments) == 0
     same_files(tmp_path, finished)
 
@@ -155,8 +144,11 @@ def test_two_processes_write_what_one_writes(source: Path, models: Path, finishe
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "translate: 2 processes, cpu, fp32" in done.stdout
     same_files(tmp_path, finished)
+
+
+def loaded(models: Path, name: str, target: str = "zh", **settings: object) -> Translator:
+    return load_translator(models / name, target, TranslateSettings(**settings), "cpu", torch.float32)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["forth", "nllb", "m2m100"])
@@ -164,7 +156,7 @@ def test_two_processes_write_what_one_writes(source: Path, models: Path, finishe
 def test_neighbours_in_a_batch_change_nothing(models: Path, name: str, beams: int) -> None:
     texts = [en for _, en in captions()][:20]
     texts += [f"{a} {b}" for a, b in zip(texts[:4], texts[4:8])]
-    translator = load_translator(models / name, "zh", TranslateSettings(beams=beams, max_tokens=32, batch=1))
+    translator = loaded(models, name, beams=beams, max_tokens=32, batch=1)
     alone = translator.translate(texts)
     assert len({output.text for output in alone}) > 4
     translator.settings.batch = 7
@@ -173,49 +165,36 @@ def test_neighbours_in_a_batch_change_nothing(models: Path, name: str, beams: in
     assert [together[text] for text in texts] == alone
 
 
-def spied(
-    models: Path, name: str, target: str = "zh", code: str | None = None
-) -> tuple[list[str], list[int], Translator]:
-    """Tokens that a model's encoder sees, the ids that it puts out first, and the model."""
-    settings = TranslateSettings(beams=1, max_tokens=16, target_code=code)
-    translator = load_translator(models / name, target, settings)
-    seen: list[torch.Tensor] = []
+@pytest.mark.parametrize(
+    ("name", "target", "code", "read", "written"),
+    [
+        ("nllb", "zh", None, "eng_Latn", "zho_Hans"),
+        ("nllb", "zh", "zho_Hant", "eng_Latn", "zho_Hant"),
+        ("nllb", "en", None, "zho_Hans", "eng_Latn"),
+        ("m2m100", "zh", None, "__en__", "__zh__"),
+        ("forth", "zh", None, ">>cmn_Hans<<", None),
+        ("forth", "zh", "cmn_Hant", ">>cmn_Hant<<", None),
+        ("back", "en", None, None, None),
+    ],
+)
+def test_each_model_is_told_its_languages(
+    models: Path, name: str, target: str, code: str | None, read: str | None, written: str | None
+) -> None:
+    translator = loaded(models, name, target, beams=1, max_tokens=16, target_code=code)
+    calls: list[torch.Tensor] = []
     generate = translator.model.generate
 
-    def watched(**arguments: object) -> torch.Tensor:
-        seen.append(arguments["input_ids"])  # type: ignore[arg-type]
-        seen.append(generate(**arguments))
-        return seen[-1]
+    def recorded(**arguments: torch.Tensor) -> torch.Tensor:
+        calls.extend((arguments["input_ids"], generate(**arguments)))
+        return calls[-1]
 
-    translator.model.generate = watched
-    translator.translate(["A red bicycle."])
-    return translator.tokenizer.convert_ids_to_tokens(seen[0][0].tolist()), seen[1][0].tolist(), translator
-
-
-def test_each_model_is_told_its_languages(models: Path) -> None:
-    read, written, translator = spied(models, "nllb")
-    assert (read[0], read[-1]) == ("eng_Latn", "</s>")
-    assert written[1] == translator.tokenizer.convert_tokens_to_ids("zho_Hans")
-    _, written, translator = spied(models, "nllb", code="zho_Hant")
-    assert written[1] == translator.tokenizer.convert_tokens_to_ids("zho_Hant")
-    read, _, _ = spied(models, "nllb", target="en")
-    assert read[0] == "zho_Hans"
-    read, written, translator = spied(models, "m2m100")
-    assert (read[0], read[-1]) == ("__en__", "</s>")
-    assert written[1] == translator.tokenizer.get_lang_id("zh")
-    read, _, translator = spied(models, "forth")
-    assert read[0] == ">>cmn_Hans<<"
-    assert spied(models, "forth", code="cmn_Hant")[0][0] == ">>cmn_Hant<<"
-    read, _, translator = spied(models, "back", target="en")
-    assert translator.languages == Languages()
-    assert read[0] not in CODES
-
-
-def test_a_language_token_is_no_part_of_the_translation(models: Path) -> None:
-    for name in ("nllb", "m2m100"):
-        _, written, translator = spied(models, name)
-        token = translator.tokenizer.convert_ids_to_tokens(written[1])
-        assert token not in translator.translate(["A red bicycle."])[0].text
+    translator.model.generate = recorded
+    (output,) = translator.translate(["A red bicycle."])
+    inputs, outputs = (translator.tokenizer.convert_ids_to_tokens(ids[0].tolist()) for ids in calls)
+    assert inputs[-1] == "</s>"
+    assert inputs[0] == read or (read is None and inputs[0] not in CODES)
+    if written:
+        assert outputs[1] == written and written not in output.text
 
 
 def write_txt(path: Path, english: list[str]) -> None:
@@ -255,7 +234,7 @@ def test_the_corpus_stage_takes_the_pairs(models: Path, finished: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("en", "zh", "says"),
+    ("en", "zh", "reason"),
     [
         ("A cat", CAT, ""),
         ("A cat", "", "empty output"),
@@ -269,8 +248,8 @@ def test_the_corpus_stage_takes_the_pairs(models: Path, finished: Path, tmp_path
         ("14 cats", CAT, "number lost"),
     ],
 )
-def test_every_fault_is_found(en: str, zh: str, says: str) -> None:
-    assert fault(en, zh, 0.5, 4.0) == says
+def test_every_fault_is_found(en: str, zh: str, reason: str) -> None:
+    assert fault(en, zh, 0.5, 4.0) == reason
 
 
 @pytest.mark.parametrize(
@@ -292,6 +271,7 @@ def test_every_fault_is_found(en: str, zh: str, says: str) -> None:
         ("at 7 pm", "\u665a\u4e0a19\u70b9", []),
         ("3 dogs, 14 cats", "\u4e09\u53ea\u72d7\uff0c\u56db\u53ea\u732b", ["14"]),
         ("5 cats", "\uff15\u53ea\u732b", []),
+        ("23,500 seats", "\u4e24\u4e07\u4e09\u5343\u4e94\u767e", []),
     ],
 )
 def test_numbers_are_read_in_both_scripts(en: str, zh: str, lost: list[str]) -> None:
@@ -299,32 +279,26 @@ def test_numbers_are_read_in_both_scripts(en: str, zh: str, lost: list[str]) -> 
 
 
 def test_checks_by_themselves() -> None:
-    assert chinese_numbers("\u4e24\u4e07\u4e09\u5343\u4e94\u767e") == {23_500.0}
-    assert chinese_numbers("\u732b.") == set()
-    assert loops("a b c " * 4)
-    assert not loops("......") and not loops("10000000")
-    assert not loops("\u4e00\u53ea\u732b\u5750\u5728\u7a97\u53f0\u4e0a\u770b\u7740\u5916\u9762\u7684\u9e1f")
+    assert has_loop("a b c " * 4)
+    assert not has_loop("......") and not has_loop("10000000")
+    assert not has_loop("\u4e00\u53ea\u732b\u5750\u5728\u7a97\u53f0\u4e0a\u770b\u7740\u5916\u9762\u7684\u9e1f")
     assert is_copy("Nikon D750", "nikon d750") and not is_copy("A cat", CAT)
     assert length_fits("Chrysanthemum", "\u83ca\u82b1", 0.5, 4.0)
-    assert flags("A Nikon on a table", "\u684c\u4e0a\u7684\u5c3c\u5eb7") == ["Latin name not kept"]
-    assert flags("A Nikon on a table", "\u684c\u4e0a\u7684 Nikon") == []
 
 
+@pytest.mark.parametrize("name", ["beams", "limit", "model", "source"])
 def test_other_settings_in_the_same_folder_are_refused(
-    source: Path, models: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, models: Path, finished: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    out = finished / "pairs.tsv"
-    for changes, says in (
-        ({"beams": 1}, "beams was 4 and is now 1"),
-        ({"limit": 9}, "limit was None and is now 9"),
-        ({"model": models / "nllb"}, "nllb'"),
-        ({"source": ROOT / "tests" / "data" / "captions.tsv"}, "source sha256 was"),
-    ):
-        assert main(flags_of(source, models, out, **changes)) == 1
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert says in error and "another --translate.out" in error, error
-    assert main(flags_of(source, models, out, batch=3)) == 0  # not one of them
-    assert main(flags_of(source, models, out)) == 0
+    other = {"beams": 1, "limit": 9, "model": models / "nllb", "source": ROOT / "tests" / "data" / "captions.tsv"}
+    assert main(flags_of(source, models, finished / "pairs.tsv", **{name: other[name]})) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert name in error and "--translate.out" in error, error
+
+
+def test_another_batch_is_no_other_setting(source: Path, models: Path, finished: Path) -> None:
+    assert main(flags_of(source, models, finished / "pairs.tsv", batch=3)) == 0
+    assert main(flags_of(source, models, finished / "pairs.tsv")) == 0
 
 
 def test_a_model_comes_from_the_hub_by_its_id(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
@@ -344,76 +318,73 @@ def test_a_model_comes_from_the_hub_by_its_id(source: Path, models: Path, finish
     assert out.read_bytes() == (finished / "pairs.tsv").read_bytes()
 
 
-def no_chinese(folder: Path, models: Path) -> dict[str, object]:
-    return {"model": translators.nllb(folder / "nllb", ("eng_Latn", "fra_Latn"))}
-
-
-def incomplete(folder: Path, models: Path) -> dict[str, object]:
+def changed(models: Path, folder: Path, change: Callable[[Path], object]) -> dict[str, object]:
     shutil.copytree(models / "forth", folder / "model")
-    tensors = load_file(folder / "model" / "model.safetensors")
+    change(folder / "model")
+    return {"model": folder / "model"}
+
+
+def incomplete(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
     del tensors["model.encoder.layers.0.fc1.weight"]
-    save_file(tensors, folder / "model" / "model.safetensors", {"format": "pt"})
-    return {"model": folder / "model"}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
-def cut_short(folder: Path, models: Path) -> dict[str, object]:
-    shutil.copytree(models / "forth", folder / "model")
-    file = folder / "model" / "model.safetensors"
+def cut_short(folder: Path) -> None:
+    file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
-    return {"model": folder / "model"}
 
 
-def no_tokenizer(folder: Path, models: Path) -> dict[str, object]:
-    shutil.copytree(models / "forth", folder / "model")
-    (folder / "model" / "source.spm").unlink()
-    return {"model": folder / "model"}
+def no_languages(folder: Path) -> Path:
+    """A T5 with a BERT's tokenizer: an encoder and a decoder, and nothing that names a language."""
+    encoders.bert_teacher(folder)
+    config = T5Config(vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
 
 
-def bert(folder: Path, models: Path) -> dict[str, object]:
-    return {"model": encoders.bert_teacher(folder / "bert")}
-
-
-def file_in_the_way(folder: Path, models: Path) -> dict[str, object]:
+def file_in_the_way(folder: Path) -> Path:
     (folder / "file").write_text("", encoding="utf-8")
-    return {"out": folder / "file" / "pairs.tsv"}
+    return folder / "file" / "pairs.tsv"
 
 
-BAD: list[tuple[Callable[[Path, Path], dict[str, object]], str]] = [
-    (lambda folder, models: {"source": None}, "--translate.source is not given"),
-    (lambda folder, models: {"out": None}, "--translate.out is not given"),
-    (lambda folder, models: {"source": folder / "none.tsv"}, "there is no such corpus file"),
-    (lambda folder, models: {"column": "title"}, "it must name the columns title"),
-    (lambda folder, models: {"out": folder / "pairs.json"}, "pairs are written as .tsv"),
-    (lambda folder, models: {"beams": 0}, "--translate.beams 0: give 1 or more"),
-    (lambda folder, models: {"min_ratio": 9}, "--translate.min_ratio 9 is not below --translate.max_ratio 4"),
-    (lambda folder, models: {"max_tokens": 500}, "it has 128 positions and --translate.max_tokens asks for 500"),
-    (lambda folder, models: {"model": folder / "none"}, "there is no such folder or file"),
-    (lambda folder, models: {"model": folder}, "it has no config.json"),
-    (lambda folder, models: {"model": models / "back"}, "it translates from zho to eng, not from en to zh"),
-    (lambda folder, models: {"back_model": models / "forth"}, "its target languages are >>cmn_Hans<<, >>cmn_Hant<<"),
-    (lambda folder, models: {"target_code": "yue"}, "it has no target language >>yue<<; it has >>cmn_Hans<<"),
-    (no_chinese, "no tokens for English and Chinese"),
-    (bert, "model_type 'bert' is no translation model"),
-    (incomplete, "1 tensors are missing, the first is model.encoder.layers.0.fc1.weight"),
-    (cut_short, "its weights cannot be read"),
-    (no_tokenizer, "its config or tokenizer cannot be read"),
-    (file_in_the_way, "give another --translate.out"),
-]
+# By case: settings from (folder, models), and what the one line of the error names.
+BAD: dict[str, tuple[Callable[[Path, Path], dict[str, object]], str]] = {
+    "no source": (lambda folder, models: {"source": None}, "--translate.source"),
+    "no out": (lambda folder, models: {"out": None}, "--translate.out"),
+    "no such source": (lambda folder, models: {"source": folder / "none.tsv"}, "none.tsv"),
+    "no such column": (lambda folder, models: {"column": "title"}, "title"),
+    "no tsv": (lambda folder, models: {"out": folder / "pairs.json"}, "--translate.out"),
+    "no beams": (lambda folder, models: {"beams": 0}, "--translate.beams 0"),
+    "ratios": (lambda folder, models: {"min_ratio": 9}, "--translate.min_ratio 9"),
+    "too many tokens": (lambda folder, models: {"max_tokens": 500}, "--translate.max_tokens 500"),
+    "no such model": (lambda folder, models: {"model": folder / "none"}, "--translate.model"),
+    "empty folder": (lambda folder, models: {"model": folder}, "--translate.model"),
+    "other direction": (lambda folder, models: {"model": models / "back"}, "zho to eng"),
+    "back goes forth": (lambda folder, models: {"back_model": models / "forth"}, "--translate.back_model"),
+    "unknown language": (lambda folder, models: {"target_code": "yue"}, ">>yue<<"),
+    "no Chinese": (lambda folder, _: {"model": translators.nllb(folder / "m", ("eng_Latn", "fra_Latn"))}, "zh"),
+    "no languages": (lambda folder, _: {"model": no_languages(folder / "m"), "max_tokens": 8}, "zh"),
+    "BERT": (lambda folder, _: {"model": encoders.bert_teacher(folder / "m")}, "--translate.model"),
+    "incomplete": (lambda folder, models: changed(models, folder, incomplete), "model.encoder.layers.0.fc1.weight"),
+    "cut short": (lambda folder, models: changed(models, folder, cut_short), "--translate.model"),
+    "no tokenizer": (
+        lambda folder, models: changed(models, folder, lambda model: (model / "source.spm").unlink()),
+        "--translate.model",
+    ),
+    "file in the way": (lambda folder, _: {"out": file_in_the_way(folder)}, "file"),
+}
 
 
-@pytest.mark.parametrize(("spoil", "says"), BAD, ids=[re.sub(r"\W+", "-", says) for _, says in BAD])
+@pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_sentence(
-    source: Path,
-    models: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    spoil: Callable[[Path, Path], dict[str, object]],
-    says: str,
+    source: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
-    changes: dict[str, object] = {"shard_rows": 64, "limit": 2} | spoil(tmp_path, models)
-    assert main(flags_of(source, models, changes.pop("out", tmp_path / "pairs.tsv"), **changes)) == 1  # type: ignore[arg-type]
+    spoil, names = BAD[case]
+    changes = {"out": tmp_path / "pairs.tsv", "shard_rows": 64, "limit": 2} | spoil(tmp_path, models)
+    assert main(flags_of(source, models, changes.pop("out"), **changes)) == 1  # type: ignore[arg-type]
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("translate: ") and says in error, error
+    assert error.startswith("translate: ") and names in error, error
 
 
 def test_a_damaged_shard_is_named(
@@ -423,44 +394,19 @@ def test_a_damaged_shard_is_named(
     shard = tmp_path / "run" / "pairs.tsv.parts" / "forth" / "00001.jsonl"
     whole = shard.read_bytes()
     arguments = flags_of(source, models, tmp_path / "run" / "pairs.tsv")
-    for damaged, says in (
-        (whole[: len(whole) // 2] + b"\n", "cannot be read"),
-        (whole[: whole.find(b"\n") + 1], "rows"),
-    ):
+    for damaged in (whole[: len(whole) // 2] + b"\n", whole[: whole.find(b"\n") + 1]):
         shard.write_bytes(damaged)
         assert main(arguments) == 1
-        error = capsys.readouterr().err
-        assert "00001.jsonl" in error and says in error and "delete it and run translate again" in error
+        assert "00001.jsonl" in capsys.readouterr().err
     shard.unlink()
     assert main(arguments) == 0
     same_files(tmp_path / "run", finished)
 
 
-def test_not_one_good_pair_is_an_error_with_reasons(
+def test_no_usable_pair_is_an_error_with_reasons(
     source: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "pairs.tsv"
     assert main(flags_of(source, models, out, model=models / "m2m100", back_model=None, max_tokens=8)) == 1
-    said = capsys.readouterr()
-    assert f"not one usable pair of {len(table(source)) - 1} captions" in said.err
-    assert "cut at max_tokens" in said.out
+    assert "cut at max_tokens" in capsys.readouterr().err
     assert table(out) == [["zh", "en"]]
-    with pytest.raises(ModelError, match="names no languages"):
-        translators_of_another_kind(tmp_path)
-
-
-def translators_of_another_kind(folder: Path) -> None:
-    """A T5 with a BERT's tokenizer: an encoder and a decoder, and nothing that names a language."""
-    encoders.bert_teacher(folder / "t5")
-    AutoTokenizer.from_pretrained(folder / "t5")
-    config = {
-        "model_type": "t5",
-        "vocab_size": 300,
-        "d_model": 8,
-        "d_kv": 4,
-        "d_ff": 8,
-        "num_layers": 1,
-        "num_heads": 2,
-    }
-    (folder / "t5" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    load_translator(folder / "t5", "zh", TranslateSettings(max_tokens=8))

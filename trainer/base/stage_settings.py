@@ -90,15 +90,13 @@ class TranslateSettings:
     column: str = "en"
     """Column of the captions, where the source is a table."""
     out: str | None = None
-    """Pairs to write, a .tsv with columns zh and en; beside it OUT.rejects.tsv, OUT.summary.json, OUT.sample.md."""
+    """Pairs to write, a .tsv with columns zh and en; beside it OUT.rejects.tsv, OUT.summary.json."""
     model: str = "Helsinki-NLP/opus-mt-en-zh"
     """Folder or hub id of a Marian, NLLB or M2M100 model that translates English into Chinese."""
     target_code: str | None = None
     """The model's code of the target language, by default simplified Chinese: cmn_Hans, zho_Hans or zh, as it knows."""
     beams: int = 4
     """Beams of the search; 1: greedy, which took a quarter of the CPU time of 4."""
-    length_penalty: float = 1.0
-    """Beams only: above 1 prefers longer translations, below 1 shorter ones."""
     max_tokens: int = 128
     """Most tokens of a caption and of a translation. Longer captions are not translated, longer output is rejected."""
     batch: int = 64
@@ -117,10 +115,6 @@ class TranslateSettings:
     """Folder or hub id of a model that translates back, such as Helsinki-NLP/opus-mt-zh-en: pairs are scored by it."""
     back_threshold: float = 30.0
     """With back_model: the least chrF (0 to 100) of the back-translation against the caption."""
-    sample: int = 50
-    """Random pairs on the page to read."""
-    seed: int = 0
-    """Which pairs those are."""
 
 
 @dataclass

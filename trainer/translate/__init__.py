@@ -1,2 +1,1 @@
-"""English captions to pairs by a translation model, judged one by one. It stands beside the other rooms, and hands on
-a .tsv that a corpus is read from."""
+"""Machine translation of English captions into Chinese/English pairs, with checks of each pair."""

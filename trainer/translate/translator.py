@@ -1,56 +1,36 @@
-"""A translation model of transformers: Marian, NLLB, M2M100 or another whose tokenizer names its languages.
-
-What the model is, and what it wants to be told about languages, is read from its config and its tokenizer's vocabulary,
-never from its name.
-"""
+"""A sequence-to-sequence translation model of transformers: Marian, NLLB, M2M100 or mBART-50."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
+<<<<<<< Updated upstream
 from ..base.errors import one_line
 from ..base.files import file_sha256
+=======
+from ..base.failures import reason
+>>>>>>> Stashed changes
 from ..base.stage_settings import TranslateSettings
-from ..models.weights import ModelError, read_config, resolve
+from ..models.weights import ModelError
 
-# By target language: the flag that names the model, and the language that it reads.
-FLAGS = {"zh": "translate.model", "en": "translate.back_model"}
-SOURCES = {"zh": "en", "en": "zh"}
-# A tokenizer's code of a language, and the token behind it: NLLB, M2M100, mBART-50.
-CODES = (
-    {"en": ("eng_Latn", "eng_Latn"), "zh": ("zho_Hans", "zho_Hans")},
-    {"en": ("en", "__en__"), "zh": ("zh", "__zh__")},
-    {"en": ("en_XX", "en_XX"), "zh": ("zh_CN", "zh_CN")},
-)
-# Of a Marian model with several target languages, in order of preference.
-PREFIXES = {
-    "en": (">>eng<<", ">>en<<"),
-    "zh": (">>cmn_Hans<<", ">>zho_Hans<<", ">>cmn<<", ">>zho<<", ">>zh<<", ">>zh_cn<<"),
+FLAGS = {"zh": "translate.model", "en": "translate.back_model"}  # by the language that is translated into
+FILES = ["*.json", "*.spm", "*.model", "model.safetensors", "model-*.safetensors"]
+CODES = {  # (language code, its token) of NLLB, mBART-50 and M2M100
+    "en": (("eng_Latn", "eng_Latn"), ("en_XX", "en_XX"), ("en", "__en__")),
+    "zh": (("zho_Hans", "zho_Hans"), ("zh_CN", "zh_CN"), ("zh", "__zh__")),
 }
-MARIAN = {"en": {"en", "eng"}, "zh": {"zh", "zho", "cmn", "cmn_Hans", "zho_Hans", "chi", "zh_cn"}}
-PATTERNS = ["*.json", "*.spm", "*.model", "model.safetensors", "model-*.safetensors"]
-WEIGHTS = ("*.safetensors", "*.bin", "*.spm", "*.model", "*.json")
-
-
-@dataclass(frozen=True)
-class Languages:
-    """How a model is told its languages: text before the caption, and the token that its output starts with."""
-
-    prefix: str = ""
-    first: int | None = None
+MARIAN_CODES = {"en": ("eng", "en"), "zh": ("cmn_Hans", "zho_Hans", "cmn", "zho", "zh", "zh_cn", "chi")}
 
 
 @dataclass(frozen=True)
 class Output:
-    """A translation. `fault` is "caption too long" or "cut at max_tokens", where the model had no room; else empty."""
+    """A translation, or the `fault` that left none: "caption too long" or "cut at max_tokens"."""
 
     text: str
     fault: str = ""
@@ -58,155 +38,111 @@ class Output:
 
 @dataclass
 class Translator:
-    """A model with its tokenizer, ready for one direction."""
+    """A model for one direction: `prefix` goes before each caption, `first` is the forced first token, if any."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    languages: Languages
     settings: TranslateSettings
+    prefix: str = ""
+    first: int | None = None
 
     def translate(self, texts: list[str]) -> list[Output]:
-        """Translations in the order of the texts, computed in batches of like length, the longest first.
-
-        A text of more than max_tokens tokens is not translated: cut, it would be the translation of another caption.
-        """
-        ids = [self.tokenizer(self.languages.prefix + text, verbose=False).input_ids for text in texts]
-        outputs = [Output("", "caption too long")] * len(texts)
+        """Translations in the order of the texts, computed in batches of similar length, the longest first."""
+        ids = [self.tokenizer(self.prefix + text, verbose=False).input_ids for text in texts]
+        outputs = [Output("", "caption too long")] * len(texts)  # a caption cut short would be another caption
         order = [i for i in range(len(ids)) if len(ids[i]) <= self.settings.max_tokens]
         order.sort(key=lambda i: -len(ids[i]))
         for start in range(0, len(order), self.settings.batch):
-            some = order[start : start + self.settings.batch]
-            for i, output in zip(some, self._generate([ids[i] for i in some])):
+            rows = order[start : start + self.settings.batch]
+            for i, output in zip(rows, self._generate([ids[i] for i in rows])):
                 outputs[i] = output
         return outputs
 
     @torch.inference_mode()
     def _generate(self, ids: list[list[int]]) -> list[Output]:
-        padded = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt")
-        search: dict[str, Any] = {"num_beams": self.settings.beams, "max_new_tokens": self.settings.max_tokens}
-        if self.settings.beams > 1:
-            search["length_penalty"] = self.settings.length_penalty
-        if self.languages.first is not None:
-            search["forced_bos_token_id"] = self.languages.first
+        batch = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(self.model.device)
+        settings: dict[str, Any] = {"num_beams": self.settings.beams, "max_new_tokens": self.settings.max_tokens}
+        if self.first is not None:
+            settings["forced_bos_token_id"] = self.first
         try:
-            made = self.model.generate(**padded.to(self.model.device), do_sample=False, **search)
+            generated = self.model.generate(**batch, do_sample=False, **settings)
         except torch.cuda.OutOfMemoryError as error:
-            raise ModelError(
-                f"out of GPU memory with {self.settings.batch} captions a batch: lower --translate.batch or "
-                "--translate.beams"
-            ) from error
-        return [self._decode(row[1:]) for row in made.tolist()]  # without the decoder's start token
+            raise ModelError("out of GPU memory: lower --translate.batch or --translate.beams") from error
+        return [self._decode(row[1:]) for row in generated.tolist()]  # without the decoder's start token
 
     def _decode(self, row: list[int]) -> Output:
         end = self.tokenizer.eos_token_id
         length = row.index(end) if end in row else len(row)
-        text = self.tokenizer.decode([i for i in row[:length] if i != self.languages.first], skip_special_tokens=True)
-        # Many a config forces the end token in the last place: an output that fills all places was cut.
-        cut = length + 1 >= self.settings.max_tokens
-        return Output(" ".join(text.split()), "cut at max_tokens" if cut else "")
+        text = self.tokenizer.decode([i for i in row[:length] if i != self.first], skip_special_tokens=True)
+        # Many configs force the end token into the last place, so an output that fills all places was cut.
+        return Output(" ".join(text.split()), "cut at max_tokens" if length + 1 >= self.settings.max_tokens else "")
 
 
 def load_translator(
-    folder: Path,
-    target: str,
-    settings: TranslateSettings,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    folder: Path, target: str, settings: TranslateSettings, device: Any, dtype: torch.dtype
 ) -> Translator:
-    """Load a model that translates English into Chinese (`target` zh), or back (en).
+    """Load a model from its folder that translates into `target`, zh (from English) or en (from Chinese).
 
-    Raises ModelError when the folder holds none, it is incomplete, or of another direction.
+    Raises ModelError for a folder without such a model, an incomplete one, or one of other languages.
     """
     where = f"--{FLAGS[target]} {folder}"
-    kind = read_config(folder, FLAGS[target]).get("model_type")
-    with _readable(where, "config or tokenizer"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if not config.is_encoder_decoder:
-        raise ModelError(f"{where}: model_type {kind!r} is no translation model; give a Marian, NLLB or M2M100")
-    with _readable(where, "config or tokenizer"), warnings.catch_warnings():
-        # Marian's tokenizer asks for it and never calls it.
-        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+    try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    positions = getattr(config, "max_position_embeddings", settings.max_tokens)
-    if settings.max_tokens > positions:
-        raise ModelError(
-            f"{where}: it has {positions} positions and --translate.max_tokens asks for {settings.max_tokens}"
-        )
-    languages = languages_of(tokenizer, where, target, settings.target_code if target == "zh" else None)
-    with _readable(where, "weights"):
         model, info = AutoModelForSeq2SeqLM.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
+    except Exception as error:
+        raise ModelError(f"{where}: no Marian, NLLB or M2M100 model can be read there ({reason(error)})") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}; download it again")
-    model.generation_config.max_length = None  # max_tokens decides
-    return Translator(model.requires_grad_(False).train(False).to(device), tokenizer, languages, settings)
+    positions = getattr(model.config, "max_position_embeddings", settings.max_tokens)
+    if settings.max_tokens > positions:
+        raise ModelError(f"{where}: --translate.max_tokens {settings.max_tokens} is over its {positions} positions")
+    model.generation_config.max_length = None  # max_new_tokens decides
+    code = settings.target_code if target == "zh" else None
+    prefix, first = select_languages(tokenizer, where, target, code)
+    return Translator(model.requires_grad_(False).eval().to(device), tokenizer, settings, prefix, first)
 
 
+<<<<<<< Updated upstream
 @contextmanager
 def _readable(where: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         raise ModelError(f"{where}: its {what} cannot be read ({one_line(error)}); download it again") from error
+=======
+def select_languages(tokenizer: Any, where: str, target: str, code: str | None) -> tuple[str, int | None]:
+    """Set the tokenizer's languages; returns the text before each caption and the forced first token.
+>>>>>>> Stashed changes
 
-
-def languages_of(tokenizer: PreTrainedTokenizerBase, where: str, target: str, code: str | None) -> Languages:
-    """What the model must be told; `code` overrides its code of the target language.
-
-    Raises ModelError when it does not know the two languages.
+    `code` overrides the model's code of the target language. Raises ModelError where it has no such language.
     """
-    if hasattr(tokenizer, "source_lang"):
-        return _marian_languages(tokenizer, where, target, code)
-    if not hasattr(tokenizer, "src_lang"):
-        raise ModelError(
-            f"{where}: {type(tokenizer).__name__} names no languages; give a Marian, NLLB or M2M100 translation model"
-        )
-    known = (pair for pair in CODES if all(_known(tokenizer, token) is not None for _, token in pair.values()))
-    codes = next(known, None)
-    if codes is None:
-        raise ModelError(f"{where}: its vocabulary has no tokens for English and Chinese such as eng_Latn, zho_Hans")
-    tokenizer.src_lang = codes[SOURCES[target]][0]
-    usual, token = codes[target]
-    token = token.replace(usual, code) if code else token
-    first = _known(tokenizer, token)
-    if first is None:
-        raise ModelError(f"{where}: its vocabulary has no {token} that --translate.target_code {code} asks for")
-    return Languages(first=first)
+    source = "en" if target == "zh" else "zh"
+    if hasattr(tokenizer, "source_lang"):  # Marian
+        return _marian_prefix(tokenizer, where, source, target, code), None
+
+    def known(codes: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+        return next((pair for pair in codes if tokenizer.convert_tokens_to_ids(pair[1]) not in missing), None)
+
+    missing = (None, tokenizer.unk_token_id)
+    reads = known(CODES[source])
+    writes = known(((code, f"__{code}__"), (code, code)) if code else CODES[target])
+    if not hasattr(tokenizer, "src_lang") or not reads or not writes:
+        raise ModelError(f"{where}: its vocabulary has no tokens for {source} and {code or target}")
+    tokenizer.src_lang = reads[0]
+    return "", tokenizer.convert_tokens_to_ids(writes[1])
 
 
-def _marian_languages(tokenizer: PreTrainedTokenizerBase, where: str, target: str, code: str | None) -> Languages:
-    choices = sorted(token for token in tokenizer.get_vocab() if token.startswith(">>") and token.endswith("<<"))
-    wanted = (f">>{code}<<",) if code else PREFIXES[target]
-    prefix = next((token for token in wanted if token in choices), "")
-    if code and not prefix:
-        raise ModelError(
-            f"{where}: it has no target language {wanted[0]}; it has {', '.join(choices) or 'none to choose'}"
-        )
-    if choices and not prefix:
-        raise ModelError(f"{where}: its target languages are {', '.join(choices)}: none for {target!r}")
-    reads, writes = (getattr(tokenizer, side, None) for side in ("source_lang", "target_lang"))
-    # A model of several targets is named after a family of languages.
-    right = not writes or prefix or writes in MARIAN[target]
-    if not right or (reads and reads not in MARIAN[SOURCES[target]]):
-        raise ModelError(f"{where}: it translates from {reads} to {writes}, not from {SOURCES[target]} to {target}")
-    return Languages(prefix=f"{prefix} " if prefix else "")
-
-
-def _known(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    number = tokenizer.convert_tokens_to_ids(token)
-    return None if number is None or number == tokenizer.unk_token_id else int(number)
-
-
-def model_folder(model: str, target: str) -> Path:
-    """The model's folder, local or from the hub."""
-    folder = resolve(model, FLAGS[target], PATTERNS)
-    if folder.is_file():
-        raise ModelError(f"--{FLAGS[target]} {model}: a file; give the folder of a translation model, or a hub id")
-    return folder
-
-
-def model_sha256(folder: Path) -> str:
-    """Digest of a model's files: other weights under the same name are another model."""
-    return file_sha256(*sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}), named=True)
+def _marian_prefix(tokenizer: Any, where: str, source: str, target: str, code: str | None) -> str:
+    """`>>code<< ` for a Marian model of several target languages, else an empty string."""
+    tokens = sorted(token for token in tokenizer.get_vocab() if token.startswith(">>") and token.endswith("<<"))
+    wanted = [f">>{name}<<" for name in ((code,) if code else MARIAN_CODES[target])]
+    token = next((token for token in wanted if token in tokens), "")
+    reads = getattr(tokenizer, "source_lang", None) in (None, *MARIAN_CODES[source])
+    writes = not code and not tokens and tokenizer.target_lang in (None, *MARIAN_CODES[target])
+    if not reads or not (token or writes):
+        languages = ", ".join(tokens) or tokenizer.target_lang
+        raise ModelError(f"{where}: it translates {tokenizer.source_lang} to {languages}, not {source} to {wanted[0]}")
+    return f"{token} " if token else ""
