@@ -148,7 +148,7 @@ def test_two_processes_write_what_one_writes(source: Path, models: Path, finishe
 
 
 def loaded(models: Path, name: str, target: str = "zh", **settings: object) -> Translator:
-    return load_translator(models / name, target, TranslateSettings(**settings), "cpu", torch.float32)  # type: ignore[arg-type]
+    return load_translator(models / name, target, TranslateSettings(**settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["forth", "nllb", "m2m100"])

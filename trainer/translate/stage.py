@@ -12,16 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-<<<<<<< Updated upstream
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-=======
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
->>>>>>> Stashed changes
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,19 +24,11 @@ import torch
 
 from zhclip.prompt import normalise
 
-<<<<<<< Updated upstream
 from ..base.device import has_bf16, processes
-from ..base.files import sweep, write_text
-=======
 from ..base.files import file_sha256, replacing, write_text
->>>>>>> Stashed changes
 from ..base.locks import hold
 from ..base.recipe import SettingsError, Source
-<<<<<<< Updated upstream
-from ..base.settings import check_settings, require
-=======
-from ..base.settings import guard, public_name, require
->>>>>>> Stashed changes
+from ..base.settings import check_settings, public_name, require
 from ..base.stage_settings import TranslateSettings, Translation
 from ..corpus.lines import Row
 from ..corpus.rows import read, source_sha256
@@ -51,19 +37,10 @@ from ..progress import Listener, track
 from .checks import back_score, fault
 from .translator import FILES, FLAGS, Output, load_translator
 
-<<<<<<< Updated upstream
-if TYPE_CHECKING:
-    from accelerate import PartialState
-
-CODE_VERSION = 1
-SHAPING = ("column", "limit", "shard_rows", "beams", "length_penalty", "max_tokens", "target_code")
-=======
 log = logging.getLogger(__name__)
 CODE_VERSION = 2  # of the shards
-WAIT = timedelta(days=7)  # for the slowest of several processes
 WEIGHTS = (".bin", ".json", ".model", ".safetensors", ".spm")
 SHAPING = ("column", "limit", "shard_rows", "beams", "max_tokens", "target_code")  # settings that shape a shard
->>>>>>> Stashed changes
 
 
 @dataclass(frozen=True)
@@ -94,20 +71,8 @@ def run(translation: Translation, progress: Listener | None = None) -> None:
     """Stage `translate`. Raises BusyError, CorpusError, ModelError, SettingsError; Cancelled by the listener."""
     settings = translation.translate
     out = Path(require(settings.out, "translate.out", "the pairs to write, a .tsv"))
-<<<<<<< Updated upstream
-    _check(settings, out)
-    state = processes()
-    try:
-        with hold(Path(f"{out}.parts") / ".lock", f"--translate.out {out}", "--translate.out"):
-            _run(settings, out, state)
-    except OSError as error:
-        raise SettingsError(
-            f"{error.filename or out}: {error.strerror or error}; see that it is there and may be read and written, or "
-            "give another --translate.out. What is translated so far is kept."
-        ) from error
-=======
-    check_settings(settings, out)
-    parts, state = Path(f"{out}.parts"), processes(WAIT)
+    check_flags(settings, out)
+    parts, state = Path(f"{out}.parts"), processes()
     with hold(parts / ".lock", f"--translate.out {out}", "--translate.out"):
         shards = list(read_shards(settings))
         forth, *back = directions = open_directions(settings, parts, state)
@@ -123,10 +88,9 @@ def run(translation: Translation, progress: Listener | None = None) -> None:
             outputs = [[one.read(i, len(rows)) for one in directions] for i, rows in enumerate(shards)]
             write_pairs(settings, out, shards, outputs)
         state.wait_for_everyone()
->>>>>>> Stashed changes
 
 
-def check_settings(settings: TranslateSettings, out: Path) -> None:
+def check_flags(settings: TranslateSettings, out: Path) -> None:
     """Raise SettingsError for the first setting that cannot be used."""
     if out.suffix != ".tsv":
         raise SettingsError(f"--translate.out {out}: pairs are written as .tsv; give a name that ends so")
@@ -167,15 +131,9 @@ def open_directions(settings: TranslateSettings, parts: Path, state: Any) -> lis
         weights = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)
         shaping |= {f"{name} model": model, f"{name} model sha256": file_sha256(*weights, named=True)}
         with state.main_process_first():
-<<<<<<< Updated upstream
-            check_settings(part.folder, made_with, "--translate.out")
-        parts.append(part)
-    return parts
-=======
-            guard(parts / name, shaping, "--translate.out")
+            check_settings(parts / name, shaping, "--translate.out")
         directions.append(Direction(parts / name, folder, target))
     return directions
->>>>>>> Stashed changes
 
 
 def translate(

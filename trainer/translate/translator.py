@@ -10,12 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
-<<<<<<< Updated upstream
 from ..base.errors import one_line
-from ..base.files import file_sha256
-=======
-from ..base.failures import reason
->>>>>>> Stashed changes
 from ..base.stage_settings import TranslateSettings
 from ..models.weights import ModelError
 
@@ -79,7 +74,11 @@ class Translator:
 
 
 def load_translator(
-    folder: Path, target: str, settings: TranslateSettings, device: Any, dtype: torch.dtype
+    folder: Path,
+    target: str,
+    settings: TranslateSettings,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Translator:
     """Load a model from its folder that translates into `target`, zh (from English) or en (from Chinese).
 
@@ -92,7 +91,7 @@ def load_translator(
             folder, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
     except Exception as error:
-        raise ModelError(f"{where}: no Marian, NLLB or M2M100 model can be read there ({reason(error)})") from error
+        raise ModelError(f"{where}: no Marian, NLLB or M2M100 model can be read there ({one_line(error)})") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}; download it again")
@@ -105,17 +104,8 @@ def load_translator(
     return Translator(model.requires_grad_(False).eval().to(device), tokenizer, settings, prefix, first)
 
 
-<<<<<<< Updated upstream
-@contextmanager
-def _readable(where: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise ModelError(f"{where}: its {what} cannot be read ({one_line(error)}); download it again") from error
-=======
 def select_languages(tokenizer: Any, where: str, target: str, code: str | None) -> tuple[str, int | None]:
     """Set the tokenizer's languages; returns the text before each caption and the forced first token.
->>>>>>> Stashed changes
 
     `code` overrides the model's code of the target language. Raises ModelError where it has no such language.
     """
