@@ -37,7 +37,7 @@ from safetensors.torch import load_file, save_file
 from tests import encoders, hub, translators
 from tests.runs import contents
 from trainer.__main__ import main
-from trainer.models.weights import TEXT
+from trainer.models.load import TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "model.safetensors"

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from tests import encoders, hub
 from tests.tree import ROOT
 from trainer.models import download as downloads
+from trainer.models.load import HALF, TEXT
 from trainer.models.student import load_student
 from trainer.models.teacher import load_teacher
-from trainer.models.weights import HALF, TEXT
 from zhclip.io import digest
 
 # Loads a student by its id in a process of its own, since the hub's addresses are read from the environment once.

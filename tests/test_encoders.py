@@ -18,9 +18,9 @@ from tests.encoders import WINDOW
 from tests.small import captions
 from trainer.base.recipe import TrainSettings
 from trainer.models.freezing import prepare
+from trainer.models.load import ModelError, read_tensors
 from trainer.models.student import Ridge, load_student
 from trainer.models.teacher import load_teacher
-from trainer.models.weights import ModelError, read_tensors
 from zhclip.models import KINDS, SD15, SDXL
 
 EN = [en for _, en in captions()[:6]]

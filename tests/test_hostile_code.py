@@ -16,10 +16,10 @@ import torch
 from tests import encoders
 from trainer.artifact.published import read
 from trainer.base.stage_settings import TranslateSettings
+from trainer.models.load import ModelError, read_tensors
 from trainer.models.student import load_student
 from trainer.models.teacher import load_teacher
 from trainer.models.tokenizer import load_tokens
-from trainer.models.weights import ModelError, read_tensors
 from trainer.translate.translator import load_translator
 from zhclip.artifact import NotAnArtifactError, load
 

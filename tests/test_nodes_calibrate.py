@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests import graphs, small
 from tests.graphs import Graph, node
 from tests.host import ROOT, Host, in_host
-from trainer.models.clip import clips_of_checkpoint
+from trainer.models.clip_checkpoint import clips_of_checkpoint
 from zhclip import artifact as fmt
 from zhclip.io import digest
 

@@ -25,7 +25,7 @@ from .base.recipe import Recipe, SettingsError
 from .base.settings import to_recipe, to_yaml
 from .base.stage_settings import SweepSettings
 from .corpus.lines import CorpusError
-from .models.weights import ModelError
+from .models.load import ModelError
 from .plan import left, plan
 from .stages import RUN, STAGES, Stage
 from .training.schedule import DivergedError

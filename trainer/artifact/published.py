@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from ..base.errors import one_line
 from ..models.bert import ANCHOR, bert_of, load_bert
-from ..models.weights import CHECKPOINTS, ModelError, read_config, read_tensors, resolve, under_anchor
+from ..models.load import CHECKPOINTS, ModelError, read_config, read_tensors, resolve, under_anchor
 
 FLAG = "source"
 # As SD1.5's CLIP, and so as every encoder that is aligned to it; Chinese-CLIP itself learnt windows of 52.

@@ -18,10 +18,10 @@ from zhclip.vectors import norms, sentence_vector, unit
 
 from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
+from ..models.load import check_finite
 from ..models.ragged import spread
 from ..models.student import Student
 from ..models.teacher import Teacher
-from ..models.weights import check_finite
 from .positions import keep, shares
 from .shards import Shard
 

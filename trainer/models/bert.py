@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 from zhclip.artifact import Dimensions, bert_shapes
 
-from .weights import ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
+from .load import ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
 
 ANCHOR = "embeddings.word_embeddings.weight"
 MEASURED = (  # whose shapes tell those of all others

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from zhclip.models import KINDS, SD15, Kind
 
 from ..base.errors import one_line
-from .weights import HALF, SMALL, TEXT, WEIGHTS, ModelError, prefix_of, resolve, weight_files
+from .load import HALF, SMALL, TEXT, WEIGHTS, ModelError, prefix_of, resolve, weight_files
 
 ANCHORS = ("embeddings.token_embedding.weight", "embeddings.word_embeddings.weight")  # CLIP's, a BERT's
 CHUNK = 1 << 16

@@ -10,10 +10,10 @@ from transformers import BertConfig, BertModel, CLIPTextConfig
 
 from zhclip.models import Kind, Part
 
-from . import clip
+from . import clip_checkpoint as clip
 from .bert import ANCHOR, bare_bert
 from .download import parts_of, text_encoder
-from .weights import ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
+from .load import ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
 
 Make = Callable[[], clip.Clip | BertModel]
 

@@ -16,9 +16,9 @@ from zhclip.tokens import PromptTokenizer
 
 from .bert import ANCHOR, bare_bert, bert_config, load_bert
 from .download import small_files, text_encoder
+from .load import ModelError, load_strict
 from .ragged import layer, spread
 from .tokenizer import load_tokens
-from .weights import ModelError, load_strict
 
 FLAG = "student.model"
 

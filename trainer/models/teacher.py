@@ -15,10 +15,10 @@ from zhclip.vectors import standardise
 from ..base.comfyui import clip_tokenizer
 from ..base.recipe import Recipe
 from ..base.settings import public_name, require
-from .clip import Clip, clips_of_checkpoint
+from .clip_checkpoint import Clip, clips_of_checkpoint
 from .download import small_files
 from .folders import encoders_of_folder
-from .weights import ModelError
+from .load import ModelError
 
 FLAG = "teacher.model"
 

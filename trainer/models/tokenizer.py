@@ -13,7 +13,7 @@ from zhclip.tokens import PromptTokenizer
 
 from .download import small_files
 from .folding import folding
-from .weights import ModelError
+from .load import ModelError
 
 FLAG = "student.model"
 

@@ -19,7 +19,7 @@ from ..base.files import file_sha256, write_text
 from ..base.recipe import SettingsError
 from ..base.settings import public_name, require
 from ..base.stage_settings import CompareSettings
-from ..models.weights import TOKENIZER_FILES, ModelError, resolve
+from ..models.load import TOKENIZER_FILES, ModelError, resolve
 from .cells import DEFAULT, ENGLISH, Reader, cells, read_prompts, readers
 from .conditioning import encode_all
 from .figures import summary, to_markdown

@@ -12,9 +12,9 @@ from zhclip.artifact import load
 
 from ..base.device import default_device
 from ..base.stage_settings import CompareSettings
+from ..models.load import ModelError
 from ..models.student import Student
 from ..models.teacher import Teacher, load_teacher
-from ..models.weights import ModelError
 from .cells import ENGLISH, Cell
 
 WINDOW = 77  # CLIP's

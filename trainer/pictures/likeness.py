@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
 from ..base.errors import one_line
-from ..models.weights import ModelError, resolve
+from ..models.load import ModelError, resolve
 
 FLAG = "clip"
 FILES = ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer*", "vocab.json", "merges.txt"]

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from ..base.files import read_tensors, replacing, write_tensors, write_text
-from ..models.weights import ModelError
+from ..models.load import ModelError
 from .agreement import Answer, agreement, reference_answers
 from .cells import ENGLISH, Cell
 from .conditioning import Conditionings

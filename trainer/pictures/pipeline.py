@@ -19,7 +19,7 @@ from zhclip.pipelines import one_length
 
 from ..base.errors import one_line
 from ..base.recipe import SettingsError
-from ..models.weights import CHECKPOINTS, ModelError, read_tensors
+from ..models.load import CHECKPOINTS, ModelError, read_tensors
 
 FLAG = "checkpoint"
 # What diffusers itself downloads for a checkpoint file, as far as its classes' defaults differ; shapes are read.

@@ -28,7 +28,7 @@ from ..base.stage_settings import SweepSettings
 from ..cache import stage as cache
 from ..corpus import stage as corpus
 from ..corpus.lines import CorpusError
-from ..models.weights import ModelError
+from ..models.load import ModelError
 from ..report.further import cache_further, score_further
 from ..report.stage import evaluate_run
 from ..training import checkpoint

@@ -32,7 +32,7 @@ from ..base.settings import check_settings, public_name, require
 from ..base.stage_settings import TranslateSettings, Translation
 from ..corpus.lines import Row
 from ..corpus.rows import read, source_sha256
-from ..models.weights import ModelError, resolve
+from ..models.load import ModelError, resolve
 from ..progress import Listener, track
 from .checks import back_score, fault
 from .translator import FILES, FLAGS, Output, load_translator

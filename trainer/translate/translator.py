@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokeniz
 
 from ..base.errors import one_line
 from ..base.stage_settings import TranslateSettings
-from ..models.weights import ModelError
+from ..models.load import ModelError
 
 FLAGS = {"zh": "translate.model", "en": "translate.back_model"}  # by the language that is translated into
 FILES = ["*.json", "*.spm", "*.model", "model.safetensors", "model-*.safetensors"]

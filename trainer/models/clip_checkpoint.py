@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from zhclip.models import KINDS, SD15, Kind, Part
 
-from .weights import CHECKPOINTS, ModelError, beside_anchor, load_strict, prefix_of, read_tensors
+from .load import CHECKPOINTS, ModelError, beside_anchor, load_strict, prefix_of, read_tensors
 
 Clip: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 ANCHOR = "embeddings.token_embedding.weight"
