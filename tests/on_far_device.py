@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -24,7 +23,6 @@ from tests.small import captions
 from trainer.base.recipe import Recipe, TrainSettings
 from trainer.base.settings import parse_recipe
 from trainer.base.stage_settings import CompareSettings
-from trainer.cache import making
 from trainer.cache import stage as cache
 from trainer.cache.making import Making
 from trainer.cache.shards import Cache
@@ -44,6 +42,7 @@ from trainer.training import stage as training
 from trainer.training.batches import Captions, Piece
 from trainer.training.loss import Loss
 from zhclip import artifact as fmt
+from zhclip import ridge
 from zhclip.pipelines import PromptEncoder
 
 WINDOW, ROWS, DEPTH = 32, 24, 2
@@ -96,8 +95,8 @@ def of_loss(folder: Path, planted: bool) -> None:
 def of_cache(folder: Path, planted: bool) -> None:
     """The cache stage's shards and sums, which come back to the CPU, without a product in double precision."""
     if planted:
-        plain: Callable[..., Any] = making.normal_equations
-        making.normal_equations = lambda x, target, at, *more: plain(x, target, at.cpu(), *more)
+        plain = ridge.sum_by_position
+        ridge.sum_by_position = lambda values, positions, window: plain(values, positions.cpu(), window)
     cache = cached(folder, *encoders_there(folder))
     assert {tensor.device.type for shard in [*cache.shards, cache.sums] for tensor in shard.values()} == {"cpu"}
     assert not DOUBLE, f"{DOUBLE} in double precision, at a sixty-fourth of the speed on consumer GPUs"

@@ -65,7 +65,7 @@ def test_kept_positions_are_those_of_the_whole(pair: tuple[Teacher, Student], tm
         assert (position[row, count:] == WINDOW - 1).all()
         for name in ("target", "trunk", "ids"):
             assert torch.equal(few.rows(name, chosen)[row, :count], whole.rows(name, chosen)[row, mine])
-    for name in ("xx", "xy", "x_sum", "unit_sum", "norm_sum"):
+    for name in ("xx", "xy", "x", "y", "norm_sum"):
         assert torch.equal(few.sums[name], whole.sums[name])
 
 
@@ -179,5 +179,5 @@ def test_positions_that_nobody_reads_are_not_computed(make: Callable[..., Path],
     for number in range(100):
         for name, value in kept.shard(pairs, number)[1].items():
             total[name] += value / 100
-    for name in ("xx", "xy", "x_sum", "unit_sum", "norm_sum", "weight"):
+    for name in ("xx", "xy", "x", "y", "norm_sum", "weight"):
         assert float((total[name] - sums[name]).norm() / sums[name].norm()) < 0.03, name

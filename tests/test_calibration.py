@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
+from torch.overrides import TorchFunctionMode
 
 from tests.tree import ROOT
 from trainer.report.retrieval import retrieval
 from zhclip.calibration import CHOOSE, FIT, JUDGE, Evaluation, Layer, missing
 from zhclip.positions import Batch, TokenPair, batches
 from zhclip.prompt import normalise
-from zhclip.ridge import PENALTIES, Sums, choose, solve
+from zhclip.ridge import PENALTIES, RidgeSums, choose_penalty, solve
 from zhclip.structure import Structure
 from zhclip.vectors import sentence_vector
 
@@ -25,11 +27,12 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def summed(x: torch.Tensor, r: torch.Tensor, weights: torch.Tensor) -> Sums:
+def summed(x: torch.Tensor, r: torch.Tensor, weights: torch.Tensor) -> RidgeSums:
     """The sums of (N, P, S), (N, P, D) and (N, P), over two batches."""
-    sums = Sums(W, S, D)
+    sums = RidgeSums.zeros(W, S, D)
+    positions = torch.arange(x.shape[1]).expand(len(x), -1)
     for rows in (slice(0, 7), slice(7, None)):
-        sums.add(x[rows], r[rows], weights[rows])
+        sums.add(x[rows].double(), r[rows].double(), positions[rows], weights[rows])
     return sums
 
 
@@ -55,9 +58,29 @@ def test_solves_the_weighted_ridge_with_a_bias_for_each_position(positions: int)
 def test_sums_of_two_sets_are_the_sums_of_both() -> None:
     x, r, weights = draw(20, W, S), draw(20, W, D, seed=2), torch.ones(20, W)
     both = summed(x, r, weights)
-    joined = summed(x[:12], r[:12], weights[:12]).plus(summed(x[12:], r[12:], weights[12:]))
-    for name in ("weight", "x", "xx", "r", "xr"):
+    joined = summed(x[:12], r[:12], weights[:12]).merge(summed(x[12:], r[12:], weights[12:]))
+    for name in ("weight", "x", "xx", "y", "xy"):
         torch.testing.assert_close(getattr(joined, name), getattr(both, name))
+
+
+def test_products_of_the_sums_are_full_fp32_whatever_the_process_allows() -> None:
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.Tensor.matmul, torch.Tensor.__matmul__):
+                allowed.append(torch.get_float32_matmul_precision())
+            return func(*args, **kwargs or {})
+
+    allowed: list[str] = []
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Seen():
+            sums = RidgeSums.zeros(W, S, D)
+            sums.add(draw(20, W, S), draw(20, W, D), torch.arange(W).expand(20, W), torch.ones(20, W))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(allowed) == 5 and set(allowed) == {"highest"}
 
 
 def test_chooses_the_penalty_with_the_least_error_on_the_pairs_left_out() -> None:
@@ -67,7 +90,7 @@ def test_chooses_the_penalty_with_the_least_error_on_the_pairs_left_out() -> Non
     for noise in (0.0, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0, 30.0):
         r, left_r = x @ true + noise * draw(30, W, D, seed=4), left @ true
         fitted = summed(x, r, torch.ones(30, W))
-        chosen = choose(fitted, summed(left, left_r, torch.ones(40, W)))
+        chosen = choose_penalty(fitted, summed(left, left_r, torch.ones(40, W)))
         errors = {}
         for penalty in PENALTIES:
             weight, bias = solve(fitted, penalty)

@@ -87,7 +87,9 @@ def test_nearest_by_shards_is_the_nearest_of_all() -> None:
         shards.append(column)
     x, y = pooled[:, None].expand(-1, 4, -1).double(), normalize(target, dim=-1).double()
     sums = {"xx": torch.einsum("nws,nwt->st", x, x), "xy": torch.einsum("nws,nwd->sd", x, y)}
-    floors = Floors.of(Cache(shards, 300, sums | {"x_sum": x.sum(0), "unit_sum": y.sum(0)}), 1e-3)
+    floors = Floors.of(
+        Cache(shards, 300, sums | {"x": x.sum(0), "y": y.sum(0), "weight": torch.full((4,), 1000.0).double()}), 1e-3
+    )
     queries = torch.randn(200, 24, generator=generator) + 3
     centre = pooled.mean(dim=0)
     plain = (normalize(queries - centre, dim=-1) @ normalize(pooled - centre, dim=-1).T).argmax(dim=1)

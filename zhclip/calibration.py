@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .positions import Batch
-from .ridge import Sums, choose, solve
+from .ridge import RidgeSums, choose_penalty, solve
 from .structure import Structure
 from .vectors import centred_similarity, norms, recall, scaled, sentence_vector, standardise, unit
 
@@ -41,7 +41,7 @@ class Layer:
         self.now, self.new, self.constant_first = now.standardised(), Structure(), constant_first
         self.mean, self.std, self.widths = now.mean, now.std, now.widths
         self.empty = self.standardised(empty.clone())  # a file holds no tensor twice
-        self.fitted, self.chooser = Sums(window, hidden, width), Sums(window, hidden, width)
+        self.fitted, self.chooser = (RidgeSums.zeros(window, hidden, width) for _ in range(2))
         self.held: list[tuple[torch.Tensor, torch.Tensor, Batch]] = []
         self.count = torch.zeros(window, dtype=torch.float64)
         self.norm = torch.zeros(window, max(1, len(now.widths)), dtype=torch.float64)
@@ -69,12 +69,14 @@ class Layer:
         if self.constant_first:
             weights = weights.clone()
             weights[:, 0] = 0
-        (self.chooser if use == CHOOSE else self.fitted).add(x, missing(self.now, x, y), weights)
+        sums = self.chooser if use == CHOOSE else self.fitted
+        positions = torch.arange(p).expand(len(x), p)
+        sums.add(x.double(), missing(self.now, x, y).double(), positions, weights)
 
     def solve(self) -> None:
         """Set `new`, what shall follow the layer, and evaluate it and `now` on the pairs that judge."""
-        self.penalty = choose(self.fitted, self.chooser)
-        weight, bias = solve(self.fitted.plus(self.chooser), self.penalty)
+        self.penalty = choose_penalty(self.fitted, self.chooser)
+        weight, bias = solve(self.fitted.merge(self.chooser), self.penalty)
         now, position0 = self.now, self.empty[0].clone() if self.constant_first else None
         old = torch.eye(*weight.shape) if now.proj_weight is None else now.proj_weight
         weight = (old.double() + weight).float()

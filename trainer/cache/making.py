@@ -6,7 +6,6 @@ weigh the kept padding for all of it, or, in a small cache, run over all positio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from zhclip.io import digest
+from zhclip.ridge import RidgeSums, sum_by_position
 from zhclip.vectors import norms, sentence_vector, unit
 
 from ..corpus import stage as corpus
@@ -143,15 +143,19 @@ class Making:
         states = spread(last, kept, there.shape)  # (B, P, S)
         beside = {"pooled": sentence_vector(states, text)}
         target = target.flatten(0, 1)[kept]
-        at = (positions.flatten()[kept], weight.to(device)[kept])
-        sums = normal_equations(last, target, *at, window, widths)
+        at, weight = positions.flatten()[kept], weight.to(device)[kept]
+        ridge = RidgeSums.zeros(window, last.shape[1], target.shape[1], device)
+        ridge.add(last, unit(target, widths), at, weight)
+        sums = ridge.tensors() | {"norm_sum": sum_by_position(norms(target, widths) * weight[:, None], at, window)}
         sums["en_pooled_sum"] = english.double().sum(dim=0)  # (D,)
         if projected is not None:
             check_finite(projected.half(), [p.en for p in texts], f"--teacher.model {self.teacher.name}")
             beside["projected"] = projected
             first = states[:, 0]
-            at = (torch.zeros(len(first), dtype=torch.long, device=device), torch.ones(len(first), device=device))
-            sums |= {f"projected_{name}": total for name, total in normal_equations(first, projected, *at, 1).items()}
+            ridge = RidgeSums.zeros(1, first.shape[1], projected.shape[1], device)
+            ridge.add(first, unit(projected), torch.zeros_like(en_length), torch.ones(len(first), device=device))
+            sums |= ridge.tensors("projected_")
+            sums["projected_norm_sum"] = norms(projected).double().sum(dim=0, keepdim=True)  # (1, 1)
         vectors = {name: vector.half().cpu() for name, vector in beside.items()}
         return target.half().cpu(), trunk.half().cpu(), vectors, {name: total.cpu() for name, total in sums.items()}
 
@@ -169,37 +173,6 @@ class Making:
 
 def _by_caption(positions: torch.Tensor, counts: torch.Tensor) -> list[torch.Tensor]:
     return list(positions.split(counts.tolist()))
-
-
-def normal_equations(
-    x: torch.Tensor,
-    target: torch.Tensor,
-    positions: torch.Tensor,
-    weight: torch.Tensor,
-    window: int,
-    widths: Sequence[int] = (),
-) -> Shard:
-    """Sums over student states (T, S) and targets (T, D), each at its position (T,) with its weight (T,). `widths` of
-    the targets' parts.
-
-    A batch's products are fp32's, and are added up in double precision: consumer GPUs multiply doubles at a
-    sixty-fourth of the speed.
-    """
-    goal, weighted = unit(target, widths), x * weight[:, None]
-
-    def by_position(values: torch.Tensor) -> torch.Tensor:
-        return values.new_zeros((window, *values.shape[1:]), dtype=torch.double).index_add_(
-            0, positions, values.double()
-        )
-
-    return {
-        "xx": (weighted.T @ x).double(),  # (S, S)
-        "xy": (weighted.T @ goal).double(),  # (S, D)
-        "x_sum": by_position(weighted),  # (W, S)
-        "unit_sum": by_position(goal * weight[:, None]),  # (W, D)
-        "norm_sum": by_position(norms(target, widths) * weight[:, None]),  # (W, parts)
-        "weight": by_position(weight),  # (W,)
-    }
 
 
 def added(one: Shard, other: Shard) -> Shard:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from zhclip.ridge import RidgeSums, solve
 from zhclip.vectors import norms
 
 from ..base.files import read_json, read_tensors
@@ -111,7 +112,7 @@ class Cache:
     @property
     def window(self) -> int:
         """Positions of a caption, padding included."""
-        return len(self.sums["unit_sum"])
+        return len(self.sums["y"])
 
     @property
     def width(self) -> int:
@@ -163,19 +164,14 @@ class Cache:
         """A whole column in memory; for small ones."""
         return torch.cat([shard[name] for shard in self.shards])
 
-    @property
-    def _weight(self) -> torch.Tensor:
-        """(W,) captions that each position's sums stand for; all of them where the sums run over all positions."""
-        return self.sums.get("weight", torch.full((self.window,), float(len(self)), dtype=torch.double))
-
     def norms(self) -> torch.Tensor:
         """The teacher's mean norm of each position (W,), or of each of its parts (W, parts)."""
-        table = (self.sums["norm_sum"] / self._weight[:, None]).float()
+        table = (self.sums["norm_sum"] / self.sums["weight"][:, None]).float()
         return table if self.widths else table[:, 0]
 
     def constant(self) -> torch.Tensor:
         """(W, D) the mean unit target of each position: the best constant predictor's direction."""
-        return (self.sums["unit_sum"] / self._weight[:, None]).float()
+        return (self.sums["y"] / self.sums["weight"][:, None]).float()
 
     def constant_loss(self) -> float:
         """The best constant predictor's loss over the cache: the mean of cos(u, m) over unit vectors u of mean m is
@@ -189,16 +185,12 @@ class Cache:
         return bool(self.constant()[0].norm() > 1 - 1e-4)
 
     def ridge(self, penalty: float) -> Ridge:
-        """The closed form: one map for all positions and one bias a position, from x to unit targets.
-
-        With x and y centred at each position, weight = (Sxx + lambda I)^-1 Sxy and bias = mean y - weight mean x, where
-        lambda is `penalty` times the mean of Sxx's diagonal. Solved in float64.
-        """
-        return solved(self.sums, self._weight, penalty)
+        """The ridge regression (zhclip/ridge.py) from the untrained student's output to the unit targets."""
+        return _ridge(self.sums, "", penalty)
 
     def projected_constant(self) -> torch.Tensor:
         """(G,) the mean unit pooled vector."""
-        return (self.sums["projected_unit_sum"][0] / len(self)).float()
+        return (self.sums["projected_y"][0] / len(self)).float()
 
     def projected_norm(self) -> torch.Tensor:
         """(1, 1) the mean norm of the teacher's pooled vectors."""
@@ -206,19 +198,12 @@ class Cache:
 
     def projected_ridge(self, penalty: float) -> Ridge | None:
         """`ridge` from the student's first position to the unit pooled vectors; None where there are none."""
-        own = {name.removeprefix("projected_"): t for name, t in self.sums.items() if name.startswith("projected_")}
-        return solved(own, own["weight"], penalty) if own else None
+        return _ridge(self.sums, "projected_", penalty) if self.pooled_width else None
 
 
-def solved(sums: Shard, weight: torch.Tensor, penalty: float) -> Ridge:
-    """The closed form of sums of so many captions (W,) at each position."""
-    n = weight[:, None]  # (W, 1)
-    x, y = sums["x_sum"] / n, sums["unit_sum"] / n  # (W, S), (W, D)
-    sxx = sums["xx"] - (n * x).T @ x
-    sxy = sums["xy"] - (n * x).T @ y
-    scale = penalty * sxx.diagonal().mean()
-    solution = torch.linalg.solve(sxx + scale * torch.eye(len(sxx), dtype=sxx.dtype), sxy)  # (S, D)
-    return Ridge(solution.T.contiguous().float(), (y - x @ solution).float())
+def _ridge(sums: Shard, prefix: str, penalty: float) -> Ridge:
+    weight, bias = solve(RidgeSums.from_tensors(sums, prefix), penalty)
+    return Ridge(weight.float(), bias.float())
 
 
 def sent(index: torch.Tensor, device: torch.device) -> torch.Tensor:
