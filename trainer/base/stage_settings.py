@@ -17,8 +17,6 @@ class SweepSettings:
     recipe's file beside the grid; `settings` of every row; `seeds`, how many or which."""
     set: dict[str, str] = field(default_factory=dict)
     """What the grid's placeholders stand for: --sweep.set.captions FILE fills ${captions}."""
-    also: list[str] = field(default_factory=list)
-    """Further pairs to score each finished run on."""
     export: bool = False
     """Write each run's encoder, too."""
 

@@ -1,2 +1,1 @@
-"""Many recipes on one cache, and one table of them. It runs the stages of the rooms before it, and hands on the
-table."""
+"""Training of many recipes on one cache, side by side in one table."""

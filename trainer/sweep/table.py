@@ -1,4 +1,4 @@
-"""A sweep's runs as tables: a row's mean over its seeds and how far those lie apart, and the floors beneath."""
+"""A sweep's runs as a table: each row's mean over its seeds, their spread, and the baselines below."""
 
 from __future__ import annotations
 
@@ -10,32 +10,30 @@ from typing import Any
 from ..base.html import markdown_table
 from ..report.predictors import LABELS, by_predictor
 
-SKILL = "skill"
-DIGITS = {"seconds": 0}  # of all others 3
+SKILL, SECONDS = "skill", "seconds"
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run: its reports by the scored pairs' name, or why it has none."""
+    """One run: its report and the seconds of its training (None where it was resumed), or why it diverged. `home`: the
+    run whose training pairs it shares; rows of one home have the same baselines."""
 
     row: str
     seed: int
-    pairs: str  # its own scored pairs, the dev pairs
-    home: str  # where its training pairs are cached: rows that share them have the same floors
-    reports: dict[str, dict]
-    seconds: float
-    diverged: str | None = None
+    home: str
+    report: dict[str, Any] | None = None
+    seconds: float | None = None
+    diverged: str = ""
 
 
-def figures(report: dict) -> dict[str, Figures]:
-    """A report's figures by predictor and column: of the encoder, which is `aligned`, and of its floors."""
+def figures(report: dict[str, Any]) -> dict[str, Figures]:
+    """A report's figures by column, for the encoder (`aligned`) and each baseline."""
     losses, recalls, content = (by_predictor(report, part) for part in ("loss", "retrieval", "retrieval_content"))
-    constant = losses["constant"]["all"]
     return {
         name: {
             **{"loss" if zone == "all" else zone: value for zone, value in loss.items()},
-            SKILL: 1 - loss["all"] / constant,
+            SKILL: 1 - loss["all"] / losses["constant"]["all"],
             "R@1 zh to en": recalls[name]["zh_to_en"]["R@1"],
             "R@1 en to zh": recalls[name]["en_to_zh"]["R@1"],
             "R@1 zh to en, content": content[name]["zh_to_en"]["R@1"],
@@ -45,114 +43,91 @@ def figures(report: dict) -> dict[str, Figures]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """All tables as plain JSON values: by scored pairs, the rows, and the floors by the first row that has them.
+    """The table as JSON values: rows, and baselines by the first row that has them.
 
     `spread` is the largest value over the seeds minus the smallest. `against_first` is the skill's difference from the
-    first row's, `beyond` whether that is more than the spread of either row; None with a single seed, which has none.
+    first row's, `beyond` whether that is more than the spread of either row; None with a single seed.
     """
-    names = dict.fromkeys(name for outcome in outcomes for name in (outcome.pairs, *outcome.reports))
-    return {name: _of_pairs(name, outcomes) for name in names}
-
-
-def _of_pairs(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    rows: dict[str, dict[str, Any]] = {}
-    floors: dict[str, dict[str, Figures]] = {}
+    rows: dict[str, Any] = {}
+    baselines: dict[str, Any] = {}
     homes = set()
     for row in dict.fromkeys(outcome.row for outcome in outcomes):
         own = [outcome for outcome in outcomes if outcome.row == row]
-        scored = [outcome for outcome in own if name in outcome.reports]
-        diverged = {outcome.seed: outcome.diverged for outcome in own if outcome.diverged}
-        if scored or diverged:
-            values = [_figures_of_encoder(outcome, name) for outcome in scored]
-            columns = {column: [v[column] for v in values] for column in (values[0] if values else ())}
-            rows[row] = {
-                "seeds": [outcome.seed for outcome in scored],
-                "mean": {column: fmean(some) for column, some in columns.items()},
-                "spread": {column: max(some) - min(some) for column, some in columns.items()},
-                "diverged": diverged,
-            }
-        if scored and scored[0].home not in homes:
-            homes.add(scored[0].home)
-            floors[row] = figures(scored[0].reports[name])
-            del floors[row]["aligned"]
-    _compare(rows)
-    pairs = next((outcome.reports[name]["rows"] for outcome in outcomes if name in outcome.reports), 0)
-    return {"pairs": pairs, "rows": rows, "baselines": floors}
+        scored = [run_figures(outcome) for outcome in own if outcome.report]
+        columns = {name: [each[name] for each in scored if name in each] for each in scored for name in each}
+        rows[row] = {
+            "seeds": [outcome.seed for outcome in own if outcome.report],
+            "mean": {name: fmean(values) for name, values in columns.items()},
+            "spread": {name: max(values) - min(values) for name, values in columns.items()},
+            "diverged": {outcome.seed: outcome.diverged for outcome in own if outcome.diverged},
+        }
+        report = next((outcome.report for outcome in own if outcome.report), None)
+        if report and own[0].home not in homes:
+            homes.add(own[0].home)
+            baselines[row] = {name: values for name, values in figures(report).items() if name != "aligned"}
+    compare_rows(rows)
+    pairs = next((outcome.report["rows"] for outcome in outcomes if outcome.report), 0)
+    return {"pairs": pairs, "rows": rows, "baselines": baselines}
 
 
-def _figures_of_encoder(outcome: Outcome, name: str) -> Figures:
-    report = outcome.reports[name]
-    seconds = {"seconds": outcome.seconds} if name == outcome.pairs else {}
-    return {**figures(report)["aligned"], "norm ratio": report["norm_ratio"], **seconds}
+def run_figures(outcome: Outcome) -> Figures:
+    """A finished run's figures, with its seconds where they are known."""
+    assert outcome.report
+    seconds = {} if outcome.seconds is None else {SECONDS: outcome.seconds}
+    return {**figures(outcome.report)["aligned"], "norm ratio": outcome.report["norm_ratio"], **seconds}
 
 
-def _compare(rows: dict[str, dict[str, Any]]) -> None:
-    first, *others = rows.values()
-    for row in others:
-        if not first["seeds"] or not row["seeds"]:
-            continue
-        difference = row["mean"][SKILL] - first["mean"][SKILL]
-        alone = len(first["seeds"]) == 1 or len(row["seeds"]) == 1
-        spread = max(first["spread"][SKILL], row["spread"][SKILL])
-        row["against_first"] = difference
-        row["beyond"] = None if alone else abs(difference) > spread
+def compare_rows(rows: dict[str, dict[str, Any]]) -> None:
+    """Set `against_first` and `beyond` of each row but the first."""
+    first = next(iter(rows.values()), {})
+    for row in [*rows.values()][1:]:
+        if first["seeds"] and row["seeds"]:
+            row["against_first"] = row["mean"][SKILL] - first["mean"][SKILL]
+            spread = max(first["spread"][SKILL], row["spread"][SKILL])
+            single = 1 in (len(first["seeds"]), len(row["seeds"]))
+            row["beyond"] = None if single else abs(row["against_first"]) > spread
 
 
-def to_markdown(title: str, tables: dict[str, Any], unfinished: Sequence[str]) -> str:
-    """The tables as a person reads them."""
-    lines = [f"# {title}", ""]
-    if unfinished:
-        lines += [f"Not finished yet: {', '.join(unfinished)}.", ""]
-    lines += [
-        "Mean over the seeds, and in brackets the largest value minus the smallest. Loss is mean cosine loss, skill is "
-        "1 - loss / constant. Rows in italics are the floors, which need no gradient.",
-        "",
-    ]
-    for name, table in tables.items():
-        lines += [f"## {name}, {table['pairs']} pairs", "", _table(table), ""]
-    return "\n".join(lines)
-
-
-def _table(table: dict[str, Any]) -> str:
-    rows, floors = table["rows"], table["baselines"]
-    first = next(iter(rows))
-    several = len(rows) > 1
+def to_markdown(title: str, table: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    rows, first = table["rows"], next(iter(table["rows"]), "")
     columns = list(dict.fromkeys(column for row in rows.values() for column in row["mean"]))
     lines = []
     for name, row in rows.items():
-        cells = [_cell(column, row) for column in columns]
-        lines.append([_label(name, row), str(len(row["seeds"])), *cells, *([_against(row)] if several else [])])
-    for row_of, made in floors.items():
-        for name, values in made.items():
-            label = LABELS[name] if len(floors) == 1 else f"{LABELS[name]} ({row_of})"
-            cells = [_number(column, values[column]) if column in values else "" for column in columns]
-            lines.append([f"*{label}*", "", *cells, *([""] if several else [])])
-    text = markdown_table(lines, ["", "seeds", *columns, *([f"skill against {first}"] if several else [])])
-    if any(row.get("beyond") is not None for row in rows.values()):
-        text += f"\n\nIn bold: further from {first}'s skill than either row's seeds lie apart."
-    return text
+        reasons = [f"; diverged with seed {seed}: {why}" for seed, why in row["diverged"].items()]
+        cells = [cell(column, row) for column in columns]
+        lines.append([name + "".join(reasons), str(len(row["seeds"])), *cells, against(row)])
+    for of, predictors in table["baselines"].items():
+        for name, values in predictors.items():
+            label = LABELS[name] if len(table["baselines"]) == 1 else f"{LABELS[name]} ({of})"
+            cells = [number(column, values[column]) if column in values else "" for column in columns]
+            lines.append([f"*{label}*", "", *cells, ""])
+    said = f"# {title}: {table['pairs']} pairs\n\n"
+    if table["unfinished"]:
+        said += f"Not finished: {', '.join(table['unfinished'])}.\n\n"
+    said += (
+        "Mean over the seeds, and in brackets the largest value minus the smallest. Loss is mean cosine loss, skill is "
+        f"1 - loss / constant. Rows in italics are baselines. In bold: further from {first}'s skill than either row's "
+        "seeds are apart.\n\n"
+    )
+    return said + markdown_table(lines, ["", "seeds", *columns, f"skill against {first}"]) + "\n"
 
 
-def _label(name: str, row: dict[str, Any]) -> str:
-    seeds: dict[str, list[str]] = {}
-    for seed, why in row["diverged"].items():
-        seeds.setdefault(why, []).append(str(seed))
-    return "; ".join([name, *(f"diverged with seed {', '.join(some)}: {why}" for why, some in seeds.items())])
-
-
-def _cell(column: str, row: dict[str, Any]) -> str:
+def cell(column: str, row: dict[str, Any]) -> str:
+    """A row's mean and, of several seeds, its spread."""
     if column not in row["mean"]:
         return ""
-    mean = _number(column, row["mean"][column])
-    return mean if len(row["seeds"]) == 1 else f"{mean} ({_number(column, row['spread'][column])})"
+    mean = number(column, row["mean"][column])
+    return mean if len(row["seeds"]) == 1 else f"{mean} ({number(column, row['spread'][column])})"
 
 
-def _number(column: str, value: float) -> str:
-    digits = DIGITS.get(column, 3)
-    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.000
+def number(column: str, value: float) -> str:
+    """Three digits; none of seconds."""
+    return f"{value:.0f}" if column == SECONDS else f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no -0.000
 
 
-def _against(row: dict[str, Any]) -> str:
+def against(row: dict[str, Any]) -> str:
+    """The skill's difference from the first row's, bold where it is beyond the spread."""
     if "against_first" not in row:
         return ""
     text = f"{row['against_first']:+.3f}"
