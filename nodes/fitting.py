@@ -9,7 +9,7 @@ import torch
 
 from ..zhclip.artifact import Artifact
 from ..zhclip.calibration import CHOOSE, FIT, JUDGE, Layer
-from ..zhclip.positions import EVERY, TokenPair, batches
+from ..zhclip.positions import WHOLE_EVERY, TokenPair, batches
 from ..zhclip.structure import Structure
 from . import host
 
@@ -42,11 +42,11 @@ def fit(zhclip: Any, old: Artifact, teacher: host.Teacher, count: int) -> dict[s
     require_match(zhclip, old, teacher)
     encoder, meta = host.encoder_of(zhclip), old.meta
     device = host.place(zhclip, teacher.clip)
-    every = EVERY if meta.mask_padding else 1  # where padding is seen as keys a short pass is another pass
+    whole_every = WHOLE_EVERY if meta.mask_padding else 1  # where padding is seen as keys a short pass is another pass
     work = [
         (use, batch)
         for use, pairs in read_pairs(count).items()
-        for batch in batches(token_pairs(zhclip, teacher, pairs, meta.window), meta.window, every)
+        for batch in batches(token_pairs(zhclip, teacher, pairs, meta.window), meta.window, whole_every)
     ]
     if sum(len(batch.pairs) for use, batch in work if use == JUDGE) < LEAST:
         raise ValueError(
@@ -67,7 +67,7 @@ def fit(zhclip: Any, old: Artifact, teacher: host.Teacher, count: int) -> dict[s
         x = {"last": last, "skip": skip, "pooled": last[:, :1]}
         y["last"] = y[main]
         for name, layer in layers.items():
-            layer.add(use, x[name], y[name], batch.first() if name == "pooled" else batch)
+            layer.add(use, x[name], y[name], batch.first_position() if name == "pooled" else batch)
     for layer in layers.values():
         layer.solve()
     return layers

@@ -10,11 +10,11 @@ import torch
 from tests import encoders
 from tests.small import captions
 from trainer.base.recipe import TrainSettings
-from trainer.cache.positions import keep, shares
 from trainer.models.freezing import prepare
 from trainer.models.student import Ridge, Student, load_student
 from trainer.training.batches import ROWS, Order, computed
 from trainer.training.objective import cosine_loss
+from zhclip.positions import draw_positions, position_weights
 
 WINDOW = 40
 
@@ -62,8 +62,10 @@ def test_kept_positions_weigh_as_much_as_all() -> None:
     losses = torch.rand(4, WINDOW, generator=torch.Generator().manual_seed(0))
     means = []
     for seed in range(2000):
-        positions, counts = keep(lengths, torch.rand(4, WINDOW, generator=torch.Generator().manual_seed(seed)), 4)
-        weights = shares(lengths, counts, WINDOW)
+        positions, counts = draw_positions(
+            lengths, torch.rand(4, WINDOW, generator=torch.Generator().manual_seed(seed)), 4
+        )
+        weights = position_weights(lengths, counts, WINDOW)
         assert counts.tolist() == [7, 16, WINDOW, WINDOW] and weights.shape == (4, WINDOW)
         assert torch.allclose(weights.sum(dim=1), torch.ones(4))
         rows = positions.split(counts.tolist())
@@ -71,9 +73,9 @@ def test_kept_positions_weigh_as_much_as_all() -> None:
             assert at[:length].tolist() == list(range(length)) and len(set(at.tolist())) == len(at)
         means.append(torch.stack([(loss[at] * w[: len(at)]).sum() for loss, at, w in zip(losses, rows, weights)]))
     assert torch.allclose(torch.stack(means).mean(dim=0), losses.mean(dim=1), rtol=5e-3)
-    positions, counts = keep(lengths, torch.rand(4, WINDOW), None)
+    positions, counts = draw_positions(lengths, torch.rand(4, WINDOW), None)
     assert torch.equal(positions.view(4, -1), torch.arange(WINDOW).expand(4, -1))
-    assert torch.allclose(shares(lengths, counts, WINDOW), torch.full((4, WINDOW), 1 / WINDOW))
+    assert torch.allclose(position_weights(lengths, counts, WINDOW), torch.full((4, WINDOW), 1 / WINDOW))
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +91,9 @@ def test_leaving_padding_out_changes_nothing_of_the_rest(student: Student) -> No
     ids = torch.tensor([student.tokens.windows(zh)[0] for zh, _ in captions()[:8]])
     lengths = student.tokens.key_mask(ids).sum(dim=1)
     assert len(lengths.unique()) > 1
-    flat, counts = keep(lengths, torch.rand(8, WINDOW, generator=generator), 5)
+    flat, counts = draw_positions(lengths, torch.rand(8, WINDOW, generator=generator), 5)
     positions = torch.nn.utils.rnn.pad_sequence(flat.split(counts.tolist()), True, WINDOW - 1)
-    weights = shares(lengths, counts, WINDOW)
+    weights = position_weights(lengths, counts, WINDOW)
     rows = torch.arange(8)[:, None]
     goal = torch.randn(8, WINDOW, width, generator=generator)
 

@@ -16,7 +16,6 @@ from tests import encoders
 from tests.aligned import MODELS, python
 from trainer.base.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.cache import stage as cache
-from trainer.cache.positions import keep
 from trainer.cache.shards import Cache
 from trainer.corpus import stage as corpus
 from trainer.models.freezing import trunk_depth
@@ -24,6 +23,7 @@ from trainer.models.ragged import attention
 from trainer.training.batches import Captions, Piece
 from trainer.training.objective import cosine_loss
 from trainer.training.opening import open_training
+from zhclip.positions import draw_positions
 
 WINDOW, LAYERS, STEP = 77, 2, list(range(24))
 
@@ -107,7 +107,7 @@ def kept(whole: Cache, pads: int | None, seed: int) -> Cache:
     """The cache as it would be with so many padded positions, drawn by another seed."""
     shard = whole.moved(torch.device("cpu")).shards[0]
     chance = torch.rand(len(whole), whole.window, generator=torch.Generator().manual_seed(seed))
-    position, counts = keep(shard["length"].long(), chance, pads)
+    position, counts = draw_positions(shard["length"].long(), chance, pads)
     at = torch.arange(len(whole)).repeat_interleave(counts) * whole.window + position
     few = {name: shard[name][at] for name in ("target", "trunk", "position", "ids")}
     return Cache([shard | few | {"count": counts}], len(whole), whole.sums)

@@ -123,8 +123,8 @@ class Evaluation:
         cosine = (unit(z, self.widths) * unit(y, self.widths)).sum(dim=-1)
         self.total += float(((1 - cosine) * batch.weights).sum())
         self.count += float(batch.weights.sum())
-        self.zh.append(sentence_vector(z, batch.texts("zh"), self.widths))
-        self.en.append(sentence_vector(y, batch.texts("en"), self.widths))
+        self.zh.append(sentence_vector(z, batch.mask("zh"), self.widths))
+        self.en.append(sentence_vector(y, batch.mask("en"), self.widths))
 
     def loss(self) -> float:
         """The loss, 0 to 2."""

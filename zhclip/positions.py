@@ -1,9 +1,9 @@
-"""Which positions of which pairs a calibration computes, and what each counts for. Pure.
+"""Which positions of a window are computed, and how much each counts, so that means over all positions stay unbiased.
 
-Most of a window is padding, and both encoders allow a short pass that is exact for the positions in it: the student
-masks padding as keys, the teacher is causal. So every pair is computed up to the end of the longer of its two texts,
-and every EVERY-th pair, in order of that length, over the whole window; the padding of those stands for the padding of
-all. Weights say so: summed over the pairs, each position counts as often as if all had been computed whole.
+Most of a window is padding. The student masks padding as keys and a CLIP teacher is causal, so that leaving padded
+positions out is exact for all others. Training draws a few padded positions of each caption (`draw_positions`); a
+calibration, whose host computes prefixes only, computes most pairs without padding and a few over the whole window
+(`batches`). Either way the weights of the padded positions that are computed stand for all of them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,38 @@ from dataclasses import dataclass
 
 import torch
 
-EVERY = 8
+WHOLE_EVERY = 8
 BATCH_TOKENS = 2048  # positions of one forward pass, of which a 12 x 768 encoder holds some 50 MB
+
+
+def draw_positions(lengths: torch.Tensor, chance: torch.Tensor, pads: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """All positions of each text and `pads` of the padded ones after it.
+
+    lengths: (N,) positions that a caption's text takes; chance: (N, W) random numbers from 0 to 1, of which the lowest
+    win; pads None draws all. Returns the positions in ascending order, one caption after another (sum of counts,), and
+    the counts (N,).
+    """
+    window = chance.shape[1]
+    counts = torch.full_like(lengths, window) if pads is None else (lengths + pads).clamp(max=window)
+    text = torch.arange(window) < lengths[:, None]
+    rank = chance.masked_fill(text, -1).argsort(dim=1).argsort(dim=1)
+    return (rank < counts[:, None]).nonzero()[:, 1], counts
+
+
+def position_weights(lengths: torch.Tensor, counts: torch.Tensor, window: int) -> torch.Tensor:
+    """Weights (B, P) of drawn positions, by lengths and counts (B,) of `draw_positions`; P is the largest count.
+
+    Each row sums to 1. A position of text counts 1 / window; a drawn padded one its share of all padded ones; what
+    fills a row up to P counts 0.
+    """
+    at, lengths, counts = torch.arange(int(counts.max()), device=counts.device), lengths[:, None], counts[:, None]
+    padded = (window - lengths) / (counts - lengths).clamp(min=1)
+    return torch.where(at < lengths, 1.0, padded).masked_fill(at >= counts, 0.0) / window
 
 
 @dataclass(frozen=True)
 class TokenPair:
-    """One pair as whole windows of ids, and the positions of each text with its start and end."""
+    """The ids (W,) of a pair's two windows, and the positions that each text takes, start and end included."""
 
     zh: list[int]
     en: list[int]
@@ -33,52 +58,57 @@ class TokenPair:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs computed together over their first `positions`; weights (B, positions)."""
+    """Pairs that are computed together over their first `positions`, and the weights (B, positions) of these."""
 
     pairs: list[TokenPair]
     positions: int
     weights: torch.Tensor
 
     def ids(self, language: str) -> list[list[int]]:
-        """The windows of one side, cut to the batch's positions."""
+        """The ids (B, positions) of one language, "zh" or "en"."""
         return [getattr(pair, language)[: self.positions] for pair in self.pairs]
 
-    def texts(self, language: str) -> torch.Tensor:
-        """(B, positions) bool: where the text of one side stands."""
-        return _within([getattr(pair, f"{language}_length") for pair in self.pairs], self.positions)
+    def mask(self, language: str) -> torch.Tensor:
+        """(B, positions) bool, True where the text of one language stands."""
+        return _mask([getattr(pair, f"{language}_length") for pair in self.pairs], self.positions)
 
-    def first(self) -> Batch:
-        """The same pairs' first position alone, which is text in each."""
+    def first_position(self) -> Batch:
+        """The same pairs cut to position 0."""
         return Batch(self.pairs, 1, self.weights[:, :1])
 
 
-def batches(pairs: list[TokenPair], window: int, every: int = EVERY, tokens: int = BATCH_TOKENS) -> list[Batch]:
-    """The batches that stand for these pairs."""
+def batches(
+    pairs: list[TokenPair], window: int, whole_every: int = WHOLE_EVERY, tokens: int = BATCH_TOKENS
+) -> list[Batch]:
+    """Pairs in batches of at most `tokens` positions, in order of length; each position's weights sum to len(pairs).
+
+    Every `whole_every`-th pair is computed over the whole window, the others up to the end of their longest text.
+    """
     ordered = sorted(pairs, key=lambda pair: pair.length)
-    whole, short = ordered[::every], [pair for at, pair in enumerate(ordered) if at % every]
-    made = []
+    whole, short = ordered[::whole_every], [pair for at, pair in enumerate(ordered) if at % whole_every]
+    out = []
     while short:
         size = max(1, tokens // short[0].length)
         while size > 1 and size * short[:size][-1].length > tokens:
             size -= 1
-        made.append(_batch(short[:size], short[:size][-1].length, torch.zeros(window)))
+        out.append(_batch(short[:size], short[:size][-1].length, torch.zeros(window)))
         short = short[size:]
-    counts = _padded(ordered, window) / _padded(whole, window).clamp_min(1)
+    padding = _padded(ordered, window) / _padded(whole, window).clamp_min(1)
     size = max(1, tokens // window)
-    return made + [_batch(whole[at : at + size], window, counts) for at in range(0, len(whole), size)]
+    return out + [_batch(whole[at : at + size], window, padding) for at in range(0, len(whole), size)]
 
 
 def _batch(pairs: list[TokenPair], positions: int, padding: torch.Tensor) -> Batch:
-    """`padding` (window,) is the weight of a position behind both texts."""
-    text = _within([pair.length for pair in pairs], positions)
+    """`padding` (window,) is the weight of a position after both texts."""
+    text = _mask([pair.length for pair in pairs], positions)
     return Batch(pairs, positions, torch.where(text, 1.0, padding[:positions]))
 
 
 def _padded(pairs: list[TokenPair], window: int) -> torch.Tensor:
-    """(window,) at how many pairs each position lies behind both texts."""
-    return (~_within([pair.length for pair in pairs], window)).sum(dim=0).float()
+    """(window,) the number of pairs of which each position is padding."""
+    return (~_mask([pair.length for pair in pairs], window)).sum(dim=0).float()
 
 
-def _within(lengths: list[int], positions: int) -> torch.Tensor:
-    """(len(lengths), positions) bool: whether a position lies in the first so many."""
+def _mask(lengths: list[int], positions: int) -> torch.Tensor:
+    """(len(lengths), positions) bool, True at each row's first positions, as many as its length."""
     return torch.arange(positions)[None] < torch.tensor(lengths, dtype=torch.long)[:, None]

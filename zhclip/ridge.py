@@ -34,8 +34,8 @@ class RidgeSums:
     def add(self, x: torch.Tensor, y: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor) -> None:
         """Add x (..., S) and y (..., D), which stand at `positions` (...) and count `weights` (...).
 
-        The sums of one call are computed in x's dtype, never in TF32, and added up in float64: consumer GPUs multiply
-        float64 at a sixty-fourth of the speed.
+        The products x x^T and x y^T of one call are computed in x's dtype, never in TF32, and added up in float64:
+        consumer GPUs multiply float64 at a sixty-fourth of the speed.
         """
         x, y, weights = x.flatten(0, -2), y.flatten(0, -2), weights.flatten()[:, None].to(x.dtype)
         positions, window = positions.flatten(), len(self.weight)
@@ -74,12 +74,12 @@ class RidgeSums:
 
 
 def sum_by_position(values: torch.Tensor, positions: torch.Tensor, window: int) -> torch.Tensor:
-    """Sum the rows of values (T, N) at each of the `positions` (T,) -> (window, N) float64, summed in values' dtype.
+    """Sum the rows of values (T, N) at each of the `positions` (T,) -> (window, N) float64.
 
-    By a product, which on a GPU gives the same sum every time, as index_add_ does not.
+    A GPU adds them up in an order that varies, which float64's rounding alone shows.
     """
-    one_hot = positions == torch.arange(window, device=positions.device)[:, None]
-    return full_precision_product(one_hot.to(values.dtype), values).double()
+    sums = torch.zeros(window, values.shape[1], dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, positions, values.double())
 
 
 def full_precision_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from zhclip.io import digest
+from zhclip.positions import draw_positions, position_weights
 from zhclip.ridge import RidgeSums, sum_by_position
 from zhclip.vectors import norms, sentence_vector, unit
 
@@ -22,7 +23,6 @@ from ..models.load import check_finite
 from ..models.ragged import spread
 from ..models.student import Student
 from ..models.teacher import Teacher
-from .positions import keep, shares
 from .shards import Shard
 
 EXACT, KEPT = 4, 5  # versions of the arithmetic: sums over all positions, or over those that are kept
@@ -67,8 +67,8 @@ class Making:
         en, en_length = self.teacher.tokens([p.en for p in some])
         length = torch.maximum(self.student.tokens.key_mask(zh).sum(dim=1), en_length)
         chance = torch.rand(len(some), self.teacher.window, generator=torch.Generator().manual_seed(number))
-        stored = _by_caption(*keep(length, chance, self.pads))
-        computed = _by_caption(*keep(length, chance, None)) if self.exact else stored
+        stored = _by_caption(*draw_positions(length, chance, self.pads))
+        computed = _by_caption(*draw_positions(length, chance, None)) if self.exact else stored
         made: list[tuple[torch.Tensor, ...]] = [()] * len(some)
         beside: dict[str, torch.Tensor] = {}
         sums: Shard = {}
@@ -128,7 +128,7 @@ class Making:
         """Of a batch's ids (B, W), lengths (B,), positions and which of them are there (B, P): target (T, D) and trunk
         (T, S) in half precision, by name the captions' vectors beside them, and sums."""
         device, window = self.student.bert.device, zh.shape[1]
-        weight = (shares(length, there.sum(dim=1), window) * window).flatten()
+        weight = (position_weights(length, there.sum(dim=1), window) * window).flatten()
         ids, en, en_length, positions, there = (
             tensor.to(device) for tensor in (zh.gather(1, positions), en, en_length, positions, there)
         )

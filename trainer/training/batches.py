@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
+from zhclip.positions import position_weights
 from zhclip.vectors import sentence_vector
 
-from ..cache.positions import shares
 from ..cache.shards import Cache, sent
 
 # A step computes a multiple of so many positions. On a CPU in bf16 a product of a size not seen before is compiled,
@@ -94,7 +94,7 @@ class Captions(Dataset):
         """
         rows, cache = piece.rows, self.cache
         positions = cache.rows("position", rows)
-        drawn = shares(cache.rows("length", rows), cache.rows("count", rows), cache.window)
+        drawn = position_weights(cache.rows("length", rows), cache.rows("count", rows), cache.window)
         batch = {
             "ids": cache.rows("ids", rows).long(),
             "kept": computed(drawn),

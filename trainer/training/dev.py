@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from zhclip.positions import draw_positions
 from zhclip.vectors import centred_similarity, ranks, sentence_vector
 
 from ..base.recipe import Recipe
-from ..cache.positions import keep
 from ..cache.shards import Cache
 from ..models.student import Student
 from .batches import Captions, Piece
@@ -87,7 +87,7 @@ def thinned(cache: Cache, rows: int, pads: int | None) -> Cache:
     chosen = list(range(rows))
     length = cache.rows("length", chosen).long()
     chance = torch.rand(rows, cache.window, generator=torch.Generator().manual_seed(0))
-    position, count = keep(length, chance, pads)
+    position, count = draw_positions(length, chance, pads)
     at = (torch.arange(rows).repeat_interleave(count), position)
     shard = {name: cache.rows(name, chosen)[at] for name in ("target", "trunk", "ids")}
     shard |= {name: cache.rows(name, chosen) for name in ("length", "en_length")}
