@@ -45,7 +45,7 @@ def encoding(clip: Any, chinese: bool, length: int, spans: int, step: int) -> Ca
 def main() -> None:
     """Build both, time every case, print the table."""
     given = arguments(__doc__, "--sdxl")
-    load_clip, same = pack("nodes.host").load_clip, (60, 0, 0)
+    load_clip, same = pack("nodes.host.clip").load_clip, (60, 0, 0)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         ours_file = encoder_file(Path(folder) / "encoder.safetensors", given.quick, sdxl=given.sdxl)
         own_files = [clip_file(Path(folder) / "clip_l.safetensors")]

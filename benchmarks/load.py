@@ -40,7 +40,7 @@ def loader(kind: str) -> Callable[[str], Any]:
     if kind == "copied":
         return copied
     importlib.import_module("comfy.sd")
-    return pack("nodes.host").load_clip if kind == "ours" else own_clip
+    return pack("nodes.host.clip").load_clip if kind == "ours" else own_clip
 
 
 def start() -> float:

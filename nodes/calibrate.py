@@ -1,4 +1,4 @@
-"""The node that fits an encoder to the CLIP of the checkpoint at hand."""
+"""The node that fits an encoder to the CLIP of another checkpoint of its kind."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import folder_paths
+import torch
 from comfy_api.latest import io, ui
 
 from ..zhclip.artifact import Artifact, TeacherInfo, load, save
+from ..zhclip.calibration import CHOOSE, FIT, JUDGE, Layer
 from ..zhclip.models import kind_of
-from .files import FOLDER
-from .schema import schema
+from ..zhclip.positions import WHOLE_EVERY, TokenPair, batches
+from ..zhclip.structure import Structure
+from .common import FOLDER, schema
 
 if TYPE_CHECKING:
-    from ..zhclip.calibration import Layer
+    from .host.teacher import Teacher
 
-GAIN = 0.1  # below this share of the loss, what is learnt is the pairs' own style: docs/calibrate.md
-CALLED = {"last": "Last layer", "skip": "Clip skip (layer -2)", "pooled": "Pooled vector"}
-LOADERS = ("ckpt_name", "clip_name", "lora_name")  # stock loaders' inputs, and most other packs'
+MIN_GAIN = 0.1  # a smaller decrease of the loss comes from the style of the pairs: docs/calibrate.md
+TITLES = {"last": "Last layer", "skip": "Clip skip (layer -2)", "pooled": "Pooled vector"}
+FILE_INPUTS = ("ckpt_name", "clip_name", "lora_name")  # of stock loaders, and of most other packs'
 FORBIDDEN = frozenset('<>:"|?*\\')
+PAIRS_FILE = Path(__file__).parent.parent / "zhclip" / "pairs.tsv"
+SENTENCES = 200  # the file's first rows are sentences written by hand; the others were composed from tables
+MIN_HELD_OUT = 20  # pairs
 
 
 class ZhCLIPCalibrate(io.ComfyNode):
-    """An encoder in, the same encoder with another projection out."""
+    """Fits an encoder's projection to a checkpoint's CLIP."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
+        """Inputs, outputs and texts of the node."""
         return schema(
             node_id="ZhCLIPCalibrate",
             display_name="ZhCLIP Calibrate",
@@ -70,7 +76,7 @@ class ZhCLIPCalibrate(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, save_as: str | None = None) -> bool | str:
-        """True, or the sentence that appears on the node before anything runs. None when it is a link."""
+        """True, or the error that ComfyUI shows on the node before the queue runs; `save_as` is None for a link."""
         try:
             destination(save_as or "")
         except ValueError as error:
@@ -79,13 +85,12 @@ class ZhCLIPCalibrate(io.ComfyNode):
 
     @classmethod
     def execute(cls, zhclip: Any, clip: Any, pairs: int = 2000, save_as: str = "") -> io.NodeOutput:
-        """The CLIP and a report. Raises ValueError or ArtifactError, whose message is what the user reads."""
-        from .fitting import fit
+        """The CLIP and a report. Raises ValueError or ArtifactError, whose message the user reads."""
         from .host.clip import encoder_of, load_in_place_of
         from .host.teacher import Teacher
 
         target = destination(save_as)
-        # Not among the validations: a workflow that is queued again, with this node's result in the cache, may go on.
+        # Not in validate_inputs: a workflow that is queued again may have this node's result in the cache.
         if target is not None and target.exists():
             raise ValueError(
                 f"{target} is there already and is never overwritten: load it with Load ZhCLIP Encoder in place of "
@@ -93,64 +98,64 @@ class ZhCLIPCalibrate(io.ComfyNode):
             )
         encoder = encoder_of(zhclip)
         teacher = Teacher(clip, kind_of(encoder.meta.keys))
-        old = dataclasses.replace(load(encoder.path), **encoder.changes)
-        name = source(cls.hidden.prompt, cls.hidden.unique_id)
+        artifact = dataclasses.replace(load(encoder.path), **encoder.changes)
+        name = source_files(cls.hidden.prompt, cls.hidden.unique_id)
         start = time.monotonic()
-        layers = fit(zhclip, old, teacher, pairs)
+        layers = fit(zhclip, artifact, teacher, pairs)
         seconds = time.monotonic() - start
         report = [f"{os.path.basename(encoder.path)} and the CLIP of {name}: {pairs} pairs, {seconds:.0f} s."]
-        report += [verdict(CALLED[at], layer) for at, layer in layers.items()]
-        changes = changes_of(old, layers, name, teacher)
+        report += [layer_report(TITLES[key], layer) for key, layer in layers.items()]
+        changes = changes_of(artifact, layers, name, teacher)
         calibrated = zhclip
         if not changes:
             report.append("Calibration does not help here: the encoder goes out as it came in, and no file is written.")
         elif target is None:
             calibrated = load_in_place_of(zhclip, encoder.path, {**encoder.changes, **changes})
         else:
-            save(dataclasses.replace(old, **changes), target)
+            save(dataclasses.replace(artifact, **changes), target)
             calibrated = load_in_place_of(zhclip, str(target))
             report.append(f"Saved as {target}.")
         text = "\n".join(report)
         return io.NodeOutput(calibrated, text, ui=ui.PreviewText(text))
 
 
-def verdict(name: str, layer: Layer) -> str:
-    """A layer's figures in words."""
+def layer_report(title: str, layer: Layer) -> str:
+    """A line with the figures of a layer."""
     before, after = layer.before, layer.after
-    but = "" if layer.helps(GAIN) else f", which is less than {GAIN:.0%} better: left as it was"
+    unused = "" if layer.helps(MIN_GAIN) else f", which is less than {MIN_GAIN:.0%} better: left as it was"
     return (
-        f"{name}: cosine loss {before.loss():.3f} before, {after.loss():.3f} after "
+        f"{title}: cosine loss {before.loss():.3f} before, {after.loss():.3f} after "
         f"(a constant: {layer.constant.loss():.3f}); R@1 {before.recall():.3f} before, {after.recall():.3f} after"
-        f"{but}."
+        f"{unused}."
     )
 
 
-def changes_of(old: Artifact, layers: dict[str, Layer], name: str, teacher: Any) -> dict[str, Any]:
-    """Fields of the artifact that a calibration replaces, its metadata among them; none where it does not help."""
-    helped = {at: layer.new.tensors() for at, layer in layers.items() if layer.helps(GAIN)}
-    if not helped:
+def changes_of(artifact: Artifact, layers: dict[str, Layer], name: str, teacher: Teacher) -> dict[str, Any]:
+    """Fields of the artifact that the calibration replaces, its metadata among them; empty where it does not help."""
+    improved = {key: layer.new.tensors() for key, layer in layers.items() if layer.helps(MIN_GAIN)}
+    if not improved:
         return {}
-    calibration: dict[str, Any] = {at: layer.figures() for at, layer in layers.items()}
-    calibration |= {"applied": sorted(helped), "from": dataclasses.asdict(old.meta.teacher), "to": name}
-    meta = dataclasses.replace(old.meta, report={**old.meta.report, "calibration": calibration})
-    changes: dict[str, Any] = {at: helped[at] for at in ("skip", "pooled") if at in helped}
-    if "last" in helped:
-        info = TeacherInfo(name, teacher.sha256(), old.meta.teacher.layer, old.meta.teacher.width)
+    meta = artifact.meta
+    figures: dict[str, Any] = {key: layer.figures() for key, layer in layers.items()}
+    figures |= {"applied": sorted(improved), "from": dataclasses.asdict(meta.teacher), "to": name}
+    meta = dataclasses.replace(meta, report={**meta.report, "calibration": figures})
+    changes: dict[str, Any] = {key: improved[key] for key in ("skip", "pooled") if key in improved}
+    if "last" in improved:
+        info = TeacherInfo(name, teacher.sha256(), meta.teacher.layer, meta.teacher.width)
         meta = dataclasses.replace(meta, teacher=info, position0="stored")
-        changes |= helped["last"]
+        changes |= improved["last"]
     return {**changes, "meta": meta}
 
 
-def source(prompt: Any, node: Any) -> str:
-    """Names of the files that the input `clip` of a node came from, as the queued workflow has them: a checkpoint, then
-    LoRAs. Follows inputs named clip, as loaders and patches have them. "a CLIP" where nothing is found.
-    """
+def source_files(prompt: Any, node: Any) -> str:
+    """Names of the checkpoint and LoRA files that the `clip` input of a node comes from, read from the queued workflow
+    by following inputs named clip. "a CLIP" where there are none."""
     names: list[str] = []
-    seen = set()
-    while prompt and node in prompt and node not in seen:
-        seen.add(node)
+    visited = set()
+    while prompt and node in prompt and node not in visited:
+        visited.add(node)
         inputs = prompt[node].get("inputs", {})
-        names += [inputs[key] for key in LOADERS if isinstance(inputs.get(key), str)]
+        names += [inputs[key] for key in FILE_INPUTS if isinstance(inputs.get(key), str)]
         link = inputs.get("clip")
         if not isinstance(link, list):
             break
@@ -159,7 +164,7 @@ def source(prompt: Any, node: Any) -> str:
 
 
 def destination(save_as: str) -> Path | None:
-    """Where a new file of that name goes, None for no name. Raises ValueError for a name of no file in the folder."""
+    """Path of the new file, None for an empty name. Raises ValueError for a name that is not a file in the folder."""
     name = save_as.strip()
     if not name:
         return None
@@ -170,3 +175,119 @@ def destination(save_as: str) -> Path | None:
             f"save_as is {name!r}, which is no name for a file inside {folder}: write one like mine-zhclip."
         )
     return path
+
+
+def read_pairs(count: int) -> dict[str, list[tuple[str, str]]]:
+    """`count` of the pack's pairs (Chinese, English) by use: half of the sentences judge, half choose the penalty, and
+    the composed pairs are fitted."""
+    lines = PAIRS_FILE.read_text(encoding="utf-8").splitlines()[1:]
+    rows = [(zh, en) for zh, en in (line.split("\t") for line in lines)]
+    held_out = min(SENTENCES, count // 2)
+    return {
+        JUDGE: rows[:held_out:2],
+        CHOOSE: rows[1:held_out:2],
+        FIT: rows[SENTENCES : SENTENCES + count - held_out],
+    }
+
+
+def fit(zhclip: Any, artifact: Artifact, teacher: Teacher, count: int) -> dict[str, Layer]:
+    """Fits the layers on `count` pairs: "last", "skip" for an encoder that is not aligned to clip skip itself, and
+    "pooled" where the file has a pooled vector.
+
+    Raises ValueError for an encoder and a CLIP that do not fit each other, and ComfyUI's own exception when the user
+    interrupts.
+    """
+    from .host.bert import SKIP_LAYER
+    from .host.clip import encoder_of, place
+    from .host.sentences import with_progress
+
+    check_match(zhclip, artifact, teacher)
+    encoder, meta = encoder_of(zhclip), artifact.meta
+    device = place(zhclip, teacher.clip)
+    whole_every = WHOLE_EVERY if meta.mask_padding else 1  # unmasked padding changes the text's own states
+    work = [
+        (use, batch)
+        for use, pairs in read_pairs(count).items()
+        for batch in batches(token_pairs(zhclip, teacher, pairs, meta.window), meta.window, whole_every)
+    ]
+    if sum(len(batch.pairs) for use, batch in work if use == JUDGE) < MIN_HELD_OUT:
+        raise ValueError(
+            f"The encoder reads {meta.window} positions, and too few of the captions fit: it is too short."
+        )
+    empty = teacher.states([teacher.windows("")[0][: meta.window]])
+    main = "skip" if meta.teacher.layer == SKIP_LAYER else "last"  # the layer of CLIP that the encoder is aligned to
+    pooled = Structure.of_pooled(artifact)
+    layers = {"last": Layer(projection(Structure.of(artifact)), empty[main][0])}
+    if main == "last" and not meta.parts:
+        layers["skip"] = Layer(projection(Structure.of_skip(artifact) or Structure.of(artifact)), empty["skip"][0])
+    if pooled is not None:
+        layers["pooled"] = Layer(projection(pooled), empty["pooled"][0], constant_first=False)
+    for use, batch in with_progress(work):
+        with autocast_on_cpu():
+            last, skip = encoder.states(batch.ids("zh"), device)
+            y = teacher.states(batch.ids("en"))
+        x = {"last": last, "skip": skip, "pooled": last[:, :1]}
+        y["last"] = y[main]
+        for name, layer in layers.items():
+            layer.add(use, x[name], y[name], batch.first_position() if name == "pooled" else batch)
+    for layer in layers.values():
+        layer.solve()
+    return layers
+
+
+def projection(structure: Structure) -> Structure:
+    """The tensors that give the vectors their directions, and those that standardise them, in fp32."""
+    tensors = structure.tensors()
+    names = ("proj_weight", "proj_bias", "position0", "mean", "std")
+    return Structure(**{name: tensors[name].float() for name in names if name in tensors}, widths=structure.widths)
+
+
+def autocast_on_cpu() -> Any:
+    """A context in which a CPU with bf16 instructions multiplies in bf16, several times as fast; it has no effect on a
+    GPU."""
+    # torch 2.4 has no get_capabilities.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(capabilities.get("avx512_bf16")))
+
+
+def check_match(zhclip: Any, artifact: Artifact, teacher: Teacher) -> None:
+    """Raise ValueError unless the encoder can be fitted to this CLIP."""
+    from .host.bert import SKIP_LAYER
+    from .host.clip import has_lora
+
+    meta = artifact.meta
+    if (meta.widths, meta.pooled) != (teacher.widths, teacher.pooled_width):
+        raise ValueError(
+            f"The encoder's vectors are {format_widths(meta.widths, meta.pooled)} wide (teacher {meta.teacher.id}) and "
+            f"those of the CLIP at `clip` {format_widths(teacher.widths, teacher.pooled_width)}: connect the CLIP of a "
+            "checkpoint of the encoder's own kind."
+        )
+    if meta.window > teacher.positions or meta.teacher.layer not in (-1, SKIP_LAYER) or meta.dimensions.layers < 2:
+        raise ValueError(
+            f"The encoder is for layer {meta.teacher.layer} of its teacher at {meta.window} positions, with "
+            f"{meta.dimensions.layers} layers; calibration knows layers -1 and -2, at most {teacher.positions} "
+            "positions, and two layers or more: train the encoder on this checkpoint's CLIP instead."
+        )
+    if has_lora(zhclip):
+        raise ValueError("The encoder at `zhclip` carries a LoRA, which its copy would lose: add the LoRA after it.")
+
+
+def format_widths(widths: tuple[int, ...], pooled: int) -> str:
+    """`768`, or `768 + 1280 and 1280 pooled`."""
+    return " + ".join(map(str, widths)) + (f" and {pooled} pooled" if pooled else "")
+
+
+def token_pairs(zhclip: Any, teacher: Teacher, pairs: list[tuple[str, str]], window: int) -> list[TokenPair]:
+    """The pairs of which both sides fit in one window."""
+    from .host.clip import tokenizer_of
+
+    tokenizer = tokenizer_of(zhclip)
+    fitting = []
+    for zh, en in pairs:
+        zh_windows, en_windows = tokenizer.windows(zh), teacher.windows(en)
+        if len(zh_windows) > 1 or len(en_windows) > 1:
+            continue
+        lengths = zh_windows[0].index(tokenizer.special.end) + 1, teacher.length(en_windows[0])
+        if max(lengths) <= window:
+            fitting.append(TokenPair(zh_windows[0], en_windows[0][:window], *lengths))
+    return fitting

@@ -1,4 +1,4 @@
-"""The node that paints the same prompts through several encoders: a graph of stock nodes, not a sampler of its own."""
+"""The node that paints the same prompts with several encoders, by a graph of stock nodes; and the labelled grid."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from .files import CHOOSE, FOLDER, encoder_names, stamp
-from .schema import schema
+from .common import FOLDER, HOW_TO_ADD, encoder_names, file_stamp, numbered_lines, schema
 
 ENGLISH = "english"
-FULL_WIDTH_BAR = "\uff5c"  # what a Chinese keyboard types
-# A link and not its value: the graph that this node makes goes on from there, and only links can be cached.
+FULL_WIDTH_BAR = "\uff5c"  # as Chinese input methods type it
+# The input is the link and not its value: the expanded graph continues from it, and ComfyUI caches links only.
 LINK = {"rawLink": True}
 
 
 class ZhCLIPCompareGrid(io.ComfyNode):
-    """Expands into one stock sampler a cell, and a labelled picture of all."""
+    """Expands into a stock sampler for each cell, and a labelled grid of their pictures."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
-        # Loaded long before any pack is; named here so that nodes without samplers import without it.
+        """Inputs, outputs and texts of the node."""
+        # ComfyUI has loaded it by now; imported here, this module can be imported without it.
         from comfy.samplers import KSampler
 
         return schema(
@@ -81,24 +80,24 @@ class ZhCLIPCompareGrid(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, encoders: str | None) -> bool | str:
-        """True, or the sentence that appears on the node before anything runs. `encoders` is None when it is a link.
+        """True, or the error that ComfyUI shows on the node before the queue runs; `encoders` is None for a link.
 
-        Prompts are checked in `execute`: ComfyUI would repeat one sentence under each input that is asked for here.
+        Prompts are checked in `execute`: ComfyUI repeats the error under each input that is a parameter here.
         """
         try:
             if encoders is not None:
-                read_encoders(encoders)
+                parse_encoders(encoders)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
     def fingerprint_inputs(cls, encoders: str | None, **_: Any) -> Any:
-        """Changes when one of the files does; never equal to itself when the names come by a link, unknown as yet."""
+        """Changes with the files. NaN, which equals nothing, where the names come by a link and are not known yet."""
         if encoders is None:
-            return float("nan")  # costs nothing: the cells are cached on their own
-        paths = [folder_paths.get_full_path(FOLDER, name) for _, name in lines(encoders)]
-        return [stamp(path) for path in paths if path]
+            return float("nan")  # the cells are cached on their own
+        paths = [folder_paths.get_full_path(FOLDER, name) for _, name in numbered_lines(encoders)]
+        return [file_stamp(path) for path in paths if path]
 
     @classmethod
     def execute(
@@ -115,9 +114,9 @@ class ZhCLIPCompareGrid(io.ComfyNode):
     ) -> io.NodeOutput:
         """model, vae, clip: links, [node id, output index]; `sampling` are KSampler's own inputs.
 
-        Returns the graph that paints the grid. Raises ValueError, whose message is what the user reads.
+        Returns the graph that paints the grid. Raises ValueError, whose message the user reads.
         """
-        rows, columns = read_encoders(encoders), lines(prompts)
+        rows, columns = parse_encoders(encoders), numbered_lines(prompts)
         if not columns:
             raise ValueError("prompts is empty: write one prompt a line, `Chinese | English`.")
         if ENGLISH in rows and clip is None:
@@ -132,42 +131,76 @@ class ZhCLIPCompareGrid(io.ComfyNode):
         for r, row in enumerate(rows):
             english = row == ENGLISH
             encoder = clip if english else graph.node("ZhCLIPLoader", f"clip.{r}", file=row, model=model).out(0)
-            none = side(negative, english, "negative") if negative.strip() else ""
-            sampling["negative"] = graph.node("CLIPTextEncode", f"negative.{r}", clip=encoder, text=none).out(0)
+            text = choose_side(negative, english, "negative") if negative.strip() else ""
+            sampling["negative"] = graph.node("CLIPTextEncode", f"negative.{r}", clip=encoder, text=text).out(0)
             for c, (number, line) in enumerate(columns):
-                text = side(line, english, f"prompts, line {number}")
-                wanted = graph.node("CLIPTextEncode", f"positive.{r}.{c}", clip=encoder, text=text)
-                sampled = graph.node("KSampler", f"sample.{r}.{c}", positive=wanted.out(0), **sampling)
-                images.append(graph.node("VAEDecode", f"image.{r}.{c}", samples=sampled.out(0), vae=vae).out(0))
+                text = choose_side(line, english, f"prompts, line {number}")
+                positive = graph.node("CLIPTextEncode", f"positive.{r}.{c}", clip=encoder, text=text)
+                latents = graph.node("KSampler", f"sample.{r}.{c}", positive=positive.out(0), **sampling)
+                images.append(graph.node("VAEDecode", f"image.{r}.{c}", samples=latents.out(0), vae=vae).out(0))
         grid = graph.node(
             "ZhCLIPGrid",
             "grid",
-            images=batched(graph, images),
+            images=batch_images(graph, images),
             rows="\n".join("English: CLIP" if row == ENGLISH else row for row in rows),
             columns="\n".join(line for _, line in columns),
         )
         return io.NodeOutput(grid.out(0), expand=graph.finalize())
 
 
-def lines(text: str) -> list[tuple[int, str]]:
-    """The lines that are not blank, stripped, each with its number in the box, from 1."""
-    return [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+class ZhCLIPGrid(io.ComfyNode):
+    """Draws a batch of images as labelled rows and columns."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and texts of the node."""
+        return schema(
+            node_id="ZhCLIPGrid",
+            display_name="ZhCLIP Labelled Grid",
+            category="ZhCLIP",
+            description="Lays a batch of images out as a table, with a label for each row and column. Labels may be "
+            "Chinese.",
+            search_aliases=["image grid", "contact sheet", "zhclip"],
+            inputs=[
+                io.Image.Input("images", tooltip="A batch, row by row."),
+                io.String.Input("rows", multiline=True, default="", tooltip="The rows' labels, one a line."),
+                io.String.Input("columns", multiline=True, default="", tooltip="The columns' labels, one a line."),
+            ],
+            outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="The labelled picture.")],
+        )
+
+    @classmethod
+    def execute(cls, images: Any, rows: str, columns: str) -> io.NodeOutput:
+        """images: (N, H, W, 3), 0 to 1, N = rows x columns. Raises ValueError, whose message the user reads."""
+        from .drawing import labelled_grid, to_tensor
+
+        row_labels, column_labels = ([line for _, line in numbered_lines(text)] for text in (rows, columns))
+        for name, labels in (("rows", row_labels), ("columns", column_labels)):
+            if not labels:
+                raise ValueError(f"{name} is empty: write one label a line.")
+        across, down = len(column_labels), len(row_labels)
+        if len(images) != across * down:
+            raise ValueError(
+                f"images is a batch of {len(images)}, and {down} rows by {across} columns are {down * across}: write "
+                "one label a line for each row and column of the batch."
+            )
+        return io.NodeOutput(to_tensor(labelled_grid(images, row_labels, column_labels)))
 
 
-def read_encoders(encoders: str) -> list[str]:
+def parse_encoders(encoders: str) -> list[str]:
     """File names of text_encoders, or ENGLISH, in order. Raises ValueError that names the line."""
     known = encoder_names()
     rows = []
-    for number, name in lines(encoders):
+    for number, name in numbered_lines(encoders):
         if name.lower() == ENGLISH:
             rows.append(ENGLISH)
         elif name in known:
             rows.append(name)
         else:
-            there = f"It has {', '.join(known)}." if known else f"It has none. {CHOOSE}"
+            choices = f"It has {', '.join(known)}." if known else f"It has none. {HOW_TO_ADD}"
             raise ValueError(
-                f"encoders, line {number}: models/text_encoders has no ZhCLIP encoder {name}. {there} Write one of its "
-                "names a line, or `english` for the checkpoint's own CLIP."
+                f"encoders, line {number}: models/text_encoders has no ZhCLIP encoder {name}. {choices} Write one of "
+                "its names a line, or `english` for the checkpoint's own CLIP."
             )
     if not rows:
         raise ValueError(
@@ -177,24 +210,24 @@ def read_encoders(encoders: str) -> list[str]:
     return rows
 
 
-def side(line: str, english: bool, where: str) -> str:
-    """The Chinese or the English side of `Chinese | English`. Raises ValueError that says which line lacks it."""
-    chinese, _, other = line.replace(FULL_WIDTH_BAR, "|").partition("|")
-    text = other.strip() if english else chinese.strip()
+def choose_side(line: str, english: bool, source: str) -> str:
+    """The Chinese or the English side of `Chinese | English`. Raises ValueError that names the line if it is empty."""
+    left, _, right = line.replace(FULL_WIDTH_BAR, "|").partition("|")
+    text = right.strip() if english else left.strip()
     if text:
         return text
     missing = "English side, which the row `english` reads" if english else "Chinese side"
-    raise ValueError(f"{where}: there is no {missing}, in: {line} - write `Chinese | English`.")
+    raise ValueError(f"{source}: there is no {missing}, in: {line} - write `Chinese | English`.")
 
 
-def batched(graph: GraphBuilder, images: list[Any]) -> Any:
+def batch_images(graph: GraphBuilder, images: list[Any]) -> Any:
     """Links to images -> a link to their batch, in order.
 
-    In pairs of pairs and not one after another: ComfyUI keeps every ImageBatch's result, and a chain of n would hold
-    n * n / 2 pictures where this holds n * log2(n).
+    As a balanced tree: ComfyUI keeps the result of every ImageBatch, so a chain of n would hold n * n / 2 pictures, a
+    tree n * log2(n).
     """
     if len(images) == 1:
         return images[0]
     half = (len(images) + 1) // 2
-    first, second = batched(graph, images[:half]), batched(graph, images[half:])
+    first, second = batch_images(graph, images[:half]), batch_images(graph, images[half:])
     return graph.node("ImageBatch", image1=first, image2=second).out(0)

@@ -1,30 +1,33 @@
-"""The node that encodes a prompt of two languages by two encoders."""
+"""The node that encodes a prompt in two languages with two encoders."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import io
 
 from ..zhclip.languages import route
 from ..zhclip.models import kind_of
 from ..zhclip.prompt import checked
-from .conditioning import encode, join
-from .schema import schema
+from .common import schema
 
 if TYPE_CHECKING:
     from ..zhclip.artifact import Meta
 
-NOT_CONNECTED = object()  # None is what a checkpoint without a text encoder gives
+Entry = list[Any]  # of ComfyUI's CONDITIONING: [tensor (1, tokens, D), dict with pooled_output and others]
+NOT_CONNECTED = object()  # a checkpoint without a text encoder gives None
+START, END = "clip_start_percent", "clip_end_percent"  # the range of sampling, within [0, 1], of a scheduled entry
 
 
 class ZhCLIPTextEncode(io.ComfyNode):
-    """A prompt box for Chinese and English."""
+    """Encodes Chinese with ZhCLIP and, where a second CLIP is connected, English with that."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
+        """Inputs, outputs and texts of the node."""
         return schema(
             node_id="ZhCLIPTextEncode",
             display_name="ZhCLIP Text Encode (Prompt)",
@@ -61,15 +64,15 @@ class ZhCLIPTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, zhclip: Any, text: str, clip: Any = NOT_CONNECTED) -> io.NodeOutput:
-        """The prompt's conditioning. Raises ValueError, whose message is what the user reads."""
-        meta = checked_meta(zhclip)
-        width = meta.teacher.width
+        """The prompt's conditioning. Raises ValueError, whose message the user reads."""
+        meta = require_meta(zhclip)
         if clip is NOT_CONNECTED:
             return io.NodeOutput(encode(zhclip, text))
-        check_second(clip, meta.keys)
+        check_second_clip(clip, meta.keys)
         segments = route(checked(text))
         encoders = {"zh": zhclip, "en": clip}
         encoded = [encode(encoders[segment.language], segment.prompt) for segment in segments]
+        width = meta.teacher.width
         for other in {cond.shape[-1] for entries in encoded for cond, _ in entries} - {width}:
             raise ValueError(
                 f"The input clip encodes {other} numbers wide, the ZhCLIP encoder {width}: no MODEL reads both. "
@@ -79,8 +82,8 @@ class ZhCLIPTextEncode(io.ComfyNode):
         return io.NodeOutput(join(encoded, languages.index("zh") if "zh" in languages else 0))
 
 
-def checked_meta(zhclip: Any) -> Meta:
-    """What the encoder's file says of itself. Raises ValueError for what is no aligned encoder."""
+def require_meta(zhclip: Any) -> Meta:
+    """The metadata of an aligned encoder's file. Raises ValueError for another kind of CLIP."""
     if zhclip is None:
         raise ValueError("The input zhclip is None: connect the output of Load ZhCLIP Encoder.")
     from .host.clip import encoder_of
@@ -91,8 +94,8 @@ def checked_meta(zhclip: Any) -> Meta:
         raise ValueError(f"The input zhclip: {error}") from error
 
 
-def check_second(clip: Any, keys: tuple[str, ...]) -> None:
-    """Raise ValueError unless this can be the CLIP of a checkpoint whose tokens have these names."""
+def check_second_clip(clip: Any, keys: tuple[str, ...]) -> None:
+    """Raise ValueError unless this is a checkpoint's own CLIP whose tokenizers have these keys."""
     if clip is None:
         raise ValueError(
             "The input clip is invalid: None\n\nIf the clip is from a checkpoint loader node your checkpoint does not "
@@ -105,16 +108,62 @@ def check_second(clip: Any, keys: tuple[str, ...]) -> None:
         raise ValueError(
             "The input clip is a ZhCLIP encoder like the input zhclip: connect the checkpoint's own CLIP, or nothing."
         )
-    found = sorted(clip.tokenize(""))
-    if found != sorted(keys):
+    given = clip.tokenize("").keys()
+    if given != set(keys):
         raise ValueError(
             f"The input clip is of another kind of model: the ZhCLIP encoder is for {kind_of(keys).name}, whose CLIP "
-            f"has {tokenizers(keys)}, and this one has {tokenizers(found)}. Connect the CLIP of the checkpoint that "
-            "paints."
+            f"has {name_tokenizers(keys)}, and this one has {name_tokenizers(given)}. Connect the CLIP of the "
+            "checkpoint that paints."
         )
 
 
-def tokenizers(keys: Iterable[str]) -> str:
+def name_tokenizers(keys: Iterable[str]) -> str:
     """`the tokenizers g, l`."""
     names = sorted(keys)
     return f"the tokenizer{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def encode(clip: Any, text: str) -> list[Entry]:
+    """What the stock CLIP Text Encode returns, hooks and their schedules included."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def join(conditionings: list[list[Entry]], main: int) -> list[Entry]:
+    """Concatenate conditionings along the token axis, in order, as the stock Conditioning (Concat) does for one entry.
+
+    A scheduled conditioning has an entry for each range of sampling; the result has one for each range in which none of
+    them changes. The pooled vector and other values are those of conditioning number `main`; hooks are those of all.
+    """
+    if len(conditionings) == 1:
+        return conditionings[0]
+    borders = sorted({border for entries in conditionings for _, extra in entries for border in _range(extra)})
+    joined: list[Entry] = []
+    for start, end in itertools.pairwise(borders):
+        active = [[entry for entry in entries if _covers(entry[1], start, end)] for entries in conditionings]
+        if not all(active):
+            continue
+        tensors, extras = zip(*(entries[0] for entries in active))
+        extra = extras[main] | _combine_hooks(extras)
+        if any(START in other for other in extras):
+            extra |= {START: start, END: end}
+        joined.append([torch.cat(tensors, dim=1), extra])
+    return joined
+
+
+def _range(extra: dict[str, Any]) -> tuple[float, float]:
+    return extra.get(START, 0.0), extra.get(END, 1.0)
+
+
+def _covers(extra: dict[str, Any], start: float, end: float) -> bool:
+    first, last = _range(extra)
+    return first <= start and end <= last
+
+
+def _combine_hooks(extras: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    groups = [extra["hooks"] for extra in extras if extra.get("hooks")]
+    if not groups:
+        return {}
+    combined = groups[0]
+    for group in groups[1:]:
+        combined = combined.clone_and_combine(group)
+    return {"hooks": combined}

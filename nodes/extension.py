@@ -6,15 +6,14 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import route
 from .calibrate import ZhCLIPCalibrate
-from .compare import ZhCLIPCompareGrid
+from .compare import ZhCLIPCompareGrid, ZhCLIPGrid
 from .encode import ZhCLIPTextEncode
-from .grid import ZhCLIPGrid
 from .inspector import ZhCLIPInspector
 from .loader import ZhCLIPLoader
 
 
 class ZhCLIPExtension(ComfyExtension):
-    """What ComfyUI asks for the nodes of this pack."""
+    """The nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Node classes in the order of the menu."""
@@ -29,6 +28,6 @@ class ZhCLIPExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> ZhCLIPExtension:
-    """ComfyUI's way in, called once at its start."""
+    """The pack's entry point, which ComfyUI calls once at its start."""
     route.register()
     return ZhCLIPExtension()

@@ -1,25 +1,32 @@
-"""The node that shows what an encoder makes of a prompt."""
+"""The node that shows how an encoder reads a prompt."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import io, ui
 
-from .conditioning import encode
-from .report import alignment_doubt, predictors
-from .schema import lines, schema
+from .common import numbered_lines, schema
+from .encode import encode
+from .report import alignment_warning, scores
 
-ANOTHER = "a stone bridge over a river in the mountains"  # the floor that an unrelated caption reaches
+if TYPE_CHECKING:
+    from .host.attention import Agreement
+    from .host.encoder import WindowEncoder
+    from .page import Findings
+
+UNRELATED = "a stone bridge over a river in the mountains"  # a caption that serves as a baseline of the agreement
+NEAREST = 5  # captions that are shown
 
 
 class ZhCLIPInspector(io.ComfyNode):
-    """A picture and a text of how a prompt is read."""
+    """Shows a prompt's tokens, windows and languages as a picture and as text."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
+        """Inputs, outputs and texts of the node."""
         return schema(
             node_id="ZhCLIPInspector",
             display_name="ZhCLIP Inspector",
@@ -66,67 +73,114 @@ class ZhCLIPInspector(io.ComfyNode):
     def execute(
         cls, zhclip: Any, text: str, clip: Any = None, english: str = "", model: Any = None, captions: str = ""
     ) -> io.NodeOutput:
-        """Picture and report. Raises ValueError or ArtifactError, whose message is what the user reads."""
+        """The picture and the report. Raises ValueError or ArtifactError, whose message the user reads."""
         from . import drawing
-        from .page import to_picture, to_text
+        from .page import render
 
-        findings = inspect(zhclip, text, clip, english.strip(), model, captions)
-        image = drawing.to_tensor(to_picture(findings))
-        return io.NodeOutput(image, to_text(findings), ui=ui.PreviewImage(image, cls=cls))
+        report, picture = render(collect(zhclip, text, clip, english.strip(), model, captions))
+        image = drawing.to_tensor(picture)
+        return io.NodeOutput(image, report, ui=ui.PreviewImage(image, cls=cls))
 
 
-def inspect(zhclip: Any, text: str, clip: Any, english: str, model: Any, captions: str) -> Any:
-    """The Findings of page.py."""
+def collect(zhclip: Any, text: str, clip: Any, english: str, model: Any, captions: str) -> Findings:
+    """Tokenizes the prompt, and compares it with the English prompt and the captions where they are given."""
     from ..zhclip.languages import spans
-    from . import host, reading
-    from .page import Findings
+    from .host.clip import encoder_of, layer_in_use, tokenizer_of
+    from .page import Findings, Token
 
-    encoder, tokenizer = host.encoder_of(zhclip), host.tokenizer_of(zhclip)
-    meta = encoder.meta
-    require_partners(clip, english, model)
-    agreement = None
-    if model is not None:
-        host.require_fit(encoder.path, meta, model)
-        read = [(clip, english), (zhclip, text), (clip, ""), (clip, ANOTHER)]
-        entries = [encode(by, prompt)[0] for by, prompt in read]
-        rows = [host.same_width(cond, meta.teacher.width) for cond, _ in entries]
-        agreement = host.attention_agreement(model, rows, entries[0][1]["pooled_output"])
-    listed = lines(captions)
+    encoder, tokenizer = encoder_of(zhclip), tokenizer_of(zhclip)
+    check_inputs(clip, english, model)
+    agreement = [] if model is None else agreement_table(compare_attention(zhclip, text, clip, english, model))
+    windows = tokenizer.weighted_windows(text)
     return Findings(
         file=os.path.basename(encoder.path),
-        teacher=meta.teacher.id,
-        layer=host.layer_in_use(zhclip),
+        teacher=encoder.meta.teacher.id,
+        layer=layer_in_use(zhclip),
         warnings=warnings(encoder),
         text=text,
         spans=spans(text),
-        windows=reading.windows_of(tokenizer, text),
-        room=tokenizer.window - 2,
-        unknown=tokenizer.unknown(text),
-        scores=predictors(meta),
+        windows=[
+            [
+                Token(piece, token != tokenizer.special.unknown, weight)
+                for token, weight, piece in zip(window.ids[1:], window.weights[1:], window.pieces)
+            ]
+            for window in windows
+        ],
+        capacity=tokenizer.window - 2,
+        unknown=tokenizer.unknown_in(windows),
+        scores=scores(encoder.meta),
         english=english,
         agreement=agreement,
-        nearest=reading.nearest(zhclip, text, clip or zhclip, listed) if listed else [],
+        nearest=nearest(zhclip, text, clip or zhclip, [line for _, line in numbered_lines(captions)]),
         captions_by="the checkpoint's CLIP" if clip else "this encoder",
     )
 
 
-def require_partners(clip: Any, english: str, model: Any) -> None:
-    """Raise ValueError when an input that compares lacks what it is compared with."""
+def check_inputs(clip: Any, english: str, model: Any) -> None:
+    """Raise ValueError where an optional input is given without the one that it is compared with."""
     if english and clip is None:
         raise ValueError("english is given and clip is not: connect the checkpoint's own CLIP, which reads it.")
     if model is not None and (clip is None or not english):
-        lacking = "clip" if clip is None else "english"
+        missing = "clip" if clip is None else "english"
         raise ValueError(
-            f"model is connected and {lacking} is missing: the attention agreement compares the prompt with the same "
+            f"model is connected and {missing} is missing: the attention agreement compares the prompt with the same "
             "in English (english), read by the checkpoint's own CLIP (clip). Give both, or disconnect model."
         )
 
 
-def warnings(encoder: Any) -> list[str]:
-    """What the user should know before trusting the picture."""
-    doubt = alignment_doubt(encoder.meta)
-    sentences = [f"this file {doubt}."] if doubt else []
+def warnings(encoder: WindowEncoder) -> list[str]:
+    """Sentences about the encoder that the user should read before the rest."""
+    warning = alignment_warning(encoder.meta)
+    sentences = [f"this file {warning}."] if warning else []
     if encoder.changes:
         changed = ", ".join(sorted(encoder.changes))
         sentences.append(f"changed in memory since it was loaded ({changed}): the report is of the file.")
     return sentences
+
+
+def compare_attention(zhclip: Any, text: str, clip: Any, english: str, model: Any) -> Agreement:
+    """Agreement with the English prompt of the prompt, of the empty prompt and of an unrelated caption."""
+    from .host.attention import attention_agreement, require_fit
+    from .host.clip import encoder_of
+    from .host.sentences import require_width
+
+    encoder = encoder_of(zhclip)
+    require_fit(encoder.path, encoder.meta, model)
+    prompts = [(clip, english), (zhclip, text), (clip, ""), (clip, UNRELATED)]
+    entries = [encode(reader, prompt)[0] for reader, prompt in prompts]
+    conditionings = [require_width(entry[0], encoder.meta.teacher.width) for entry in entries]
+    return attention_agreement(model, conditionings, entries[0][1]["pooled_output"])
+
+
+def agreement_table(agreement: Agreement) -> list[list[str]]:
+    """Headings, a row for each layer, and the mean row: the prompt at each noise level, each baseline averaged over the
+    levels."""
+    values = agreement.values  # (layers, levels, [English, prompt, empty prompt, unrelated caption])
+    columns = torch.cat([values[:, :, 1], values[:, :, 2:].mean(dim=1)], dim=1)
+    columns = torch.cat([columns, columns.mean(dim=0, keepdim=True)])
+    headings = [f"prompt, sigma {sigma:.1f}" for sigma in agreement.sigmas]
+    headings += ["baseline: empty prompt", "baseline: another caption"]
+    rows = zip([*agreement.layers, "mean"], columns.tolist())
+    return [["layer", *headings], *([name, *(f"{value:.3f}" for value in row)] for name, row in rows)]
+
+
+def nearest(zhclip: Any, text: str, reader: Any, captions: list[str]) -> list[tuple[str, float]]:
+    """The captions nearest to the prompt with their cosines, best first; `reader` encodes the captions.
+
+    All vectors are centred on the captions' mean, since what all texts have in common distinguishes none. Raises
+    ValueError for a single caption, whose mean would be the caption itself.
+    """
+    from .host.clip import encoder_of
+    from .host.sentences import sentence_vectors
+
+    if not captions:
+        return []
+    if len(captions) < 2:
+        raise ValueError("captions holds one caption: give two or more, one a line, to compare the prompt with.")
+    encoder = encoder_of(zhclip)
+    prompt = sentence_vectors(zhclip, [text], encoder)  # (1, D)
+    bank = sentence_vectors(reader, captions, encoder)  # (N, D)
+    center = bank.mean(dim=0)
+    cosine = torch.nn.functional.cosine_similarity(prompt - center, bank - center, dim=1)
+    best = cosine.topk(min(NEAREST, len(captions)))
+    return [(captions[i], float(value)) for value, i in zip(best.values, best.indices)]

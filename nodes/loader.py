@@ -1,4 +1,4 @@
-"""The node that turns a file of models/text_encoders into a CLIP."""
+"""The node that loads an encoder from models/text_encoders as a CLIP."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..zhclip.artifact import ArtifactError, read_meta
-from .files import CHOOSE, FOLDER, encoder_names, stamp
-from .report import alignment_doubt, summary
-from .schema import schema
+from .common import FOLDER, HOW_TO_ADD, encoder_names, file_stamp, schema
+from .report import alignment_warning, summary
 
 NONE_FOUND = "(none found: put a ZhCLIP encoder into models/text_encoders, then press R)"
 NOTEBOOK = "https://colab.research.google.com/github/zhclip/zhclip/blob/main/notebooks/first_encoder.ipynb"
@@ -25,7 +24,7 @@ class ZhCLIPLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face. ComfyUI asks again for every /object_info, and so the list of files is never stale."""
+        """Inputs, outputs and texts of the node, computed for every /object_info: the list of files is current."""
         return schema(
             node_id="ZhCLIPLoader",
             display_name="Load ZhCLIP Encoder",
@@ -51,16 +50,16 @@ class ZhCLIPLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None) -> bool | str:
-        """True, or the sentence that appears on the node before anything runs. `file` is None when it is a link."""
+        """True, or the error that ComfyUI shows on the node before the queue runs; `file` is None for a link."""
         if file is None:
             return True
         path = folder_paths.get_full_path(FOLDER, file)
         if path is None:
-            # The first is where new files go; the others are old names, and where ComfyUI's own training leaves files.
+            # The first folder is where new files go; the others are old names of it.
             folder = folder_paths.get_folder_paths(FOLDER)[0]
             if file == NONE_FOUND:
-                return f"There is no ZhCLIP encoder in {folder}. {first_encoder(folder)}"
-            return f"There is no file {file} in {folder}. {CHOOSE}"
+                return f"There is no ZhCLIP encoder in {folder}. {how_to_get_one(folder)}"
+            return f"There is no file {file} in {folder}. {HOW_TO_ADD}"
         try:
             read_meta(path)
         except ArtifactError as error:
@@ -69,13 +68,13 @@ class ZhCLIPLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None, **_: Any) -> str:
-        """Changes when the file does: an encoder trained again under the same name is loaded again."""
+        """Changes with the file: an encoder that was trained again under the same name is loaded again."""
         path = folder_paths.get_full_path(FOLDER, file) if file else None
-        return stamp(path) if path else ""
+        return file_stamp(path) if path else ""
 
     @classmethod
     def execute(cls, file: str, model: Any = None) -> io.NodeOutput:
-        """The encoder as a CLIP. Raises ArtifactError, whose message is what the user reads."""
+        """The encoder as a CLIP. Raises ArtifactError, whose message the user reads."""
         from .host.attention import require_fit
         from .host.clip import load_clip
 
@@ -83,21 +82,21 @@ class ZhCLIPLoader(io.ComfyNode):
         meta = read_meta(path)
         if model is not None:
             require_fit(path, meta, model)
-        doubt = alignment_doubt(meta)
-        if doubt:
-            logging.warning("ZhCLIP: %s %s: images may be black or unrelated to the prompt.", path, doubt)
+        warning = alignment_warning(meta)
+        if warning:
+            logging.warning("ZhCLIP: %s %s: images may be black or unrelated to the prompt.", path, warning)
         return io.NodeOutput(load_clip(path), ui=ui.PreviewText(summary(meta)))
 
 
-def first_encoder(folder: str) -> str:
-    """The ways to a first encoder in `folder`, as commands for this machine's terminal."""
+def how_to_get_one(folder: str) -> str:
+    """How to train, convert or copy an encoder into `folder`, as commands for this machine."""
     pack, python = Path(__file__).absolute().parents[1], sys.executable
     python = f'"{python}"' if " " in python else python
-    # On Windows from another drive, too, which PowerShell's cd has no flag for.
-    terminal, into = ("command prompt (cmd)", "cd /d") if os.name == "nt" else ("terminal", "cd")
+    # In cmd, /d changes the drive as well; PowerShell's cd has no such flag.
+    terminal, cd = ("command prompt (cmd)", "cd /d") if os.name == "nt" else ("terminal", "cd")
     return (
-        f"Three ways to one:\n1. Train it: open a {terminal} and enter these lines. The last one says first what it "
-        f'will take, and puts the encoder there.\n{into} "{pack}"\n{python} -m pip install -e ".[trainer]"\n'
+        f"To get one, do one of these:\n1. Train it: open a {terminal} and enter these lines. The last one first says "
+        f'what it will take, and puts the encoder there.\n{cd} "{pack}"\n{python} -m pip install -e ".[trainer]"\n'
         f"{python} -m trainer run\nThat is for SD1.5; for SDXL add --config recipes/sdxl.yaml to it. Without a GPU, a "
         f"notebook trains it on Colab's: {NOTEBOOK}\n"
         "2. Convert a published one: the first two of these lines, and\n"

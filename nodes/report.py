@@ -1,32 +1,33 @@
-"""What an encoder's file says of itself: the evaluation that the trainer wrote into its metadata."""
+"""The evaluation that the trainer wrote into an encoder's metadata."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..zhclip.artifact import Meta
 
-FLOORS = ("ridge", "nearest", "constant", "untrained")
+BASELINES = ("ridge", "nearest", "constant", "untrained")
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A predictor in the report: mean cosine loss over all positions, and how often a caption finds its own (R@1)."""
+class Score(NamedTuple):
+    """Mean cosine loss of a predictor over all positions, and its R@1 from Chinese to English."""
 
     name: str
     loss: float
     recall: float | None
 
+    def __str__(self) -> str:
+        return f"{self.loss:.3f}" + ("" if self.recall is None else f", R@1 {self.recall:.3f}")
 
-def predictors(meta: Meta) -> list[Predictor]:
-    """The encoder, as "aligned", and its floors; empty without a report."""
+
+def scores(meta: Meta) -> list[Score]:
+    """The encoder, under the name "aligned", then its baselines; empty without a report."""
     report = meta.report
     losses = {"aligned": report.get("loss"), **(report.get("baselines") or {})}
     retrieval = {"aligned": report.get("retrieval"), **(report.get("baselines_retrieval") or {})}
     return [
-        Predictor(name, float(losses[name]["all"]), _recall(retrieval.get(name)))
-        for name in ("aligned", *FLOORS)
+        Score(name, float(losses[name]["all"]), _recall(retrieval.get(name)))
+        for name in ("aligned", *BASELINES)
         if losses.get(name) and "all" in losses[name]
     ]
 
@@ -38,25 +39,22 @@ def _recall(retrieval: Any) -> float | None:
         return None
 
 
-def alignment_doubt(meta: Meta) -> str | None:
-    """Why the report gives no reason to trust the encoder, or None when it beats the constant predictor."""
-    try:
-        loss, constant = meta.report["loss"]["all"], meta.report["baselines"]["constant"]["all"]
-    except (KeyError, TypeError):
-        return "carries no evaluation, so nothing says that it is aligned"
-    if loss >= constant:
-        return f"is not aligned: its loss of {loss:.3f} is no better than a constant's {constant:.3f}"
+def alignment_warning(meta: Meta) -> str | None:
+    """Why the report does not show that the encoder is aligned, or None where it beats the constant predictor."""
+    losses = {score.name: score.loss for score in scores(meta)}
+    if not {"aligned", "constant"} <= set(losses):
+        return "carries no evaluation, so nothing shows that it is aligned"
+    if losses["aligned"] >= losses["constant"]:
+        figures = f"{losses['aligned']:.3f} is no better than a constant's {losses['constant']:.3f}"
+        return f"is not aligned: its loss of {figures}"
     return None
 
 
 def summary(meta: Meta) -> str:
-    """What the loader's face says of the file: a doubt, if any, then its loss and its floors."""
-    doubt = alignment_doubt(meta)
-    figures = [
-        f"{one.name} {one.loss:.3f}" + ("" if one.recall is None else f" (R@1 {one.recall:.3f})")
-        for one in predictors(meta)
-    ]
-    lines = [f"WARNING: this file {doubt}."] if doubt else []
+    """The report in at most three lines, for the loader node."""
+    warning, figures = alignment_warning(meta), scores(meta)
+    lines = [f"WARNING: this file {warning}."] if warning else []
     if figures:
-        lines += [f"Cosine loss to {meta.teacher.id}: {figures[0]}", f"Floors: {'; '.join(figures[1:])}"]
+        lines.append(f"Cosine loss to {meta.teacher.id}: {figures[0]}")
+        lines.append("Baselines: " + "; ".join(f"{score.name} {score}" for score in figures[1:]))
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""POST /zhclip/count: what a prompt costs and how it is read, answered from the encoder's tokenizer alone.
+"""POST /zhclip/count: how many tokens a prompt takes and how it is split by language.
 
-web/zhclip.js shows the answer under the prompt box while the user types. Nothing of the encoder but its tokenizer is
-read, and in a thread, so that neither a queue nor the server waits for it.
+web/zhclip.js shows the answer under the prompt box while the user types. Only the file's header and tokenizer are read,
+in a thread of its own, so that neither the queue nor the server waits.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 import folder_paths
 
 from ..zhclip.artifact import ArtifactError, meta_of, opened
-from .files import FOLDER, stamp
+from .common import FOLDER, file_stamp
 
-BODY_LIMIT = 300_000  # bytes: TEXT_LIMIT characters, each as two escapes of six
-TEXT_LIMIT = 20_000  # characters: some 250 windows, more than anybody waits for
+TEXT_LIMIT = 20_000  # characters
+BODY_LIMIT = 300_000  # bytes: as many characters, each as two JSON escapes of six bytes
 
 
-class RefusedError(ValueError):
-    """A question that cannot be answered; its message is what the client shows."""
+class RequestError(ValueError):
+    """A request that cannot be answered; its message is sent to the client."""
 
 
 def register() -> None:
     """Add the route to the running server, if there is one.
 
-    The module is looked up and not imported: in a process that is not a server (comfy-cli's, a test's) importing it
-    would take a second and serve nobody.
+    The module is looked up and not imported: in a process without a server (comfy-cli's, a test's) its import takes a
+    second.
     """
     server = getattr(sys.modules.get("server"), "PromptServer", None)
     instance = getattr(server, "instance", None)
@@ -40,60 +40,57 @@ def register() -> None:
 
     async def answer(request: web.Request) -> web.Response:
         try:
-            return web.json_response(await asyncio.to_thread(count, await _read(request)))
-        except (RefusedError, ArtifactError) as error:
+            return web.json_response(await asyncio.to_thread(count, await read_json(request)))
+        except (RequestError, ArtifactError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
     instance.routes.post("/zhclip/count")(answer)
 
 
-async def _read(request: Any) -> Any:
-    """The JSON of a request's body. Raises RefusedError.
+async def read_json(request: Any) -> Any:
+    """The JSON of a request's body. Raises RequestError.
 
-    A page of another site may send text/plain without asking the server first, and JSON not.
+    The content type is checked because a page of another site may send text/plain without asking this server first.
     """
     if request.content_type != "application/json":
-        raise RefusedError(f"The body is {request.content_type[:80]}: send application/json.")
+        raise RequestError(f"The body is {request.content_type[:80]}: send application/json.")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise RefusedError("The body is compressed: send it as it is.")
+        raise RequestError("The body is compressed: send it uncompressed.")
     body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise RequestError(f"The body has more than {BODY_LIMIT} bytes.")
     try:
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > BODY_LIMIT:
-                raise RefusedError(f"The body has more than {BODY_LIMIT} bytes.")
         return json.loads(body.decode(request.charset or "utf-8"))
-    except RefusedError:
-        raise
-    except (ValueError, LookupError, RecursionError) as error:  # no JSON, an unknown charset, absurd nesting
-        raise RefusedError("The body is not JSON.") from error
+    except (ValueError, LookupError, RecursionError) as error:  # not JSON, an unknown charset, too deeply nested
+        raise RequestError("The body is not JSON.") from error
 
 
 def count(body: Any) -> dict[str, Any]:
-    """{file, text, bilingual} -> {windows, room, unknown, spans}.
+    """{file, text, bilingual} -> {windows, capacity, unknown, spans}.
 
     `bilingual` says whether a second CLIP reads the English. `windows` holds the number of tokens between start and end
-    of each window that the encoder reads, and `room` how many fit in one; `unknown` the pieces of its text that its
-    vocabulary lacks; `spans` the whole prompt in order as {text, language, weight}, the language "zh", "en" or "break"
-    and the weight null where it is no finite number. Raises RefusedError or ArtifactError.
+    of each window that the encoder reads, and `capacity` the most that one holds; `unknown` the pieces of the text that
+    are not in the vocabulary; `spans` the whole prompt in order as {text, language, weight}, the language "zh", "en" or
+    "break", the weight null where it is not finite. Raises RequestError or ArtifactError.
     """
-    # Here and not above, as below: what a start of ComfyUI need not wait for.
-    from ..zhclip import languages
+    from ..zhclip import languages  # here, so that ComfyUI's start does not wait for it
 
-    file, text, bilingual = _checked(body)
+    file, text, bilingual = check_body(body)
     path = folder_paths.get_full_path(FOLDER, file) if file in folder_paths.get_filename_list(FOLDER) else None
     if path is None:
-        raise RefusedError(f"There is no file {file[:80]} in models/{FOLDER}.")
+        raise RequestError(f"There is no file {file[:80]} in models/{FOLDER}.")
     try:
-        tokenizer = _tokenizer(path, stamp(path))
+        tokenizer = load_tokenizer(path, file_stamp(path))
     except OSError as error:
-        raise RefusedError(f"The file {file} in models/{FOLDER} cannot be read ({error.strerror}).") from error
+        raise RequestError(f"The file {file} in models/{FOLDER} cannot be read ({error.strerror}).") from error
     segments, spans = languages.read(text, bilingual)
-    own = [segment.prompt for segment in segments if segment.language == "zh"]
-    windows = [window for prompt in own for window in tokenizer.weighted_windows(prompt)]
+    prompts = [segment.prompt for segment in segments if segment.language == "zh"]
+    windows = [window for prompt in prompts for window in tokenizer.weighted_windows(prompt)]
     return {
         "windows": [window.ids.index(tokenizer.special.end) - 1 for window in windows],
-        "room": tokenizer.window - 2,
+        "capacity": tokenizer.window - 2,
         "unknown": tokenizer.unknown_in(windows),
         "spans": [
             {"text": span.text, "language": span.language, "weight": span.weight if isfinite(span.weight) else None}
@@ -102,19 +99,21 @@ def count(body: Any) -> dict[str, Any]:
     }
 
 
-def _checked(body: Any) -> tuple[str, str, bool]:
+def check_body(body: Any) -> tuple[str, str, bool]:
+    """file, text and bilingual of a request. Raises RequestError."""
     if not isinstance(body, dict):
-        raise RefusedError("The body is not a JSON object with file, text and bilingual.")
+        raise RequestError("The body is not a JSON object with file, text and bilingual.")
     file, text, bilingual = body.get("file"), body.get("text"), body.get("bilingual", False)
     if not (isinstance(file, str) and isinstance(text, str) and isinstance(bilingual, bool)):
-        raise RefusedError("file and text must be strings and bilingual true or false.")
+        raise RequestError("file and text must be strings and bilingual true or false.")
     if len(text) > TEXT_LIMIT:
-        raise RefusedError(f"The text has {len(text)} characters; {TEXT_LIMIT} are counted at most.")
+        raise RequestError(f"The text has {len(text)} characters; {TEXT_LIMIT} are counted at most.")
     return file, text, bilingual
 
 
 @functools.lru_cache(maxsize=4)
-def _tokenizer(path: str, _stamp: str) -> Any:
+def load_tokenizer(path: str, _stamp: str) -> Any:
+    """The tokenizer of an encoder's file. Raises ArtifactError or OSError."""
     from ..zhclip.tokens import PromptTokenizer
 
     with opened(path) as file:

@@ -21,7 +21,7 @@ def main(path: str) -> None:
     comfy.options.enable_args_parsing()
     from comfy.model_management import current_loaded_models
 
-    load_clip = pack_module("nodes.host").load_clip
+    load_clip = pack_module("nodes.host.clip").load_clip
     clip = load_clip(path)
     placed = [loaded.model for loaded in current_loaded_models]
     with torch.inference_mode():

@@ -22,7 +22,7 @@ def main(jobs: list[dict[str, Any]]) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    load_clip = pack_module("nodes.host").load_clip
+    load_clip = pack_module("nodes.host.clip").load_clip
     for job in jobs:
         with torch.inference_mode():
             save_file(WAYS[job["way"]](load_clip(job["artifact"]), job["prompts"]), job["out"])

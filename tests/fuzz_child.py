@@ -166,7 +166,7 @@ def in_node(path: Path) -> None:
     report = pack("nodes.report")
     meta = pack("zhclip.artifact").read_meta(path)
     report.summary(meta), report.alignment_doubt(meta)
-    clip = pack("nodes.host").load_clip(str(path))
+    clip = pack("nodes.host.clip").load_clip(str(path))
     clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT))
     clip.tokenizer.clip_l.tokenizer.decode([0, 1, 2, 3, 5])
     clip.tokenizer.clip_l.untokenize(clip.tokenize("cat")["l"][0])
@@ -196,7 +196,7 @@ def encoders(path: Path) -> tuple[Any, Any, Any]:
     for value in second.cond_stage_model.state_dict().values():
         value.normal_(std=0.02)
     student = Student.from_artifact(small.artifact(**options)).double()
-    return pack("nodes.host").load_clip(str(path)), student, second
+    return pack("nodes.host.clip").load_clip(str(path)), student, second
 
 
 def prompts(case: Any, folder: Path) -> None:
@@ -215,7 +215,7 @@ def prompts(case: Any, folder: Path) -> None:
         assert len(window.ids) == len(window.weights) == 77 and window.ids[0] == special.start
         assert set(window.ids[end + 1 :]) <= {special.pad}
         assert {window.weights[0], *window.weights[end:]} == {1.0}
-    student.tokens.unknown(text), pack("nodes.reading").windows_of(pack("nodes.host").tokenizer_of(clip), text)
+    student.tokens.unknown(text), pack("nodes.host.clip").tokenizer_of(clip).weighted_windows(text)
     if len(windows) > 8:
         clip.tokenize(text)
         return

@@ -32,7 +32,7 @@ def main(job: dict[str, Any]) -> None:
 
     import nodes
 
-    load_clip = pack_module("nodes.host").load_clip
+    load_clip = pack_module("nodes.host.clip").load_clip
     found = memory.is_device_cpu, memory.get_free_memory
     size = memory.module_size
     for mode in ("NORMAL_VRAM", "LOW_VRAM", "NO_VRAM"):

@@ -23,18 +23,18 @@ def main(path: str) -> None:
     import probe  # type: ignore[import-not-found]
     from comfy.supported_models import SDXL
 
-    host = pack_module("nodes.host")
+    host = pack_module("nodes.host.clip")
     with torch.inference_mode():
         found = facts(host.load_clip(path), host)
         clip = probe.sdxl_clip()
         save_file(SDXL.process_clip_state_dict_for_saving(None, clip.get_sd()), Path(path).with_name("own.safetensors"))
-        found["teacher"] = teacher(clip, host.Teacher)
+        found["teacher"] = teacher(clip, pack_module("nodes.host.teacher").Teacher)
     print(json.dumps(found))
 
 
 def teacher(clip: Any, read: Any) -> dict[str, Any]:
     """How far calibration's reading of SDXL's own CLIP lies from what stock nodes get of it, and its digest."""
-    made = read(clip, pack_module("zhclip.kinds").SDXL)
+    made = read(clip, pack_module("zhclip.models").SDXL)
     assert (made.widths, made.pooled_width) == ((768, 1280), 1280)
     found: dict[str, Any] = {"cond": 0.0, "pooled": 0.0, "sha256": made.sha256()}
     clip.load_model()

@@ -22,7 +22,7 @@ def main(path: str) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    load = pack_module("nodes.host").load_clip
+    load = pack_module("nodes.host.clip").load_clip
     with torch.inference_mode():
         alone = encoded(load(path))
         shared = load(path)

@@ -20,7 +20,7 @@ def main() -> None:
     from comfy.text_encoders.flux import FluxClipModel
     from comfy.text_encoders.sd2_clip import SD2ClipModel
 
-    teacher, kinds = pack_module("nodes.host").Teacher, pack_module("zhclip.kinds")
+    teacher, kinds = pack_module("nodes.host.teacher").Teacher, pack_module("zhclip.models")
     asked = [(kind, kinds.SD15) for kind in (SDXLClipModel, SD2ClipModel, FluxClipModel)]
     for model, kind in [*asked, (SD1ClipModel, kinds.SDXL), (FluxClipModel, kinds.SDXL)]:
         try:

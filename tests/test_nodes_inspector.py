@@ -44,8 +44,8 @@ def agreements(text: str) -> dict[str, list[float]]:
     lines = [line.split("\t") for line in text.splitlines() if "\t" in line]
     assert lines[0][0] == "layer" and [re.sub(r"[\d.]+$", "", c) for c in lines[0][1:]] == [
         *["prompt, sigma "] * 3,
-        "floor: empty prompt",
-        "floor: another caption",
+        "baseline: empty prompt",
+        "baseline: another caption",
     ]
     return {row: [float(value) for value in cells] for row, *cells in lines[1:]}
 
@@ -60,9 +60,9 @@ def test_a_prompt_alone_gives_a_picture_and_a_report(host: Host) -> None:
     assert "en  1  best quality" in lines
     tokens = PromptTokenizer.of(small.artifact()).weighted_windows(text)[0]
     assert f"Window 1: {tokens.ids.index(3) - 1} of 75 tokens" in lines
-    assert f"[unknown: {RARE}]" in found and f"Not in the vocabulary: {RARE}" in lines
+    assert f"[unknown: {RARE}]" in found and lines.count(RARE) == 1
     assert "this encoder: 0.300" in lines and "constant per position: 0.500" in lines
-    assert "skill (1 - loss / constant): 0.400" in lines
+    assert "0.400" in found, "the skill, 1 - 0.3 / 0.5"
     assert "Attention agreement" not in found and "Nearest captions" not in found
     (saved,), (preview,) = outputs["save"]["images"], outputs["inspect"]["images"]
     picture = host.picture(saved)
@@ -81,7 +81,7 @@ def test_windows_are_counted_one_by_one(host: Host) -> None:
 
 def test_an_empty_prompt_is_one_empty_window(host: Host) -> None:
     found = report(host, inspect(""))
-    assert "Window 1: 0 of 75 tokens\n  (the empty prompt)" in found and "Not in the vocabulary: nothing" in found
+    assert "Window 1: 0 of 75 tokens\n  (the empty prompt)" in found
 
 
 def test_a_prompt_agrees_with_itself_in_every_layer_and_the_floors_do_not(host: Host) -> None:
@@ -119,11 +119,11 @@ def test_the_nearest_captions_are_those_of_the_trainers_own_measure(host: Host) 
     expected = sorted(zip(cosine.tolist(), captions), reverse=True)[:5]
     found = report(host, inspect(prompt, captions="\n".join(captions)))
     shown = [(float(value), caption) for value, caption in re.findall(r"^  (-?\d\.\d{3})  (.+)$", found, re.M)]
-    assert "Nearest captions (cosine), read by this encoder:" in found
+    assert "Nearest captions (cosine), read by this encoder" in found
     assert [caption for _, caption in shown] == [caption for _, caption in expected]
     assert all(abs(a - b) < 1e-3 for (a, _), (b, _) in zip(shown, expected))
     english = report(host, inspect(prompt, captions=f"{ENGLISH}\n\n{small.captions()[1][1]}", clip=["ckpt", 1]))
-    assert "read by the checkpoint's CLIP:" in english and ENGLISH in english
+    assert "read by the checkpoint's CLIP" in english and ENGLISH in english
 
 
 @pytest.mark.parametrize(

@@ -68,14 +68,3 @@ def test_only_the_hosts_room_touches_what_is_inside_a_clip_or_model() -> None:
         if isinstance(node, ast.Attribute) and node.attr in INSIDE
     ]
     assert not touched, touched
-
-
-def test_the_room_is_taken_by_its_face() -> None:
-    """`from .host import x` or `host.x`, never a module inside it."""
-    wrong = [
-        f"{file} imports .{node.module}"
-        for file in outside()
-        for node in ast.walk(ast.parse((ROOT / file).read_text("ascii")))
-        if isinstance(node, ast.ImportFrom) and node.level and str(node.module).startswith("host.")
-    ]
-    assert not wrong, wrong

@@ -162,7 +162,7 @@ def test_without_any_encoder_the_list_and_the_error_say_what_to_do(host: Host) -
     for path, kept in aside.items():
         kept.rename(path)
     assert "put a ZhCLIP encoder into models/text_encoders" in entry
-    assert f"There is no ZhCLIP encoder in {folder(host)}. Three ways to one" in message, message
+    assert f"There is no ZhCLIP encoder in {folder(host)}. To get one" in message, message
     pack = host.base / "custom_nodes" / "zhclip"
     into = f'{"cd /d" if os.name == "nt" else "cd"} "{pack}"'
     run = f"{sys.executable} -m trainer run"
@@ -178,7 +178,7 @@ def test_without_any_encoder_the_list_and_the_error_say_what_to_do(host: Host) -
     ("changes", "expected"),
     [
         ({"aligned": False}, "is not aligned: its loss of 0.900 is no better than a constant's 0.500"),
-        ({"report": {}}, "carries no evaluation, so nothing says that it is aligned"),
+        ({"report": {}}, "carries no evaluation, so nothing shows that it is aligned"),
     ],
 )
 def test_node_and_log_warn_of_an_encoder_that_nothing_shows_to_be_aligned(
@@ -205,7 +205,7 @@ def test_the_node_shows_the_key_figures_of_the_report(host: Host) -> None:
     (shown,) = host.succeed(graphs.probe("cat", "reported", path.name))["clip"]["text"]
     path.unlink()
     assert shown == (
-        "Cosine loss to tests/teacher: aligned 0.310 (R@1 0.950)\nFloors: ridge 0.377 (R@1 0.906); constant 0.515"
+        "Cosine loss to tests/teacher: 0.310, R@1 0.950\nBaselines: ridge 0.377, R@1 0.906; constant 0.515"
     )
 
 

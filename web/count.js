@@ -62,7 +62,7 @@ function figures(answer) {
   if (answer.error) return [answer.error];
   const n = answer.windows.length;
   const counts = answer.windows.join(" + ") || "0";
-  const line = [say(n > 1 ? "several" : "windows", { counts, n, room: answer.room })];
+  const line = [say(n > 1 ? "several" : "windows", { counts, n, capacity: answer.capacity })];
   if (answer.unknown.length) {
     line.push(part("span", "zhclip_unknown", say("unknown", { pieces: answer.unknown.join(" ") })));
   }

@@ -1,55 +1,67 @@
-"""Sentence vectors of an aligned encoder, and of the CLIPs that it can be compared with."""
+"""Sentence vectors of a CLIP, and a loop that shows its progress in ComfyUI."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
+import comfy.model_management
+import comfy.utils
 import torch
 
 from ...zhclip.models import kind_of
 from ...zhclip.vectors import unit
 from .encoder import WindowEncoder
-from .progress import steps
 
 BATCH = 16
+Item = TypeVar("Item")
 
 
-def same_width(vectors: torch.Tensor, width: int) -> torch.Tensor:
-    """The clip's vectors, if they are as wide as the encoder's. Raises ValueError."""
-    if vectors.shape[-1] != width:
+def with_progress(items: Sequence[Item]) -> Iterator[Item]:
+    """Yields the items with a progress bar. Raises ComfyUI's own exception when the user interrupts."""
+    bar = comfy.utils.ProgressBar(len(items))
+    for item in items:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield item
+        bar.update(1)
+
+
+def require_width(conditioning: torch.Tensor, width: int) -> torch.Tensor:
+    """The conditioning of the node's `clip`, if it is as wide as the encoder's. Raises ValueError."""
+    if conditioning.shape[-1] != width:
         raise ValueError(
-            f"clip gives a conditioning {vectors.shape[-1]} wide and the encoder one of {width}: connect the CLIP of a "
-            "checkpoint of the kind that the encoder was aligned to."
+            f"clip gives a conditioning {conditioning.shape[-1]} wide and the encoder one of {width}: connect the CLIP "
+            "of a checkpoint of the kind that the encoder was aligned to."
         )
-    return vectors
+    return conditioning
 
 
 def sentence_vectors(clip: Any, texts: list[str], encoder: WindowEncoder) -> torch.Tensor:
-    """(N, D): of each text the mean of the unit vectors at its own positions, start and end included.
+    """(N, D): of each text the mean of the unit vectors at its tokens, start and end included, as the trainer's
+    retrieval computes it.
 
-    It is what the trainer's retrieval figures are of; the parts of a vector and what it is standardised by are those
-    of `encoder`. Raises ValueError for a CLIP of other text encoders, or of another width, than the one that `encoder`
-    takes the place of.
+    Parts and standardisation are those of `encoder`. Raises ValueError where `clip` has other text encoders, or
+    another width, than the CLIP that `encoder` replaces.
     """
     vectors = []
-    for begin in steps(range(0, len(texts), BATCH)):
+    for begin in with_progress(range(0, len(texts), BATCH)):
         tokens = [clip.tokenize(text) for text in texts[begin : begin + BATCH]]
-        if sorted(tokens[0]) != sorted(encoder.meta.keys):
+        if tokens[0].keys() != set(encoder.meta.keys):
             raise ValueError(
                 f"clip has the text encoders {', '.join(tokens[0])}; connect the CLIP of a checkpoint of "
                 f"{kind_of(encoder.meta.keys).name}."
             )
-        vectors += _vectors(clip, tokens, encoder)
+        vectors += _batch_vectors(clip, tokens, encoder)
     return torch.stack(vectors)
 
 
-def _vectors(clip: Any, texts: list[dict[str, Any]], encoder: WindowEncoder) -> list[torch.Tensor]:
-    """A sentence vector of each text's windows, all windows encoded at once."""
-    widths, first = encoder.meta.widths, encoder.meta.keys[0]
+def _batch_vectors(clip: Any, texts: list[dict[str, Any]], encoder: WindowEncoder) -> list[torch.Tensor]:
+    """A sentence vector for each text's windows; all windows are encoded at once."""
+    widths, key = encoder.meta.widths, encoder.meta.keys[0]
     joined = {key: [window for text in texts for window in text[key]] for key in texts[0]}
-    windows = joined[first]
-    z = same_width(clip.encode_from_tokens(joined), sum(widths)).float().cpu()
-    z = unit(encoder.transformer.structure.standardised(z), widths).reshape(len(windows), -1, z.shape[-1])  # (N, W, D)
-    end = getattr(clip.tokenizer, f"clip_{first}").end_token
-    own = iter(one[: [pair[0] for pair in window].index(end) + 1] for one, window in zip(z, windows))
-    return [torch.cat([next(own) for _ in text[first]]).mean(dim=0) for text in texts]
+    z = require_width(clip.encode_from_tokens(joined), sum(widths)).float().cpu()
+    z = unit(encoder.transformer.structure.standardised(z), widths).reshape(len(joined[key]), -1, z.shape[-1])
+    end = getattr(clip.tokenizer, f"clip_{key}").end_token
+    lengths = [[pair[0] for pair in window].index(end) + 1 for window in joined[key]]
+    of_windows = iter(vectors[:length] for vectors, length in zip(z, lengths))
+    return [torch.cat([next(of_windows) for _ in text[key]]).mean(dim=0) for text in texts]
