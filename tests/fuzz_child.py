@@ -11,7 +11,6 @@ import contextlib
 import functools
 import gzip
 import importlib
-import io
 import json
 import os
 import resource
@@ -347,19 +346,21 @@ def corpora(case: dict[str, Any], folder: Path) -> None:
         clean(read(source), len if source.zh else None, len, 99)
 
 
-@functools.cache
-def command_line() -> Any:
-    from trainer.command import parser
-
-    return parser()
-
-
 def recipes(case: dict[str, Any], folder: Path) -> None:
     """YAML and flags as the command line takes them, or a sweep's grid; what is taken is written and read again."""
     import yaml
 
     from trainer.base.recipe import Recipe, SettingsError
-    from trainer.base.settings import corpus_name, parse_recipe, public, sources, to_recipe, to_yaml
+    from trainer.base.settings import (
+        corpus_name,
+        parse,
+        parse_recipe,
+        public,
+        recipe_parser,
+        sources,
+        to_recipe,
+        to_yaml,
+    )
     from trainer.sweep.grid import read_grid
 
     root = Path(__file__).resolve().parent.parent
@@ -377,22 +378,12 @@ def recipes(case: dict[str, Any], folder: Path) -> None:
         if "sweeps" in case["base"]:
             read_grid(path, {"unet": "u", "captions": "c"}, Recipe())
             return
-        recipe = to_recipe(parsed(["run", "--config", str(path), *flags]))
+        recipe = to_recipe(parse(recipe_parser(), ["--config", str(path), *flags]))
         for given in (recipe.corpus.train, recipe.corpus.dev, recipe.corpus.english):
             sources(given)
     corpus_name(recipe.corpus), public(recipe)
     path.write_text(to_yaml(recipe), encoding="utf-8")
     assert parse_recipe(path) == recipe, "what was written is read as another recipe"
-
-
-def parsed(arguments: list[str]) -> Any:
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return command_line().parse_args(arguments)["run"]
-    except SystemExit as end:
-        assert end.code == 2, end.code
-        raise Refused(" ".join(said.getvalue().partition("error:")[2].split())) from end
 
 
 def plants(case: str, folder: Path) -> None:

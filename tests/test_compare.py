@@ -21,7 +21,7 @@ from tests import diffusion, hub, small
 from tests.host import ROOT, in_host
 from tests.tree import python, trainer
 from trainer.__main__ import main
-from trainer.command import parser
+from trainer.cli import STAGES, stage_parser
 from trainer.models.student import Student
 from trainer.models.teacher import load_teacher
 from trainer.pictures.agreement import agreement, reference_answers
@@ -257,7 +257,7 @@ def test_checkpoint_and_clip_by_id_bring_no_more_than_needed(parts: Path, tmp_pa
 
 
 def test_the_papers_table_is_a_recipe() -> None:
-    found = parser().parse_args(["compare", "--config", str(ROOT / "recipes" / "paper-table2.yaml")])["compare"]
+    found = stage_parser(STAGES["compare"]).parse_args(["--config", str(ROOT / "recipes" / "paper-table2.yaml")])
     assert (found["seeds"], found["prompts"], found["steps"]) == (42, None, 50) and len(found["encoders"]) == 3
     first, second = read_prompts(DEFAULT)
     assert (first.en, second.en) == ("A photo of an astronaut riding a horse on mars", "Dog running in the park")

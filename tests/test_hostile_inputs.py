@@ -20,8 +20,7 @@ from tests.test_formats import CAT, TMX, TMX_HEAD
 from tests.tree import ROOT
 from trainer.__main__ import main
 from trainer.artifact.publish import plain
-from trainer.base.recipe import SettingsError, Source
-from trainer.base.settings import require_size
+from trainer.base.recipe import Source
 from trainer.corpus.lines import LONGEST, SMALL
 from trainer.corpus.pairs import clean
 from trainer.corpus.rows import CorpusError, read
@@ -184,7 +183,7 @@ ALIASES = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        (ALIASES, "more than 100000 values"),
+        (ALIASES, "aliases"),
         ("train: " + "{a: " * 300 + "1" + "}" * 300, ""),
         ("window: " + "1" * 5000, ""),
         ("window: &a [*a]", ""),
@@ -197,23 +196,9 @@ def test_a_recipe_that_multiplies_is_refused_in_one_sentence(
 ) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe, encoding="utf-8")
-    begin = time.process_time()
-    with pytest.raises(SystemExit):
-        main(["run", "--config", str(path)])
-    said = capsys.readouterr().err.partition("error:")[2]  # behind the usage
-    assert said and expected in said and len(said) < 700 and "Traceback" not in said
-    assert time.process_time() - begin < 3
-
-
-def test_aliases_are_counted_as_what_they_stand_for() -> None:
-    shared = ["x"] * 10
-    require_size([shared] * 100)
-    with pytest.raises(SettingsError, match="more than 100000 values"):
-        require_size([[shared] * 1000] * 100)
-    cycle: list[object] = []
-    cycle.append(cycle)
-    with pytest.raises(SettingsError):
-        require_size(cycle)
+    assert main(["run", "--config", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert expected in said and len(said) < 700 and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -232,7 +217,7 @@ def test_aliases_are_counted_as_what_they_stand_for() -> None:
 def test_a_number_out_of_range_is_refused_before_anything_runs(
     flag: str, value: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "--config", runs.TINY, "--run", str(tmp_path / "run"), f"--{flag}={value}"]) == 1
+    assert main(["run", "--config", runs.TINY, "--run", str(tmp_path / "run"), f"--{flag}={value}"]) == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

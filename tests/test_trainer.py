@@ -192,7 +192,7 @@ def test_help_and_wrong_flags_wait_for_no_model_library() -> None:
         (["run", "--help"], 0, "--train.steps"),
         (["run", "--trian.steps", "3"], 2, "--trian"),
     ):
-        script = "import sys; from trainer.__main__ import main\ntry: main(sys.argv[1:])\n"
+        script = "import sys; from trainer.__main__ import main\ntry: sys.exit(main(sys.argv[1:]))\n"
         script += "finally: print('slow:', {'transformers', 'peft', 'datasets'} & set(sys.modules))"
         done = subprocess.run(
             [sys.executable, "-c", script, *arguments],

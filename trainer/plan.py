@@ -48,8 +48,16 @@ class Work:
     target: Path | None
 
 
-def plan(recipe: Recipe) -> tuple[str, dict[str, float]]:
-    """What to print, and the seconds that each stage still takes. Downloads configurations and tokenizers, no weights.
+@dataclass(frozen=True)
+class Plan:
+    """The plan in words, and the seconds that each stage still takes."""
+
+    text: str
+    seconds: dict[str, float]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Measure the speed of this machine and plan a run. Downloads configurations and tokenizers, no weights.
 
     Raises SettingsError when a disk is too small, and whatever is wrong with settings, models or corpus.
     """
@@ -72,10 +80,10 @@ def plan(recipe: Recipe) -> tuple[str, dict[str, float]]:
         f"time     about {span(sum(seconds.values()))} beside the downloads ({stages}), by a probe of "
         f"{time.perf_counter() - began:.0f} s",
     ]
-    return "\n".join(f"plan: {line}" for line in lines), seconds
+    return Plan("\n".join(f"plan: {line}" for line in lines), seconds)
 
 
-def left(seconds: dict[str, float], stage: str) -> str:
+def remaining(seconds: dict[str, float], stage: str) -> str:
     """How long a run takes from this stage on."""
     return span(sum(list(seconds.values())[list(seconds).index(stage) :]))
 

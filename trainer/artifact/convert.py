@@ -13,7 +13,6 @@ import torch
 from zhclip.artifact import CorpusInfo, TeacherInfo, load, save
 
 from ..base.files import scratch
-from ..base.locks import hold
 from ..base.recipe import SettingsError
 from ..base.settings import public_name, require
 from ..base.stage_settings import ConvertSettings
@@ -61,7 +60,7 @@ def convert_published(settings: ConvertSettings) -> Path:
         licence=settings.licence,
         recipe={"convert": {"source": public_name(source) or source, "window": window}},
     )
-    with hold(out.with_name(f".{out.name}.lock"), f"--out {out}", "--out"), scratch(out) as folder:
+    with scratch(out) as folder:
         candidate = folder / out.name
         save(artifact, candidate)
         worst = difference(published, Student.from_artifact(load(candidate)), window)

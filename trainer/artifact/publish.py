@@ -52,7 +52,7 @@ def publish_run(settings: PublishSettings) -> None:
     # Named after the repository: many encoders meet in one models/text_encoders.
     file = f"{repo.rpartition('/')[2]}.safetensors"
     text = card(artifact, repo, file)
-    with hold(folder / ".lock", f"--run {folder}", "--run"):
+    with hold(folder, "--run"):
         write_text(folder / "card" / "README.md", text)
     files = {"README.md": folder / "card" / "README.md", file: encoder} | adapter(folder, artifact.meta)
     for name, path in files.items():

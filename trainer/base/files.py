@@ -129,16 +129,6 @@ def scratch(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(folder: Path, *patterns: str) -> None:
-    """Remove what killed runs left under temporary names. Call it where no other process can be writing."""
-    for pattern in patterns:
-        for left in folder.glob(pattern):
-            if left.is_dir():
-                shutil.rmtree(left)
-            else:
-                left.unlink()
-
-
 def file_sha256(*paths: Path, named: bool = False) -> str:
     """Digest of files, in this order, each behind its name if `named`; of one file, what sha256sum says."""
     total = hashlib.sha256()

@@ -1,144 +1,135 @@
-"""A recipe from YAML and flags, its public form, and what every stage asks of its settings."""
+"""A recipe from YAML and flags, its checks, and its public form. jsonargparse is imported where a text is parsed."""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
 from argparse import ArgumentError
-from dataclasses import asdict, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from .errors import one_line
 from .files import read_json, write_text
-from .legacy import renewed
 from .recipe import LORA, STARTER, CorpusSettings, Recipe, SettingsError, Source
 
-VALUES = 100_000  # of a recipe, which has some hundred: aliases (*name) may multiply a few into millions
-# The least and the most of a setting; what is not here is a name, a path or any number.
-ONE, MANY = 1, 2**31
-RANGES: dict[str, tuple[float, float]] = {
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+MANY = 2**31
+# Least and most of a setting; a number that is not listed can be any.
+LIMITS: dict[str, tuple[float, float]] = {
     "window": (3, MANY),
     "corpus.dev_share": (0, 1),
-    "corpus.limit": (ONE, MANY),
+    "corpus.limit": (1, MANY),
     "corpus.min_han": (0, 1),
     "corpus.min_latin": (0, 1),
     "corpus.near": (0, 1),
-    "cache.shard_rows": (ONE, MANY),
-    "cache.batch": (ONE, MANY),
+    "cache.shard_rows": (1, MANY),
+    "cache.batch": (1, MANY),
     "cache.budget": (0, MANY),
     "train.layers": (0, MANY),
     "train.contrast": (0, MANY),
-    "train.dev_every": (ONE, MANY),
-    "train.patience": (ONE, MANY),
+    "train.dev_every": (1, MANY),
     "train.lr": (0, 1e300),
     "train.warmup": (0, MANY),
     "train.clip": (0, MANY),
     "train.weight_decay": (0, MANY),
-    "train.batch": (ONE, MANY),
-    "train.accumulate": (ONE, MANY),
+    "train.batch": (1, MANY),
+    "train.accumulate": (1, MANY),
     "train.steps": (0, MANY),
     "train.epochs": (0, MANY),
     "train.pad_positions": (0, MANY),
     "train.ridge_lambda": (0, MANY),
-    "train.save_every": (ONE, MANY),
+    "train.save_every": (1, MANY),
 }
 
 
-def _recipe_yaml(text: str) -> Any:
-    """A value of the command line, or a recipe's file, whose settings may be an older version's."""
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text without aliases, which could expand without end. Raises SettingsError."""
+    from jsonargparse import get_loader
+
     try:
-        value = get_loader("yaml")(text)
-    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
-        raise SettingsError(f"no recipe ({str(error)[:80]})") from error
-    require_size(value)
-    if isinstance(value, dict):
-        for group in ("train", "teacher", "corpus"):
-            if isinstance(value.get(group), dict):
-                value[group] = renewed(value[group])
-    return value
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise SettingsError("aliases (*name) are not allowed")
+        return get_loader("yaml")(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: thousands of digits, or of brackets
+        raise SettingsError(f"not YAML ({one_line(error)})") from error
 
 
-set_loader("recipe", _recipe_yaml, (yaml.YAMLError, SettingsError))
-set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help then says what stands below each setting
+def new_parser(**options: Any) -> ArgumentParser:
+    """A parser that raises its errors and takes no abbreviated flags. Docstrings of dataclass fields are its --help."""
+    from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
+
+    set_loader("recipe", load_yaml, (SettingsError,))
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, parser_mode="recipe", **options)
 
 
-class Parser(ArgumentParser):
-    """jsonargparse's, for which whatever a recipe or a flag makes it throw is an error of that recipe or flag."""
-
-    def parse_args(self, *given: Any, **how: Any) -> Any:
-        """Raises SystemExit, or argparse.ArgumentError where it does not exit."""
-        try:
-            return super().parse_args(*given, **how)
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
-            self.error(f"no recipe ({one_line(error)})", error)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say it, but not the whole of a value that is longer than a recipe."""
-        super().error(message if len(message) < 600 else f"{message[:400]} ... {message[-150:]}", ex)
+def recipe_parser(description: str = "") -> ArgumentParser:
+    """Flags of a Recipe, and --config."""
+    parser = new_parser(description=description)
+    parser.add_argument("--config", action="config", help="a recipe in YAML; flags after it win")
+    parser.add_class_arguments(Recipe)
+    return parser
 
 
-def recipe_parser(purpose: str = "", exits: bool = True) -> Parser:
-    """Flags of a Recipe, and --config. Without `exits` a wrong value raises argparse.ArgumentError."""
-    made = Parser(description=purpose, exit_on_error=exits, parser_mode="recipe")
-    made.add_argument("--config", action="config", help="a recipe in YAML; flags after it win")
-    made.add_class_arguments(Recipe)
-    return made
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """The values of a command line as dataclasses. Raises SettingsError."""
+    with _settings_errors():
+        return parser.instantiate(parser.parse_args(arguments))
+
+
+def recipe_from(settings: dict[str, Any]) -> Recipe:
+    """The recipe of settings as YAML gives them, nested by group. Raises SettingsError."""
+    parser = recipe_parser()
+    with _settings_errors():
+        return to_recipe(parser.instantiate(parser.parse_object(settings)))
+
+
+# What jsonargparse raises for odd values, beside ArgumentError.
+ODD_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+@contextmanager
+def _settings_errors() -> Iterator[None]:
+    """Turn what jsonargparse raises into SettingsError."""
+    try:
+        yield
+    except (ArgumentError, *ODD_VALUES) as error:
+        raise SettingsError(one_line(error)) from error
 
 
 def parse_recipe(path: Path) -> Recipe:
-    """A run's resolved recipe. Raises SettingsError when it is damaged."""
+    """A run's RUN/recipe.yaml. Raises SettingsError when it is damaged."""
     try:
-        return to_recipe(recipe_parser(exits=False).parse_args(["--config", str(path)]))
-    except (ArgumentError, SettingsError) as error:
-        cure = "delete it, and give `python -m trainer run` the run's settings again"
-        raise SettingsError(f"{path}: damaged, or no recipe ({one_line(error)}); {cure}") from error
+        return recipe_from(load_yaml(path.read_text(encoding="utf-8")))
+    except (SettingsError, UnicodeDecodeError) as error:
+        hint = "delete it, and give `python -m trainer run` the run's settings again"
+        raise SettingsError(f"{path}: damaged, or no recipe ({one_line(error)}); {hint}") from error
 
 
 def to_recipe(values: Namespace) -> Recipe:
-    """The dataclasses of parsed values. Raises SettingsError for a number out of range, or what is no group."""
-    try:
-        made = _instantiator().instantiate(values)
-    except TypeError as error:
-        raise SettingsError(f"no recipe ({one_line(error)})") from error
-    recipe = Recipe(**{f.name: made[f.name] for f in fields(Recipe)})
-    recipe.train.lora = LORA | recipe.train.lora
-    if not recipe.corpus.train and not recipe.corpus.english:
-        recipe.corpus.train = STARTER
-    _require_ranges(recipe)
-    return recipe
+    """The recipe of a parser's instantiated values. Raises SettingsError for a number out of range."""
+    return checked(Recipe(**{field.name: values[field.name] for field in fields(Recipe)}))
 
 
-@functools.cache  # which takes as long as reading a recipe
-def _instantiator() -> Parser:
-    return recipe_parser()
-
-
-def require_size(value: Any) -> None:
-    """Raise SettingsError for more values than a recipe has, each alias counted as what it stands for."""
-    left, level = VALUES, [value]
-    while level and left > 0:
-        item = level.pop()
-        left -= 1
-        if isinstance(item, (dict, list)):
-            level += [*item.values()] if isinstance(item, dict) else item
-    if left <= 0:
-        raise SettingsError(f"more than {VALUES} values, aliases (*name) counted as what they stand for; no recipe")
-
-
-def _require_ranges(recipe: Recipe) -> None:
-    """Raise SettingsError for the first number that no stage can work with."""
-    for name, (least, most) in RANGES.items():
+def checked(recipe: Recipe) -> Recipe:
+    """A copy with the defaults that depend on other settings. Raises SettingsError for a number out of range."""
+    for name, (least, most) in LIMITS.items():
         group, _, key = name.rpartition(".")
         value = getattr(getattr(recipe, group) if group else recipe, key)
         if value is not None and not least <= value <= most:  # NaN is in no range
-            span = f"{least} or more" if most >= MANY else f"{least} to {most}"
-            raise SettingsError(f"--{name} {value}: give {span}")
+            raise SettingsError(f"--{name} {value}: give {least} {'or more' if most >= MANY else f'to {most}'}")
+    corpus = recipe.corpus
+    if not corpus.train and not corpus.english:
+        corpus = replace(corpus, train=STARTER)
+    return replace(recipe, corpus=corpus, train=replace(recipe.train, lora=LORA | recipe.train.lora))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -215,13 +206,11 @@ def check_settings(folder: Path, settings: dict[str, Any], elsewhere: str = "--r
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1, sort_keys=True))
         return
-    found = renewed(read_json(path, f"delete {folder} and run the stage again"))
-    if found.get("precision") == "auto":  # older code did not write down what that was
-        found["precision"] = settings.get("precision")
+    earlier = read_json(path, f"delete {folder} and run the stage again")
     different = [
-        f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
-        for key in sorted({*found, *settings})
-        if found.get(key) != settings.get(key)
+        f"{key} was {earlier.get(key)!r} and is now {settings.get(key)!r}"
+        for key in sorted({*earlier, *settings})
+        if earlier.get(key) != settings.get(key)
     ]
     if different:
         raise SettingsError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..base.files import sweep
 from ..base.locks import hold
 from ..base.recipe import SettingsError
 from ..base.stage_settings import CompareSettings
@@ -21,6 +20,5 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     except ImportError as error:
         raise SettingsError(f'{error.name} is not installed: pip install "diffusers>=0.35" pillow') from error
     folder = Path(settings.out)
-    with hold(folder / ".lock", f"--out {settings.out}", "--out"):
-        sweep(folder, "*.tmp", "*/*.tmp")
+    with hold(folder, "--out"):
         return compare(settings, folder)

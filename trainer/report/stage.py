@@ -15,7 +15,7 @@ from zhclip.structure import Structure
 
 from ..base.device import default_device
 from ..base.files import read_json, write_text
-from ..base.locks import hold_run
+from ..base.locks import hold
 from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import corpus_name, parse_recipe, public, require
 from ..base.stage_settings import EvaluateSettings
@@ -81,7 +81,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     elif settings.run:
         recipe = parse_recipe(Path(settings.run) / "recipe.yaml")
         recipe.run = settings.run  # the folder may have been moved
-        with hold_run(recipe):
+        with hold(recipe.folder, "--run"):
             evaluation = evaluate_run(recipe)
     else:
         raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")

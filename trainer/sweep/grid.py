@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import json
 import re
-from argparse import ArgumentError
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import yaml
-
 from ..base.errors import one_line
 from ..base.recipe import Recipe, SettingsError, TrainSettings
-from ..base.settings import public, recipe_parser, to_recipe, to_yaml
+from ..base.settings import load_yaml, parse, public, recipe_parser, to_recipe, to_yaml
 
 KEYS = {"rows", "seeds", "settings"}
 NAME = re.compile(r"(?!(cache|corpora|corpus)$)\w[\w.+-]*", re.I)  # a row's folder, beside these three
@@ -59,8 +56,8 @@ def read_grid(path: Path, placeholders: dict[str, str], base: Recipe) -> Grid:
     """
     where = f"--sweep.grid {path}"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, SettingsError, UnicodeDecodeError) as error:
         raise SettingsError(f"{where}: cannot be read ({one_line(error)})") from error
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, dict) or not rows or set(content) - KEYS:
@@ -72,7 +69,7 @@ def read_grid(path: Path, placeholders: dict[str, str], base: Recipe) -> Grid:
         try:
             values = fill({**flat(content.get("settings") or {}), **flat(settings or {})}, placeholders)
             recipes[str(name)] = row_recipe(values, base, path.parent)
-        except (ArgumentError, AttributeError, KeyError, SettingsError, ValueError) as error:
+        except (AttributeError, KeyError, SettingsError, ValueError) as error:
             hint = f"give --sweep.set.{error.args[0]} VALUE" if isinstance(error, KeyError) else one_line(error)
             raise SettingsError(f"{where}, row {name}: {hint}") from error
     return Grid(recipes, read_seeds(content.get("seeds", 1), where))
@@ -105,7 +102,7 @@ def fill(value: Any, placeholders: dict[str, str]) -> Any:
 
 def row_recipe(values: dict[str, Any], base: Recipe, folder: Path) -> Recipe:
     """The base with a row's settings by dotted name. A `config` replaces the command line's: what it does not name of
-    the training is the default. Raises ArgumentError, SettingsError."""
+    the training is the default. Raises SettingsError."""
     if reserved := sorted(RESERVED & set(values)):
         raise SettingsError(f"{reserved[0]} is set by the sweep; leave it out")
     config = values.pop("config", None)
@@ -113,7 +110,7 @@ def row_recipe(values: dict[str, Any], base: Recipe, folder: Path) -> Recipe:
     arguments += ["--config", str(folder / config)] if config else []
     for name, value in values.items():
         arguments.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
-    return to_recipe(recipe_parser(exits=False).parse_args(arguments))
+    return to_recipe(parse(recipe_parser(), arguments))
 
 
 def plan_jobs(base: Recipe, grid: Grid) -> list[Job]:

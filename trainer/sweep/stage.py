@@ -60,7 +60,7 @@ def run(recipe: Recipe, settings: SweepSettings, progress: Listener | None = Non
     counter = Counter("sweep", len(jobs), progress)
     for job in jobs:
         try:
-            with hold(job.recipe.folder / LOCK, job.name, "--run"):
+            with hold(job.recipe.folder, "--run"):
                 if not is_done(job, settings.export):
                     run_job(job, settings.export)
         except BusyError:

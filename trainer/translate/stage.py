@@ -73,7 +73,7 @@ def run(translation: Translation, progress: Listener | None = None) -> None:
     out = Path(require(settings.out, "translate.out", "the pairs to write, a .tsv"))
     check_flags(settings, out)
     parts, state = Path(f"{out}.parts"), processes()
-    with hold(parts / ".lock", f"--translate.out {out}", "--translate.out"):
+    with hold(parts, "--translate.out"):
         shards = list(read_shards(settings))
         forth, *back = directions = open_directions(settings, parts, state)
 
