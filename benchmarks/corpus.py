@@ -1,7 +1,7 @@
 """The corpus stage beside a plain loop over the same pairs: python -m benchmarks.corpus [--rows 20000] [--quick]
 
 Further option: [--json F]. The plain loop reads a TSV, drops exact duplicates, measures both sides with the same two
-tokenizers and writes what fits. The difference is what cleaning, near duplicates, the split and the summary page cost.
+tokenizers and writes what fits. The difference is what cleaning, near duplicates, and the split cost.
 `--rows 300000` is the paper's corpus, once each way.
 """
 

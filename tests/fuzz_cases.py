@@ -182,7 +182,7 @@ def a_request(chance: Random) -> Any:
 def a_corpus(chance: Random) -> Any:
     """A good corpus of some format, changes of one of its files' bytes or of what is inside its archive, and a
     source's other fields."""
-    from tests.test_formats import WHOLE
+    from tests.corpora import WHOLE
 
     source: dict[str, Any] = {}
     for _ in range(chance.choice([0, 0, 0, 1, 2])):
@@ -197,9 +197,7 @@ def a_corpus(chance: Random) -> Any:
         "steps": steps,
     }
     if chance.random() < 0.08:
-        case["rename"] = chance.choice(
-            [".tsv", ".csv", ".jsonl", ".tmx", ".parquet", ".zip", ".gz", ".tsv.gz", ".xz", ".bz2", ""]
-        )
+        case["rename"] = chance.choice([".tsv", ".csv", ".jsonl", ".parquet", ".gz", ".tsv.gz", ".xz", ".bz2", ""])
     return case | {"source": source}
 
 

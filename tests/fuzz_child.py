@@ -315,12 +315,12 @@ def requests(case: dict[str, Any], folder: Path) -> None:
 
 def corpora(case: dict[str, Any], folder: Path) -> None:
     """A source as the corpus stage reads and cleans it."""
-    from tests.test_formats import WHOLE
+    from tests.corpora import WHOLE
     from trainer.base.recipe import SettingsError
     from trainer.base.settings import sources
     from trainer.corpus.lines import CorpusError
     from trainer.corpus.pairs import clean
-    from trainer.corpus.rows import read, source_sha256
+    from trainer.corpus.readers import read, source_sha256
 
     folder = folder / "corpus"
     shutil.rmtree(folder, ignore_errors=True)
@@ -491,7 +491,7 @@ WARM = {
         "corpora",
         *(
             {"base": base, "file": 0, "inside": False, "steps": [], "source": {}}
-            for base in ("TSV", "Parquet", "TMX", "saved dataset")
+            for base in ("TSV", "Parquet", "JSON lines", "saved dataset")
         ),
     ),
     "recipes": good(

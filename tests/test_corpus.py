@@ -1,22 +1,19 @@
-"""The corpus stage's readers and rejections."""
+"""Rows that are rejected with a reason, and the pairs' own file."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
 
-from trainer.base.recipe import CorpusSettings, SettingsError
-from trainer.corpus.lines import CorpusError
+from tests.corpora import CAT, DOG, ROWS
+from trainer.base.files import DamagedError
+from trainer.base.recipe import CorpusSettings, SettingsError, Source
 from trainer.corpus.pairs import Cleaned, Pair, clean
-from trainer.corpus.rows import read
-from trainer.corpus.stage import read_pairs, rejects_table, write_pairs
-
-CAT, DOG = "\u4e00\u53ea\u732b", "\u4e00\u53ea\u72d7"  # a cat, a dog
-ROWS = [(CAT, "a cat"), (DOG, "a dog")]
+from trainer.corpus.readers import read
+from trainer.corpus.stage import Mixture, read_pairs, rejects_table, write_pairs
+from trainer.progress import Cancelled, Progress
 
 
 def length(text: str) -> int:
@@ -26,31 +23,6 @@ def length(text: str) -> int:
 def cleaned(rows: list[tuple[str, str]], path: Path, taken: Sequence[Pair] = (), **settings) -> Cleaned:
     path.write_text("\n".join(["zh\ten", *(f"{zh}\t{en}" for zh, en in rows)]) + "\n", encoding="utf-8")
     return clean(read(str(path)), length, length, 20, CorpusSettings(**settings), taken)
-
-
-def write_tsv(path: Path) -> None:
-    path.write_text("".join(f"{zh}\t{en}\n" for zh, en in [("zh", "en"), *ROWS]), encoding="utf-8")
-
-
-def write_csv(path: Path) -> None:
-    path.write_text("id,en,zh\n" + "".join(f'1,"{en}",{zh}\n' for zh, en in ROWS), encoding="utf-8-sig")
-
-
-def write_jsonl(path: Path) -> None:
-    path.write_text("".join(json.dumps({"zh": zh, "en": en}) + "\n" for zh, en in ROWS), encoding="utf-8")
-
-
-def write_parquet(path: Path) -> None:
-    Dataset.from_dict({"zh": [zh for zh, _ in ROWS], "en": [en for _, en in ROWS]}).to_parquet(str(path))
-
-
-@pytest.mark.parametrize("write", [write_tsv, write_csv, write_jsonl, write_parquet])
-def test_every_format_reads_the_same(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    path = tmp_path / f"a.{write.__name__.removeprefix('write_')}"
-    write(path)
-    result = clean(read(str(path)), length, length, 20)
-    assert [(p.zh, p.en) for p in result.pairs] == ROWS
-    assert result.rejects == []
 
 
 def test_every_reason_is_counted_and_no_row_is_lost(tmp_path: Path) -> None:
@@ -83,40 +55,31 @@ def test_every_reason_is_counted_and_no_row_is_lost(tmp_path: Path) -> None:
     assert table[1].split("\t") == ["train", "3", "duplicate", CAT, "one cat"]
 
 
-def test_a_line_that_is_not_utf8_spoils_itself_alone(tmp_path: Path) -> None:
-    path = tmp_path / "a.tsv"
-    path.write_bytes(
-        f"zh\ten\n{CAT}\ta cat\n".encode() + DOG.encode("gbk") + f"\tx\nonly one field\n{DOG}\ty\n".encode()
-    )
-    result = clean(read(str(path)), length, length, 20)
-    assert [p.en for p in result.pairs] == ["a cat", "y"]
-    assert result.counts() == {"missing column": 1, "not UTF-8": 1}
-
-
 def test_limit_stops_at_so_many_clean_pairs(tmp_path: Path) -> None:
     assert len(cleaned(ROWS, tmp_path / "a.tsv", limit=1).pairs) == 1
 
 
 def test_pairs_survive_the_disk(tmp_path: Path) -> None:
-    pairs = [Pair(CAT, "a cat"), Pair(DOG, 'a "dog" #1')]
-    write_pairs(tmp_path / "p.tsv", pairs)
-    assert read_pairs(tmp_path / "p.tsv") == pairs
-    with pytest.raises(SettingsError, match="run the corpus stage first"):
+    path, pairs = tmp_path / "p.tsv", [Pair(CAT, "a cat"), Pair(DOG, 'a "dog" #1')]
+    write_pairs(path, pairs)
+    assert read_pairs(path) == pairs
+    path.write_text(path.read_text(encoding="utf-8")[:-3], encoding="utf-8")
+    with pytest.raises(DamagedError):
+        read_pairs(path)
+    with pytest.raises(SettingsError):
         read_pairs(tmp_path / "q.tsv")
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "says"),
-    [
-        ("a.txt", "", "a corpus is one of"),
-        ("a.tsv", "chinese\tenglish\n", "must name the columns zh and en"),
-        ("a.csv", "", "it is empty"),
-        ("a.parquet", "no parquet", "cannot be read as Parquet"),
-    ],
-)
-def test_an_unusable_file_is_refused(tmp_path: Path, name: str, text: str, says: str) -> None:
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    with pytest.raises(CorpusError, match=says):
-        list(read(str(tmp_path / name)))
-    with pytest.raises(CorpusError, match="no such corpus file"):
-        list(read(str(tmp_path / f"missing-{name}")))
+def test_reading_reports_progress_and_can_be_cancelled(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("zh\ten\n" + f"{CAT}\ta cat\n" * 5000, encoding="utf-8")
+    events: list[Progress] = []
+
+    def listener(event: Progress) -> None:
+        events.append(event)
+        if event.done >= 3000:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        list(Mixture([Source(str(path))], "train", listener).rows())
+    assert [(event.stage, event.done) for event in events] == [("corpus train", n) for n in (1000, 2000, 3000)]

@@ -10,48 +10,27 @@ import subprocess
 import sys
 import time
 import tracemalloc
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests import runs
-from tests.test_formats import CAT, TMX, TMX_HEAD
+from tests.corpora import CAT
 from tests.tree import ROOT
 from trainer.__main__ import main
 from trainer.artifact.publish import plain
-from trainer.base.recipe import Source
-from trainer.corpus.lines import LONGEST, SMALL
+from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import clean
-from trainer.corpus.rows import CorpusError, read
+from trainer.corpus.readers import read
 from trainer.report.page import WORDS, text
 
 
-def test_a_line_of_deep_json_is_a_bad_row_and_no_more(tmp_path: Path) -> None:
-    path = tmp_path / "deep.jsonl"
-    path.write_text("[" * 100_000 + '\n{"zh": "\u732b", "en": "cat"}\n' + '{"zh":' * 100_000, encoding="utf-8")
-    rows = list(read(str(path)))
-    assert [bool(row.fault) for row in rows] == [True, False, True]
-
-
-def test_a_tmx_of_an_unknown_encoding_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "nope.tmx"
-    path.write_bytes(b'<?xml version="1.0" encoding="nope"?><tmx><body><tu/></body></tmx>')
-    with pytest.raises(CorpusError, match=r"nope\.tmx: not well-formed XML"):
-        list(read(str(path)))
-
-
-def peak(source: str | Source) -> tuple[list[str], float, float]:
-    """The reasons of a corpus's rejected rows, seconds of CPU, and MB of Python's own memory at its most."""
+def rejected(source: str) -> tuple[list[str], float]:
+    """The reasons of a corpus's rejected rows, and MB of Python's own memory at its most."""
     tracemalloc.start()
-    begin = time.process_time()
     try:
         cleaned = clean(read(source), len, len, 99)
-        return (
-            [row.fault for row in cleaned.rejects],
-            time.process_time() - begin,
-            tracemalloc.get_traced_memory()[1] / 1e6,
-        )
+        return [row.fault for row in cleaned.rejects], tracemalloc.get_traced_memory()[1] / 1e6
     finally:
         tracemalloc.stop()
 
@@ -69,65 +48,35 @@ def test_an_endless_line_is_one_bad_row_and_no_memory(name: str, megabytes: int,
     # A quote that is never closed ends a CSV, and no other table.
     for content in ("x" * (megabytes << 20), "'\"'"[name != "a.csv"] + "\u732b" * (megabytes << 18)):
         (tmp_path / name).write_text(ENDLESS[name] + content + "\n" + ENDLESS[name].splitlines()[-1], encoding="utf-8")
-        faults, seconds, memory = peak(str(tmp_path / name))
-        assert faults == ["line too long", "duplicate"] and seconds < 1 + megabytes / 50 and memory < 20
+        faults, memory = rejected(str(tmp_path / name))
+        assert faults == ["line too long", "duplicate"] and memory < 20
 
 
-@pytest.mark.parametrize("megabytes", [2, pytest.param(100, marks=pytest.mark.slow)])
-def test_a_moses_line_and_a_tmx_segment_without_end(megabytes: int, tmp_path: Path) -> None:
-    long = "x" * (megabytes << 20)
-    (tmp_path / "a.zh").write_text(f"{CAT}\n{long}\n", encoding="utf-8")
+def test_a_moses_line_without_end_is_one_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "a.zh").write_text(f"{CAT}\n{'x' * (2 << 20)}\n", encoding="utf-8")
     (tmp_path / "a.en").write_text("a cat\na dog\n", encoding="utf-8")
-    assert peak(str(tmp_path / "a.zh"))[0] == ["line too long"]
-    (tmp_path / "a.tmx").write_text(TMX.replace("a dog", long), encoding="utf-8")
-    with pytest.raises(CorpusError, match=f"a.tmx: no TMX, more than {LONGEST} bytes without"):
-        peak(str(tmp_path / "a.tmx"))
-
-
-def test_a_tmx_header_without_end_is_refused_before_it_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "a.tmx"
-    for element in ('<prop type="x">y</prop>', "<a/>"):
-        path.write_text(TMX_HEAD.replace("<body>", f"{element * 200_000}<body>") + "</body></tmx>", encoding="utf-8")
-        begin = time.process_time()
-        with pytest.raises(CorpusError, match=r"a\.tmx: (no TMX, more than|it has no translation unit)"):
-            list(read(str(path)))
-        assert time.process_time() - begin < 2
+    assert rejected(str(tmp_path / "a.zh"))[0] == ["line too long"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a.tsv.gz", "a.jsonl.gz", "a.tmx.gz", "a.zip"])
+@pytest.mark.parametrize("name", ["a.tsv.gz", "a.jsonl.gz"])
 def test_an_archive_that_expands_without_end_is_refused(name: str, tmp_path: Path) -> None:
     """A megabyte that holds a gigabyte."""
     zeros = bytes(1 << 20)
-    if name == "a.zip":
-        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
-            for side in ("a.zh", "a.en"):
-                with archive.open(side, "w") as file:
-                    for _ in range(1000):
-                        file.write(zeros)
-    else:
-        with gzip.open(tmp_path / name, "wb", compresslevel=9) as file:
-            for _ in range(1000):
-                file.write(zeros)
-    with pytest.raises(CorpusError, match=r"expands to more than 100 times its size|not well-formed"):
-        peak(str(tmp_path / name))
+    with gzip.open(tmp_path / name, "wb", compresslevel=9) as file:
+        for _ in range(1000):
+            file.write(zeros)
+    with pytest.raises(CorpusError) as refused:
+        rejected(str(tmp_path / name))
+    assert name in str(refused.value)
 
 
 def test_rows_of_nothing_are_no_corpus(tmp_path: Path) -> None:
     """A few kilobytes of line ends, which would be held as rejected rows."""
     path = tmp_path / "a.tsv.gz"
     path.write_bytes(gzip.compress(b"zh\ten\n" + b"\n" * 5_000_000))
-    assert SMALL > 5_000_000
-    with pytest.raises(CorpusError, match=r"no corpus: 0 usable pairs and 1000001 other rows so far: {'missing"):
+    with pytest.raises(CorpusError):
         clean(read(str(path)), len, len, 99)
-
-
-def test_a_column_inside_records_is_none_of_a_table_of_text(tmp_path: Path) -> None:
-    path = tmp_path / "a.tsv"
-    path.write_text(f"translation\ten\n{CAT}\ta cat\n", encoding="utf-8")
-    for wrong in (Source(str(path), zh="translation.zh"), Source(str(path), zh="translation", en="")):
-        with pytest.raises(CorpusError, match=r"its first line is \['translation', 'en'\]; it must name the columns"):
-            list(read(wrong))
 
 
 def obedient() -> None:

@@ -44,9 +44,9 @@ class Source:
     """One corpus: a file, a folder of files, a Moses pair, a saved dataset or a dataset of the hub."""
 
     path: str
-    """A .tsv, .csv, .jsonl (or .gz of them), .parquet, .tmx, .zip of a Moses pair, one of two Moses files or what their
-    names have in common, a folder of such files, a folder that `datasets` saved, a hub id, or `starter`, of which
-    `starter:60000` draws so many pairs and not 20,000."""
+    """A .tsv, .csv, .jsonl (or .gz of them), .parquet, one of two Moses files or what their names have in common, a
+    folder of such files, a folder that `datasets` saved, a hub id, or `starter`; `starter:60000` draws 60,000 pairs
+    in place of 20,000."""
     weight: float = 1.0
     """Share of its rows that is taken, by a hash of the English side: the same rows each time."""
     zh: str = "zh"

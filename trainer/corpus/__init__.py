@@ -1,2 +1,1 @@
-"""Parallel captions: rows from files, folders, bitexts and the hub become clean, deduplicated, split pairs, with every
-rejected row written down. It hands on `Pair`, and the pairs of RUN/corpus."""
+"""Parallel captions: read from files or the hub, cleaned, deduplicated and split, with every rejected row listed."""

@@ -1,63 +1,61 @@
-"""Captions that are nearly the same, found without comparing all with all: MinHash in bands, then the true overlap.
+"""Near duplicates without comparing all captions with all: MinHash in bands proposes, the Jaccard index decides.
 
-A caption is the set of its words, pairs and triples of words, without case and punctuation. Triples tell apart what
-differs in order alone ("by sight, not by name"), and one word changed counts six times, so that at 0.9 only captions
-of some forty words are one in spite of it. MinHash proposes, the Jaccard index of the sets decides, and so nothing is
-taken for near by a collision of hashes.
+A caption is the set of its words, word pairs and word triples, without case and punctuation. Triples tell apart what
+differs in order alone ("by sight, not by name"), and one changed word counts six times, so that at 0.9 only captions
+of some forty words match in spite of it.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 
 import numpy as np
-from datasketch import MinHash
 
 WORDS = re.compile(r"[^\W_]+")
-BANDS, ROWS = 8, 10  # at a Jaccard index of 0.9 a pair meets in a band with 97 %, at 0.5 with 1 %
+BANDS, ROWS = 8, 10  # at a Jaccard index of 0.9 a pair shares a band with 97 %, at 0.5 with 1 %
 
 
 class NearIndex:
-    """Captions by their bands. Each band remembers the first caption alone, which bounds time and memory a caption."""
+    """Captions by their bands. Each band remembers its first caption alone, which bounds time and memory."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
-        self.empty = MinHash(BANDS * ROWS, seed=1)
-        # One odd multiplier a row makes one number of a band; a clash costs one comparison.
-        generator = np.random.default_rng(0)
-        self.mixers = generator.integers(1, 2**63, ROWS, dtype=np.uint64) | np.uint64(1)
+        random = np.random.default_rng(0)
+        # Multiply-shift hashing: the upper bits of a product modulo 2^64 with an odd factor.
+        factors = random.integers(1, 2**63, (BANDS + 1) * ROWS, dtype=np.uint64) | np.uint64(1)
+        self.hash_factors, self.band_factors = factors[:-ROWS], factors[-ROWS:]
         self.first: list[dict[int, int]] = [{} for _ in range(BANDS)]
         self.captions: list[str] = []
 
     def find(self, caption: str) -> tuple[int | None, list[int]]:
-        """The number of a caption added before that is near to this one, or None; and the bands of this one."""
+        """Number of an earlier caption that is near this one, or None; and the bands of this one, for `add`."""
         parts = shingles(caption)
         if not parts:
             return None, []
         bands = self.bands(parts)
-        candidates = sorted({found for band, seen in zip(bands, self.first) if (found := seen.get(band)) is not None})
-        for at in candidates:
-            other = shingles(self.captions[at])
+        candidates = {seen[band] for band, seen in zip(bands, self.first) if band in seen}
+        for number in sorted(candidates):
+            other = shingles(self.captions[number])
             if len(parts & other) >= self.threshold * len(parts | other):
-                return at, bands
+                return number, bands
         return None, bands
 
     def add(self, caption: str, bands: list[int]) -> None:
-        """Remember a caption by the bands that `find` gave."""
+        """Remember a caption by the bands that `find` returned."""
         for band, seen in zip(bands, self.first):
             seen.setdefault(band, len(self.captions))
         self.captions.append(caption)
 
     def bands(self, parts: set[bytes]) -> list[int]:
-        """One number a band."""
-        made = self.empty.copy()
-        made.update_batch(sorted(parts))
-        values = made.hashvalues.astype(np.uint64).reshape(BANDS, ROWS)
-        return [int(number) for number in (values * self.mixers).sum(axis=1)]
+        """One number a band. A collision costs one comparison."""
+        hashes = np.fromiter((zlib.crc32(part) for part in parts), np.uint64, len(parts))
+        lowest = (hashes[:, None] * self.hash_factors >> np.uint64(32)).min(axis=0)
+        return (lowest.reshape(BANDS, ROWS) * self.band_factors).sum(axis=1).tolist()
 
 
 def shingles(caption: str) -> set[bytes]:
-    """Words, word pairs and triples of a caption."""
+    """Words, word pairs and word triples of a caption."""
     words = WORDS.findall(caption.lower())
     runs = (words[at : at + length] for length in (1, 2, 3) for at in range(len(words) - length + 1))
     return {" ".join(run).encode("utf-8", "replace") for run in runs}

@@ -1,4 +1,4 @@
-"""Keeping pairs: which rows stay, in file order, and why the others went."""
+"""Cleaning: which rows are kept as pairs, in file order, and why the others were rejected."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from opencc import OpenCC
-
 from zhclip.prompt import normalise
 
 from ..base.recipe import CorpusSettings
@@ -18,14 +16,14 @@ from .lines import CorpusError, Row
 from .near import NearIndex
 
 DEFAULTS = CorpusSettings()
-Length = Callable[[str], int]
-# Rejected rows stay in memory. So many to a usable pair, and none the first so many times so many, are no corpus.
-HOPELESS, ROWS = 100, 10_000
+Length = Callable[[str], int]  # positions of a text, start and end included
+# Rejected rows stay in memory: give up once they exceed REJECTS_PER_PAIR * (pairs + FIRST_PAIRS).
+REJECTS_PER_PAIR, FIRST_PAIRS = 100, 10_000
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean pair: normalised Chinese, English as its teacher will see it."""
+    """A clean pair: normalised Chinese, English as its teacher reads it."""
 
     zh: str
     en: str
@@ -33,8 +31,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Clean pairs in file order, and the rejected rows, whose fault is the reason. `twins` of the pairs are the same
-    captions in simplified characters."""
+    """Clean pairs in file order, and rejected rows with the reason as their fault. `twins`: how many of the pairs are
+    simplified copies of the pair before them."""
 
     pairs: list[Pair]
     rejects: list[Row]
@@ -44,9 +42,9 @@ class Cleaned:
         """Rejected rows by reason."""
         return dict(sorted(Counter(row.fault for row in self.rejects).items()))
 
-    def at_least(self, least: int, where: str, kind: str = "pairs") -> Cleaned:
-        """These. Raises CorpusError when there are fewer pairs."""
-        if len(self.pairs) < least:
+    def at_least(self, count: int, where: str, kind: str = "pairs") -> Cleaned:
+        """Itself. Raises CorpusError if there are fewer pairs."""
+        if len(self.pairs) < count:
             raise CorpusError(f"{where}: {len(self.pairs)} usable {kind}; rejected: {self.counts()}")
         return self
 
@@ -59,13 +57,13 @@ def clean(
     settings: CorpusSettings = DEFAULTS,
     taken: Sequence[Pair] = (),
 ) -> Cleaned:
-    """Keep the rows that can be trained on. `taken` are pairs of another split that must not occur here again.
+    """Keep the rows that can be trained on.
 
-    The lengths count positions, start and end included. Without `zh_length` the captions are English alone, and the
-    pairs' Chinese side is empty. Reasons are fixed words, for counting.
+    taken: pairs of another split, which must not occur here again. Without `zh_length` the captions are English alone
+    and the pairs' Chinese side is empty. Raises CorpusError if hardly any row is usable.
     """
     seen = _Seen(taken, settings.near)
-    simplified = OpenCC("t2s").convert if settings.script != "keep" else str
+    simplified = _simplifier() if settings.script != "keep" else str
     pairs: list[Pair] = []
     rejects: list[Row] = []
     twins = 0
@@ -76,20 +74,19 @@ def clean(
         zh = normalise(simplified(row.zh) if settings.script == "simplify" else row.zh) if zh_length else ""
         folded = fold(en)
         english = folded.lower()
-        reason = (
+        fault = (
             row.fault
-            or (_fault(row, zh, en, folded, settings) if zh_length else _english_fault(row, en, settings))
-            or seen.again(zh, english)
+            or (_pair_fault(row, zh, en, folded, settings) if zh_length else _english_fault(row, en, settings))
+            or seen.exact(zh, english)
             or ("Chinese over the window" if zh_length and zh_length(zh) > window else "")
             or ("English over the window" if en_length(en) > window else "")
             or seen.near(english)
         )
-        if reason:
-            rejects.append(replace(row, fault=reason))
-            if len(rejects) > HOPELESS * (len(pairs) + ROWS):
-                counts = Cleaned(pairs, rejects).counts()
-                said = f"{len(pairs)} usable pairs and {len(rejects)} other rows so far: {counts}"
-                raise CorpusError(f"{row.source or 'this'} is no corpus: {said}")
+        if fault:
+            rejects.append(replace(row, fault=fault))
+            if len(rejects) > REJECTS_PER_PAIR * (len(pairs) + FIRST_PAIRS):
+                counts = f"{len(pairs)} usable pairs, {len(rejects)} rejected rows: {Cleaned(pairs, rejects).counts()}"
+                raise CorpusError(f"{row.source or 'this'} is no corpus, so far {counts}")
             continue
         seen.add(zh, english)
         pairs.append(Pair(zh, en))
@@ -102,34 +99,40 @@ def clean(
     return Cleaned(pairs, rejects, twins)
 
 
+def _simplifier() -> Callable[[str], str]:
+    from opencc import OpenCC
+
+    return OpenCC("t2s").convert
+
+
 class _Seen:
-    """The texts kept so far, and those of another split."""
+    """Texts of the pairs so far, and of the other split's."""
 
     def __init__(self, taken: Sequence[Pair], near: float | None) -> None:
         self.zh: set[str] = set()
         self.en: set[str] = set()
         self.index = NearIndex(near) if near is not None else None
         self.bands: list[int] = []
-        self.held = len(taken)
+        self.dev_count = len(taken)
         for pair in taken:
             english = key(pair.en)
             self.near(english)
             self.add(pair.zh, english)
-        self.held_zh, self.held_en = frozenset(self.zh), frozenset(self.en)
+        self.dev_zh, self.dev_en = frozenset(self.zh), frozenset(self.en)
 
-    def again(self, zh: str, english: str) -> str:
-        if zh in self.held_zh or english in self.held_en:
+    def exact(self, zh: str, english: str) -> str:
+        if zh in self.dev_zh or english in self.dev_en:
             return "also in dev"
         return "duplicate" if zh in self.zh or english in self.en else ""
 
     def near(self, english: str) -> str:
-        """Called right before `add`, which keeps the bands that this computed."""
+        """Fault of a near duplicate. Call it right before `add`, which stores the bands computed here."""
         if self.index is None:
             return ""
-        other, self.bands = self.index.find(english)
-        if other is None:
+        number, self.bands = self.index.find(english)
+        if number is None:
             return ""
-        return "near a dev caption" if other < self.held else "near duplicate"
+        return "near a dev caption" if number < self.dev_count else "near duplicate"
 
     def add(self, zh: str, english: str) -> None:
         if zh:
@@ -140,18 +143,18 @@ class _Seen:
 
 
 def key(en: str) -> str:
-    """What makes two English captions the same: their normalised, lower-cased text."""
+    """Normalised lower-case text: equal keys are equal English captions."""
     return fold(" ".join(en.split())).lower()
 
 
 def share(en: str, purpose: str) -> float:
-    """A number in [0, 1) that an English caption always has, another one for each purpose."""
+    """Hash of an English caption to [0, 1), independent for each purpose of at most 16 characters."""
     digest = hashlib.blake2b(key(en).encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def fold(en: str) -> str:
-    """`normalise`, given single spaces. Printable ASCII is normalised already, and most captions are nothing else."""
+    """`normalise` of a text with single spaces; printable ASCII, which most captions are, is normalised already."""
     return en if en.isascii() and en.isprintable() else normalise(en)
 
 
@@ -160,7 +163,7 @@ def has_chinese(text: str) -> bool:
     return any(unicodedata.name(c, "").startswith("CJK ") for c in text)
 
 
-def _fault(row: Row, zh: str, en: str, folded: str, settings: CorpusSettings) -> str:
+def _pair_fault(row: Row, zh: str, en: str, folded: str, settings: CorpusSettings) -> str:
     if not zh or not en:
         return "empty"
     if "\ufffd" in zh or "\ufffd" in en:

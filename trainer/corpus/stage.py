@@ -1,9 +1,10 @@
-"""From rows of pairs to clean, deduplicated, split pairs, with every rejected row written down."""
+"""Stage `corpus`: sources are read, cleaned, deduplicated and split, and every rejected row is written down."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -17,22 +18,23 @@ from ..base.recipe import CorpusSettings, Recipe, SettingsError, Source
 from ..base.settings import check_settings, require, sources
 from ..models.teacher import caption_length, load_tokenizer
 from ..models.tokenizer import load_tokens
-from ..progress import Listener
+from ..progress import Listener, Progress
 from .lines import Row
 from .pairs import Cleaned, Length, Pair, clean, share
-from .rows import read, source_sha256
-from .summary import page
+from .readers import read, source_sha256
 
 SAMPLE = 20_000  # pairs at most whose tokens are looked up for the share of unknown ones
+EVENT_ROWS = 1000  # rows between two progress events
+logger = logging.getLogger(__name__)
 
 
 def write_pairs(path: Path, pairs: list[Pair]) -> None:
-    """Pairs as TSV; their texts hold neither tabs nor line ends, for normalising made them spaces."""
+    """Write pairs as TSV; normalised texts hold neither tabs nor line ends."""
     write_text(path, "zh\ten\n" + _tsv(pairs))
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Pairs that write_pairs wrote. Raises SettingsError when the corpus stage has not run."""
+    """Read what `write_pairs` wrote. Raises SettingsError if the corpus stage has not run, DamagedError."""
     if not path.is_file():
         raise SettingsError(f"{path}: not there; run the corpus stage first (`python -m trainer corpus`)")
     *lines, end = path.read_text(encoding="utf-8").split("\n")
@@ -51,26 +53,30 @@ def _tsv(pairs: list[Pair]) -> str:
 
 
 def scorable(source: str, zh_length: Length, en_length: Length, window: int) -> Cleaned:
-    """The clean pairs of a corpus that an encoder is scored on. Raises CorpusError when there are too few."""
+    """Clean pairs of a source to score an encoder on. Raises CorpusError if there are fewer than 4."""
     return clean(read(source), zh_length, en_length, window).at_least(4, source)
 
 
 @dataclass
 class Mixture:
-    """Rows of several sources. Counts those read and those that a weight left out, by source, as they pass."""
+    """Rows of several sources with weights. `read` and `left_out` count them by source while they are iterated."""
 
     sources: list[Source]
+    name: str = ""  # of the split, in progress events
+    progress: Listener | None = None
     read: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def rows(self) -> Iterator[Row]:
-        """The rows that the weights take, named by source where there are several."""
+        """Rows that the weights take, with the name of their source if there are several."""
         names = Counter(Path(source.path).name for source in self.sources)
         for source in self.sources:
             name = Path(source.path).name
             name = name if names[name] == 1 else source.path
             for row in read(source):
                 self.read[name] += 1
+                if self.progress and self.read[name] % EVENT_ROWS == 0:
+                    self.progress(Progress(f"corpus {self.name}", self.read.total(), 0))
                 if source.weight < 1 and share(row.en, "weight") >= source.weight:
                     self.left_out[name] += 1
                     continue
@@ -81,8 +87,10 @@ Split = tuple[Cleaned, Mixture]
 
 
 def run(recipe: Recipe, progress: Listener | None = None) -> None:
-    """Stage `corpus`: RUN/corpus/train.tsv, dev.tsv, rejects.tsv, summary.html and summary.json; english.tsv where
-    English captions are given."""
+    """Write RUN/corpus/train.tsv, dev.tsv, rejects.tsv and summary.json; english.tsv if English captions are given.
+
+    Raises CorpusError, ModelError, SettingsError.
+    """
     folder, settings = recipe.folder / "corpus", recipe.corpus
     if not settings.english or settings.dev:
         require("given" if settings.train else None, "corpus.train", "the pairs to train on")
@@ -96,12 +104,12 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     unknown = None
     if settings.train:
         tokens = load_tokens(student, recipe.window)
-        splits = _pairs(settings, tokens, en_length, recipe.window)
+        splits = _clean_splits(settings, tokens, en_length, recipe.window, progress)
         pairs = splits["train"][0].pairs
         ids = [i for pair in pairs[:: len(pairs) // SAMPLE + 1] for i in tokens.ids(pair.zh)]
         unknown = ids.count(tokens.special.unknown) / max(1, len(ids))
     if settings.english:
-        mixture = Mixture([replace(source, zh="") for source in sources(settings.english)])
+        mixture = Mixture([replace(source, zh="") for source in sources(settings.english)], "english", progress)
         cleaned = clean(mixture.rows(), None, en_length, recipe.window, replace(settings, limit=None))
         splits["english"] = (cleaned, mixture)
     for name, (cleaned, mixture) in splits.items():
@@ -109,10 +117,12 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     _write(folder, splits, unknown)
 
 
-def _pairs(settings: CorpusSettings, tokens: PromptTokenizer, en_length: Length, window: int) -> dict[str, Split]:
-    """The two splits: of two corpora, or of one by the hash of each English caption. The training pairs are followed by
-    the prompt-style ones that are made from them."""
-    train, held = Mixture(sources(settings.train)), Mixture(sources(settings.dev or settings.train))
+def _clean_splits(
+    settings: CorpusSettings, tokens: PromptTokenizer, en_length: Length, window: int, progress: Listener | None
+) -> dict[str, Split]:
+    """Training and dev pairs of two corpora, or of one by the hash of each English caption."""
+    train = Mixture(sources(settings.train), "train", progress)
+    held = Mixture(sources(settings.dev or settings.train), "dev", progress)
 
     def rows(mixture: Mixture, dev: bool) -> Iterator[Row]:
         every = mixture.rows()
@@ -126,39 +136,37 @@ def _pairs(settings: CorpusSettings, tokens: PromptTokenizer, en_length: Length,
 
 
 def _write(folder: Path, splits: dict[str, Split], unknown: float | None) -> None:
-    """All files of the stage; summary.json last, for it says that the others are whole."""
+    """Write all files; summary.json last, which marks the others as complete."""
     summary: dict[str, dict] = {}
-    cleaned_splits = {name: cleaned for name, (cleaned, _) in splits.items()}
     for name, (cleaned, mixture) in splits.items():
         if name == "english":
             write_text(folder / "english.tsv", "en\n" + "".join(f"{pair.en}\n" for pair in cleaned.pairs))
         else:
             write_pairs(folder / f"{name}.tsv", cleaned.pairs)
         summary[name] = {"rows": len(cleaned.pairs), "rejected": cleaned.counts(), "read": dict(mixture.read)}
-        further = {"left_out_by_weight": dict(mixture.left_out), "simplified_twins": cleaned.twins}
-        summary[name] |= {key: value for key, value in further.items() if value}
+        counts = {"left_out_by_weight": dict(mixture.left_out), "simplified_twins": cleaned.twins}
+        summary[name] |= {key: value for key, value in counts.items() if value}
+        logger.info("corpus: %s %d rows, rejected %s", name, len(cleaned.pairs), cleaned.counts() or "none")
     if unknown is not None:
         summary["train"]["unknown_tokens"] = unknown
-    write_text(folder / "rejects.tsv", rejects_table(cleaned_splits))
-    write_text(folder / "summary.html", page(summary, cleaned_splits))
+        logger.info("corpus: %.2f%% of the Chinese tokens are unknown to the student's vocabulary", 100 * unknown)
+    write_text(folder / "rejects.tsv", rejects_table({name: cleaned for name, (cleaned, _) in splits.items()}))
     write_text(folder / "summary.json", json.dumps(summary, indent=1))
-    for name, counted in summary.items():
-        noun = "captions" if name == "english" else "pairs"
-        print(f"corpus: {name} {counted['rows']} {noun}, rejected {counted['rejected'] or 'none'}")
 
 
 def rejects_table(splits: dict[str, Cleaned]) -> str:
-    """rejects.tsv: split, row (behind its file where there are several), reason, zh, en."""
+    """Content of rejects.tsv: split, row (after its source if there are several), reason, zh, en."""
     lines = ["split\trow\treason\tzh\ten\n"]
     for split, cleaned in splits.items():
         for row in cleaned.rejects:
             zh, en = (" ".join(text.split()) for text in (row.zh, row.en))
-            place = f"{row.source}:{row.number}" if row.source else str(row.number)
-            lines.append(f"{split}\t{place}\t{row.fault}\t{zh}\t{en}\n")
+            number = f"{row.source}:{row.number}" if row.source else str(row.number)
+            lines.append(f"{split}\t{number}\t{row.fault}\t{zh}\t{en}\n")
     return "".join(lines)
 
 
 def _settings(recipe: Recipe) -> dict:
+    """Key of the settings that determine the corpus."""
     settings = asdict(recipe.corpus)
     for name in ("train", "dev", "english"):
         del settings[name]

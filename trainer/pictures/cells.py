@@ -19,7 +19,7 @@ from zhclip.artifact import read_meta
 from ..base.files import file_sha256
 from ..base.recipe import SettingsError
 from ..base.stage_settings import CompareSettings
-from ..corpus.lines import CorpusError, lines
+from ..corpus.lines import CorpusError, read_lines
 
 DEFAULT = Path(__file__).with_name("prompts.tsv")
 ENGLISH = "english"
@@ -72,7 +72,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     if not path.is_file():
         raise CorpusError(f"--prompts {path}: there is no such file; give a .tsv or .csv with columns zh and en")
     texts = []
-    for number, line, fault in lines(path):
+    for number, line, fault in read_lines(path):
         if fault:
             raise CorpusError(f"--prompts {path}: line {number} is {fault}; save the file as UTF-8")
         texts.append(line + "\n")

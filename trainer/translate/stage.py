@@ -31,7 +31,7 @@ from ..base.recipe import SettingsError, Source
 from ..base.settings import check_settings, public_name, require
 from ..base.stage_settings import TranslateSettings, Translation
 from ..corpus.lines import Row
-from ..corpus.rows import read, source_sha256
+from ..corpus.readers import read, source_sha256
 from ..models.load import ModelError, resolve
 from ..progress import Listener, track
 from .checks import back_score, fault
