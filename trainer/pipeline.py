@@ -13,7 +13,7 @@ from .base.recipe import Recipe
 from .base.settings import checked, to_yaml
 from .cache import stage as cache
 from .corpus import stage as corpus
-from .plan import plan, remaining
+from .plan import in_words, plan
 from .progress import Listener, Progress
 from .report.stage import evaluate_run
 from .training import stage as training
@@ -49,10 +49,10 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
         _remember(recipe, again=False)
         for done, stage in enumerate(STAGES):
             if seconds:
-                logger.info(f"run: {stage}, about {remaining(seconds, stage)} left")
-            if progress:
                 left = sum(list(seconds.values())[done:])
-                progress(Progress("run", done, len(STAGES), left))
+                logger.info(f"run: {stage}, about {in_words(left)} left")
+                if progress:
+                    progress(Progress("run", done, len(STAGES), left))
             _run_stage(stage, recipe, progress)
         _remember(recipe)
 

@@ -1,8 +1,10 @@
-"""The plan of a run: ten lines before the work. What does not fit is said there, with the flag that makes it fit."""
+"""The plan of a run before its work: downloads, steps, memory, disks and time, by a probe of a few captions."""
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,206 +18,229 @@ from .base.device import free_bytes, processes
 from .base.recipe import Recipe, SettingsError
 from .base.settings import require, sources
 from .cache.budget import both_fit, gigabytes
-from .cache.making import FEW
+from .cache.making import FEW, Making
+from .cache.shards import Cache, Shard
 from .corpus.sample import Sample, sampled
 from .models.download import Weights, missing_weights
-from .models.freezing import trunk_depth
-from .models.student import Student, load_student
+from .models.freezing import prepare, trunk_depth
+from .models.student import Ridge, Student, load_student
 from .models.teacher import Teacher, load_teacher
-from .probe import Speed, measure
 from .training import checkpoint
+from .training.batches import Captions, Piece
+from .training.loss import Loss
 from .training.opening import check_batch, precision
 from .training.schedule import total_steps
 
-FIXED = 8  # seconds that a stage takes to start and to load the encoders
-SCORED, SCORE = 512, 2 / 3  # captions of a scoring during training, and what one costs against a step's
-LIBRARIES = 700_000_000  # bytes of memory
-ACTIVATIONS = 24  # numbers that a position leaves for the backward pass in each layer that learns, in widths
-
-
-@dataclass(frozen=True)
-class Work:
-    """A recipe with its encoders and captions, and how fast this machine is at it. `numbers` of the student's weights;
-    what is `missing` of each model, by folder; `target`: where a ComfyUI gets the file."""
-
-    recipe: Recipe
-    student: Student
-    teacher: Teacher
-    sample: Sample
-    speed: Speed
-    numbers: int
-    missing: dict[str, dict[str, Weights]]
-    target: Path | None
+START_SECONDS = 8.0  # of a stage, to load the encoders
+DEV_CAPTIONS, DEV_COST = 512, 2 / 3  # of a scoring during training; what one costs against a caption of a step
+PROBE_CAPTIONS = 8  # on a CPU; on a GPU a whole batch, which shows its memory
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan in words, and the seconds that each stage still takes."""
+    """The plan in words, the seconds that each stage still takes, and the bytes of what is written."""
 
     text: str
     seconds: dict[str, float]
+    sizes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds per cached caption and per optimiser step, the number of trainable weights, and bytes of memory used."""
+
+    caption: float
+    step: float
+    trainable: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a run writes, in bytes by name, and in which folder."""
+
+    folders: dict[str, Path]
+    sizes: dict[str, float]
 
 
 def plan(recipe: Recipe) -> Plan:
-    """Measure the speed of this machine and plan a run. Downloads configurations and tokenizers, no weights.
+    """Measure this machine and plan a run. Downloads configurations and tokenizers, no weights.
 
     Raises SettingsError when a disk is too small, and whatever is wrong with settings, models or corpus.
     """
-    began = time.perf_counter()
-    work = _work(recipe)
-    seconds, train, sample = _seconds(work), recipe.train, work.sample
-    number = "fp32" if precision(train) == "no" else precision(train)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    corpora = " + ".join(source.path for source in sources(recipe.corpus.train))
-    copy = f", copied to {work.target}" if work.target else "; no ComfyUI is around this clone, --install names one"
-    stages = ", ".join(f"{name} {span(value)}" for name, value in seconds.items())
-    lines = [
-        *(f"download {model}: {_download(parts)}" for model, parts in work.missing.items()),
-        f"corpus   {corpora}: about {sample.train:,} pairs to learn from, {sample.dev:,} to score on",
-        f"device   {device}, {number}",
-        f"steps    {total_steps(train, sample.train):,} of {train.batch} captions, {train.strategy}",
-        f"memory   {_memory(work)}",
-        *_disks(work),
-        f"file     {recipe.folder / FILE}{copy}",
-        f"time     about {span(sum(seconds.values()))} beside the downloads ({stages}), by a probe of "
-        f"{time.perf_counter() - began:.0f} s",
-    ]
-    return Plan("\n".join(f"plan: {line}" for line in lines), seconds)
-
-
-def remaining(seconds: dict[str, float], stage: str) -> str:
-    """How long a run takes from this stage on."""
-    return span(sum(list(seconds.values())[list(seconds).index(stage) :]))
-
-
-def _work(recipe: Recipe) -> Work:
-    state, given = processes(), recipe.teacher
-    check_batch(recipe.train, state.num_processes)
+    began, state, train, given = time.perf_counter(), processes(), recipe.train, recipe.teacher
+    check_batch(train, state.num_processes)
     comfyui = install_folder(recipe.install)
-    target = installed(comfyui, recipe.folder.resolve().name) if comfyui else None
+    copy = installed(comfyui, recipe.folder.resolve().name) if comfyui else None
     chinese = require(recipe.student.model, "student.model", "the Chinese encoder")
     english = require(given.model, "teacher.model", "the English encoder")
     missing = {chinese: missing_weights(chinese, "student.model"), english: missing_weights(english, "teacher.model")}
-    here = [not parts for parts in missing.values()]
-    teacher = load_teacher(english, recipe.window, given.layer, given.tokenizer, state.device, here[-1])
-    student = load_student(chinese, recipe.window, state.device, here[0])
-    numbers = sum(parameter.numel() for parameter in student.parameters())
+    # Where weights are missing, random ones of the same shapes take as long.
+    teacher = load_teacher(english, recipe.window, given.layer, given.tokenizer, state.device, not missing[english])
+    student = load_student(chinese, recipe.window, state.device, not missing[chinese])
     sample = sampled(recipe, student.tokens.length, teacher.length)
-    speed = measure(recipe, sample, student, teacher, state.num_processes)
-    return Work(recipe, student, teacher, sample, speed, numbers, missing, target)
+    downloads = sum(weights.size for parts in missing.values() for weights in parts.values())
+    weights = sum(parameter.numel() for parameter in student.parameters())
+    speed = measure_speed(recipe, sample, student, teacher)
+    seconds = stage_seconds(recipe, sample, student, teacher, speed)
+    outputs = planned_outputs(recipe, sample, student, teacher, weights, speed.trainable)
+    outputs.folders["downloads"], outputs.sizes["downloads"] = Path(constants.HF_HUB_CACHE), downloads
+    if copy:
+        outputs.folders["copy"], outputs.sizes["copy"] = copy.parent, outputs.sizes["file"]
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if gpu else f"CPU, threads: {torch.get_num_threads()}"
+    total = torch.cuda.mem_get_info()[1] if gpu else psutil.virtual_memory().available + speed.memory
+    much = "; if that is too much, --train.accumulate 4 --cache.batch 16" if speed.memory > 0.7 * total else ""
+    installs = f", copied to {copy}" if copy else "; no ComfyUI is around this clone, --install names one"
+    stages = ", ".join(f"{name} {in_words(value)}" for name, value in seconds.items())
+    corpora = " + ".join(source.path for source in sources(recipe.corpus.train))
+    lines = [
+        *(f"download {model}: {_download(parts)}" for model, parts in missing.items()),
+        f"corpus   {corpora}: about {sample.train:,} pairs to learn from, {sample.dev:,} to score on",
+        f"device   {device}, {'fp32' if precision(train) == 'no' else precision(train)}",
+        f"steps    {total_steps(train, sample.train):,} of {train.batch} captions, {train.strategy}",
+        f"memory   about {size(speed.memory)} of {size(total)}{much}",
+        *check_disks(outputs),
+        f"file     {recipe.folder / FILE}{installs}",
+        f"time     about {in_words(sum(seconds.values()))} beside the downloads ({stages}), by a probe of "
+        f"{time.perf_counter() - began:.0f} s",
+    ]
+    return Plan("\n".join(f"plan: {line}" for line in lines), seconds, outputs.sizes)
 
 
 def _download(parts: dict[str, Weights]) -> str:
     if not parts:
-        return "nothing, it is here"
-    said = [f"{folder} {_part(each)}" if len(parts) > 1 else _part(each) for folder, each in parts.items()]
-    return f"{' and '.join(said)} from {constants.ENDPOINT}"
+        return "nothing, it is already on this machine"
+    sizes = [f"{folder} {size(each.size)}".removeprefix(". ") for folder, each in parts.items()]
+    whole = f" (the text encoder's of {size(sum(each.whole for each in parts.values()))})"
+    partial = any(each.table for each in parts.values())
+    return f"{' and '.join(sizes)}{whole if partial else ''} from {constants.ENDPOINT}"
 
 
-def _part(weights: Weights) -> str:
-    return size(weights.size) + (f" (the text encoder's of {size(weights.whole)})" if weights.table else "")
+def planned_outputs(
+    recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, weights: int, trainable: int
+) -> Outputs:
+    """What a run writes below its folders; checkpoints at their most. `weights`: number of the student's weights."""
+    train, pairs = recipe.train, sample.pairs
+    targets, states = gigabytes(recipe, sample.train, pairs, student, teacher)
+    stored = trunk_depth(train, student.depth) is not None and both_fit(recipe, sample.train, targets, states)
+    all_positions = replace(recipe, train=replace(train, pad_positions=None))
+    dev = sum(gigabytes(all_positions, sample.dev, pairs, student, teacher))
+    saves = -(-total_steps(train, sample.train) // train.save_every)
+    # Weights and two moments in fp32. A checkpoint is written before the oldest is deleted; the final weights follow.
+    checkpoints = 4 * trainable * max(3 * min(saves, checkpoint.KEEP + 1), 3 * min(saves, checkpoint.KEEP) + 1)
+    file = weights * (2 if recipe.export.dtype == "float16" else 4)
+    folders = {"cache": recipe.cache_folder, "checkpoints": recipe.folder, "file": recipe.folder}
+    cache = (targets + states * stored + dev) * 1e9
+    return Outputs(folders, {"cache": cache, "checkpoints": float(checkpoints), "file": float(file)})
 
 
-Place = tuple[str, Path, float]  # what is written, where, and its bytes
-
-
-def _places(work: Work) -> list[Place]:
-    """All that is written, checkpoints at their most."""
-    recipe, train = work.recipe, work.recipe.train
-    file = work.numbers * (2 if recipe.export.dtype == "float16" else 4)
-    # Weights and two moments in fp32. The next one is written before the oldest goes, whose room the file and the final
-    # weights take.
-    weights, saves = 4 * work.speed.learning, -(-total_steps(train, work.sample.train) // train.save_every)
-    each = weights * (3 + (train.patience is not None))
-    checkpoints = max(each * min(saves, checkpoint.KEEP + 1) - file, each * min(saves, checkpoint.KEEP) + weights)
-    downloads = sum(weights.size for parts in work.missing.values() for weights in parts.values())
-    places: list[Place] = [("cache", recipe.cache_folder, _cached(work)), ("checkpoints", recipe.folder, checkpoints)]
-    places += [("file", recipe.folder, file), ("downloads", Path(constants.HF_HUB_CACHE), downloads)]
-    return places + ([("copy", work.target, file)] if work.target else [])
-
-
-def _disks(work: Work) -> list[str]:
+def check_disks(outputs: Outputs) -> list[str]:
     """A line for each disk that is written to. Raises SettingsError for one that is too small."""
-    disks: dict[int, list[Place]] = {}
-    for place in _places(work):
-        there = next(parent for parent in (place[1], *place[1].absolute().parents) if parent.exists())
-        disks.setdefault(there.stat().st_dev, []).append(place)
-    return [_disk(some) for some in disks.values()]
+    disks: dict[int, list[str]] = {}
+    for name, folder in outputs.folders.items():
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        disks.setdefault(existing.stat().st_dev, []).append(name)
+    lines = []
+    for names in disks.values():
+        folder, needed = outputs.folders[names[0]], sum(outputs.sizes[name] for name in names)
+        # What an earlier call wrote is not free, and is not written again.
+        free = free_bytes(folder) + sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+        parts = ", ".join(f"{name} {size(outputs.sizes[name])}" for name in names if outputs.sizes[name])
+        line = f"{size(needed)} of {size(free)} free ({parts})"
+        if needed > free:
+            hint = "make room, move the cache (--cache.dir FOLDER), or use fewer captions (--corpus.limit N)"
+            raise SettingsError(f"{folder}: the disk is too small, the run takes {line}; {hint}")
+        lines.append(f"disk     {line}, {folder.absolute()}")
+    return lines
 
 
-def _cached(work: Work) -> float:
-    """Bytes of the cache."""
-    recipe, student, rows = work.recipe, work.student, work.sample.train
-    targets, states = gigabytes(recipe, rows, work.sample.pairs, student, work.teacher)
-    stored = trunk_depth(recipe.train, student.depth) is not None and both_fit(recipe, rows, targets, states)
-    return (targets + states * stored) * 1e9 + _dev(work, work.sample.dev)
-
-
-def _dev(work: Work, rows: int) -> float:
-    """Bytes of so many dev captions, which keep all positions."""
-    whole = replace(work.recipe, train=replace(work.recipe.train, pad_positions=None))
-    return sum(gigabytes(whole, rows, work.sample.pairs, work.student, work.teacher)) * 1e9
-
-
-def _disk(places: list[Place]) -> str:
-    folder, needed = places[0][1], sum(number for _, _, number in places)
-    # What an earlier call wrote is not free, and not needed again.
-    free = free_bytes(folder) + sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    said = f"{size(needed)} of {size(free)} free ({', '.join(f'{what} {size(n)}' for what, _, n in places if n)})"
-    if needed <= free:
-        return f"disk     {said}, {folder.absolute()}"
-    raise SettingsError(
-        f"{folder}: the disk is full before the end, the run takes {said}; make room, put the cache on another disk "
-        "(--cache.dir FOLDER), or use fewer captions (--corpus.limit N)"
-    )
-
-
-def _memory(work: Work) -> str:
-    """On a CPU by arithmetic: for the cache both encoders, and a shard four times, as it comes, joined, and twice in a
-    file's bytes; for training the student, gradients, moments, activations, and a checkpoint twice in its bytes."""
-    if work.speed.gpu_bytes:
-        return f"{size(work.speed.gpu_bytes)} of the GPU's {size(torch.cuda.mem_get_info()[1])}"
-    train, width = work.recipe.train, work.student.bert.config.hidden_size
-    english = sum(parameter.numel() for model in work.teacher.models for parameter in model.parameters())
-    dev, caching = work.sample.dev, work.numbers + english
-    layers = work.student.depth - (trunk_depth(train, work.student.depth) or 0)
-    activations = train.batch / train.accumulate * _positions(work) * layers * ACTIVATIONS * width
-    # A teacher without a last norm is asked for the states of all layers, one encoder after the other.
-    states = [
-        m.config.num_hidden_layers * m.config.hidden_size * (not work.teacher.final_norm) for m in work.teacher.models
-    ]
-    caching += work.recipe.cache.batch * work.recipe.window * (width * 12 + max(states))
-    caching += _dev(work, min(work.recipe.cache.shard_rows, dev))
-    learning = work.speed.learning * (9 + 3 * (train.patience is not None))
-    needed = LIBRARIES + 4 * max(caching, work.numbers + learning + activations)
-    # Training reads the whole cache; scoring the dev captions, while an encoder is loaded.
-    mapped = max(_cached(work), _dev(work, dev) + 4 * max(work.numbers, english))
-    free = psutil.virtual_memory().available
-    said = f"about {size(needed)} of {size(free)} free, and {size(mapped)} of mapped files where there is room"
-    return said if needed < free else f"{said}: TOO LITTLE; add --train.accumulate 4 and --cache.batch 16"
-
-
-def _positions(work: Work) -> float:
-    """Mean positions that a caption keeps."""
-    _, states = gigabytes(work.recipe, 1, work.sample.pairs, work.student, work.teacher)
-    return states * 1e9 / 2 / work.student.bert.config.hidden_size
-
-
-def _seconds(work: Work) -> dict[str, float]:
-    """By stage, what is left of it."""
-    recipe, train, rows = work.recipe, work.recipe.train, work.sample.train
+def stage_seconds(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, speed: Speed) -> dict[str, float]:
+    """Seconds that each stage still takes."""
+    train, rows = recipe.train, sample.train
     newest = checkpoint.newest(recipe.folder / "checkpoints")
     steps = total_steps(train, rows) - (int(newest.stem.rpartition("-")[2]) if newest else 0)
-    scored = steps / train.dev_every * min(SCORED, work.sample.dev) if train.dev_every else 0.0
-    done = recipe.cache.shard_rows * len(list(recipe.cache_folder.glob("train/captions*/[0-9]*.safetensors")))
-    dev = work.sample.dev * (1 if rows <= FEW else recipe.window / _positions(work))  # which keep all positions
+    scored = steps / train.dev_every * min(DEV_CAPTIONS, sample.dev) if train.dev_every else 0.0
+    cached = recipe.cache.shard_rows * len(list(recipe.cache_folder.glob("train/captions*/[0-9]*.safetensors")))
+    _, states = gigabytes(recipe, 1, sample.pairs, student, teacher)
+    positions = states * 1e9 / 2 / student.bert.config.hidden_size  # mean per training caption; dev captions have all
+    dev = sample.dev * (1 if rows <= FEW else recipe.window / positions)
     return {
-        "corpus": work.sample.seconds + FIXED,
-        "cache": (max(0, rows - done) + dev) / processes().num_processes * work.speed.caption + FIXED,
-        "train": (steps + scored * SCORE / train.batch) * work.speed.step + FIXED,
-        "evaluate": dev * work.speed.caption + FIXED,
-        "export": float(FIXED),
+        "corpus": sample.seconds + START_SECONDS,
+        "cache": (max(0, rows - cached) + dev) / processes().num_processes * speed.caption + START_SECONDS,
+        "train": (steps + scored * DEV_COST / train.batch) * speed.step + START_SECONDS,
+        "evaluate": dev * speed.caption + START_SECONDS,
+        "export": START_SECONDS,
     }
+
+
+def measure_speed(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) -> Speed:
+    """Time the cache's and the training's work on a few captions, short and long. Changes the student.
+
+    A batch that does not fit the GPU's memory is tried in halves, as the train stage does.
+    """
+    train, device, depth = recipe.train, student.bert.device, trunk_depth(recipe.train, student.depth)
+    batch = train.batch // train.accumulate // processes().num_processes
+    rows = max(recipe.cache.batch, batch) if device.type == "cuda" else PROBE_CAPTIONS
+    ordered = sorted(sample.pairs, key=lambda pair: len(pair.en))
+    pairs = (ordered[:: max(1, len(ordered) // rows)] * rows)[:rows]
+    builder = Making(teacher, student, depth, train.pad_positions, rows, recipe.cache.batch, sample.train <= FEW)
+    shards: list[tuple[Shard, Shard, Shard]] = []
+    caption = _median_seconds(lambda: shards.append(builder.shard(pairs, 0)), device) / rows
+    if train.strategy == "ridge":
+        return Speed(caption, 0.0, 0, _memory(device))
+    captions, sums, frozen = shards[-1]
+    cache = Cache([captions | (frozen if depth is not None else {})], rows, sums, teacher.widths)
+    width, scale = student.bert.config.hidden_size, 1e-3
+    maps = [Ridge(torch.full((cache.width, width), scale), torch.zeros(cache.window, cache.width))]
+    if cache.pooled_width:
+        maps.append(Ridge(torch.full((cache.pooled_width, width), scale), torch.zeros(1, cache.pooled_width)))
+    prepare(student, train, *(maps if train.start == "ridge" else [None]))
+    student.to(device).train()
+    trainable = list(checkpoint.trainable(student).values())
+    optimiser = torch.optim.AdamW(trainable, lr=0.0, fused=True)
+    loss, dataset = Loss.of(cache, train, student, device), Captions(cache, train.contrast > 0)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(train))
+
+    def one_pass() -> None:
+        count = min(batch, rows)
+        inputs = dataset.__getitems__(Piece(list(range(count)), 0, count))
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            z, pooled = student(inputs["ids"], inputs.get("trunk"), depth or 0, inputs["positions"], inputs["kept"])
+        loss(z, pooled, inputs)["objective"].backward()
+
+    while True:
+        try:
+            one_pass()
+            update = _median_seconds(optimiser.step, device)  # its first call allocates the moments
+            seconds = _median_seconds(one_pass, device) / min(batch, rows)
+            break
+        except torch.cuda.OutOfMemoryError:
+            if batch % 2:
+                raise
+            batch //= 2
+    step = seconds * train.batch / processes().num_processes + update
+    return Speed(caption, step, sum(parameter.numel() for parameter in trainable), _memory(device))
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes: the most of a GPU since the start, or what this process has now."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+
+
+def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Median of three calls after a first one, which is slower than the others."""
+    seconds = []
+    for _ in range(4):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
 
 
 def size(number: float) -> str:
@@ -223,7 +248,8 @@ def size(number: float) -> str:
     return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
-def span(seconds: float) -> str:
-    """A time in words."""
-    whole = round(seconds)
-    return f"{whole} s" if whole < 100 else f"{whole / 60:.0f} min" if whole < 6000 else f"{whole / 3600:.1f} h"
+def in_words(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
