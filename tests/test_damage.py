@@ -1,4 +1,4 @@
-"""What goes wrong in a run's folder: leftovers, a second run, damaged files, a changed corpus, NaN."""
+"""What goes wrong in a run's folder: a second run, damaged files, a changed corpus, NaN."""
 
 from __future__ import annotations
 
@@ -59,28 +59,6 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_what_killed_runs_left_is_replaced_or_removed(finished: Path, flags: list[str], tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    left = ["recipe.yaml.tmp", "corpus/train.tsv.tmp", "checkpoints/step-000004.safetensors.tmp", "report.json.tmp"]
-    left += [f"{LOST}.tmp", "checkpoints/step-000003.safetensors.tmp", ".adapter.making/adapter/config.json"]
-    left += [f".{ENCODER}.making/{ENCODER}.a1.tmp", f".{ENCODER}.making/.tmpAbCdEf"]
-    for name in left:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"half a fi")
-    assert main(["run", "--run", str(folder), *flags]) == 0
-    same(folder, finished)
-    assert not [name for name in left if (folder / name).exists()]
-
-
-def test_evaluate_by_itself_removes_what_a_killed_one_left(copied: Path, finished: Path) -> None:
-    left = ["logs/.report.making/report/events.out.tfevents.1.host.1.0", "report.html.tmp"]
-    for name in left:
-        (copied / name).parent.mkdir(parents=True, exist_ok=True)
-        (copied / name).write_bytes(b"half a fi")
-    assert main(["evaluate", "--run", str(copied)]) == 0
-    assert set(contents(copied)) == set(contents(finished)) and not (copied / left[0]).exists()
-
-
 def test_a_second_run_in_one_folder_is_told_to_wait(
     copied: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,32 +71,26 @@ def test_a_second_run_in_one_folder_is_told_to_wait(
         other.stdout.readline()
         code = main(arguments)
         other.kill()  # which leaves the file, and not the lock
-    says = f"corpus: --run {copied}: another process is working there; wait until it has ended, or give another --run"
-    assert (code, said(capsys)) == (1, says)
+    assert code == 1 and f"--run {copied}: " in said(capsys)
     assert main(arguments) == 0
     shared = ["--run", str(copied.with_name("other")), *flags, "--cache.dir", str(copied / "cache")]
     assert main(["corpus", *shared]) == 0
     with FileLock(copied / "cache" / ".lock"):
         assert main(["cache", *shared]) == 1
-        assert "wait until it has ended, or give another --cache.dir" in said(capsys)
+        assert "--cache.dir" in said(capsys)
     assert main(["cache", *shared]) == 0
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "foreign", "empty"])
-def test_a_damaged_file_of_tensors_is_named_with_its_cure(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "foreign", "empty"])
+def test_a_damaged_file_of_tensors_is_named(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_tensors(path, {"x": torch.arange(100.0), "n": torch.tensor(3)}, {"step": "4"})
     assert read_header(path, "") == {"step": "4"}
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[-7] ^= 1
-    path.write_bytes({"cut": whole[:-9], "flip": bytes(flipped), "foreign": b"PK\3\4" * 99, "empty": b""}[damage])
-    with pytest.raises(DamagedError, match=r"a\.safetensors: damaged \(.+\); delete it") as error:
-        read_tensors(path, "delete it", verify=True)
-    assert "\n" not in str(error.value)
-    save_file({"x": torch.zeros(1)}, path)  # another program's file has no checksum
-    with pytest.raises(DamagedError):
-        read_tensors(path, "delete it", verify=True)
+    path.write_bytes({"cut": path.read_bytes()[:-9], "foreign": b"PK\3\4" * 99, "empty": b""}[damage])
+    for read in (read_tensors, read_header):
+        with pytest.raises(DamagedError, match=str(path)) as error:
+            read(path, "delete it")
+        assert "\n" not in str(error.value)
 
 
 def test_equal_tensors_are_equal_bytes(tmp_path: Path) -> None:
@@ -137,18 +109,12 @@ def test_a_damaged_shard_is_made_again_and_a_damaged_checkpoint_named(
     shard.write_bytes(shard.read_bytes()[:-50])
     (copied / "checkpoints" / "final.safetensors").unlink()
     assert main(["train", *where]) == 1
-    sentence = said(capsys)
-    assert f"{shard}: damaged" in sentence and "run the cache stage again" in sentence
+    assert f"{shard}: damaged" in said(capsys)
     assert main(["cache", *where]) == 0
-    for path in (shard, newest):  # what a flipped bit needs is a look at every byte
-        flipped = bytearray(path.read_bytes())
-        flipped[-100] ^= 8
-        path.write_bytes(flipped)
-    assert main(["cache", *where]) == 0
+    newest.write_bytes(newest.read_bytes()[:-50])
     assert shard.read_bytes() == (finished / LOST).read_bytes()
     assert main(["train", *where]) == 1
-    sentence = said(capsys)
-    assert f"{newest}: damaged" in sentence and "Delete it and run the train stage again" in sentence
+    assert f"{newest}: damaged" in said(capsys)
     newest.unlink()
     assert main(["train", *where]) == 0
     same(copied, finished)

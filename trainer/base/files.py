@@ -1,17 +1,15 @@
-"""Files that are there whole or not at all: tensors with a checksum, and text.
+"""Files that are written whole or not at all: tensors, text and folders.
 
-A file is written under a temporary name beside its own, flushed to the disk and renamed. The temporary name is always
-the same, so what a killed run left behind is overwritten by the next one.
+A file is written under a temporary name, flushed to the disk and renamed. The temporary name is always the same, so a
+resumed run overwrites what a killed one left.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import shutil
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,72 +21,60 @@ from safetensors.torch import load_file, save
 
 from .errors import TrainerError
 
-CHECKSUM = "crc32"  # header key; crc32 read 2.2 GB/s where sha256 read 1.2, and chance is the enemy here, not a forger
-
 
 class DamagedError(TrainerError):
-    """A file of ours that is truncated, changed or of another kind; the message names it and the cure."""
+    """A file of the trainer's own that is truncated or of another kind; the message says what to do."""
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> None:
-    """Write one safetensors file whole or not at all. Equal content gives equal bytes.
-
-    The header's keys are sorted, which safetensors does not do, and a checksum of everything joins them.
-    """
+    """Write a safetensors file whole or not at all. Equal content gives equal bytes: safetensors does not sort keys."""
     packed = memoryview(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
     size = int.from_bytes(packed[:8], "little")
-    layout, data = json.loads(bytes(packed[8 : 8 + size])), packed[8 + size :]
-    layout["__metadata__"] = dict(sorted((header or {}).items()))
-    layout["__metadata__"][CHECKSUM] = _checksum(layout, data)
+    layout = json.loads(bytes(packed[8 : 8 + size])) | {"__metadata__": header or {}}
     text = json.dumps(layout, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8 bytes
     with replacing(path) as file:
-        for part in (len(text).to_bytes(8, "little"), text, data):
+        for part in (len(text).to_bytes(8, "little"), text, packed[8 + size :]):
             file.write(part)
 
 
-def read_tensors(path: Path, cure: str, verify: bool = False) -> dict[str, torch.Tensor]:
-    """The tensors of a file that `write_tensors` wrote, memory-mapped.
+def read_tensors(path: Path, hint: str) -> dict[str, torch.Tensor]:
+    """The tensors of a file that `write_tensors` wrote, memory-mapped. `hint`: what to do when it is damaged.
 
-    `cure`: what to do when it is damaged. Without `verify` a truncated or foreign file is found, flipped bytes are not;
-    with it the whole file is read once. Raises DamagedError, FileNotFoundError.
+    Raises DamagedError, FileNotFoundError.
     """
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
-        raise DamagedError(f"{path}: damaged ({error}); {cure}") from error
-    if verify:
-        _verify(path, cure)
-    return tensors
+        raise DamagedError(f"{path}: damaged ({error}); {hint}") from error
 
 
-def read_header(path: Path, cure: str) -> dict[str, str]:
+def read_header(path: Path, hint: str) -> dict[str, str]:
     """The header that was given to `write_tensors`. Raises DamagedError, FileNotFoundError."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            found = file.metadata() or {}
+            return file.metadata() or {}
     except SafetensorError as error:
-        raise DamagedError(f"{path}: damaged ({error}); {cure}") from error
-    return {key: value for key, value in found.items() if key != CHECKSUM}
+        raise DamagedError(f"{path}: damaged ({error}); {hint}") from error
 
 
-def read_json(path: Path, cure: str) -> Any:
-    """A small JSON file of ours. Raises DamagedError, FileNotFoundError."""
+def read_json(path: Path, hint: str) -> Any:
+    """The value of a JSON file. Raises DamagedError, FileNotFoundError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DamagedError(f"{path}: damaged ({error}); {cure}") from error
+        raise DamagedError(f"{path}: damaged ({error}); {hint}") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all, in UTF-8."""
+    """Write a UTF-8 text file whole or not at all."""
     with replacing(path) as file:
         file.write(text.encode("utf-8"))
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write into, which takes the place of `path` when the block ends, and is gone when the block fails."""
+    """A file to write into, which replaces `path` when the block ends, and is deleted when the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -106,20 +92,19 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same of a folder: an empty one to fill."""
+    """An empty folder to fill, which takes the place of `path` when the block ends."""
     with scratch(path) as folder:
-        made = folder / path.name
-        made.mkdir()
-        yield made
+        filled = folder / path.name
+        filled.mkdir()
+        yield filled
         shutil.rmtree(path, ignore_errors=True)
-        made.replace(path)
+        filled.replace(path)
 
 
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """An empty folder .NAME.making beside `path`, gone afterwards, for what others write in their own way. One that a
-    killed run left is emptied first: call it where no other process can be writing."""
-    folder = path.with_name(f".{path.name}.making")
+    """An empty folder .NAME.tmp beside `path`, deleted afterwards. One that a killed run left is emptied first."""
+    folder = path.with_name(f".{path.name}.tmp")
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -138,20 +123,3 @@ def file_sha256(*paths: Path, named: bool = False) -> str:
             while block := file.read(1 << 22):
                 total.update(block)
     return total.hexdigest()
-
-
-def _verify(path: Path, cure: str) -> None:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        size = int.from_bytes(mapped[:8], "little")
-        layout = json.loads(mapped[8 : 8 + size])
-        with memoryview(mapped) as whole, whole[8 + size :] as data:
-            good = layout.get("__metadata__", {}).get(CHECKSUM) == _checksum(layout, data)
-    if not good:
-        raise DamagedError(f"{path}: damaged (its bytes do not fit its checksum); {cure}")
-
-
-def _checksum(layout: dict[str, Any], data: memoryview) -> str:
-    """Of the tensors' bytes, and of the header without the checksum itself."""
-    header = {key: value for key, value in layout.get("__metadata__", {}).items() if key != CHECKSUM}
-    text = json.dumps({**layout, "__metadata__": header}, sort_keys=True).encode("utf-8")
-    return f"{zlib.crc32(data, zlib.crc32(text)):08x}"
