@@ -35,7 +35,7 @@ def bare(teacher: Teacher, student: Student, words: torch.Tensor, ids: torch.Ten
     for english, chinese in zip(words.split(batch), ids.split(batch)):
         for model in teacher.models:
             model(input_ids=english)
-        student.hidden(chinese, student.depth)
+        student.bert(chinese, student.keys(chinese))
     if ids.device.type == "cuda":
         torch.cuda.synchronize()
 

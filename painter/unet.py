@@ -36,7 +36,7 @@ def build() -> UNet2DConditionModel:
         attention_head_dim=4,
         norm_num_groups=16,
     )
-    # By its parts: torch's fused attention goes backward slowly in bf16 on a CPU (trainer/encoders/ragged.py).
+    # By its parts: torch's fused attention goes backward slowly in bf16 on a CPU (zhclip/bert.py).
     network.set_attn_processor(AttnProcessor())
     return network
 

@@ -17,7 +17,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
 )
-from transformers.initialization import no_init_weights
 
 from tests.small import captions
 
@@ -126,8 +125,7 @@ def sdxl_teacher(
     configs[1].hidden_act, configs[1].projection_dim = "gelu", widths[1]
     kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     for (part, kind), config in zip(kinds.items(), configs):
-        with no_init_weights():
-            model = kind(config)
+        model = kind(config)
         for name, tensor in model.named_parameters():
             scale = tensor.shape[-1] ** -0.5 if tensor.dim() == 2 else 0.1
             tensor.data = torch.randn_like(tensor).mul_(scale).add_(name.endswith("norm.weight")).half().float()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import BertConfig, BertModel
 
 from zhclip import artifact as fmt
 
@@ -95,6 +96,25 @@ def artifact(
         **(optional if structured else {}),
         skip={name: 1.5 * tensor for name, tensor in (optional | {"proj_weight": weight}).items()} if skip else {},
     )
+
+
+def transformers_bert(artifact: fmt.Artifact) -> BertModel:
+    """transformers' own BertModel with an artifact's weights, in fp32."""
+    d = artifact.meta.dimensions
+    config = BertConfig(
+        vocab_size=d.vocabulary,
+        hidden_size=d.width,
+        num_hidden_layers=d.layers,
+        num_attention_heads=d.heads,
+        intermediate_size=d.intermediate,
+        max_position_embeddings=d.positions,
+        type_vocab_size=d.types,
+        layer_norm_eps=d.layer_norm_eps,
+    )
+    bert = BertModel(config, add_pooling_layer=False).eval()
+    odd = bert.load_state_dict({name: tensor.float() for name, tensor in artifact.bert.items()}, strict=False)
+    assert not odd.unexpected_keys and all("position_ids" in name for name in odd.missing_keys)
+    return bert
 
 
 SDXL_WIDTHS = (12, 20)

@@ -84,7 +84,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
 
 
 def test_leaving_padding_out_changes_nothing_of_the_rest(student: Student) -> None:
-    width = student.bert.config.hidden_size
+    width = student.bert.dimensions.width
     generator = torch.Generator().manual_seed(0)
     bias = torch.randn(WINDOW, width, generator=generator)
     prepare(student, TrainSettings(layers=2), Ridge(torch.eye(width), bias))
@@ -107,7 +107,7 @@ def test_leaving_padding_out_changes_nothing_of_the_rest(student: Student) -> No
         return z.detach(), [p.grad.clone() for p in student.parameters() if p.grad is not None]
 
     whole, expected = gradients(None, None)
-    stored = student.hidden(ids, 1).detach()[rows, positions]
+    stored = student.bert(ids, student.keys(ids), last=1).detach()[rows, positions]
     there = weights > 0
     kept = there.flatten().nonzero()[:, 0]
     assert len(kept) == counts.sum() < there.numel()

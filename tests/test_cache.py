@@ -44,7 +44,9 @@ def test_rows_are_what_the_encoders_give(pair: tuple[Teacher, Student], tmp_path
     assert cache.rows("en_length", chosen).tolist() == lengths.tolist()
     assert torch.equal(cache.rows("ids", chosen).long(), ids)
     with torch.no_grad():
-        assert torch.allclose(cache.rows("trunk", chosen).float(), student.hidden(ids, 2), atol=5e-3)
+        assert torch.allclose(
+            cache.rows("trunk", chosen).float(), student.bert(ids, student.keys(ids), last=2), atol=5e-3
+        )
 
 
 def test_kept_positions_are_those_of_the_whole(pair: tuple[Teacher, Student], tmp_path: Path) -> None:

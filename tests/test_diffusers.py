@@ -44,7 +44,7 @@ def encoder_of(folder: Path, artifact: fmt.Artifact) -> tuple[PromptEncoder, Dif
 def by_transformers(artifact: fmt.Artifact, prompts: list[str]) -> dict[str, list[torch.Tensor]]:
     """transformers' BertModel between zhclip's tokens and zhclip's structures: of each prompt (windows * W, D) vectors
     and, where the artifact has them, (P,) of the first window. Weights as docs/encoding.md has the formula."""
-    bert, tokens = Student.from_artifact(artifact).bert, PromptTokenizer.of(artifact)
+    bert, tokens = small.transformers_bert(artifact), PromptTokenizer.of(artifact)
     structure, pooled = Structure.of(artifact), Structure.of_pooled(artifact)
 
     def encode(window: Window, hidden: list[int]) -> list[torch.Tensor]:

@@ -58,7 +58,7 @@ def test_clip_runs_without_mask_and_padded_with_its_end_token(clip: Path) -> Non
 
 def test_clip_skip_is_the_layer_before_through_the_final_norm(clip: Path) -> None:
     hidden, _ = load_teacher(str(clip), 77, layer=-2).encode(EN)
-    (model,) = load_teacher(str(clip), 77).models
+    model: Any = load_teacher(str(clip), 77).models[0]
     batch = load_teacher(str(clip), 77).tokenizer(EN, padding="max_length", max_length=77, return_tensors="pt")
     with torch.no_grad():
         states = model(input_ids=batch.input_ids, output_hidden_states=True).hidden_states
@@ -217,7 +217,9 @@ def test_student_is_the_text_tower_alone_or_in_the_whole_model(chinese_clip: Pat
             (tmp_path / "tower" / file).write_bytes((chinese_clip / file).read_bytes())
         assert torch.equal(load_student(str(tmp_path / "tower"), WINDOW)(ids)[0], student(ids)[0])
         for depth in range(student.depth + 1):
-            assert torch.allclose(student(ids, student.hidden(ids, depth), depth)[0], expected, atol=1e-5)
+            assert torch.allclose(
+                student(ids, student.bert(ids, student.keys(ids), last=depth), depth)[0], expected, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_gradients_touch_exactly_what_should_learn(
     chinese_clip: Path, strategy: str, start: str, learns: set[str]
 ) -> None:
     student = load_student(str(chinese_clip), WINDOW)
-    width = student.bert.config.hidden_size
+    width = student.bert.dimensions.width
     ridge = Ridge(torch.eye(width), torch.zeros(WINDOW, width)) if start == "ridge" else None
     prepare(student, TrainSettings(strategy=strategy, start=start, layers=2), ridge)  # type: ignore[arg-type]
     ids = torch.tensor([student.tokens.windows(zh)[0] for zh in ZH])
@@ -270,8 +272,10 @@ def test_unusable_models_are_refused_by_name(chinese_clip: Path, clip: Path, fol
         load_teacher(str(broken), WINDOW)
     config = json.loads((broken / "config.json").read_text(encoding="utf-8"))
     (broken / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}), encoding="utf-8")
-    with pytest.raises(ModelError, match="its activation is relu"):
-        load_student(str(broken), WINDOW)
+    for load in (load_student, load_teacher):
+        with pytest.raises(ModelError, match="its activation is relu"):
+            load(str(broken), WINDOW)
+    (broken / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (broken / "model.safetensors").write_bytes(b"cut short")
     with pytest.raises(ModelError, match="copy or download it again"):
         load_teacher(str(broken), WINDOW)

@@ -10,14 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import BertModel
 
 from tests import encoders, graphs, small
 from tests.graphs import Graph, node
 from tests.host import ROOT, Host, in_host
 from tests.test_nodes_options import paint
 from tests.test_parity import TOLERANCE, weighted, worst
-from trainer.models.bert import bert_config
 from trainer.models.student import Student
 from trainer.models.teacher import load_teacher
 from zhclip import artifact as fmt
@@ -55,8 +53,7 @@ def facts(encoder: Path) -> dict[str, Any]:
 
 def by_arithmetic(made: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """transformers' own BertModel between zhclip's tokens and zhclip's structures: (windows * W, D) and (P,) each."""
-    bert = BertModel(bert_config(made.meta.dimensions), add_pooling_layer=False).eval()
-    bert.load_state_dict({k: v.float() for k, v in made.bert.items()}, strict=False)
+    bert = small.transformers_bert(made)
     tokens, structure, pooled = PromptTokenizer.of(made), Structure.of(made), Structure.of_pooled(made)
     assert pooled is not None
     conds, pooleds = [], []
@@ -125,7 +122,8 @@ def test_calibrations_digest_is_the_trainers_of_the_same_file_or_folder(
 ) -> None:
     pipeline = encoders.sdxl_teacher(tmp_path / "sdxl")
     teacher = load_teacher(str(encoder.with_name("own.safetensors")), WINDOW, tokenizer=str(pipeline))
-    for part, model in zip(SDXL.parts, teacher.models):
+    models: Any = teacher.models
+    for part, model in zip(SDXL.parts, models):
         model.save_pretrained(pipeline / part.folder)
     assert facts["teacher"]["sha256"] == teacher.sha256 == load_teacher(str(pipeline), WINDOW).sha256
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel
 
 from tests import small
 from tests.host import ROOT, in_host
@@ -37,20 +36,7 @@ def weighted(prompts: list[str]) -> list[str]:
 def by_arithmetic(artifact: fmt.Artifact, prompts: list[str], layer: int = -1) -> list[torch.Tensor]:
     """transformers' own BertModel between zhclip's tokens and zhclip's structure: [(windows * W, D)]. Weights, window
     by window and span by span, as docs/encoding.md has the formula."""
-    d, meta = artifact.meta.dimensions, artifact.meta
-    config = BertConfig(
-        vocab_size=d.vocabulary,
-        hidden_size=d.width,
-        num_hidden_layers=d.layers,
-        num_attention_heads=d.heads,
-        intermediate_size=d.intermediate,
-        max_position_embeddings=d.positions,
-        type_vocab_size=d.types,
-        layer_norm_eps=d.layer_norm_eps,
-    )
-    bert = BertModel(config, add_pooling_layer=False).eval()
-    missing, unexpected = bert.load_state_dict({k: v.float() for k, v in artifact.bert.items()}, strict=False)
-    assert not unexpected and all("position_ids" in name for name in missing)
+    bert, meta = small.transformers_bert(artifact), artifact.meta
     tokens = PromptTokenizer.of(artifact)
     skip = Structure.of_skip(artifact)
     structure = skip if layer == -2 and skip else Structure.of(artifact)

@@ -19,10 +19,10 @@ from trainer.cache import stage as cache
 from trainer.cache.shards import Cache
 from trainer.corpus import stage as corpus
 from trainer.models.freezing import trunk_depth
-from trainer.models.ragged import attention
 from trainer.training.batches import Captions, Piece
 from trainer.training.objective import cosine_loss
 from trainer.training.opening import open_training
+from zhclip.bert import attention
 from zhclip.positions import draw_positions
 
 WINDOW, LAYERS, STEP = 77, 2, list(range(24))
@@ -65,7 +65,7 @@ def test_attention_by_its_parts_is_torchs(dtype: torch.dtype, bound: float) -> N
         assert (one.grad - other.grad).norm() < bound * other.grad.norm()
 
 
-def learning(layers: torch.nn.ModuleList) -> dict[str, Tensor]:
+def learning(layers: torch.nn.Module) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in layers.named_parameters() if p.grad is not None and p.requires_grad}
 
 

@@ -163,7 +163,7 @@ def stage_seconds(recipe: Recipe, sample: Sample, student: Student, teacher: Tea
     scored = steps / train.dev_every * min(DEV_CAPTIONS, sample.dev) if train.dev_every else 0.0
     cached = recipe.cache.shard_rows * len(list(recipe.cache_folder.glob("train/captions*/[0-9]*.safetensors")))
     _, states = gigabytes(recipe, 1, sample.pairs, student, teacher)
-    positions = states * 1e9 / 2 / student.bert.config.hidden_size  # mean per training caption; dev captions have all
+    positions = states * 1e9 / 2 / student.bert.dimensions.width  # mean per training caption; dev captions have all
     dev = sample.dev * (1 if rows <= FEW else recipe.window / positions)
     return {
         "corpus": sample.seconds + START_SECONDS,
@@ -191,7 +191,7 @@ def measure_speed(recipe: Recipe, sample: Sample, student: Student, teacher: Tea
         return Speed(caption, 0.0, 0, _memory(device))
     captions, sums, frozen = shards[-1]
     cache = Cache([captions | (frozen if depth is not None else {})], rows, sums, teacher.widths)
-    width, scale = student.bert.config.hidden_size, 1e-3
+    width, scale = student.bert.dimensions.width, 1e-3
     maps = [Ridge(torch.full((cache.width, width), scale), torch.zeros(cache.window, cache.width))]
     if cache.pooled_width:
         maps.append(Ridge(torch.full((cache.pooled_width, width), scale), torch.zeros(1, cache.pooled_width)))

@@ -42,7 +42,7 @@ class PromptEncoder:
         self.meta, self.tokens = artifact.meta, PromptTokenizer.of(artifact)
         check_fit(path, self.meta, pipe)
         self.device, self.dtype = torch.device(device), pipe.unet.dtype
-        self.bert = Bert(self.meta.dimensions, self._placed(artifact.bert))
+        self.bert = Bert.from_tensors(self.meta.dimensions, self._placed(artifact.bert)).requires_grad_(False)
         structure, pooled = Structure.of(artifact), Structure.of_pooled(artifact)
         self.structure = replace(structure, **self._placed(structure.tensors()))
         self.pooled = pooled and replace(pooled, **self._placed(pooled.tensors()))

@@ -43,7 +43,7 @@ def convert_published(settings: ConvertSettings) -> Path:
     if out.suffix not in (".safetensors", ".sft"):
         raise SettingsError(f"--out {out}: ComfyUI lists .safetensors files only; name it so")
     published = read(source, settings.tokenizer)
-    positions = published.bert.config.max_position_embeddings
+    positions = published.bert.dimensions.positions
     window = settings.window or published.window
     if not 3 <= window <= positions:
         raise SettingsError(f"--window {window}: {published.where} has {positions} positions; give 3 to {positions}")
@@ -54,7 +54,7 @@ def convert_published(settings: ConvertSettings) -> Path:
         positions=positions,
         window=window,
         position0="learnt",
-        teacher=TeacherInfo("none", "", -1, student.bert.config.hidden_size),
+        teacher=TeacherInfo("none", "", -1, student.bert.dimensions.width),
         strategy="converted",
         corpus=CorpusInfo(0, ""),
         licence=settings.licence,

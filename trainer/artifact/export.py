@@ -19,7 +19,6 @@ from ..base.recipe import Recipe, SettingsError
 from ..base.settings import public, public_name
 from ..cache.shards import Cache
 from ..corpus import stage as corpus
-from ..models.bert import dimensions_of
 from ..models.student import Student
 from ..progress import Listener
 from ..report.stage import Finished, strategy_name
@@ -93,6 +92,7 @@ def sample(recipe: Recipe, student: Student) -> torch.Tensor:
 def save_adapter(recipe: Recipe, adapter: Any) -> None:
     """Write PEFT's adapter to RUN/adapter, with nothing in it that changes from run to run."""
     config = adapter.peft_config["default"]
+    config.task_type = "FEATURE_EXTRACTION"  # without one PEFT writes the module's class, which is not transformers'
     config.base_model_name_or_path = public_name(recipe.student.model)
     config.target_modules = sorted(config.target_modules)  # of a set, whose order is another in every process
     with replacing_folder(recipe.folder / "adapter") as folder:
@@ -127,7 +127,7 @@ def artifact_of(student: Student, positions: int, window: int, **facts: Any) -> 
     pooled |= {name: tensor for name, tensor in maps.items() if tensor is not None}
     return Artifact(
         meta=Meta(
-            dimensions=replace(dimensions_of(student.bert), positions=positions),
+            dimensions=replace(student.bert.dimensions, positions=positions),
             special_ids=student.tokens.special,
             window=window,
             mask_padding=student.mask_padding,

@@ -16,6 +16,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from zhclip.bert import Bert
+
 from ..base.errors import one_line
 from ..models.bert import ANCHOR, bert_of, load_bert
 from ..models.load import CHECKPOINTS, ModelError, read_config, read_tensors, resolve, under_anchor
@@ -36,8 +38,8 @@ XLM_R = (
 class Published:
     """A published encoder, by transformers' own classes, with what its pipeline does around it."""
 
-    bert: BertModel  # as this repository loads it, strictly
-    source: BertModel | ChineseCLIPTextModel  # as transformers loads it
+    bert: Bert  # as this repository loads it, strictly
+    source: Bert | BertModel | ChineseCLIPTextModel  # as transformers loads it
     tokenizer: PreTrainedTokenizerBase
     window: int  # positions that its pipeline pads a prompt to
     mask_padding: bool
@@ -47,7 +49,9 @@ class Published:
     def encode(self, texts: list[str], window: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids (B, window) and last hidden states (B, window, S), as the encoder's own pipeline computes them."""
         batch = self.tokenizer(texts, padding="max_length", max_length=window, truncation=True, return_tensors="pt")
-        mask = batch.attention_mask if self.mask_padding else None
+        mask = batch.attention_mask if self.mask_padding else torch.ones_like(batch.attention_mask)
+        if isinstance(self.source, Bert):
+            return batch.input_ids, self.source(batch.input_ids, mask.bool())
         return batch.input_ids, self.source(input_ids=batch.input_ids, attention_mask=mask).last_hidden_state
 
 
@@ -103,7 +107,7 @@ def _refuse_foreign(tensors: dict[str, torch.Tensor], where: str) -> None:
         raise ModelError(f"{where}: {XLM_R}")
 
 
-def _from_folder(folder: Path) -> tuple[BertModel, BertModel | ChineseCLIPTextModel]:
+def _from_folder(folder: Path) -> tuple[Bert, BertModel | ChineseCLIPTextModel]:
     """The BERT of a folder in Hugging Face layout: ours, and transformers' own."""
     kind = read_config(folder, FLAG).get("model_type")
     if kind in ("xlm-roberta", "roberta", "altclip", "altclip_text_model"):
@@ -114,7 +118,7 @@ def _from_folder(folder: Path) -> tuple[BertModel, BertModel | ChineseCLIPTextMo
     return bert.train(False), getattr(whole, "text_model", whole).float().train(False)
 
 
-def _tokenizer(given: str, bert: BertModel, where: str) -> PreTrainedTokenizerBase:
+def _tokenizer(given: str, bert: Bert, where: str) -> PreTrainedTokenizerBase:
     path = resolve(given, "tokenizer")
     path = path / "tokenizer" if (path / "tokenizer").is_dir() else path
     # cn_clip keeps a vocab.txt without any word on how to read it: by the rules of Google's Chinese BERT.
@@ -126,7 +130,7 @@ def _tokenizer(given: str, bert: BertModel, where: str) -> PreTrainedTokenizerBa
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"{where}: the tokenizer {path} cannot be read ({one_line(error)})") from error
-    rows = bert.config.vocab_size
+    rows = bert.dimensions.vocabulary
     if tokenizer.vocab_size > rows:
         raise ModelError(f"{where}: the tokenizer {path} has {tokenizer.vocab_size} tokens and the encoder {rows} rows")
     for name in (tokenizer.cls_token, tokenizer.sep_token, tokenizer.pad_token, tokenizer.unk_token):
@@ -136,9 +140,9 @@ def _tokenizer(given: str, bert: BertModel, where: str) -> PreTrainedTokenizerBa
     return tokenizer
 
 
-def _pipeline_window(tokenizer: PreTrainedTokenizerBase, bert: BertModel) -> int:
-    return min(tokenizer.model_max_length, WINDOW_LIMIT, bert.config.max_position_embeddings)
+def _pipeline_window(tokenizer: PreTrainedTokenizerBase, bert: Bert) -> int:
+    return min(tokenizer.model_max_length, WINDOW_LIMIT, bert.dimensions.positions)
 
 
-def _capped(bert: BertModel) -> int:
-    return min(CHINESE_CLIP_WINDOW, bert.config.max_position_embeddings)
+def _capped(bert: Bert) -> int:
+    return min(CHINESE_CLIP_WINDOW, bert.dimensions.positions)

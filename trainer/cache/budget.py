@@ -60,7 +60,7 @@ def both_fit(recipe: Recipe, rows: int, targets: float, states: float) -> bool:
 def gigabytes(recipe: Recipe, rows: int, sample: list[Pair], student: Student, teacher: Teacher) -> tuple[float, float]:
     """What so many training captions take: the targets with what stands beside them, and the frozen layers' output."""
     positions = rows * _mean_positions(sample, recipe.train.pad_positions, student, teacher)
-    width = student.bert.config.hidden_size
+    width = student.bert.dimensions.width
     # The untrained student's sentence vectors, pooled vectors, ids, and once for all captions the normal equations.
     pooled = teacher.pooled_width
     sums = (width + recipe.window) * (width + teacher.width) + (pooled > 0) * (width + 1) * (width + pooled)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from zhclip.bert import unpack
 from zhclip.io import digest
 from zhclip.positions import draw_positions, position_weights
 from zhclip.ridge import RidgeSums, sum_by_position
@@ -20,7 +21,6 @@ from zhclip.vectors import norms, sentence_vector, unit
 from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
 from ..models.load import check_finite
-from ..models.ragged import spread
 from ..models.student import Student
 from ..models.teacher import Teacher
 from .shards import Shard
@@ -137,10 +137,10 @@ class Making:
         trunk, last, text = self._states(ids, positions, there, self.depth or 0)
         check_finite(target.half(), [p.en for p in texts], f"--teacher.model {self.teacher.name}")
         for outputs in (last, trunk.half()):
-            check_finite(spread(outputs, kept, there.shape), [p.zh for p in texts], "--student.model")
+            check_finite(unpack(outputs, kept, there.shape), [p.zh for p in texts], "--student.model")
         widths = self.teacher.widths
         english = sentence_vector(target, (positions < en_length[:, None]) & there, widths)
-        states = spread(last, kept, there.shape)  # (B, P, S)
+        states = unpack(last, kept, there.shape)  # (B, P, S)
         beside = {"pooled": sentence_vector(states, text)}
         target = target.flatten(0, 1)[kept]
         at, weight = positions.flatten()[kept], weight.to(device)[kept]
@@ -166,9 +166,9 @@ class Making:
         and after all, and which are text (B, P)."""
         student, kept = self.student, there.flatten().nonzero()[:, 0]
         text = student.tokens.key_mask(ids) & there
-        hidden = student.bert.embeddings(input_ids=ids, position_ids=positions).flatten(0, 1)[kept]
-        trunk = student.layers(hidden, student.keys(ids) & there, 0, depth, kept)
-        return trunk, student.layers(trunk, student.keys(ids) & there, depth, student.depth, kept), text
+        keys = student.keys(ids) & there
+        trunk = student.bert(ids, keys, positions, kept, last=depth)
+        return trunk, student.bert(ids, keys, positions, kept, trunk, depth), text
 
 
 def _by_caption(positions: torch.Tensor, counts: torch.Tensor) -> list[torch.Tensor]:

@@ -6,9 +6,10 @@ import functools
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
 from zhclip.artifact import Dimensions, bert_shapes
+from zhclip.bert import Bert
 
 from .load import ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
 
@@ -25,7 +26,7 @@ NAMES = (  # in a configuration of transformers, in the order of Dimensions
 KINDS = ("bert", "chinese_clip", "chinese_clip_text_model")
 
 
-def load_bert(folder: Path, flag: str, weights: bool = True) -> BertModel:
+def load_bert(folder: Path, flag: str, weights: bool = True) -> Bert:
     """The BERT of a folder in Hugging Face layout, alone or inside a ChineseCLIPModel. Without `weights` it has the
     shapes that its config.json says, and nothing learnt. Raises ModelError."""
     config = read_config(folder, flag)
@@ -33,16 +34,25 @@ def load_bert(folder: Path, flag: str, weights: bool = True) -> BertModel:
     if kind not in KINDS:
         raise ModelError(f"--{flag} {folder}: model_type is {kind!r}; a student is one of {', '.join(KINDS)}")
     text = config.get("text_config") or config if kind == "chinese_clip" else config
-    if text.get("hidden_act", "gelu") != "gelu":
-        raise ModelError(f"--{flag} {folder}: its activation is {text['hidden_act']}; the node runs gelu")
+    require_gelu(text, f"--{flag} {folder}")
     if not weights:
-        default = BertConfig()
-        told = Dimensions(*(text.get(name, getattr(default, name)) for name in NAMES))
-        return stand_in(functools.partial(bare_bert, bert_config(told)))
+        return stand_in(functools.partial(Bert, dimensions_from_config(text)))
     return bert_of(text, under_anchor(read_tensors(folder, flag), ANCHOR), f"--{flag} {folder}")
 
 
-def bert_of(text: dict, tensors: dict[str, torch.Tensor], where: str) -> BertModel:
+def require_gelu(config: dict, where: str) -> None:
+    """Raise ModelError, which begins with `where`, for another activation than zhclip.bert's."""
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise ModelError(f"{where}: its activation is {config['hidden_act']}; the node runs gelu")
+
+
+def dimensions_from_config(config: dict) -> Dimensions:
+    """The shape that a config.json of transformers describes; what it leaves out has BertConfig's defaults."""
+    default = BertConfig()
+    return Dimensions(*(config.get(name, getattr(default, name)) for name in NAMES))
+
+
+def bert_of(text: dict, tensors: dict[str, torch.Tensor], where: str) -> Bert:
     """A BERT from its config.json and its tensors, named without prefix, and nothing else among them.
 
     Raises ModelError, which begins with `where`.
@@ -61,12 +71,7 @@ def bert_of(text: dict, tensors: dict[str, torch.Tensor], where: str) -> BertMod
     unknown = [name for name in unknown if not name.startswith("pooler.") and "position_ids" not in name]
     if unknown:
         raise ModelError(f"{where}: beside a BERT's tensors it has {len(unknown)} others, the first is {unknown[0]}")
-    return load_strict(functools.partial(bare_bert, bert_config(dimensions)), tensors, ANCHOR, where)
-
-
-def bare_bert(config: BertConfig) -> BertModel:
-    """A BERT without the pooler, which no output here needs."""
-    return BertModel(config, add_pooling_layer=False)
+    return load_strict(functools.partial(Bert, dimensions), tensors, ANCHOR, where)
 
 
 def _dimensions(text: dict, tensors: dict[str, torch.Tensor]) -> Dimensions:
@@ -83,24 +88,3 @@ def _dimensions(text: dict, tensors: dict[str, torch.Tensor]) -> Dimensions:
         types=tensors["embeddings.token_type_embeddings.weight"].shape[0],
         layer_norm_eps=text.get("layer_norm_eps", default.layer_norm_eps),
     )
-
-
-def bert_config(d: Dimensions) -> BertConfig:
-    """transformers' configuration of a student: dropout off."""
-    return BertConfig(
-        vocab_size=d.vocabulary,
-        hidden_size=d.width,
-        num_hidden_layers=d.layers,
-        num_attention_heads=d.heads,
-        intermediate_size=d.intermediate,
-        max_position_embeddings=d.positions,
-        type_vocab_size=d.types,
-        layer_norm_eps=d.layer_norm_eps,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-
-
-def dimensions_of(bert: BertModel) -> Dimensions:
-    """The shape of a loaded BERT."""
-    return Dimensions(*(getattr(bert.config, name) for name in NAMES))

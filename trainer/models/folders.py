@@ -6,21 +6,20 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import BertConfig, BertModel, CLIPTextConfig
+from transformers import CLIPTextConfig
 
+from zhclip.bert import Bert
 from zhclip.models import Kind, Part
 
 from . import clip_checkpoint as clip
-from .bert import ANCHOR, bare_bert
+from .bert import ANCHOR, dimensions_from_config, require_gelu
 from .download import parts_of, text_encoder
 from .load import ModelError, load_strict, read_config, read_tensors, stand_in, under_anchor
 
-Make = Callable[[], clip.Clip | BertModel]
+Make = Callable[[], clip.Clip | Bert]
 
 
-def encoders_of_folder(
-    model: str, folder: Path, flag: str, weights: bool
-) -> tuple[Kind, tuple[clip.Clip | BertModel, ...]]:
+def encoders_of_folder(model: str, folder: Path, flag: str, weights: bool) -> tuple[Kind, tuple[clip.Clip | Bert, ...]]:
     """The kind of checkpoint that a model is of, whose small files lie in `folder`, and its text encoders; without
     `weights` their shapes alone, for which no weights are downloaded. Raises ModelError."""
     kind, folders = parts_of(folder, flag)
@@ -39,12 +38,13 @@ def _make(kind: Kind, part: Part, folder: Path, flag: str) -> tuple[Make, str]:
         text = config.get("text_config", config) if model_type == "clip" else config
         return functools.partial(clip.clip_class(kind, part), CLIPTextConfig(**_arguments(text))), clip.ANCHOR
     if model_type == "bert" and len(kind.parts) == 1:
-        return functools.partial(bare_bert, BertConfig(**_arguments(config))), ANCHOR
+        require_gelu(config, f"--{flag} {folder}")
+        return functools.partial(Bert, dimensions_from_config(config)), ANCHOR
     bert = " or bert" if len(kind.parts) == 1 else ""
     raise ModelError(f"--{flag} {folder}: model_type is {model_type!r}; a teacher is clip, clip_text_model{bert}")
 
 
-def _loaded(make: Make, anchor: str, folder: Path, flag: str) -> clip.Clip | BertModel:
+def _loaded(make: Make, anchor: str, folder: Path, flag: str) -> clip.Clip | Bert:
     tensors = read_tensors(folder, flag)
     own = clip.named(tensors) if anchor == clip.ANCHOR else under_anchor(tensors, anchor)
     return load_strict(make, own, anchor, f"--{flag} {folder}")

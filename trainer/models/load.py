@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from tqdm import tqdm
-from transformers.initialization import no_init_weights
 
 from zhclip.models import KINDS
 
@@ -174,7 +174,7 @@ def load_strict(make: Callable[[], Module], tensors: dict[str, torch.Tensor], an
     tensors: floats, named without the prefix that `anchor` has in the module. Raises ModelError, which begins with
     `where`, unless every parameter is given, and finite.
     """
-    with no_init_weights():  # drawing the random numbers that are replaced here takes longer than reading the file
+    with init_empty_weights():  # drawing random numbers would take longer than reading the file
         module = make()
     prefix = prefix_of(module.state_dict(), anchor) or ""
     named = {name.removeprefix(prefix): name for name in module.state_dict()}
@@ -195,18 +195,21 @@ def load_strict(make: Callable[[], Module], tensors: dict[str, torch.Tensor], an
             f"{where}: {spoilt[0]} holds NaN or infinity ({len(spoilt)} of {len(own_tensors)} tensors do); copy or "
             "download the model again, or take another"
         )
-    module.load_state_dict(own_tensors, strict=False)
+    own_tensors = {own: tensor.to(torch.float32, copy=True) for own, tensor in own_tensors.items()}
+    module.load_state_dict(own_tensors, strict=False, assign=True)
     return module
 
 
 def stand_in(make: Callable[[], Module]) -> Module:
     """The module that `make` builds, with small random numbers in place of weights: for what only its shapes decide."""
-    with no_init_weights():
+    with init_empty_weights():
         module = make()
     noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02
-    for tensor in module.parameters():
-        for part in tensor.data.view(-1).split(len(noise)):
-            part.copy_(noise[: len(part)])
+    tensors = {}
+    for name, parameter in module.named_parameters():
+        times = -(-parameter.numel() // len(noise))
+        tensors[name] = noise.repeat(times)[: parameter.numel()].view(parameter.shape)
+    module.load_state_dict(tensors, strict=False, assign=True)
     return module
 
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import BertModel
 
 from zhclip.artifact import Artifact
+from zhclip.bert import Bert, unpack
 from zhclip.emphasis import combine, rows
 from zhclip.structure import Structure, project
 from zhclip.tokens import PromptTokenizer
 
-from .bert import ANCHOR, bare_bert, bert_config, load_bert
+from .bert import ANCHOR, load_bert
 from .download import small_files, text_encoder
 from .load import ModelError, load_strict
-from .ragged import layer, spread
 from .tokenizer import load_tokens
 
 FLAG = "student.model"
@@ -30,7 +29,7 @@ class Student(nn.Module):
     be computed once.
     """
 
-    def __init__(self, bert: BertModel, tokens: PromptTokenizer, mask_padding: bool = True) -> None:
+    def __init__(self, bert: Bert, tokens: PromptTokenizer, mask_padding: bool = True) -> None:
         super().__init__()
         self.bert = bert
         self.tokens = tokens
@@ -47,8 +46,7 @@ class Student(nn.Module):
         """The encoder of an artifact, with its structure, ready to encode."""
         meta, tensors = artifact.meta, artifact.bert
         fp32 = {k: v.float() for k, v in tensors.items()}
-        make = functools.partial(bare_bert, bert_config(meta.dimensions))
-        bert = load_strict(make, fp32, ANCHOR, "artifact")
+        bert = load_strict(functools.partial(Bert, meta.dimensions), fp32, ANCHOR, "artifact")
         student = cls(bert, PromptTokenizer.of(artifact), meta.mask_padding)
         student.structure, student.pooled = Structure.of(artifact), Structure.of_pooled(artifact)
         return student.requires_grad_(False).train(False)
@@ -56,7 +54,7 @@ class Student(nn.Module):
     @property
     def depth(self) -> int:
         """Number of layers."""
-        return self.bert.config.num_hidden_layers
+        return self.bert.dimensions.layers
 
     def set_projection(self, ridge: Ridge, pooled: Ridge | None = None) -> None:
         """Put a trainable map and bias after the last layer, and others for the pooled vector, if there is one."""
@@ -70,21 +68,6 @@ class Student(nn.Module):
     def keys(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, W) ids -> (B, W) bool, True where a key may be seen."""
         return self.tokens.key_mask(ids) if self.mask_padding else torch.ones_like(ids, dtype=torch.bool)
-
-    def layers(
-        self, hidden: torch.Tensor, keys: torch.Tensor, first: int, last: int, kept: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Run layers [first, last) on (B, W, S); keys (B, W) bool, True where a key may be seen.
-
-        With `kept` (T,), only those positions of the flat (B, W) are there: (T, S) -> (T, S).
-        """
-        for block in self.bert.encoder.layer[first:last]:
-            hidden = block(hidden, keys[:, None, None, :]) if kept is None else layer(block, hidden, keys, kept)
-        return hidden
-
-    def hidden(self, ids: torch.Tensor, depth: int) -> torch.Tensor:
-        """(B, W) ids -> (B, W, S), the hidden state after `depth` layers."""
-        return self.layers(self.bert.embeddings(input_ids=ids), self.keys(ids), 0, depth)
 
     def forward(
         self,
@@ -103,18 +86,16 @@ class Student(nn.Module):
         it is known already. `hidden_keys` (B, P) bool hides some more positions as keys.
         """
         keys = self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys
-        # Read back in half precision, as it is stored.
-        hidden = self.bert.embeddings(input_ids=ids, position_ids=positions) if trunk is None else trunk.float()
-        depth = 0 if trunk is None else depth
-        if kept is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, kept)
-            positions = None if positions is None else positions.flatten()[kept]
-        last = self.layers(hidden, keys, depth, self.depth, kept)
+        if trunk is not None:
+            trunk = trunk.float()  # from half precision, as it is stored
+        last = self.bert(ids, keys, positions, kept, trunk, 0 if trunk is None else depth)
+        if kept is not None and positions is not None:
+            positions = positions.flatten()[kept]
         z = project(last, self.proj_weight, bias_at(self.proj_bias, positions))
-        z = z if kept is None else spread(z, kept, keys.shape)
+        z = z if kept is None else unpack(z, kept, keys.shape)
         if self.pooled is None and self.pooled_weight is None:
             return z, None
-        first = (last if kept is None else spread(last, kept, keys.shape))[:, :1]  # a window of one, as in the file
+        first = (last if kept is None else unpack(last, kept, keys.shape))[:, :1]  # a window of one, as in the file
         return z, project(first, self.pooled_weight, self.pooled_bias)[:, 0]
 
     def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:
@@ -156,7 +137,7 @@ def load_student(model: str, window: int, device: torch.device | str = "cpu", we
     """
     folder = text_encoder(model, FLAG) if weights else small_files(model, FLAG)
     bert = load_bert(folder, FLAG, weights)
-    positions = bert.config.max_position_embeddings
+    positions = bert.dimensions.positions
     if window > positions:
         raise ModelError(f"--{FLAG} {folder}: {positions} positions, and --window asks for {window}")
     return Student(bert, load_tokens(model, window)).requires_grad_(False).train(False).to(device)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
+from zhclip.bert import Bert
 from zhclip.io import digest
 from zhclip.models import Kind, Part
 from zhclip.vectors import standardise
@@ -32,7 +33,7 @@ class Teacher:
     `causal` teachers have a constant first position.
     """
 
-    models: tuple[Clip | BertModel, ...]
+    models: tuple[Clip | Bert, ...]
     kind: Kind
     tokenizer: PreTrainedTokenizerBase
     window: int
@@ -46,22 +47,23 @@ class Teacher:
     @property
     def causal(self) -> bool:
         """True for CLIP: position 0 sees itself alone, so it is one vector for every prompt."""
-        return not isinstance(self.models[0], BertModel)
+        return not isinstance(self.models[0], Bert)
 
     @property
     def width(self) -> int:
         """Width of the target vectors, D: that of all parts."""
-        return sum(model.config.hidden_size for model in self.models)
+        return sum(map(width_of, self.models))
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Width of each part of the target vectors; empty where there is one."""
-        return tuple(model.config.hidden_size for model in self.models) if len(self.models) > 1 else ()
+        return tuple(map(width_of, self.models)) if len(self.models) > 1 else ()
 
     @property
     def pooled_width(self) -> int:
         """Width of the pooled vectors, G; 0 where there are none."""
-        return self.models[-1].config.projection_dim if self.kind.pooled else 0
+        last = self.models[-1]
+        return last.config.projection_dim if isinstance(last, CLIPTextModelWithProjection) else 0
 
     @property
     def final_norm(self) -> bool:
@@ -140,10 +142,11 @@ class Teacher:
         behind = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         states = []
         for part, model in zip(self.kind.parts, self.models):
+            assert not isinstance(model, Bert)  # which is not causal
             hidden, last = self._hidden(part, model, ids if part.pad is None else ids.masked_fill(behind, part.pad))
             states.append(_at(hidden, positions).float())
         targets, pooled = standardise(torch.cat(states, dim=-1), self.mean, self.std), None
-        if self.kind.pooled:
+        if isinstance(model, CLIPTextModelWithProjection):
             # Of the last part. Not the module's own, whose rule for the end token depends on its config.json.
             pooled = model.text_projection(_at(last, lengths[:, None] - 1)[:, 0]).float()
             pooled = standardise(pooled, self.pooled_mean, self.pooled_std)
@@ -161,14 +164,26 @@ class Teacher:
         return tower.final_layer_norm(hidden) if part.final_norm else hidden, out.last_hidden_state
 
     def _bert_states(self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        out = self.models[0](
-            input_ids=ids.gather(1, positions),
-            attention_mask=(positions < lengths[:, None]).long(),
-            position_ids=positions,
-            output_hidden_states=self.layer != -1,
+        bert = self.models[0]
+        hidden = bert(
+            ids.gather(1, positions), positions < lengths[:, None], positions, last=self.layer % (layers_of(bert) + 1)
         )
-        hidden = out.last_hidden_state if self.layer == -1 else out.hidden_states[self.layer]
         return standardise(hidden.float(), self.mean, self.std)
+
+
+def width_of(model: Clip | Bert) -> int:
+    """Width of a text encoder's hidden states."""
+    return model.dimensions.width if isinstance(model, Bert) else model.config.hidden_size
+
+
+def layers_of(model: Clip | Bert) -> int:
+    """Number of a text encoder's layers."""
+    return model.dimensions.layers if isinstance(model, Bert) else model.config.num_hidden_layers
+
+
+def positions_of(model: Clip | Bert) -> int:
+    """Number of a text encoder's positions."""
+    return model.dimensions.positions if isinstance(model, Bert) else model.config.max_position_embeddings
 
 
 def _at(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -212,14 +227,14 @@ def load_teacher(
     kind, encoders = (
         clips_of_checkpoint(path, FLAG) if path.is_file() else encoders_of_folder(model, path, FLAG, weights)
     )
-    positions = min(encoder.config.max_position_embeddings for encoder in encoders)
+    positions = min(map(positions_of, encoders))
     if window > positions:
         raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
     for encoder in encoders:
         encoder.requires_grad_(False).train(False).to(device)
     teacher = Teacher(encoders, kind, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
     for part, encoder in zip(kind.parts, encoders):
-        states = encoder.config.num_hidden_layers + 1
+        states = layers_of(encoder) + 1
         if not -states <= teacher._layer(part) < states:
             raise ModelError(f"--teacher.layer {layer}: {model} has no such hidden state, it has {states}")
     return teacher

@@ -100,9 +100,9 @@ def open_training(recipe: Recipe, device: torch.device | str) -> tuple[Student, 
     depth = trunk_depth(train, student.depth)
     cache = Cache.open(recipe.cache_folder / "train", depth, train.pad_positions)
     ridge_start = train.start == "ridge" or train.strategy == "ridge"
-    if not ridge_start and cache.width != student.bert.config.hidden_size:
+    if not ridge_start and cache.width != student.bert.dimensions.width:
         raise SettingsError(
-            f"the student is {student.bert.config.hidden_size} wide and the teacher {cache.width}: "
+            f"the student is {student.bert.dimensions.width} wide and the teacher {cache.width}: "
             "only --train.start ridge brings the map between them"
         )
     maps = [cache.ridge(train.ridge_lambda), cache.projected_ridge(train.ridge_lambda)] if ridge_start else [None]
