@@ -14,6 +14,7 @@ from comfy_api.latest import io, ui
 
 from ..zhclip.artifact import Artifact, TeacherInfo, load, save
 from ..zhclip.calibration import CHOOSE, FIT, JUDGE, Layer
+from ..zhclip.device import cpu_has_bf16
 from ..zhclip.models import kind_of
 from ..zhclip.positions import WHOLE_EVERY, TokenPair, batches
 from ..zhclip.structure import Structure
@@ -245,9 +246,7 @@ def projection(structure: Structure) -> Structure:
 def autocast_on_cpu() -> Any:
     """A context in which a CPU with bf16 instructions multiplies in bf16, several times as fast; it has no effect on a
     GPU."""
-    # torch 2.4 has no get_capabilities.
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(capabilities.get("avx512_bf16")))
+    return torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16())
 
 
 def check_match(zhclip: Any, artifact: Artifact, teacher: Teacher) -> None:

@@ -19,8 +19,8 @@ from tqdm import trange
 
 from painter import drawable, picture, unet
 from painter.paint import score_encoder
-from trainer.base.device import cpu_has_bf16
 from trainer.models.student import load_student
+from zhclip.device import cpu_has_bf16
 
 BATCH = 64
 CAPTIONS = 16_000

@@ -22,7 +22,6 @@ from transformers import ChineseCLIPModel
 
 from tests import encoders
 from trainer.artifact import export
-from trainer.base.device import best_precision, precision_of
 from trainer.base.recipe import LORA, Recipe, SettingsError
 from trainer.base.settings import parse_recipe
 from trainer.cache import stage as cache
@@ -37,6 +36,7 @@ from trainer.training.loss import Loss
 from trainer.training.objective import contrast_loss, cosine_loss
 from trainer.training.opening import accelerator_of, ahead, fits_on, trained_student
 from zhclip.artifact import Artifact, load
+from zhclip.device import best_precision, nvidia_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "recipes" / "tiny.yaml"
@@ -320,9 +320,22 @@ def test_fp16_scales_the_gradient_and_a_resumed_run_knows_the_scale(
     assert checkpoint.read(last).scaler == scaler
 
 
-@pytest.mark.parametrize("card, precision", [((6, 1), "no"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16")])
-def test_precision_follows_what_a_card_computes_in_itself(card: tuple[int, int], precision: str) -> None:
-    assert precision_of(card) == precision
+CARDS = {
+    ((6, 1), "NVIDIA GeForce GTX 1080"): "no",
+    ((7, 0), "Tesla V100-SXM2-16GB"): "fp16",
+    ((7, 5), "Tesla T4"): "fp16",
+    ((7, 5), "NVIDIA GeForce RTX 2060 SUPER"): "fp16",
+    ((7, 5), "NVIDIA GeForce GTX 1660 Ti"): "no",
+    ((7, 5), "NVIDIA GeForce MX450"): "no",
+    ((7, 5), "NVIDIA T1200 Laptop GPU"): "no",
+    ((8, 6), "NVIDIA GeForce RTX 3060"): "bf16",
+    ((9, 0), "NVIDIA H100 80GB HBM3"): "bf16",
+}
+
+
+@pytest.mark.parametrize("card", CARDS, ids=str)
+def test_precision_follows_what_a_card_computes_in_itself(card: tuple[tuple[int, int], str]) -> None:
+    assert nvidia_precision(*card) == CARDS[card]
 
 
 def test_the_precision_that_was_chosen_is_written_down(base: Recipe, tmp_path: Path) -> None:

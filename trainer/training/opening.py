@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 
-from ..base.device import best_precision
+from zhclip.device import best_precision
+
 from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import check_settings, require
 from ..cache.shards import Cache

@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 
+from zhclip.device import best_precision
 from zhclip.prompt import normalise
 
-from ..base.device import has_bf16, processes
+from ..base.device import processes
 from ..base.files import file_sha256, replacing, write_text
 from ..base.locks import hold
 from ..base.recipe import SettingsError, Source
@@ -158,7 +159,7 @@ def translate(
 
 def dtype_of(settings: TranslateSettings) -> torch.dtype:
     """bf16 where it is asked for, or `auto` and a GPU computes in it; else fp32."""
-    gpu = torch.cuda.is_available() and has_bf16()
+    gpu = torch.cuda.is_available() and best_precision() == "bf16"
     return torch.bfloat16 if settings.precision == "bf16" or (settings.precision == "auto" and gpu) else torch.float32
 
 

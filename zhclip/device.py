@@ -1,0 +1,38 @@
+"""The precision that a device computes in fastest."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+# NVIDIA's Turing cards without tensor cores: GTX 16, MX450 and MX550, T500 to T2000, CMP 30HX.
+NO_TENSOR_CORES = re.compile(r"\b(16[3-6]0|MX[45]50|T5[05]0|T600|T1000|T1200|T2000|30HX)\b")
+
+
+def best_precision() -> str:
+    """Accelerate's name of the fastest precision of the first GPU, else of the CPU: bf16, fp16, or no for fp32."""
+    if not torch.cuda.is_available():
+        return "bf16" if cpu_has_bf16() else "no"
+    if torch.version.hip:
+        return "bf16"
+    return nvidia_precision(torch.cuda.get_device_capability(), torch.cuda.get_device_name())
+
+
+def nvidia_precision(capability: tuple[int, int], name: str) -> str:
+    """The fastest precision of an NVIDIA GPU, by its compute capability and name.
+
+    Before Ampere (8.0) bf16 is emulated, though torch.cuda.is_bf16_supported() counts it. Volta and Turing (7.x: V100,
+    T4, RTX 20) are fast in fp16, except for cards without tensor cores, whose fp16 also gives NaN in places; older ones
+    are slower in fp16 than in fp32.
+    """
+    if capability >= (8, 0):
+        return "bf16"
+    return "fp16" if capability >= (7, 0) and not NO_TENSOR_CORES.search(name) else "no"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has AVX512's bf16 instructions; without them it emulates bf16, slower than fp32."""
+    # torch 2.4 has no get_capabilities.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16"))
