@@ -1,59 +1,110 @@
-"""Every stage stopped at random moments, and on a full disk: the same end, or one line that says what to do."""
+"""Runs that are killed, stopped, cancelled or out of disk: the same end after the next call, and one line meanwhile."""
 
 from __future__ import annotations
 
+import logging
+import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="both fork a process that torch is loaded in")
+import trainer
+from tests import runs
+from tests.tree import ROOT, python
+from tests.tree import trainer as command
+from trainer.base.settings import parse_recipe
+from trainer.progress import Cancelled, Progress
 
-
-def table(module: str, *arguments: str) -> list[list[str]]:
-    """The rows of the table that a module of the tests prints; it fails when anything was lost."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")][1:]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="by signals, forks and limits of a file's size")
+RUN = ["run", "--config", runs.TINY, "--window", "32"]
 
 
-@pytest.mark.slow
-def test_every_stage_killed_at_random_moments_ends_in_the_same_bytes() -> None:
-    # All stages, 20 times each: docs/results.md. Here a few, for a kill and the end of its run take seconds.
-    stages = ["corpus", "cache", "train", "export"]
-    rows = table("tests.crashes", "--kills", "2", "--stages", *stages)
-    assert [row[0] for row in rows] == [*stages, "all"]
-    assert all(kills == identical == "2" for _, _, kills, _, identical in rows[:-1])
-    assert int(rows[-1][3]) >= len(stages)
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Flags that name small encoders and a corpus."""
+    return runs.inputs(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.mark.slow
-def test_the_whole_command_killed_while_it_downloads_and_behind_that_ends_in_the_same_bytes() -> None:
-    # Ten times: docs/results.md.
-    (row, _) = table("tests.crashes", "--command", "3")
-    assert row[2:] == ["3", "3", "3"]
+@pytest.fixture(scope="module")
+def finished(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an unbroken run."""
+    return contents(runs.run(tmp_path_factory.mktemp("finished") / "run", inputs))
 
 
-@pytest.mark.slow
-def test_ctrl_c_once_or_twice_and_sigterm_say_where_the_run_goes_on() -> None:
-    rows = table("tests.crashes", "--kills", "3", "--polite", "--stages", "train")
-    assert [(row[0], row[2], row[4]) for row in rows] == [("train", "3", "3"), ("all", "3", "3")]
+def contents(folder: Path) -> dict[str, bytes]:
+    """A run's files but its recipe, which names the folder."""
+    return {name: text for name, text in runs.contents(folder).items() if name != "recipe.yaml"}
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        ["cache", "--limit"],
-        pytest.param(["train", "--limit"], marks=pytest.mark.slow),
-        pytest.param(["train"], marks=pytest.mark.slow),
-    ],
-)
-def test_a_full_disk_is_said_and_loses_nothing(given: list[str]) -> None:
-    rows = table("tests.full_disk", "--stages", *given)
-    assert len(rows) >= 2
-    assert any("give the same command again: it goes on where it stopped" in row[2] for row in rows)
+@pytest.mark.parametrize("kills", ["3", pytest.param("20", marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(kills: str) -> None:
+    done = python("-m", "tests.crashes", kills)
+    assert done.returncode == 0, done.stdout
+
+
+def test_ctrl_c_is_answered_in_one_line_and_the_same_command_continues(
+    inputs: dict[str, str], finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    given = [sys.executable, "-m", "trainer", *RUN, "--run", str(run), *runs.flags(inputs)]
+    process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
+    while process.poll() is None and not (run / "checkpoints" / "step-000004.safetensors").is_file():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert "run: stopped" in said
+    assert contents(runs.run(run, inputs)) == finished
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    inputs: dict[str, str], finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The system's limit on the size of a file stands in for a full disk."""
+    run = tmp_path / "run"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, limits[1]))
+    try:
+        done = command(*RUN, "--run", str(run), *runs.flags(inputs))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"run: {run}/" in done.stderr and "give the same command again" in done.stderr
+    assert all(text == finished[name] for name, text in contents(run).items() if name in finished)
+    assert contents(runs.run(run, inputs)) == finished
+
+
+@pytest.mark.parametrize("stage", ["run"])
+def test_another_program_runs_the_trainer_cancels_it_and_continues(
+    stage: str, inputs: dict[str, str], finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    recipe = parse_recipe(Path(runs.TINY))
+    recipe.run, recipe.window = str(tmp_path / "run"), 32
+    recipe.student.model, recipe.teacher.model, recipe.corpus.train, recipe.corpus.dev = inputs.values()
+    before = process_state()
+    events: list[Progress] = []
+
+    def cancel(event: Progress) -> None:
+        if event.stage == stage and event.done == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        trainer.run(recipe, cancel)
+    assert not (recipe.folder / "encoder.safetensors").exists()
+    trainer.run(recipe, events.append)
+    assert contents(recipe.folder) == finished
+    assert process_state() == before
+    assert "run" in {event.stage for event in events}
+    assert all(0 <= event.done <= event.total for event in events)
+
+
+def process_state() -> list[object]:
+    """What a stage must leave as it was in another program's process."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    levels = [logging.getLogger(name).level for name in ("", "transformers", "accelerate", "trainer")]
+    return [*handlers, *levels, torch.get_float32_matmul_precision(), torch.get_num_threads()]

@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from transformers import ChineseCLIPModel
 
 from tests import runs
-from tests.tree import killed_at, trainer
+from tests.tree import trainer
 from trainer.__main__ import main
-from trainer.base.recipe import Recipe, TrainSettings
+from trainer.base.recipe import Recipe
 from trainer.base.settings import parse_recipe
-from trainer.cache.shards import parts_of
 from zhclip.artifact import load, read_meta
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,30 +129,6 @@ def test_lora_leaves_an_adapter_that_peft_merges_to_the_same_weights(inputs: lis
 
 def load_student_tensor(folder: str, name: str) -> torch.Tensor:
     return load_file(Path(folder) / "model.safetensors")[f"text_model.{name}"]
-
-
-# Each is there as soon as the stage is at work.
-SIGNS = {
-    "corpus": "corpus/settings.json",
-    "cache": f"cache/train/{parts_of(None, TrainSettings.pad_positions)[0]}/00001.safetensors",
-    "train": "checkpoints/step-000004.safetensors",
-    "evaluate": "checkpoints/step-000012.safetensors",
-    "export": "report.md",
-}
-
-
-@pytest.mark.parametrize("stages", [["train"], pytest.param([*SIGNS], marks=pytest.mark.slow)], ids="+".join)
-def test_a_run_killed_in_some_stages_ends_in_the_same_bytes(
-    stages: list[str], finished: Path, inputs: list[str], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    given = ["run", "--config", TINY, "--run", str(run), *inputs]
-    assert [stage for stage in stages if killed_at(run / SIGNS[stage], *given)] == stages
-    done = trainer(*given)
-    assert done.returncode == 0, done.stderr
-    for name in ("encoder.safetensors", "report.json", "corpus/rejects.tsv"):
-        assert (run / name).read_bytes() == (finished / name).read_bytes(), name
-    assert not list(run.rglob("*.tmp"))
 
 
 def test_install_puts_the_file_where_comfyui_looks(finished: Path, tmp_path: Path) -> None:
