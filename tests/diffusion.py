@@ -1,22 +1,21 @@
-"""Small parts of SD1.5's shape with random weights, as diffusers and transformers save them; a whole small CLIP; and
-pipelines for an artifact."""
+"""A small pipeline of SD1.5's kind with random weights, as diffusers saves it; and pipelines for an artifact."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from tests import encoders
 from zhclip.artifact import Meta
@@ -24,7 +23,6 @@ from zhclip.artifact import Meta
 WIDTH = 64
 UNET_WIDTHS = (32, 32, 64, 64)
 VAE_WIDTHS = (32, 32, 32, 32)
-TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 def pipeline(
@@ -35,17 +33,25 @@ def pipeline(
     vae_widths: tuple[int, ...] = VAE_WIDTHS,
 ) -> Path:
     """A diffusers folder: a UNet of four levels with 16 cross-attention layers, a VAE and a CLIP."""
-    encoders.clip_teacher(folder / "text_encoder", width=width, layers=layers)
-    (folder / "tokenizer").mkdir()
-    for name in TOKENIZER:
-        shutil.move(folder / "text_encoder" / name, folder / "tokenizer" / name)
+    clip = encoders.clip_teacher(folder / "clip", width=width, layers=layers)
     torch.manual_seed(5)
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=unet_widths, cross_attention_dim=width, attention_head_dim=8
     )
-    unet.save_pretrained(folder / "unet")
-    small_vae(vae_widths).save_pretrained(folder / "vae")
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}), encoding="utf-8")
+    schedule = dict(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
+    parts = dict(
+        unet=unet,
+        vae=small_vae(vae_widths),
+        text_encoder=CLIPTextModel.from_pretrained(clip),
+        tokenizer=CLIPTokenizer.from_pretrained(clip),
+        scheduler=DDIMScheduler(**schedule, set_alpha_to_one=False),
+    )
+    StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    ).save_pretrained(folder)
+    shutil.rmtree(clip)
     return folder
 
 
@@ -100,19 +106,4 @@ def published(meta: Meta, folder: Path) -> Path:
     pipe.save_pretrained(folder)
     for part in [clip, *folder.glob("text_encoder*")]:
         shutil.rmtree(part)
-    return folder
-
-
-def whole_clip(folder: Path) -> Path:
-    """A CLIPModel with both towers, its tokenizer and its image processor."""
-    tokenizer = encoders.clip_teacher(folder / "text", width=WIDTH)
-    text = json.loads((tokenizer / "config.json").read_text(encoding="utf-8"))
-    vision = dict(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
-    )
-    torch.manual_seed(6)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    for name in TOKENIZER:
-        shutil.copy(tokenizer / name, folder / name)
     return folder

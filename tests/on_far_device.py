@@ -22,7 +22,6 @@ from tests import diffusion, encoders, runs, small  # isort: skip
 from tests.small import captions
 from trainer.base.recipe import Recipe, TrainSettings
 from trainer.base.settings import parse_recipe
-from trainer.base.stage_settings import CompareSettings
 from trainer.cache import stage as cache
 from trainer.cache.making import Making
 from trainer.cache.shards import Cache
@@ -32,8 +31,6 @@ from trainer.corpus.pairs import Pair
 from trainer.models.freezing import prepare
 from trainer.models.student import Student, load_student
 from trainer.models.teacher import Teacher, load_teacher
-from trainer.pictures import conditioning
-from trainer.pictures.cells import ENGLISH, Cell, Reader
 from trainer.report import floors
 from trainer.report.floors import Floors, answers
 from trainer.report.scoring import score
@@ -170,26 +167,6 @@ def of_train(folder: Path, planted: bool) -> None:
         assert all(torch.allclose(tensor, found[name], atol=1e-6) for name, tensor in here.items())
 
 
-def of_compare(folder: Path, planted: bool) -> None:
-    """The conditionings of a comparison, by a CLIP and by an artifact, which come back to the CPU."""
-    checkpoint, seen = encoders.clip_teacher(folder / "t", width=768), set()
-    encoder = str(small.saved(folder / "cat.safetensors"))
-    conditioning.default_device = lambda: NAME
-    english = conditioning.english
-
-    def watched(teacher: Teacher, text: str) -> torch.Tensor:
-        seen.add(teacher.models[0].device.type)
-        return english(teacher, text)
-
-    conditioning.english = watched
-    if planted:
-        Student.encode_ids = lambda self, ids, hidden_keys=None: self(ids)  # type: ignore[method-assign]
-    rows = [Cell(Reader(name, name, "", ""), 0, "a (red:1.3) cat", 1, {}) for name in (ENGLISH, encoder)]
-    made = conditioning.encode_all(CompareSettings(), checkpoint, rows, -1)
-    assert {tensor.device.type for tensor in made.values()} == {"cpu"} and len(made) == 4
-    assert seen == {NAME}
-
-
 def of_prompts(folder: Path, planted: bool) -> None:
     """Embeddings for a pipeline."""
     artifact = small.sdxl_artifact()
@@ -203,7 +180,7 @@ def of_prompts(folder: Path, planted: bool) -> None:
 
 PARTS = {
     **{"student": of_student, "loss": of_loss, "cache": of_cache, "scoring": of_scoring},
-    **{"train": of_train, "compare": of_compare, "prompts": of_prompts},
+    **{"train": of_train, "prompts": of_prompts},
 }
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from tests.tree import python
 
 MIXED = "tensors of two devices, far and cpu"
-PARTS = ["student", "loss", "cache", "scoring", "compare", "prompts"]
+PARTS = ["student", "loss", "cache", "scoring", "prompts"]
 EACH = [(part, MIXED) for part in PARTS]
 
 

@@ -85,9 +85,9 @@ def _compare_reports(given: settings.CompareReportsSettings, progress: Listener 
 
 
 def _compare(given: settings.CompareSettings, progress: Listener | None) -> None:
-    from .pictures.stage import run
+    from .pictures.compare import run
 
-    run(given)
+    run(given, progress)
 
 
 def _publish(given: settings.PublishSettings, progress: Listener | None) -> None:
@@ -182,8 +182,10 @@ def run_command(arguments: list[str] | None = None) -> int:
         set_up_process()
         function(bars if MAIN_PROCESS else None)
     except KeyboardInterrupt:
+        bars.close()
         return _fail(f"\n{name}: stopped; give the same command again to continue", 130) if MAIN_PROCESS else 130
     except (TrainerError, ArtifactError, OSError, SafetensorError) as error:
+        bars.close()
         line = full_disk(error, Path.cwd())
         if line is None and isinstance(error, OSError):
             if not error.filename:

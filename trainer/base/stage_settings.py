@@ -148,7 +148,6 @@ class CompareSettings:
     """Of a picture, in pixels."""
     height: int = 512
     """Of a picture, in pixels."""
-    clip: str | None = None
-    """Folder or hub id of a whole CLIPModel, such as openai/clip-vit-base-patch32: pictures are scored by it too."""
-    tokenizer: str = "openai/clip-vit-large-patch14"
-    """Folder or hub id of CLIP's tokenizer, read only when the checkpoint is one file, which carries none."""
+    layout: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """Folder or hub id of a diffusers pipeline of SD1.5, of which the configurations and the tokenizer are read when
+    the checkpoint is one file, which carries none."""

@@ -1,93 +1,139 @@
-"""The files of a comparison: which of its pictures and agreements are missing, and how they are made."""
+"""Stable Diffusion 1.5 by diffusers: its pipeline, pictures of conditionings, and its UNet's predicted noise."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from functools import cached_property
+import re
 from pathlib import Path
+from typing import Any
 
-from diffusers import StableDiffusionPipeline
-from tqdm import tqdm
+import diffusers
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
 
-from ..base.files import read_tensors, replacing, write_tensors, write_text
-from ..models.load import ModelError
-from .agreement import Answer, agreement, reference_answers
-from .cells import ENGLISH, Cell
-from .conditioning import Conditionings
-from .pipeline import paint
+from zhclip.pipelines import PromptEncoder, one_length
 
-CURE = "delete it and start the comparison again"
+from ..base.device import default_device
+from ..base.errors import one_line
+from ..base.files import file_sha256
+from ..base.recipe import SettingsError
+from ..models.load import TOKENIZER_FILES, ModelError, resolve
 
-
-@dataclass(frozen=True)
-class Gallery:
-    """A comparison's folder and all its cells."""
-
-    folder: Path
-    cells: list[Cell]
-
-    @cached_property
-    def _references(self) -> dict[tuple[int, int], Cell]:
-        return {(cell.column, cell.seed): cell for cell in self.cells if cell.reader.kind == "reference"}
-
-    def reference(self, cell: Cell) -> Cell:
-        """The English cell of the same prompt and seed."""
-        return self._references[cell.column, cell.seed]
-
-    def picture(self, cell: Cell) -> Path:
-        """Where a cell's picture lies."""
-        return self.folder / "pictures" / f"{cell.name}.png"
-
-    def queries(self, cell: Cell) -> Path:
-        """Where it lies what the UNet was asked for a cell's picture."""
-        return self.folder / "queries" / f"{cell.name}.safetensors"
-
-    def agreement(self, cell: Cell) -> Path:
-        """Where a cell's agreement with its reference lies."""
-        return self.folder / "agreement" / f"{cell.name}-{self.reference(cell).name.rpartition('-')[2]}.json"
-
-    def painted(self, cell: Cell) -> bool:
-        """Whether its picture is there, and the queries if it may be the reference of another column."""
-        return self.picture(cell).is_file() and (cell.reader.encoder != ENGLISH or self.queries(cell).is_file())
-
-    def missing(self) -> list[Cell]:
-        """The cells of which something is not there."""
-        return [cell for cell in self.cells if not self.painted(cell) or not self.agreement(cell).is_file()]
-
-    def needed(self, work: list[Cell]) -> list[Cell]:
-        """The cells whose conditionings the work takes: its own, and those of its references."""
-        return list({cell.name: cell for one in work for cell in (one, self.reference(one))}.values())
-
-    def paint(self, work: list[Cell], conditionings: Conditionings, pipeline: StableDiffusionPipeline) -> None:
-        """Paint the cells of `work`, each picture with its agreement. Raises ModelError where widths do not fit."""
-        _check_widths(work, conditionings, pipeline.unet.config.cross_attention_dim)
-        progress = tqdm(work, desc="paint", unit="picture")
-        answered, answers = None, list[Answer]()
-        for cell in progress:
-            progress.set_postfix_str(f"{cell.reader.label}, seed {cell.seed}")
-            encoder, reference = cell.reader.encoder, self.reference(cell)
-            conditioning = conditionings[encoder, cell.text]
-            if not self.painted(cell):
-                png, asked = paint(pipeline, conditioning, conditionings[encoder, ""], cell.made_with)
-                if encoder == ENGLISH:
-                    write_tensors(self.queries(cell), asked)
-                with replacing(self.picture(cell)) as file:
-                    file.write(png)
-            if self.agreement(cell).is_file():
-                continue
-            asked = read_tensors(self.queries(reference), CURE)
-            if answered != reference.name:
-                answers.clear()  # the old ones go before the new ones come
-                answers = reference_answers(pipeline.unet, asked, conditionings[ENGLISH, reference.text])
-                answered = reference.name
-            write_text(self.agreement(cell), json.dumps(agreement(pipeline.unet, asked, answers, conditioning)))
+ENGLISH = "english"  # the checkpoint's own CLIP, in place of an encoder's path
+WEIGHTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+CONFIGS = ["model_index.json", "scheduler/*.json", *(f"tokenizer/{name}" for name in TOKENIZER_FILES)]
+CONFIGS += [f"{part}/config.json" for part in WEIGHTS]
+FILES = [*CONFIGS, "text_encoder/model.safetensors"]
+FILES += [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
+QUERIES = 5  # steps whose UNet inputs are recorded, from the first to the last
+Encoded = dict[str, torch.Tensor]
+"""Conditionings (T, D) of one encoder, by text."""
 
 
-def _check_widths(work: list[Cell], conditionings: Conditionings, width: int) -> None:
-    for cell in work:
-        own = conditionings[cell.reader.encoder, cell.text].shape[1]
-        if own != width:
-            raise ModelError(
-                f"{cell.reader.encoder}: its vectors are {own} wide, and the checkpoint's UNet reads {width}"
+def scheduler_class(name: str) -> Any:
+    """A scheduler of diffusers by the name of its class. Raises SettingsError."""
+    scheduler = getattr(diffusers, name, None) if re.fullmatch(r"\w+Scheduler", name) else None
+    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
+        raise SettingsError(f"--sampler {name}: no scheduler of diffusers; usual are DDIMScheduler and PNDMScheduler")
+    return scheduler
+
+
+def checkpoint_sha256(checkpoint: Path) -> str:
+    """Digest of a checkpoint file, or of a pipeline folder's weights."""
+    if checkpoint.is_file():
+        return file_sha256(checkpoint)
+    return file_sha256(*sorted(path for part in WEIGHTS for path in (checkpoint / part).glob("*.*") if path.is_file()))
+
+
+def load_pipeline(checkpoint: Path, sampler: str, layout: str) -> StableDiffusionPipeline:
+    """A pipeline folder or a checkpoint file, on the GPU in fp16 or the CPU in fp32. `layout`: folder or hub id of a
+    pipeline whose configurations and tokenizer a file is read by.
+
+    Raises ModelError when a part is missing or not of SD1.5's kind, SettingsError for an unknown sampler.
+    """
+    diffusers.logging.set_verbosity_error()
+    scheduler = scheduler_class(sampler)
+    try:
+        if checkpoint.is_file():
+            config = str(resolve(layout, "layout", CONFIGS))
+            pipe = StableDiffusionPipeline.from_single_file(
+                str(checkpoint), config=config, local_files_only=True, safety_checker=None
             )
+        else:
+            parts = {name: load_part(checkpoint / name, kind) for name, kind in WEIGHTS.items()}
+            pipe = StableDiffusionPipeline.from_pretrained(
+                checkpoint,
+                local_files_only=True,
+                safety_checker=None,
+                feature_extractor=None,
+                image_encoder=None,
+                **parts,
+            )
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(default_device(), torch.float16 if torch.cuda.is_available() else torch.float32)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"--checkpoint {checkpoint}: no whole Stable Diffusion 1.5 ({one_line(error)})") from error
+
+
+def load_part(folder: Path, kind: Any) -> Any:
+    """A pipeline's model. Raises ModelError for missing tensors, which diffusers and transformers only warn of."""
+    part, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    if missing := sorted([*info["missing_keys"], *info["mismatched_keys"]]):
+        raise ModelError(f"--checkpoint {folder}: tensors are missing, the first is {missing[0]}; download it again")
+    return part
+
+
+def encode_texts(pipe: StableDiffusionPipeline, encoder: str, texts: list[str], layer: int) -> Encoded:
+    """Conditionings of an encoder's file, or of the pipeline's own CLIP at a `layer` (-1: the last). Raises
+    ArtifactError for an encoder that the UNet does not fit."""
+    if encoder == ENGLISH:
+        skip = None if layer == -1 else -1 - layer
+        return {text: pipe.encode_prompt(text, pipe.device, 1, False, clip_skip=skip)[0][0] for text in texts}
+    encode = PromptEncoder(encoder, pipe, pipe.device)
+    return {text: encode(text)["prompt_embeds"][0] for text in texts}
+
+
+def paint(
+    pipe: StableDiffusionPipeline, conditioning: torch.Tensor, empty: torch.Tensor, settings: dict[str, Any]
+) -> tuple[Any, Encoded]:
+    """One picture of a conditioning (T, D) against the encoder's empty prompt (T, D), and recorded inputs of the UNet:
+    `input` (Q, 4, H, W), `timestep` (Q,). The starting noise depends on the seed and the size alone."""
+    generator = torch.Generator("cpu").manual_seed(settings["seed"])
+    size = [settings[side] // pipe.vae_scale_factor for side in ("height", "width")]
+    noise = torch.randn(1, pipe.unet.config.in_channels, *size, generator=generator)
+    inputs: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def record(module: torch.nn.Module, arguments: tuple[torch.Tensor, torch.Tensor]) -> None:
+        inputs.append((arguments[0][-1:].float().cpu(), torch.as_tensor(arguments[1]).float().cpu()))
+
+    positive, negative = one_length(conditioning, empty)
+    with pipe.unet.register_forward_pre_hook(record):
+        image = pipe(
+            prompt_embeds=positive[None],
+            negative_prompt_embeds=negative[None],
+            latents=noise.to(pipe.unet.dtype),
+            height=settings["height"],
+            width=settings["width"],
+            num_inference_steps=settings["steps"],
+            guidance_scale=settings["guidance"],
+            generator=generator,
+        ).images[0]
+    steps = sorted({round(at * (len(inputs) - 1) / (QUERIES - 1)) for at in range(QUERIES)})
+    samples, timesteps = zip(*(inputs[step] for step in steps))
+    return image, {"input": torch.cat(samples), "timestep": torch.stack(timesteps)}
+
+
+@torch.inference_mode()
+def noise_errors(unet: Any, inputs: Encoded, english: torch.Tensor, conditioning: torch.Tensor) -> list[float]:
+    """|a - b| / |b| of the noise that the UNet predicts from a conditioning, a, and from the English one, b, (T, D)
+    each, at each of the recorded inputs."""
+    both = one_length(conditioning, english).to(unet.device, unet.dtype)
+    errors = []
+    for sample, timestep in zip(inputs["input"], inputs["timestep"]):
+        pair = sample.to(unet.device, unet.dtype).expand(2, -1, -1, -1)
+        predicted, reference = unet(pair, timestep.to(unet.device), both).sample.float()
+        errors.append(float((predicted - reference).norm() / reference.norm()))
+    return errors

@@ -27,7 +27,7 @@ from ..base.settings import check_settings, require, to_yaml
 from ..base.stage_settings import SweepSettings
 from ..cache import stage as cache
 from ..corpus import stage as corpus
-from ..progress import Counter, Listener
+from ..progress import Listener
 from ..report.stage import evaluate_run
 from ..training import stage as training
 from ..training.schedule import DivergedError
@@ -55,21 +55,19 @@ def run(recipe: Recipe, settings: SweepSettings, progress: Listener | None = Non
             check_settings(job.recipe.folder, run_settings(job.recipe))
     for home in {job.home.run: job.home for job in jobs}.values():
         with waiting(home.cache_folder):
-            corpus.run(home)
+            corpus.run(home, progress)
     table = recipe.folder / f"sweep-{path.stem}"  # several grids can share a folder, and the rows in common
-    counter = Counter("sweep", len(jobs), progress)
     for job in jobs:
         try:
             with hold(job.recipe.folder, "--run"):
                 if not is_done(job, settings.export):
-                    run_job(job, settings.export)
+                    run_job(job, settings.export, progress)
         except BusyError:
             log.info("sweep: another process works on %s", job.name)
         except TrainerError as error:
             raise type(error)(f"row {job.row}, seed {job.seed}: {error}") from error
         with waiting(recipe.folder):
             text = write_table(table, jobs)
-        counter.add()
     log.info("%s", text)
 
 
@@ -89,7 +87,7 @@ def is_done(job: Job, exported: bool) -> bool:
     )
 
 
-def run_job(job: Job, exported: bool) -> None:
+def run_job(job: Job, exported: bool, progress: Listener | None) -> None:
     """The stages of `run`, with the corpus and the cache of the sweep."""
     recipe, folder = job.recipe, job.recipe.folder
     if not (folder / "corpus").is_dir():
@@ -98,19 +96,19 @@ def run_job(job: Job, exported: bool) -> None:
     write_text(folder / "recipe.yaml", to_yaml(recipe))
     if not (folder / REPORT).is_file():
         with waiting(recipe.cache_folder):
-            cache.run(recipe)
+            cache.run(recipe, progress)
         resumed, began = (folder / "checkpoints").is_dir(), time.monotonic()
         try:
-            training.run(recipe)
+            training.run(recipe, progress)
         except DivergedError as error:
             write_text(folder / DIVERGED, json.dumps(str(error)))
             log.info("sweep: %s diverged: %s", job.name, error)
             return
         if not resumed:
             write_text(folder / SECONDS, json.dumps(time.monotonic() - began))
-        evaluate_run(recipe)
+        evaluate_run(recipe, progress)
     if exported:
-        export_run(recipe)
+        export_run(recipe, progress)
     for checkpoint in (folder / "checkpoints").glob("step-*.safetensors"):
         checkpoint.unlink()  # the final weights are beside; optimiser states are two thirds of a sweep's disk
     log.info("sweep: %s: skill %.3f", job.name, read_json(folder / REPORT, "delete it")["skill"])
