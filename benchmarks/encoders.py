@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import ChineseCLIPConfig, ChineseCLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from benchmarks.texts import VOCABULARY, WORDS, tokenizer
+from benchmarks.texts import VOCABULARY, WORDS, pieces
 
 TEACHER_VOCABULARY = 49408  # CLIP's
 
@@ -22,8 +22,7 @@ def encoders(folder: Path, layers: int = 12, width: int = 768) -> tuple[str, str
     vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16)
     both = ChineseCLIPConfig(text_config=dict(shape, vocab_size=VOCABULARY), vision_config=dict(vision, patch_size=8))
     ChineseCLIPModel(both).save_pretrained(student)
-    vocabulary = tokenizer().get_vocab()
-    _write(student, {"vocab.txt": "\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n"})
+    _write(student, {"vocab.txt": "\n".join(pieces()) + "\n"})
     _write(student, {"tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": True}})
 
     special = _clip_tokenizer(teacher)

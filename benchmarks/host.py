@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.rounds import ROOT, options
-from benchmarks.texts import FIRST_IDEOGRAPH, VOCABULARY, WORDS, tokenizer
-from zhclip import artifact
+from benchmarks.texts import FIRST_IDEOGRAPH, VOCABULARY, WORDS, pieces
+from zhclip import artifact, tokenizer
 
 
 def arguments(doc: str | None, *switches: str) -> argparse.Namespace:
@@ -53,7 +53,7 @@ def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32, sd
     """Write an artifact of random weights as export does, of full size or tiny, with all that is optional."""
     layers, width, size = (2, 64, 400) if quick else (12, 768, VOCABULARY)
     window, pooled = 77, 1280 if sdxl else 0
-    parts = (artifact.PartInfo("l", 768), artifact.PartInfo("g", 1280)) if sdxl else ()
+    parts = (artifact.PartInfo("l", 768), artifact.PartInfo("g", 1280))[: 1 + sdxl]
     teacher = 768 + pooled
     generator = torch.Generator().manual_seed(0)
 
@@ -66,19 +66,23 @@ def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32, sd
     ids, corpus = artifact.SpecialIds(start=2, end=3, pad=0, unknown=1), artifact.CorpusInfo(0, "0" * 64)
     of = artifact.TeacherInfo("random", "0" * 64, -2 if sdxl else -1, teacher)
     kinds: dict[str, Any] = dict(mask_padding=True, position0="stored", strategy="random", licence="Apache-2.0")
-    meta = artifact.Meta(dimensions, ids, window, teacher=of, corpus=corpus, parts=parts, pooled=pooled, **kinds)
+    reading = artifact.TokenizerInfo("wordpiece", True, True, True, True)
+    kinds |= dict(teacher=of, corpus=corpus, parts=parts, pooled=pooled)
+    meta = artifact.Meta(dimensions, ids, reading, window, **kinds)
     standard = {"mean": random(teacher), "std": 1 + random(teacher, scale=0.1)} if sdxl else {}
     made = artifact.Artifact(
         meta=meta,
         bert=bert,
-        tokenizer_json=tokenizer(size).to_str().encode(),
-        proj_weight=random(teacher, width, scale=width**-0.5),
-        proj_bias=random(window, teacher, scale=0.1),
-        position0=random(teacher),
-        empty=random(window, teacher),
-        norms=27 + random(window, *[2] * sdxl, scale=0.1),
+        tokenizer=tokenizer.pack(pieces(size)),
+        structure={
+            "proj_weight": random(teacher, width, scale=width**-0.5),
+            "proj_bias": random(window, teacher, scale=0.1),
+            "position0": random(teacher),
+            "empty": random(window, teacher),
+            "norms": 27 + random(window, len(parts), scale=0.1),
+        }
+        | standard,
         pooled={"proj_weight": random(pooled, width, scale=width**-0.5)} if sdxl else {},
-        **standard,
     )
     artifact.save(made, path)
     return path

@@ -59,7 +59,7 @@ PROMPTS: dict[str, Callable[[int], str]] = {
 
 def functions() -> dict[str, Callable[[str], object]]:
     """Every function that a prompt goes through."""
-    tokens = PromptTokenizer.of(small.artifact())
+    tokens = PromptTokenizer.from_artifact(small.artifact())
     return {
         "normalise": normalise,
         "parse": parse,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-
 VOCABULARY = 21128  # Chinese-CLIP's
 FIRST_IDEOGRAPH = 0x4E00
 IDEOGRAPHS = 2000
@@ -25,16 +23,11 @@ LENGTHS = (11, 12, 14, 14, 15, 16, 17, 18, 19, 20, 21, 22, 24, 25, 27, 29, 31, 3
 NUMBER = 6  # digits that end a caption, a token each: all differ, and a large corpus has no longer ones
 
 
-def tokenizer(size: int = VOCABULARY) -> Tokenizer:
-    """A WordPiece of `size` tokens: printable ASCII alone and inside words, then ideographs."""
+def pieces(size: int = VOCABULARY) -> list[str]:
+    """A WordPiece vocabulary of `size` pieces: printable ASCII alone and inside words, then ideographs."""
     ascii_ = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *ascii_, *(f"##{c}" for c in ascii_)]
-    names += [chr(FIRST_IDEOGRAPH + at) for at in range(size - len(names))]
-    made = Tokenizer(models.WordPiece({name: at for at, name in enumerate(names)}, unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.add_special_tokens(names[:4])
-    return made
+    return names + [chr(FIRST_IDEOGRAPH + at) for at in range(size - len(names))]
 
 
 def captions(path: Path, rows: int, first: int = 0) -> str:

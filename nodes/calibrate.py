@@ -144,7 +144,7 @@ def changes_of(artifact: Artifact, layers: dict[str, Layer], name: str, teacher:
     if "last" in improved:
         info = TeacherInfo(name, teacher.sha256(), meta.teacher.layer, meta.teacher.width)
         meta = dataclasses.replace(meta, teacher=info, position0="stored")
-        changes |= improved["last"]
+        changes["structure"] = improved["last"]
     return {**changes, "meta": meta}
 
 
@@ -219,7 +219,7 @@ def fit(zhclip: Any, artifact: Artifact, teacher: Teacher, count: int) -> dict[s
     main = "skip" if meta.teacher.layer == SKIP_LAYER else "last"  # the layer of CLIP that the encoder is aligned to
     pooled = Structure.of_pooled(artifact)
     layers = {"last": Layer(projection(Structure.of(artifact)), empty[main][0])}
-    if main == "last" and not meta.parts:
+    if main == "last" and len(meta.parts) == 1:
         layers["skip"] = Layer(projection(Structure.of_skip(artifact) or Structure.of(artifact)), empty["skip"][0])
     if pooled is not None:
         layers["pooled"] = Layer(projection(pooled), empty["pooled"][0], constant_first=False)

@@ -10,7 +10,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..zhclip.artifact import is_marked
+from ..zhclip.artifact import is_artifact
 
 FOLDER = "text_encoders"
 SUFFIXES = (".safetensors", ".sft")
@@ -51,7 +51,7 @@ def _is_encoder(name: str) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _has_metadata(path: str, _stamp: str) -> bool:
     # Cached: headers of large checkpoints are megabytes, and every /object_info asks for all files.
-    return is_marked(path)
+    return is_artifact(path)
 
 
 def file_stamp(path: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import folder_paths
 
-from ..zhclip.artifact import ArtifactError, meta_of, opened
+from ..zhclip.artifact import ArtifactError, read_tokenizer
 from .common import FOLDER, file_stamp
 
 TEXT_LIMIT = 20_000  # characters
@@ -116,9 +116,4 @@ def load_tokenizer(path: str, _stamp: str) -> Any:
     """The tokenizer of an encoder's file. Raises ArtifactError or OSError."""
     from ..zhclip.tokens import PromptTokenizer
 
-    with opened(path) as file:
-        meta = meta_of(file)
-        if "tokenizer_json" not in file.entries:
-            raise ArtifactError(path, "no tensor tokenizer_json", "a tokenizer", "Export it again.")
-        tokenizer_json = file.read("tokenizer_json").numpy().tobytes()
-    return PromptTokenizer.under(meta, tokenizer_json, path)
+    return PromptTokenizer.from_meta(*read_tokenizer(path), path)

@@ -138,12 +138,12 @@ def with_entry(content: bytes, name: str, key: str, value: Any) -> bytes:
 def files(case: dict[str, Any], folder: Path) -> None:
     """By the trainer's reader and by the node: both take it, or both refuse it."""
     from trainer.models.student import Student
-    from zhclip.artifact import ArtifactError, is_marked, load
+    from zhclip.artifact import ArtifactError, is_artifact, load
 
     path = folder / "encoder.safetensors"
     build(case, path)
     yield_size(path.stat().st_size)
-    is_marked(path)
+    is_artifact(path)
     said = []
     for read in (lambda: Student.from_artifact(load(path)).encode_prompt(PROMPT), lambda: in_node(path)):
         try:

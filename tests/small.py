@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel
 
 from zhclip import artifact as fmt
+from zhclip import tokenizer
+from zhclip.tokens import PromptTokenizer
 
 DATA = Path(__file__).resolve().parent / "data"
 
@@ -31,19 +32,25 @@ def prompts() -> list[str]:
 
 
 @cache
-def tokenizer() -> Tokenizer:
-    """A BERT WordPiece over the characters of the captions and prompts, and a few whole words."""
+def pieces() -> tuple[str, ...]:
+    """A WordPiece vocabulary: the characters of the captions and prompts, and a few whole words."""
     characters = sorted(
         {c for text in (*(t for pair in captions() for t in pair), *prompts()[::2]) for c in text.lower()}
     )
-    pieces = [c for c in characters if not c.isspace()]
     words = ["red", "blue", "cat", "dog", "##s", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys([*pieces, *words])]
-    made = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-    return made
+    seen = dict.fromkeys([*(c for c in characters if not c.isspace()), *words])
+    return ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *seen)
+
+
+WORDPIECE = fmt.TokenizerInfo(
+    "wordpiece", lowercase=True, strip_accents=True, clean_text=True, handle_chinese_chars=True
+)
+SPECIAL = fmt.SpecialIds(start=2, end=3, pad=0, unknown=1)
+
+
+def tokens(window: int = 77) -> PromptTokenizer:
+    """The tokenizer of `artifact`."""
+    return PromptTokenizer.from_info(WORDPIECE, tokenizer.pack(pieces()), SPECIAL, window, "small")
 
 
 def artifact(
@@ -60,16 +67,18 @@ def artifact(
     """A random encoder. `structured` gives it all that is optional but a target for clip skip, which `skip` gives;
     `changes` are fields of its metadata."""
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = tokenizer().get_vocab_size()
+    vocabulary = len(pieces())
     dimensions = fmt.Dimensions(layers, width, 4, 2 * width, vocabulary, window + 3, 2, 1e-12)
     loss = 0.3 if aligned else 0.9
     meta = fmt.Meta(
         dimensions=dimensions,
-        special_ids=fmt.SpecialIds(start=2, end=3, pad=0, unknown=1),
+        special_ids=SPECIAL,
+        tokenizer=WORDPIECE,
         window=window,
         mask_padding=True,
         position0="stored" if structured else "learnt",
         teacher=fmt.TeacherInfo("tests/teacher", "0" * 64, -1, teacher_width),
+        parts=(fmt.PartInfo("l", teacher_width),),
         strategy="unfreeze",
         corpus=fmt.CorpusInfo(10, "0" * 64),
         licence="Apache-2.0",
@@ -85,15 +94,15 @@ def artifact(
         "proj_bias": random(window, teacher_width, scale=0.1),
         "position0": random(teacher_width, scale=1.0),
         "empty": random(window, teacher_width, scale=1.0),
-        "norms": 27 + 2 * torch.rand(window, generator=generator),
+        "norms": 27 + 2 * torch.rand(window, 1, generator=generator),
     }
     weight = random(teacher_width, width, scale=width**-0.5)
+    projection = {"proj_weight": weight} if width != teacher_width or structured else {}
     return fmt.Artifact(
         meta=dataclasses.replace(meta, **changes),
         bert=bert,
-        tokenizer_json=tokenizer().to_str().encode(),
-        proj_weight=weight if width != teacher_width or structured else None,
-        **(optional if structured else {}),
+        tokenizer=tokenizer.pack(pieces()),
+        structure=(optional if structured else {}) | projection,
         skip={name: 1.5 * tensor for name, tensor in (optional | {"proj_weight": weight}).items()} if skip else {},
     )
 
@@ -137,9 +146,12 @@ def sdxl_artifact(widths: tuple[int, int] = SDXL_WIDTHS, pooled: int = 20, **opt
             pooled=pooled,
             teacher=dataclasses.replace(plain.meta.teacher, layer=-2),
         ),
-        norms=3 + torch.rand((window, 2), generator=generator),
-        mean=random(sum(widths)),
-        std=0.5 + torch.rand(sum(widths), generator=generator),
+        structure=plain.structure
+        | {
+            "norms": 3 + torch.rand((window, 2), generator=generator),
+            "mean": random(sum(widths)),
+            "std": 0.5 + torch.rand(sum(widths), generator=generator),
+        },
         pooled={
             "proj_weight": random(pooled, width, scale=width**-0.5),
             "proj_bias": random(1, pooled, scale=0.1),
@@ -155,3 +167,16 @@ def saved(path: Path, **options: Any) -> Path:
     """`artifact(**options)`, written to `path`."""
     fmt.save(artifact(**options), path)
     return path
+
+
+# sentencepiece's: a trie of two units that maps nothing, and one text.
+CHARSMAP = (8).to_bytes(4, "little") + bytes(8) + b"a\0"
+
+
+def unigram_artifact(charsmap: bytes = b"") -> fmt.Artifact:
+    """`artifact` with XLM-RoBERTa's kind of tokenizer, over six pieces."""
+    plain = artifact(structured=False)
+    texts, scores = ["<s>", "<pad>", "</s>", "<unk>", "\u2581cat", "a"], [0.0, 0.0, 0.0, 0.0, -1.0, -2.0]
+    info = fmt.TokenizerInfo("unigram", normalizer="precompiled" if charsmap else "nfkc", join_spaces=True)
+    meta = dataclasses.replace(plain.meta, tokenizer=info, special_ids=fmt.SpecialIds(0, 2, 1, 3))
+    return dataclasses.replace(plain, meta=meta, tokenizer=tokenizer.pack(texts, scores, charsmap))

@@ -44,7 +44,7 @@ def encoder_of(folder: Path, artifact: fmt.Artifact) -> tuple[PromptEncoder, Dif
 def by_transformers(artifact: fmt.Artifact, prompts: list[str]) -> dict[str, list[torch.Tensor]]:
     """transformers' BertModel between zhclip's tokens and zhclip's structures: of each prompt (windows * W, D) vectors
     and, where the artifact has them, (P,) of the first window. Weights as docs/encoding.md has the formula."""
-    bert, tokens = small.transformers_bert(artifact), PromptTokenizer.of(artifact)
+    bert, tokens = small.transformers_bert(artifact), PromptTokenizer.from_artifact(artifact)
     structure, pooled = Structure.of(artifact), Structure.of_pooled(artifact)
 
     def encode(window: Window, hidden: list[int]) -> list[torch.Tensor]:
@@ -159,7 +159,7 @@ def test_without_a_negative_prompt_it_does_as_the_pipeline_does(tmp_path: Path) 
         assert torch.equal(none["prompt_embeds"], empty["prompt_embeds"])
         for name in [name for name in none if name.startswith("negative_")]:
             assert torch.equal(none[name], torch.zeros_like(empty[name]) if zeros else empty[name]), name
-        assert artifact.empty is not None and torch.equal(empty["negative_prompt_embeds"][1], artifact.empty)
+        assert torch.equal(empty["negative_prompt_embeds"][1], artifact.structure["empty"])
 
 
 @EACH_KIND
@@ -208,7 +208,7 @@ def test_a_pipeline_without_a_unet_and_what_is_no_file_are_refused(tmp_path: Pat
     path = small.saved(tmp_path / "encoder.safetensors")
     with pytest.raises(fmt.ArtifactError, match="TransformerPipeline, of no stated width"):
         PromptEncoder(path, TransformerPipeline(diffusion.small_vae()))
-    with pytest.raises(fmt.ArtifactError, match="no file"):
+    with pytest.raises(fmt.ArtifactError):
         PromptEncoder(tmp_path / "none.safetensors", diffusion.pipeline_for(small.artifact().meta))
 
 

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models
 
 from tests import small
 from tests.host import ROOT, in_host
-from trainer.models.folding import folding
 from trainer.models.student import Student
+from trainer.models.tokenizer import folding
 from zhclip.emphasis import Run, combine, rows, runs
 from zhclip.prompt import LIMIT, Span, cut, normalise, parse, parts, render
 from zhclip.tokens import PromptTokenizer, Window
@@ -27,7 +27,7 @@ CAT, RED = "\u732b", "\u7ea2\u8272"
 def tokens(window: int = 12, folding: dict[str, str] | None = None) -> PromptTokenizer:
     """The tests' tokenizer over windows of some length."""
     artifact = small.artifact(window=window, folding=folding or {})
-    return PromptTokenizer.of(artifact)
+    return PromptTokenizer.from_artifact(artifact)
 
 
 def test_brackets_act_as_in_comfyui_for_any_ascii(tmp_path: Path) -> None:

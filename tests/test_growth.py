@@ -40,7 +40,7 @@ def test_a_long_prompt_is_read_within_a_second(function: str, prompt: str) -> No
 def test_a_token_over_many_spans_is_owned_in_one_pass() -> None:
     text = "(a:1.2)b" * 20_000
     begin = time.process_time()
-    PromptTokenizer.of(small.artifact()).weighted_windows(text)
+    PromptTokenizer.from_artifact(small.artifact()).weighted_windows(text)
     assert time.process_time() - begin < 2
 
 

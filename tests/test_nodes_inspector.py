@@ -58,7 +58,7 @@ def test_a_prompt_alone_gives_a_picture_and_a_report(host: Host) -> None:
     assert f"ZhCLIP Inspector: {graphs.ENCODER}" in lines and "Teacher: tests/teacher" in lines
     assert f"zh  1.3  {CHINESE}" in lines or f"zh  1.3  {CHINESE.rstrip(chr(0x3002))}." in lines
     assert "en  1  best quality" in lines
-    tokens = PromptTokenizer.of(small.artifact()).weighted_windows(text)[0]
+    tokens = PromptTokenizer.from_artifact(small.artifact()).weighted_windows(text)[0]
     assert f"Window 1: {tokens.ids.index(3) - 1} of 75 tokens" in lines
     assert f"[unknown: {RARE}]" in found and lines.count(RARE) == 1
     assert "this encoder: 0.300" in lines and "constant per position: 0.500" in lines
@@ -74,7 +74,7 @@ def test_a_prompt_alone_gives_a_picture_and_a_report(host: Host) -> None:
 def test_windows_are_counted_one_by_one(host: Host) -> None:
     found = report(host, inspect(f"{CHINESE} BREAK " + f"{CHINESE}, " * 9))
     counts = [int(count) for count in re.findall(r"^Window \d: (\d+) of 75 tokens$", found, re.M)]
-    windows = PromptTokenizer.of(small.artifact()).weighted_windows(f"{CHINESE} BREAK " + f"{CHINESE}, " * 9)
+    windows = PromptTokenizer.from_artifact(small.artifact()).weighted_windows(f"{CHINESE} BREAK " + f"{CHINESE}, " * 9)
     assert counts == [window.ids.index(3) - 1 for window in windows] and len(counts) > 2
     assert "break  1  BREAK" in found
 
@@ -111,7 +111,7 @@ def test_the_nearest_captions_are_those_of_the_trainers_own_measure(host: Host) 
     for text in (prompt, *captions):
         host.succeed(graphs.probe(text, "nearest"))
         z = load_file(host.base / "output" / "nearest.safetensors")["cond.0"]
-        length = PromptTokenizer.of(small.artifact()).length(text)
+        length = PromptTokenizer.from_artifact(small.artifact()).length(text)
         assert length <= 77
         vectors.append(sentence_vector(z, torch.arange(z.shape[1])[None] < length)[0])
     bank = torch.stack(vectors[1:])

@@ -54,7 +54,7 @@ def facts(encoder: Path) -> dict[str, Any]:
 def by_arithmetic(made: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """transformers' own BertModel between zhclip's tokens and zhclip's structures: (windows * W, D) and (P,) each."""
     bert = small.transformers_bert(made)
-    tokens, structure, pooled = PromptTokenizer.of(made), Structure.of(made), Structure.of_pooled(made)
+    tokens, structure, pooled = PromptTokenizer.from_artifact(made), Structure.of(made), Structure.of_pooled(made)
     assert pooled is not None
     conds, pooleds = [], []
     for text in prompts:
@@ -175,7 +175,7 @@ def test_clip_text_encode_gives_what_sdxl_reads(sdxl: Host, alone: list[dict[str
     assert first["cond.0"].shape == (1, WINDOW, L + G) and first["pooled.0"].shape == (1, G)
     assert not torch.equal(first["pooled.0"], second["pooled.0"])
     empty = probed(sdxl, texts(""), "empty")
-    assert made.empty is not None and torch.equal(empty["cond.0"][0], made.empty)
+    assert torch.equal(empty["cond.0"][0], made.structure["empty"])
     assert torch.equal(empty["pooled.0"], made.pooled["empty"])
     long = probed(sdxl, texts("red cat BREAK blue dog"), "long")
     assert torch.allclose(long["cond.0"], torch.cat([one["cond.0"] for one in alone], dim=1), atol=1e-4)
@@ -191,8 +191,7 @@ def test_clip_text_encode_sdxl_reads_two_texts_and_sizes(sdxl: Host, alone: list
     assert torch.equal(found["cond.0"][..., L:], blue["cond.0"][..., L:])
     assert torch.equal(found["pooled.0"], blue["pooled.0"])
     assert extras(sdxl, "two") == SIZES
-    empty = artifact().empty
-    assert empty is not None
+    empty = artifact().structure["empty"]
     for longer, shorter, columns in (("text_l", "text_g", slice(L, None)), ("text_g", "text_l", slice(L))):
         graph["text"]["inputs"] |= {longer: "red cat BREAK blue dog", shorter: "red cat"}
         found = probed(sdxl, graph, "two")
@@ -491,12 +490,11 @@ def test_calibration_fits_both_parts_and_the_pooled_vector(sdxl: Host) -> None:
     for kind in ("cond.0", "pooled.0"):
         torch.testing.assert_close(empty[kind], own[kind], atol=2e-3, rtol=1e-3)
         assert torch.equal(loaded[kind], memory[kind])
-    assert old.mean is not None and new.mean is not None and new.std is not None
-    assert torch.equal(new.mean, old.mean)
-    table = new.norms
-    assert table is not None and table.shape == (WINDOW, 2) and new.pooled["norms"].shape == (1, 1)
+    mean, std, table = (new.structure[name] for name in ("mean", "std", "norms"))
+    assert torch.equal(mean, old.structure["mean"])
+    assert table.shape == (WINDOW, 2) and new.pooled["norms"].shape == (1, 1)
     standard = Structure.of(new).standardised()
-    states = (loaded["cond.0"][0] - new.mean) / new.std
+    states = (loaded["cond.0"][0] - mean) / std
     parts = torch.stack([part.norm(dim=-1) for part in states.split(WIDTHS, dim=-1)], dim=-1)
     torch.testing.assert_close(parts[1:], table[1:], rtol=1e-3, atol=1e-3)
     assert standard.position0 is not None

@@ -90,7 +90,7 @@ def later(path: Path) -> None:
     """An encoder of a format that does not exist yet."""
     whole = small.artifact()
     fmt.save(whole, path)
-    header = fmt._header(whole.meta)["zhclip"].replace('"format_version": 1', '"format_version": 3')
+    header = whole.meta.to_json().replace('"format_version": 1', '"format_version": 3')
     save_file(load_file(path), path, {"zhclip": header})
 
 
@@ -98,7 +98,7 @@ def lacking(path: Path) -> None:
     """An encoder without one of its tensors, which only a look beyond the header shows."""
     whole = small.artifact()
     fmt.save(whole, path)
-    header = json.dumps({"zhclip": fmt._header(whole.meta)["zhclip"]})
+    header = json.dumps({"zhclip": whole.meta.to_json()})
     tensors = load_file(path)
     del tensors["bert.encoder.layer.1.output.dense.bias"]
     save_file(tensors, path, json.loads(header))

@@ -39,8 +39,8 @@ def texts(host: Host) -> list[torch.Tensor]:
 
 def test_the_empty_prompt_is_the_teachers_whole(host: Host) -> None:
     found = conditioning(host, graphs.probe("", "empty"), "empty")
-    stored = small.artifact().empty
-    assert stored is not None and torch.equal(found["cond.0"][0], stored)
+    stored = small.artifact().structure["empty"]
+    assert torch.equal(found["cond.0"][0], stored)
 
 
 def test_load_clip_takes_the_file_without_an_error_and_reads_nothing_of_it(
@@ -57,12 +57,11 @@ def test_load_clip_takes_the_file_without_an_error_and_reads_nothing_of_it(
 
 def test_structure_holds_in_every_window_of_a_long_prompt(host: Host) -> None:
     found = conditioning(host, graphs.probe("red cat, " * 60, "long"), "long")
-    stored = small.artifact()
-    assert stored.position0 is not None and stored.norms is not None
+    stored = small.artifact().structure
     windows = found["cond.0"][0].unflatten(0, (-1, WINDOW))
     assert len(windows) > 1 and found["cond.0"].shape[0] == 1
-    assert torch.equal(windows[:, 0], stored.position0.expand(len(windows), -1))
-    assert torch.allclose(windows[:, 1:].norm(dim=-1), stored.norms[1:].expand(len(windows), -1), rtol=1e-5)
+    assert torch.equal(windows[:, 0], stored["position0"].expand(len(windows), -1))
+    assert torch.allclose(windows[:, 1:].norm(dim=-1), stored["norms"][1:, 0].expand(len(windows), -1), rtol=1e-5)
     assert found["pooled.0"].shape == (1, 768)
 
 
@@ -73,8 +72,8 @@ def test_set_last_layer_gives_another_layer_with_the_same_structure(host: Host, 
     before_last = conditioning(host, graph, "layer")["cond.0"]
     graph["layer"]["inputs"]["stop_at_clip_layer"] = -1
     last = conditioning(host, graph, "layer")["cond.0"]
-    norms = small.artifact().norms
-    assert norms is not None and torch.equal(last, texts[0])
+    norms = small.artifact().structure["norms"][:, 0]
+    assert torch.equal(last, texts[0])
     assert (before_last - last).abs().max() > 0.1 and torch.equal(before_last[:, 0], last[:, 0])
     assert torch.allclose(before_last[0, 1:].norm(dim=-1), norms[1:], rtol=1e-5)
 

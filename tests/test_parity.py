@@ -37,7 +37,7 @@ def by_arithmetic(artifact: fmt.Artifact, prompts: list[str], layer: int = -1) -
     """transformers' own BertModel between zhclip's tokens and zhclip's structure: [(windows * W, D)]. Weights, window
     by window and span by span, as docs/encoding.md has the formula."""
     bert, meta = small.transformers_bert(artifact), artifact.meta
-    tokens = PromptTokenizer.of(artifact)
+    tokens = PromptTokenizer.from_artifact(artifact)
     skip = Structure.of_skip(artifact)
     structure = skip if layer == -2 and skip else Structure.of(artifact)
 

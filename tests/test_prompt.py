@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ PIECES = st.lists(st.sampled_from(["a", "bc", " d", "\u732b", ",", ".", " ", "",
 
 def tokens(window: int = 12) -> PromptTokenizer:
     """The tests' tokenizer over windows of some length."""
-    return PromptTokenizer.from_json(small.tokenizer().to_str().encode(), SPECIAL, window)
+    return small.tokens(window)
 
 
 @given(TEXT)
@@ -82,7 +84,7 @@ def test_special_tokens_typed_in_a_prompt_are_text() -> None:
 
 
 def test_masks_reach_to_the_first_end_even_where_padding_is_the_end() -> None:
-    made = PromptTokenizer(small.tokenizer(), SpecialIds(2, 3, 3, 1), 6)
+    made = dataclasses.replace(tokens(6), special=SpecialIds(2, 3, 3, 1))
     ids = torch.tensor([made.frame([9, 8]), made.frame([])])
     assert made.key_mask(ids).tolist() == [[True] * 4 + [False] * 2, [True] * 2 + [False] * 4]
     assert made.is_empty(ids).tolist() == [False, True]

@@ -68,4 +68,4 @@ def test_an_artifacts_structure_is_all_of_its_optional_tensors() -> None:
     artifact = small.artifact(window=W, teacher_width=D, width=8)
     found = Structure.of(artifact)
     for name in ("proj_weight", "proj_bias", "position0", "empty", "norms"):
-        assert getattr(found, name) is getattr(artifact, name) is not None
+        assert getattr(found, name) is artifact.structure[name]

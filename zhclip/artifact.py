@@ -1,46 +1,45 @@
 """The artifact: one safetensors file that holds an aligned text encoder, and nothing that can run.
 
-Format version 1, or 2 for a checkpoint of several text encoders, "parts", whose vectors stand side by side. Tensors:
+Tensors by name, with D the teacher's width (of all its parts), S the student's, W the window and P the parts:
 
-    bert.*                 the student, in Hugging Face BertModel names
-    proj.weight            (teacher width, student width), optional, with proj.bias
-    proj.bias              (window, teacher width), one bias a position, optional
-    tokenizer_json         (bytes,) uint8, the serialisation of `tokenizers`
-    structure.position0    (teacher width,), optional: the teacher's constant first vector
-    structure.empty        (window, teacher width), optional: the teacher's empty prompt
-    structure.norms        (window,), in version 2 (window, parts), optional: the teacher's mean norm of each position
-    structure.mean         (teacher width,), version 2, optional, with structure.std: what the vectors are multiplied by
-    structure.std          and what is added, for a teacher whose hidden states no norm follows
-    pooled.*               version 2, with metadata's `pooled`: proj_weight, proj_bias, empty, norms, mean and std of
-                           the pooled vector, from the student's first position, shaped as of a window of 1
-    skip.*                 optional: proj_weight, proj_bias, position0, empty and norms once more, for the teacher's
-                           hidden state before the last (clip skip), behind the student's layer before the last
+    bert.*                  the student, under the names of transformers' BertModel, without the pooler
+    tokenizer.vocabulary    (bytes,) uint8, a JSON list of pieces in the order of their ids
+    tokenizer.scores        (pieces,) float32, for a Unigram vocabulary
+    tokenizer.charsmap      (bytes,) uint8, for a Unigram vocabulary with a precompiled normalizer
+    structure.proj_weight   (D, S), needed where D and S differ
+    structure.proj_bias     (W, D), one bias for each position
+    structure.position0     (D,), exactly where metadata's `position0` is "stored"
+    structure.empty         (W, D), the teacher's output for the empty prompt
+    structure.norms         (W, P), the teacher's mean norm at each position
+    structure.mean, .std    (D,), both or neither: the moments by which the student's vectors are standardised
+    pooled.*                as structure.*, for a window of 1 and the pooled width, without position0
+    skip.*                  as structure.*, for the teacher's hidden state before the last (clip skip), without parts
 
-The header's key `zhclip` holds the metadata below as JSON. Nothing is inferred from names or shapes: what the metadata
-does not say is refused.
+Metadata is JSON under the header's key `zhclip` (schema.py). A tensor that it does not call for is refused.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from . import tokenizer as serialised
 from .io import (
     HEADER_LIMIT,
     ArtifactError,
     DamagedArtifactError,
     NotAnArtifactError,
-    SafetensorsFile,
     VersionError,
-    opened,
-    write,
+    load_tensors,
+    read_header,
+    read_tensors,
+    save_tensors,
 )
-from .schema import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, check, parse
+from .schema import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, TokenizerInfo, parse
+from .tokenizer import build
 
 __all__ = [
     "HEADER_KEY",
@@ -54,45 +53,40 @@ __all__ = [
     "PartInfo",
     "SpecialIds",
     "TeacherInfo",
+    "TokenizerInfo",
     "VersionError",
 ]
 
 HEADER_KEY = "zhclip"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-# What follows the BERT: a field of Artifact, and its tensor in the file. Each may be there once more, as skip.<field>.
-STRUCTURE = {
-    "proj_weight": "proj.weight",
-    "proj_bias": "proj.bias",
-    "position0": "structure.position0",
-    "empty": "structure.empty",
-    "norms": "structure.norms",
-    "mean": "structure.mean",
-    "std": "structure.std",
-}
+ANY = -1  # a size that the metadata does not give
+Shapes = dict[str, tuple[int, ...]]
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact. `bert` is keyed by Hugging Face BertModel names without the `bert.` prefix."""
+    """A loaded artifact: its tensors by group, named without the group's prefix."""
 
     meta: Meta
-    bert: dict[str, torch.Tensor]
-    tokenizer_json: bytes
-    proj_weight: torch.Tensor | None = None  # (teacher width, student width)
-    proj_bias: torch.Tensor | None = None  # (window, teacher width)
-    position0: torch.Tensor | None = None  # (teacher width,)
-    empty: torch.Tensor | None = None  # (window, teacher width)
-    norms: torch.Tensor | None = None  # (window,), or (window, parts)
-    mean: torch.Tensor | None = None  # (teacher width,)
-    std: torch.Tensor | None = None  # (teacher width,)
-    pooled: dict[str, torch.Tensor] = field(default_factory=dict)  # some of STRUCTURE, for the pooled vector
-    skip: dict[str, torch.Tensor] = field(default_factory=dict)  # some of STRUCTURE, each shaped as its namesake
+    bert: Tensors
+    tokenizer: Tensors
+    structure: Tensors = field(default_factory=dict)
+    pooled: Tensors = field(default_factory=dict)
+    skip: Tensors = field(default_factory=dict)
     path: str = "an artifact in memory"  # where it was read, for messages
 
+    def tensors(self) -> Tensors:
+        """All tensors by their names in a file."""
+        return {f"{group}.{name}": t for group in GROUPS for name, t in getattr(self, group).items()}
 
-def bert_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
+
+GROUPS = ("bert", "tokenizer", "structure", "pooled", "skip")
+
+
+def bert_shapes(d: Dimensions) -> Shapes:
     """Names and shapes of a BertModel's tensors without its pooler, in transformers' naming."""
-    shapes: dict[str, tuple[int, ...]] = {
+    shapes: Shapes = {
         "embeddings.word_embeddings.weight": (d.vocabulary, d.width),
         "embeddings.position_embeddings.weight": (d.positions, d.width),
         "embeddings.token_type_embeddings.weight": (d.types, d.width),
@@ -116,174 +110,154 @@ def bert_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def tensor_shapes(meta: Meta) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Required and optional tensors of a file with this metadata, by name, with their shapes."""
-    width, student = meta.teacher.width, meta.dimensions.width
-    structure = structure_shapes(width, student, meta.window, len(meta.parts))
-    required = {f"bert.{name}": shape for name, shape in bert_shapes(meta.dimensions).items()}
-    optional: dict[str, tuple[int, ...]] = {STRUCTURE[name]: shape for name, shape in structure.items()}
-    if not meta.parts:
-        optional |= {f"skip.{name}": shape for name, shape in structure.items()}
-    if meta.pooled:
-        pooled = structure_shapes(meta.pooled, student, 1, 1)
-        del pooled["position0"]
-        optional |= {f"pooled.{name}": shape for name, shape in pooled.items()}
-        required["pooled.proj_weight"] = optional.pop("pooled.proj_weight")
-    position0 = optional.pop("structure.position0")
-    if meta.position0 == "stored":
-        required["structure.position0"] = position0
-    if width != meta.dimensions.width:
-        required["proj.weight"] = optional.pop("proj.weight")
-    return required, optional
-
-
-def structure_shapes(width: int, student: int, window: int, parts: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of what follows a student, for a window of vectors `width` wide in so many parts; 0: of version 1."""
-    shapes: dict[str, tuple[int, ...]] = {
+def structure_shapes(group: str, width: int, student: int, window: int, parts: int) -> Shapes:
+    """Shapes of a group's tensors behind a student, for a window of vectors of one width in so many parts."""
+    shapes: Shapes = {
         "proj_weight": (width, student),
         "proj_bias": (window, width),
         "position0": (width,),
         "empty": (window, width),
-        "norms": (window, parts) if parts else (window,),
+        "norms": (window, parts),
+        "mean": (width,),
+        "std": (width,),
     }
-    return shapes | ({"mean": (width,), "std": (width,)} if parts else {})
+    return {f"{group}.{name}": shape for name, shape in shapes.items()}
+
+
+def expected_shapes(meta: Meta) -> tuple[Shapes, Shapes]:
+    """Required and optional tensors of a file with this metadata, by name, with their shapes."""
+    width, student = meta.teacher.width, meta.dimensions.width
+    required: Shapes = {f"bert.{name}": shape for name, shape in bert_shapes(meta.dimensions).items()}
+    required["tokenizer.vocabulary"] = (ANY,)
+    if meta.tokenizer.kind == "unigram":
+        required["tokenizer.scores"] = (ANY,)
+        if meta.tokenizer.normalizer == "precompiled":
+            required["tokenizer.charsmap"] = (ANY,)
+    optional = structure_shapes("structure", width, student, meta.window, len(meta.parts))
+    position0 = optional.pop("structure.position0")
+    if meta.position0 == "stored":
+        required["structure.position0"] = position0
+    if width != student:
+        required["structure.proj_weight"] = optional.pop("structure.proj_weight")
+    if meta.pooled:
+        optional |= structure_shapes("pooled", meta.pooled, student, 1, 1)
+        del optional["pooled.position0"]
+        required["pooled.proj_weight"] = optional.pop("pooled.proj_weight")
+    if len(meta.parts) == 1:
+        optional |= structure_shapes("skip", width, student, meta.window, 1)
+    return required, optional
 
 
 def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
-    """Write the artifact, whole or not at all. Raises DamagedArtifactError for what `load` would refuse, before
-    anything is written."""
-    tensors = {f"bert.{name}": tensor for name, tensor in artifact.bert.items()}
-    tensors["tokenizer_json"] = torch.frombuffer(bytearray(artifact.tokenizer_json), dtype=torch.uint8)
-    tensors |= {STRUCTURE[name]: tensor for name in STRUCTURE if (tensor := getattr(artifact, name)) is not None}
-    tensors |= {f"skip.{name}": tensor for name, tensor in artifact.skip.items()}
-    tensors |= {f"pooled.{name}": tensor for name, tensor in artifact.pooled.items()}
-    check(path, artifact.meta)
-    check_tensors(path, artifact.meta, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
-    serialised.check(path, artifact.tokenizer_json, artifact.meta.dimensions.vocabulary)
-    check_finite(path, tensors)
-    write(tensors, path, _header(artifact.meta))
+    """Write the artifact, whole or not at all. Raises ArtifactError for what `load` would refuse, before anything is
+    written."""
+    text, tensors = artifact.meta.to_json(), artifact.tensors()
+    meta = parse(path, text)
+    check_tensors(path, meta, tensors)
+    build(path, meta.tokenizer, meta.special_ids, artifact.tokenizer, meta.dimensions.vocabulary)
+    save_tensors(path, tensors, _header(meta, text))
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
-    """Read an artifact, all tensors on the CPU in the file's own dtypes.
+    """Read an artifact, all tensors on the CPU in the file's dtypes.
 
     Raises NotAnArtifactError, DamagedArtifactError or VersionError.
     """
-    with opened(path) as file:
-        meta = meta_of(file)
-        check_tensors(path, meta, {name: entry[:2] for name, entry in file.entries.items()})
-        tensors = {name: file.read(name) for name in file.entries}
-    check_finite(path, tensors)
-    return assemble(path, meta, tensors, tensors["tokenizer_json"].numpy().tobytes())
+    read_meta(path)  # refuses another kind of file before its gigabytes are read
+    metadata, tensors = load_tensors(path)
+    meta = _parse(path, metadata)
+    check_tensors(path, meta, tensors)
+    groups: dict[str, Tensors] = {group: {} for group in GROUPS}
+    for name, tensor in tensors.items():
+        group, _, own = name.partition(".")
+        groups[group][own] = tensor
+    return Artifact(meta, **groups, path=str(path))
 
 
-def assemble(
-    path: str | os.PathLike[str], meta: Meta, tensors: dict[str, torch.Tensor], tokenizer_json: bytes
-) -> Artifact:
-    """The artifact of a file's tensors, which `check_tensors` has passed."""
-    return Artifact(
-        meta=meta,
-        bert={name[len("bert.") :]: tensor for name, tensor in tensors.items() if name.startswith("bert.")},
-        tokenizer_json=tokenizer_json,
-        **{name: tensors.get(stored) for name, stored in STRUCTURE.items()},
-        skip={name: tensors[f"skip.{name}"] for name in STRUCTURE if f"skip.{name}" in tensors},
-        pooled={name: tensors[f"pooled.{name}"] for name in STRUCTURE if f"pooled.{name}" in tensors},
-        path=str(path),
-    )
+def read_meta(path: str | os.PathLike[str]) -> Meta:
+    """Read the metadata alone, without any tensor. Raises as `load` does."""
+    return _parse(path, read_header(path).metadata)
 
 
-def is_marked(path: str | os.PathLike[str]) -> bool:
-    """Whether the file's header names our key, whatever else is wrong with it: a list of files must show the truncated
-    and the newer ones too, so that choosing one explains it. Reads the header alone; never raises on a file's content.
-    """
+def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Meta, Tensors]:
+    """Read the metadata and the tokenizer's tensors alone. Raises as `load` does."""
+    meta = read_meta(path)
+    return meta, {name[len("tokenizer.") :]: t for name, t in read_tensors(path, "tokenizer.").items()}
+
+
+def is_artifact(path: str | os.PathLike[str]) -> bool:
+    """Whether the file's header names our key, whatever else is wrong with it: a list of files must show truncated and
+    newer ones too, so that choosing one explains it. Never raises on a file's content."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         # A quote inside a JSON string is escaped, so no other file's metadata can spell the key by accident.
         return size <= HEADER_LIMIT and f'"{HEADER_KEY}":'.encode() in file.read(size)
 
 
-def read_meta(path: str | os.PathLike[str]) -> Meta:
-    """Read the metadata alone, without any tensor. Raises as `load` does."""
-    with opened(path) as file:
-        return meta_of(file)
-
-
-def meta_of(file: SafetensorsFile) -> Meta:
-    """The metadata of an open file. Raises as `load` does."""
-    text = file.metadata.get(HEADER_KEY)
+def _parse(path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> Meta:
+    text = metadata.get(HEADER_KEY)
     if not isinstance(text, str):
         raise NotAnArtifactError(
-            file.path,
+            path,
             "a safetensors file without ZhCLIP metadata (a checkpoint, a LoRA or another model)",
             "a file that `python -m trainer export` wrote",
             "Choose an aligned encoder, or train one with `python -m trainer run`.",
         )
-    return parse(file.path, text)
+    return parse(path, text)
 
 
-def check_finite(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse NaN and infinity. Raises DamagedArtifactError."""
-    for name, tensor in tensors.items():
-        if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
-            continue
-        if not all(value.isfinite() for value in tensor.aminmax()):
-            raise DamagedArtifactError(
-                path, f"{name} with NaN or infinity", "finite numbers", "Train or export it again."
-            )
-        if name.endswith(".std") and tensor.min() <= 0:
-            raise DamagedArtifactError(path, f"{name} of 0 or less", "deviations above 0", "Train or export it again.")
-
-
-def check_tensors(
-    path: str | os.PathLike[str], meta: Meta, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
-) -> None:
-    """Refuse a file of tensors of these dtypes and shapes, by name, under this metadata. Raises DamagedArtifactError
-    for what is missing, misshapen or of another dtype, VersionError for what is unknown."""
-    # Before a loop over as many layers as the metadata claims.
-    if meta.dimensions.layers > len(tensors):
-        raise DamagedArtifactError(
-            path, f"{len(tensors)} tensors", f"those of {meta.dimensions.layers} layers", "Export it again."
-        )
-    shapes = {name: shape for name, (_, shape) in tensors.items()}
-    required, optional = tensor_shapes(meta)
-    if meta.teacher.width != meta.dimensions.width and any(name.startswith("skip.") for name in shapes):
+def check_tensors(path: str | os.PathLike[str], meta: Meta, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors that do not fit the metadata. Raises DamagedArtifactError for what is missing, misshapen, of
+    another dtype or not finite, VersionError for what is unknown."""
+    required, optional = expected_shapes(meta)
+    has_skip = any(name.startswith("skip.") for name in tensors)
+    if has_skip and "skip.proj_weight" in optional and "structure.proj_weight" in required:
         required["skip.proj_weight"] = optional.pop("skip.proj_weight")
-    missing = sorted(({*required, "tokenizer_json"}) - set(shapes))
+    missing = sorted(set(required) - set(tensors))
     if missing:
-        raise DamagedArtifactError(
-            path, f"no tensor {missing[0]} ({len(missing)} missing)", "every tensor of its metadata", "Export it again."
-        )
-    unknown = sorted(set(shapes) - {*required, *optional, "tokenizer_json"})
+        raise _damaged(path, f"no tensor {missing[0]} ({len(missing)} missing)", "every tensor of its metadata")
+    unknown = sorted(set(tensors) - {*required, *optional})
     if unknown:
-        raise VersionError(
-            path,
-            f"unknown tensor {', '.join(unknown[:3])}",
-            f"the tensors of format version {meta.format_version}",
-            "Update ZhCLIP.",
-        )
-    for name, shape in {**required, **optional}.items():
-        if name in shapes and shapes[name] != shape:
-            raise DamagedArtifactError(
-                path, f"{name} of shape {shapes[name]}", f"{shape} by its metadata", "Export it again."
-            )
-    for of in ("structure", "pooled"):
-        if (f"{of}.mean" in shapes) != (f"{of}.std" in shapes):
-            raise DamagedArtifactError(path, f"one of {of}.mean and {of}.std", "both or neither", "Export it again.")
-    for name, (dtype, shape) in tensors.items():
-        if (dtype != torch.uint8 or len(shape) != 1) if name == "tokenizer_json" else dtype not in FLOATS:
-            raise DamagedArtifactError(path, f"{name} of {dtype}", "bytes or floats, by the format", "Export it again.")
+        expected = "the tensors that its metadata names"
+        raise VersionError(path, f"unknown tensor {', '.join(unknown[:3])[:200]}", expected, "Update ZhCLIP.")
+    shapes = {**required, **optional}
+    for name, tensor in tensors.items():
+        shape = shapes[name]
+        if len(shape) != tensor.dim() or any(size not in (ANY, own) for size, own in zip(shape, tensor.shape)):
+            raise _damaged(path, f"{name} of shape {tuple(tensor.shape)}", f"{shape} by its metadata")
+        wanted = (torch.uint8,) if name in ("tokenizer.vocabulary", "tokenizer.charsmap") else FLOATS
+        if tensor.dtype not in wanted:
+            raise _damaged(path, f"{name} of {tensor.dtype}", " or ".join(map(str, wanted)))
+        _check_values(path, name, tensor)
+    for group in ("structure", "pooled", "skip"):
+        if (f"{group}.mean" in tensors) != (f"{group}.std" in tensors):
+            raise _damaged(path, f"one of {group}.mean and {group}.std", "both or neither")
 
 
-def _header(meta: Meta) -> dict[str, str]:
+def _check_values(path: str | os.PathLike[str], name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
+        return
+    least, most = tensor.aminmax()
+    if not (least.isfinite() and most.isfinite()):
+        raise _damaged(path, f"{name} with NaN or infinity", "finite numbers")
+    if name.endswith(".std") and least <= 0:
+        raise _damaged(path, f"{name} of 0 or less", "deviations above 0")
+
+
+def _damaged(path: str | os.PathLike[str], found: str, expected: str) -> DamagedArtifactError:
+    return DamagedArtifactError(path, found, expected, "Export it again.")
+
+
+def _header(meta: Meta, text: str) -> dict[str, str]:
     """The safetensors header: our key, and the modelspec keys that model managers read.
 
     Source of the modelspec names: Stability-AI/ModelSpec, version 1.0.1.
     """
     title = f"ZhCLIP {meta.strategy} encoder for {meta.teacher.id}"
     return {
-        HEADER_KEY: json.dumps(meta.to_json(), sort_keys=True, ensure_ascii=True),
+        HEADER_KEY: text,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"zhclip-v{meta.format_version}/text-encoder",
+        "modelspec.architecture": "zhclip-v1/text-encoder",
         "modelspec.implementation": "https://github.com/zhclip/zhclip",
         "modelspec.title": f"{title}: open it with Load ZhCLIP Encoder, not with Load CLIP",
         "modelspec.license": meta.licence,

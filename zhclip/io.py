@@ -1,28 +1,20 @@
-"""Safetensors files: opened, with a name for what is wrong with one, and written whole or not at all; and a digest of
-weights that no container changes."""
+"""Reads and writes safetensors files, with errors that say what is wrong; and a digest of weights."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import io
 import json
-import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
-HEADER_LIMIT = 100_000_000  # bytes, as safetensors itself has it: more is another kind of file
-OBJECTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-DIMENSIONS = 8  # of a tensor
-# By safetensors' names, those of an artifact.
-DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "U8": torch.uint8}
+HEADER_LIMIT = 100_000_000  # bytes, safetensors' own limit
+PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
 
 
 class ArtifactError(ValueError):
@@ -34,7 +26,7 @@ class ArtifactError(ValueError):
 
 
 class NotAnArtifactError(ArtifactError):
-    """Another kind of file: a checkpoint, a LoRA, a file of Python objects."""
+    """Another kind of file: a checkpoint, a LoRA, a pickle."""
 
 
 class DamagedArtifactError(ArtifactError):
@@ -42,141 +34,107 @@ class DamagedArtifactError(ArtifactError):
 
 
 class VersionError(ArtifactError):
-    """A format version that this code does not know."""
+    """A format version, tensor or metadata key that this code does not know."""
 
 
-class Entry(NamedTuple):
-    """Where a tensor lies: bytes [begin, end) behind the header."""
+class Header(NamedTuple):
+    """A file's header: its metadata, its tensors' entries by name as JSON, and the byte at which the data begins."""
 
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-    end: int
+    metadata: dict[str, Any]
+    entries: dict[str, Any]
+    start: int
 
 
-class SafetensorsFile:
-    """One safetensors file, opened once: whatever is read of it is of the same content, or refused.
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The header alone, without any tensor. Raises ArtifactError, NotAnArtifactError or DamagedArtifactError."""
+    with _open(path) as file:
+        return _header(path, file)
 
-    Read and not mapped: of a mapped file, overwritten or cut short, the next page that is touched ends the process.
+
+def read_tensors(path: str | os.PathLike[str], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, and no other bytes of the file. Raises as `read_header`."""
+    with _open(path) as file:
+        header = _header(path, file)
+        entries: dict[str, Any] = {}
+        data = b""
+        for name in header.entries:
+            if name.startswith(prefix):
+                entries[name], content = _entry(path, file, header, name, len(data))
+                data += content
+    return _parse(path, _join(entries, data))
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Metadata and all tensors, in the file's dtypes. Raises as `read_header`.
+
+    The file is read and not mapped: touching a mapped file that was cut short would end the process.
     """
-
-    def __init__(self, path: str | os.PathLike[str], file: io.FileIO) -> None:
-        self.path, self._file = path, file
-        self.identity = identity(file)
-        self.start, header = _header(path, file, self.identity[SIZE])
-        metadata = header.pop("__metadata__", {})
-        self.metadata: dict[str, Any] = metadata if type(metadata) is dict else {}
-        self._header = header
-
-    @functools.cached_property
-    def entries(self) -> dict[str, Entry]:
-        """Every tensor's place; together they are the file, without a gap and none twice. Raises
-        DamagedArtifactError."""
-        entries = {name: _entry(self.path, name, found) for name, found in self._header.items()}
-        end = 0
-        for entry in sorted(entries.values(), key=lambda entry: entry[2:]):
-            if entry.begin != end:
-                raise _unreadable(self.path, "its tensors overlap or leave a gap")
-            end = entry.end
-        if end != self.identity[SIZE] - self.start:
-            raise _unreadable(self.path, "its tensors do not end where the file ends")
-        return entries
-
-    def read(self, name: str) -> torch.Tensor:
-        """A tensor of its own memory. Raises DamagedArtifactError when the file has changed since it was opened."""
-        entry = self.entries[name]
-        memory = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
-        self._file.seek(self.start + entry.begin)
-        fill(self._file, memory, self.path, self.identity)
-        return memory.view(entry.dtype).view(entry.shape)
+    with _open(path) as file:
+        header = _header(path, file)
+        file.seek(0)
+        data = file.read()
+    return header.metadata, _parse(path, data)
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[SafetensorsFile]:
-    """The file, to be read tensor by tensor. Raises ArtifactError, NotAnArtifactError or DamagedArtifactError."""
-    if not Path(path).is_file():
-        raise ArtifactError(path, "no file", "a safetensors file", "Check the path.")
-    with unbuffered(path) as file:
-        yield SafetensorsFile(path, file)
+def _open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        found = f"a file that cannot be read ({error.strerror})"
+        raise ArtifactError(path, found, "a safetensors file", "Check the path.") from error
 
 
-@contextmanager
-def unbuffered(path: str | os.PathLike[str]) -> Iterator[io.FileIO]:
-    """The file's bytes. Raises ArtifactError where it cannot be opened."""
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(io.FileIO(path))
-        except OSError as error:
-            found = f"a file that cannot be opened ({error.strerror})"
-            raise ArtifactError(path, found, "one to read", "Check that it is there and may be read.") from error
-        yield file
-
-
-def identity(file: io.FileIO) -> tuple[int, ...]:
-    """What another file at the same path, or another content of the same file, differs in."""
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-SIZE = 2  # in `identity`
-
-
-def fill(file: io.FileIO, into: torch.Tensor, path: str | os.PathLike[str], seen: tuple[int, ...]) -> None:
-    """Fill (n,) uint8 from where an unbuffered file stands, which is still the one that was seen. Raises
-    DamagedArtifactError: weights of two files would be an encoder of neither."""
-    left = into.numpy().data
-    while left and (count := file.readinto(left)):
-        left = left[count:]
-    if left or identity(file) != seen:
-        raise DamagedArtifactError(
-            path, "another file than a moment ago", "one that stays while it is read", "Load it again."
-        )
-
-
-def _header(path: str | os.PathLike[str], file: io.FileIO, size: int) -> tuple[int, dict[str, Any]]:
-    """Where the tensors begin, and the header's JSON."""
+def _header(path: str | os.PathLike[str], file: BinaryIO) -> Header:
     start = file.read(8)
-    if start[:2] in OBJECTS:
+    if start[:2] in PICKLES:
         raise NotAnArtifactError(
             path,
             "a file of Python objects (.pt, .bin, .ckpt), which can run code",
             "a safetensors file",
             "Export the encoder again, or look for its safetensors file.",
         )
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or not 2 <= length <= size - 8:
+    length, size = int.from_bytes(start, "little"), os.fstat(file.fileno()).st_size
+    if not 2 <= length <= min(HEADER_LIMIT, size - 8):
         raise _unreadable(path, "its header is not whole")
-    if length > HEADER_LIMIT:
-        raise _unreadable(path, f"a header of {length} bytes, over {HEADER_LIMIT}")
-    text = torch.empty(length, dtype=torch.uint8)
-    fill(file, text, path, identity(file))
     try:
-        header = json.loads(text.numpy().tobytes().decode("utf-8"))
+        header = json.loads(file.read(length).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"its header is no JSON, {str(error)[:80]}") from error
-    if type(header) is not dict:
-        raise _unreadable(path, "its header is no JSON object")
-    return 8 + length, header
+    metadata = header.pop("__metadata__", {}) if type(header) is dict else None
+    if type(metadata) is not dict:
+        raise _unreadable(path, "its header is no JSON object of objects")
+    return Header(metadata, header, 8 + length)
 
 
-def _entry(path: str | os.PathLike[str], name: str, found: Any) -> Entry:
-    wrong = f"its header's entry {name[:80]!a} makes no sense"
-    if type(found) is not dict or set(found) != {"dtype", "shape", "data_offsets"}:
-        raise _unreadable(path, wrong)
-    dtype, shape, offsets = found["dtype"], found["shape"], found["data_offsets"]
-    for numbers in (shape, offsets):
-        if type(numbers) is not list or not all(type(number) is int and number >= 0 for number in numbers):
-            raise _unreadable(path, wrong)
-    if len(offsets) != 2 or len(shape) > DIMENSIONS:
-        raise _unreadable(path, wrong)
-    if type(dtype) is not str or dtype not in DTYPES:
-        raise DamagedArtifactError(
-            path, f"{name[:80]} of dtype {str(dtype)[:20]}", f"one of {', '.join(DTYPES)}", "Export it again."
-        )
+def _entry(
+    path: str | os.PathLike[str], file: BinaryIO, header: Header, name: str, at: int
+) -> tuple[dict[str, Any], bytes]:
+    """A tensor's entry, moved to byte `at` of other data, and its bytes."""
+    entry = header.entries[name]
+    offsets = entry.get("data_offsets") if type(entry) is dict else None
+    if type(offsets) is not list or len(offsets) != 2 or not all(type(each) is int for each in offsets):
+        raise _unreadable(path, f"the entry of {name[:80]!a} has no offsets")
     begin, end = offsets
-    if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
-        raise _unreadable(path, wrong)
-    return Entry(DTYPES[dtype], tuple(shape), begin, end)
+    if not 0 <= begin <= end <= os.fstat(file.fileno()).st_size - header.start:
+        raise _unreadable(path, f"{name[:80]!a} lies outside the file")
+    file.seek(header.start + begin)
+    return {**entry, "data_offsets": [at, at + end - begin]}, file.read(end - begin)
+
+
+def _join(entries: dict[str, Any], data: bytes) -> bytes:
+    """The bytes of a safetensors file."""
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = text.ljust(-(-len(text) // 8) * 8)  # so that the data begin at a multiple of 8
+    return b"".join((len(text).to_bytes(8, "little"), text, data))
+
+
+def _parse(path: str | os.PathLike[str], data: bytes) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except Exception as error:  # SafetensorError, KeyError for a dtype that torch lacks, and torch's own
+        raise _unreadable(path, f"{type(error).__name__} {str(error)[:80]}") from error
 
 
 def _unreadable(path: str | os.PathLike[str], reason: str) -> DamagedArtifactError:
@@ -188,34 +146,33 @@ def _unreadable(path: str | os.PathLike[str], reason: str) -> DamagedArtifactErr
     )
 
 
-def write(tensors: dict[str, torch.Tensor], path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
-    """Write a temporary file beside `path`, then rename it: a reader never sees half a file. The same tensors and
-    metadata give the same bytes."""
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write, which replaces `path` when the block ends without an error; a reader never sees half of it."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=target.name + ".", suffix=".tmp", dir=target.parent)
-    os.close(handle)
+    temporary = target.with_name(f"{target.name}.tmp")
     try:
-        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, metadata)
-        _sort_header(Path(temporary))
-        os.chmod(temporary, 0o644)  # mkstemp makes files that other users of a shared ComfyUI could not read
-        os.replace(temporary, target)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _sort_header(path: Path) -> None:
-    """Put the header's keys in order, in place: safetensors writes them in an order that differs from run to run, and
-    the same encoder should be the same bytes."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-        if len(text) > size:  # never seen; the unsorted header is as good a file
-            return
-        file.seek(8)
-        file.write(text.ljust(size))
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file, whole or not at all. The same tensors and metadata give the same bytes."""
+    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    length = int.from_bytes(data[:8], "little")
+    # safetensors writes metadata in an order that differs from run to run.
+    header = {"__metadata__": dict(sorted(metadata.items()))} | json.loads(data[8 : 8 + length])
+    with atomic_write(path) as file:
+        file.write(_join(header, b""))
+        file.write(memoryview(data)[8 + length :])
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:

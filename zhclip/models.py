@@ -1,5 +1,4 @@
-"""The kinds of checkpoint whose text encoders an aligned one takes the place of: a row each. Trainer and nodes read the
-rows, and neither asks for a kind by name."""
+"""The kinds of checkpoint that an aligned encoder can serve, and how each one's UNet reads its text encoders."""
 
 from __future__ import annotations
 
@@ -18,9 +17,9 @@ class Part(NamedTuple):
     activation: str  # of its layers, by transformers' name: a checkpoint file does not say it
 
 
-class Kind(NamedTuple):
-    """A family of checkpoints. Their parts' vectors stand side by side in the conditioning. `pooled`: whether the UNet
-    reads the last part's projected vector at the end token too."""
+class CheckpointKind(NamedTuple):
+    """A family of checkpoints. The vectors of its parts are concatenated. `pooled`: whether the UNet also reads the
+    last part's projected vector at the end token."""
 
     name: str
     parts: tuple[Part, ...]
@@ -28,17 +27,17 @@ class Kind(NamedTuple):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of the parts' tokens."""
+        """ComfyUI's names of the parts' tokens."""
         return tuple(part.key for part in self.parts)
 
 
-SD15 = Kind(
+SD15 = CheckpointKind(
     "Stable Diffusion 1.5",
     (Part("l", "text_encoder", -1, True, None, "cond_stage_model.transformer.", "quick_gelu"),),
     False,
 )
 # Source: the pipeline's own, and core's comfy/sdxl_clip.py.
-SDXL = Kind(
+SDXL = CheckpointKind(
     "SDXL",
     (
         Part("l", "text_encoder", -2, False, None, "conditioner.embedders.0.transformer.", "quick_gelu"),
@@ -49,7 +48,7 @@ SDXL = Kind(
 KINDS = (SD15, SDXL)
 
 
-def kind_of(keys: tuple[str, ...]) -> Kind:
+def kind_of(keys: tuple[str, ...]) -> CheckpointKind:
     """The kind whose tokens have these names. Raises KeyError."""
     for kind in KINDS:
         if kind.keys == keys:

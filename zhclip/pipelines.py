@@ -39,7 +39,7 @@ class PromptEncoder:
         that is no whole encoder, or one for another kind of UNet.
         """
         artifact = load(path)
-        self.meta, self.tokens = artifact.meta, PromptTokenizer.of(artifact)
+        self.meta, self.tokens = artifact.meta, PromptTokenizer.from_artifact(artifact)
         check_fit(path, self.meta, pipe)
         self.device, self.dtype = torch.device(device), pipe.unet.dtype
         self.bert = Bert.from_tensors(self.meta.dimensions, self._placed(artifact.bert)).requires_grad_(False)

@@ -30,15 +30,14 @@ class Structure:
     @classmethod
     def of(cls, artifact: Artifact) -> Structure:
         """The structure that a loaded artifact carries."""
-        a = artifact
-        widths = a.meta.widths if a.meta.parts else ()
-        return cls(a.proj_weight, a.proj_bias, a.position0, a.empty, a.norms, a.mean, a.std, widths)
+        tensors: dict[str, Any] = dict(artifact.structure)
+        return cls(**tensors, widths=artifact.meta.widths)
 
     @classmethod
     def of_skip(cls, artifact: Artifact) -> Structure | None:
         """The structure behind the layer before the last, when the artifact has a target for it."""
         tensors: dict[str, Any] = dict(artifact.skip)
-        return cls(**tensors) if tensors else None
+        return cls(**tensors, widths=artifact.meta.widths) if tensors else None
 
     @classmethod
     def of_pooled(cls, artifact: Artifact) -> Structure | None:

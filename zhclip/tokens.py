@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from tokenizers import Tokenizer
 
-from . import tokenizer as serialised
-from .artifact import Artifact, Meta, SpecialIds
+from .artifact import Artifact
 from .prompt import Span, cut, normalise, parts
+from .schema import Meta, SpecialIds, TokenizerInfo
+from .tokenizer import build, guard_panics
 
 
 @dataclass(frozen=True)
@@ -37,28 +38,29 @@ class PromptTokenizer:
     tokenizer: Tokenizer
     special: SpecialIds
     window: int
+    info: TokenizerInfo
+    tensors: dict[str, torch.Tensor]  # as tokenizer.pack makes them
     folding: Mapping[int, str] = field(default_factory=dict)
     path: str = "a tokenizer"  # where it came from, for messages
 
     @classmethod
-    def of(cls, artifact: Artifact) -> PromptTokenizer:
-        """The tokenizer that a loaded artifact carries."""
-        return cls.under(artifact.meta, artifact.tokenizer_json, artifact.path)
+    def from_artifact(cls, artifact: Artifact) -> PromptTokenizer:
+        """The tokenizer of a loaded artifact. Raises DamagedArtifactError."""
+        return cls.from_meta(artifact.meta, artifact.tokenizer, artifact.path)
 
     @classmethod
-    def under(cls, meta: Meta, tokenizer_json: bytes, path: str) -> PromptTokenizer:
-        """Build from a file's metadata and its `tokenizers` serialisation. Raises DamagedArtifactError."""
-        tokenizer = serialised.read(path, tokenizer_json, meta.dimensions.vocabulary)
-        return cls(tokenizer, meta.special_ids, meta.window, str.maketrans(meta.folding), path)
+    def from_meta(cls, meta: Meta, tensors: dict[str, torch.Tensor], path: str) -> PromptTokenizer:
+        """Build from an artifact's metadata and its tokenizer's tensors. Raises DamagedArtifactError."""
+        tokenizer = build(path, meta.tokenizer, meta.special_ids, tensors, meta.dimensions.vocabulary)
+        folding = str.maketrans(meta.folding)
+        return cls(tokenizer, meta.special_ids, meta.window, meta.tokenizer, tensors, folding, path)
 
     @classmethod
-    def from_json(cls, tokenizer_json: bytes, special: SpecialIds, window: int, path: str = "") -> PromptTokenizer:
-        """Build from the `tokenizers` serialisation alone, which came from `path`. Raises DamagedArtifactError.
-
-        Its own truncation, padding and special tokens are switched off: a window is framed here, and "[SEP]" typed in
-        a prompt is text, not an end.
-        """
-        return cls(serialised.read(path or "a tokenizer", tokenizer_json), special, window)
+    def from_info(
+        cls, info: TokenizerInfo, tensors: dict[str, torch.Tensor], special: SpecialIds, window: int, path: str
+    ) -> PromptTokenizer:
+        """Build without an artifact. Raises DamagedArtifactError."""
+        return cls(build(path, info, special, tensors), special, window, info, tensors, {}, path)
 
     def ids(self, text: str) -> list[int]:
         """Ids of the normalised text, without start, end or padding."""
@@ -106,7 +108,7 @@ class PromptTokenizer:
     def _encode(self, plain: str) -> tuple[list[int], list[tuple[int, int]], str]:
         """Normalised text -> ids, the characters that each covers, and the text that they count in."""
         plain = plain.translate(self.folding)
-        with serialised.refused(self.path):
+        with guard_panics(self.path):
             encoding = self.tokenizer.encode(plain, add_special_tokens=False)
         # A unigram vocabulary finds a typed "</s>" among its pieces, whatever encode_special_tokens says.
         framing = {self.special.start, self.special.end, self.special.pad}

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import comfy.model_management
@@ -18,77 +16,40 @@ import comfy.sd
 import torch
 from comfy.supported_models_base import ClipTarget
 
-from ...zhclip.artifact import Artifact, check_finite
-from ...zhclip.memory import allot
+from ...zhclip.artifact import load
 from ...zhclip.tokens import PromptTokenizer
 from .bert import structures
-from .encoder import WindowEncoder
-from .parts import PartsModel, PartsTokenizer
-from .tokenizer import WindowTokenizer
+from .encoder import PartsModel, WindowEncoder
+from .tokenizer import PartsTokenizer, WindowTokenizer
 
 
 def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """Read an artifact and meanwhile build its CLIP. `changes` are fields of the Artifact that replace what the file
-    says, as a calibration makes them. `disable_dynamic` is what versions of ComfyUI since 2026 ask for, and is unknown
-    to older ones. Raises ArtifactError.
+    """Read an artifact and build its CLIP. `changes` are fields of the Artifact that replace the file's, as a
+    calibration makes them. `disable_dynamic` is an argument of ComfyUI's own loaders since 2026. Raises ArtifactError.
     """
-    device = comfy.model_management.text_encoder_device()
-    dtype = comfy.model_management.text_encoder_dtype(device)
-    artifact, fills = allot(path, dtype)
-    artifact = dataclasses.replace(artifact, **changes or {})
-    left = iter(fills)
-
-    def fill() -> None:
-        for part in left:
-            part()
-
-    with ThreadPoolExecutor(1) as thread:  # a second gains nothing
-        filling = thread.submit(fill)
-
-        def wait() -> None:
-            fill()
-            filling.result()
-
-        encoder = functools.partial(WindowEncoder, artifact, path, wait)
-        clip = _clip(artifact, encoder, comfy.model_management.supports_cast(device, dtype), disable_dynamic)
-        if clip.patcher.load_device.type == "cpu":
-            # Core places its own CLIPs at this point too; left to the first prompt, that takes a twentieth longer.
-            # Nothing is copied there, so it need not wait for the weights.
-            clip.load_model()
-        wait()
-    check_finite(path, {f"bert.{name}": tensor for name, tensor in artifact.bert.items()})
-    encoder_of(clip).changes = changes or {}
-    # Hooks and several GPUs build the model again from this.
-    clip.patcher.cached_patcher_init = (load_patcher, (path, changes))
-    return clip
-
-
-def _clip(
-    artifact: Artifact, encoder: Callable[..., WindowEncoder], castable: bool, disable_dynamic: bool
-) -> comfy.sd.CLIP:
-    """Core's CLIP around an encoder that core makes, loaded with the artifact's weights. `castable` says whether the
-    device that core chose casts the dtype that it chose; where it does not, core moves the model before it is loaded.
-    """
-    weights = {f"bert.{name}": tensor for name, tensor in artifact.bert.items()}
-    for at, structure in structures(artifact).items():
-        weights |= {f"{at}.{name}": tensor for name, tensor in structure.tensors().items()}
-    tokenizer = functools.partial(WindowTokenizer, PromptTokenizer.of(artifact))
+    artifact = dataclasses.replace(load(path), **changes or {})
+    dtype = comfy.model_management.text_encoder_dtype(comfy.model_management.text_encoder_device())
+    weights = {f"bert.{name}": tensor.to(dtype) for name, tensor in artifact.bert.items()}
+    for module, structure in structures(artifact).items():
+        weights |= {f"{module}.{name}": tensor.float() for name, tensor in structure.tensors().items()}
+    tokenizer = functools.partial(WindowTokenizer, PromptTokenizer.from_artifact(artifact))
     target = ClipTarget(
         functools.partial(PartsTokenizer, artifact.meta.keys, tokenizer=tokenizer),
-        functools.partial(PartsModel, clip_model=encoder),
+        functools.partial(PartsModel, clip_model=functools.partial(WindowEncoder, artifact)),
     )
     # No embedding_directory: an inversion made for SD1.5 is 768 wide too, and would enter a BERT's input unnoticed.
     options: dict[str, Any] = {"embedding_directory": None, "parameters": sum(t.numel() for t in weights.values())}
-    if castable:  # all weights are replaced, so none need memory until then
-        options["model_options"] = {"initial_device": torch.device("meta")}
     known = inspect.signature(comfy.sd.CLIP.__init__).parameters
     if "disable_dynamic" in known:
         options["disable_dynamic"] = disable_dynamic
-    if "state_dict" in known:
+    if "state_dict" in known:  # of 2026, where weights must be given here
         clip = comfy.sd.CLIP(target, state_dict=[weights], **options)
     else:
         clip = comfy.sd.CLIP(target, **options)
         clip.load_sd(weights)
+    encoder_of(clip).changes = changes or {}
+    # Hooks and several GPUs build the model again from this.
+    clip.patcher.cached_patcher_init = (load_patcher, (path, changes))
     return clip
 
 

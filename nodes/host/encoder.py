@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -11,8 +10,10 @@ import torch
 
 from ...zhclip.artifact import Artifact, ArtifactError
 from ...zhclip.emphasis import Row, combine, rows
+from ...zhclip.models import kind_of
 from ...zhclip.tokens import Window
 from .bert import SKIP_LAYER, AlignedBert, log_once, structures
+from .tokenizer import Windows
 
 BEHIND = (
     "ZhCLIP: CLIP Set Last Layer at {chosen}: this encoder was trained for layer {own} and has none behind it, so that "
@@ -30,14 +31,11 @@ class MaskedWindow(list[int]):
 
 
 class WindowEncoder(comfy.sd1_clip.SDClipModel):
-    """Runs windows of ids through the aligned BERT. `path` and `changes` are load_clip's; `wait` returns once the
-    artifact's tensors are filled, which `load_sd` needs where core has put the model on a device."""
+    """Runs windows of ids through the aligned BERT. `changes` are load_clip's."""
 
     def __init__(
         self,
         artifact: Artifact,
-        path: str,
-        wait: Callable[[], None],
         device: Any = "cpu",
         dtype: Any = None,
         model_options: Any = None,
@@ -55,7 +53,7 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
             return_attention_masks=False,
         )
         self.meta = meta
-        self.path, self.wait = path, wait
+        self.path = artifact.path
         self.changes: dict[str, Any] = {}
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
@@ -75,19 +73,14 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         return layer if abs(layer) <= self.num_layers else -1  # as core does
 
     def load_sd(self, sd: dict[str, torch.Tensor]) -> Any:
-        """Take the weights as they are, which saves core's copy. Returns core's missing and unexpected names, none.
-        Raises ArtifactError for any."""
-        model = {name: tensor for name, tensor in self.transformer.state_dict().items() if not tensor.is_meta}
-        if model:
-            self.wait()
-        self.wait = lambda: None  # models are copied, and what waits cannot be
-        fit = {name: tensor.to(model[name]) if name in model else tensor for name, tensor in sd.items()}
-        odd = self.transformer.load_state_dict(fit, strict=False, assign=True)
-        names = sorted([*odd.missing_keys, *odd.unexpected_keys])
-        if names:  # core only logs this, and runs on with whatever the memory held
+        """Core's, which returns missing and unexpected names. Raises ArtifactError for any: core only logs them, and
+        would run with memory that nothing filled."""
+        loaded = super().load_sd(sd)
+        names = sorted([*loaded.missing_keys, *loaded.unexpected_keys])
+        if names:
             mismatch = f"tensors that do not match core's BERT ({', '.join(names[:3])})"
             raise ArtifactError(self.path, mismatch, "the same names", "Update ZhCLIP.")
-        return odd
+        return loaded
 
     def encode_token_weights(self, token_weight_pairs: list[list[tuple[Any, ...]]]) -> Any:
         """Windows of (id, weight) pairs -> ((1, windows * W, D), pooled (1, D)).
@@ -147,6 +140,32 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
             None, mask, embeds=embeds, num_tokens=count, intermediate_output=SKIP_LAYER, dtype=torch.float32
         )
         return last.float().cpu(), skip.float().cpu()
+
+
+class PartsModel(comfy.sd1_clip.SD1ClipModel):
+    """Core's model of one text encoder, which reads the windows under each of the artifact's keys."""
+
+    def encode_token_weights(self, token_weight_pairs: dict[str, Windows]) -> tuple[torch.Tensor, torch.Tensor]:
+        """{key: windows} -> ((1, windows * W, sum of the parts' widths), pooled (1, P)).
+
+        Each part's columns come from the windows under its key, the pooled vector from the last part's, and the longer
+        are cut to the shorter, all as in core's SDXLClipModel. Windows that several keys share are encoded once. Raises
+        ValueError where a key is missing.
+        """
+        meta = self.clip_l.meta
+        lacking = [key for key in meta.keys if key not in token_weight_pairs]
+        if lacking:
+            raise ValueError(
+                f"A node gave a ZhCLIP encoder for {kind_of(meta.keys).name} no tokens {', '.join(lacking)}: it "
+                "encodes for another kind of CLIP; use the stock CLIP Text Encode."
+            )
+        given = [token_weight_pairs[key] for key in meta.keys]
+        unlike = [windows for at, windows in enumerate(given) if windows not in given[:at]]
+        encoded = [self.clip_l.encode_token_weights(windows) for windows in unlike]
+        of_parts = [encoded[unlike.index(windows)] for windows in given]
+        length = min(z.shape[1] for z, _ in encoded)
+        columns = [z[:, :length].split(meta.widths, dim=-1)[part] for part, (z, _) in enumerate(of_parts)]
+        return torch.cat(columns, dim=-1), of_parts[-1][1]
 
 
 def _config(artifact: Artifact) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import comfy.sd1_clip
 import torch
 
 from ...zhclip.io import digest
-from ...zhclip.models import Kind, Part
+from ...zhclip.models import CheckpointKind, Part
 from .bert import SKIP_LAYER
 from .clip import is_aligned
 
@@ -20,7 +20,7 @@ Windows = list[list[int]]
 class Teacher:
     """The text encoders of a checkpoint's CLIP, with their LoRA if any. Raises ValueError for another kind of CLIP."""
 
-    def __init__(self, clip: Any, kind: Kind) -> None:
+    def __init__(self, clip: Any, kind: CheckpointKind) -> None:
         cure = f"connect the CLIP output of the {kind.name} checkpoint that you paint with."
         if is_aligned(clip):
             raise ValueError(f"The CLIP at `clip` is a ZhCLIP encoder; {cure}")

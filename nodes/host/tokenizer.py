@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import comfy.sd1_clip
 
 from ...zhclip.prompt import checked
-from ...zhclip.tokenizer import refused
+from ...zhclip.tokenizer import guard_panics
 from ...zhclip.tokens import PromptTokenizer
 from .bert import log_once
 
@@ -16,6 +15,7 @@ EMBEDDING_READ_AS_TEXT = (
     "ZhCLIP: `embedding:` names a textual inversion made for CLIP, which this encoder cannot read, so the name is read "
     "as text; encode it with the checkpoint's own CLIP and join the two by Conditioning (Concat)."
 )
+Windows = list[list[tuple[Any, ...]]]
 
 
 class FramedTokenizer:
@@ -40,20 +40,12 @@ class FramedTokenizer:
         if skip_special_tokens:  # the file need not say which they are
             special = self.prompt.special
             ids = [i for i in ids if i not in (special.start, special.end, special.pad)]
-        with refused(self.prompt.path):
+        with guard_panics(self.prompt.path):
             return self.prompt.tokenizer.decode(ids, skip_special_tokens=False)
 
     def get_vocab(self) -> dict[str, int]:
         """Token to id."""
         return self.prompt.tokenizer.get_vocab()
-
-
-class UnlistedTokenizer(FramedTokenizer):
-    """Without the vocabulary, which core turns round at every load, and which takes a fifth of it."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """Nothing."""
-        return {}
 
 
 class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
@@ -66,20 +58,14 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
             pad_with_end=False,
             pad_token=tokenizer.special.pad,
             embedding_directory=None,
-            tokenizer_class=UnlistedTokenizer,
+            tokenizer_class=FramedTokenizer,
             tokenizer_data=tokenizer_data or {},
         )
-        self.tokenizer, self.prompt = FramedTokenizer(tokenizer), tokenizer
-        self.__dict__.pop("inv_vocab", None)  # core's, of nothing
-
-    @functools.cached_property
-    def inv_vocab(self) -> dict[int, str]:
-        """Id to token, as core's `untokenize` and other packs read it; made when first asked for."""
-        return {number: token for token, number in self.tokenizer.get_vocab().items()}
+        self.prompt = tokenizer
 
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, disable_weights: bool = False, **_: Any
-    ) -> list[list[tuple[Any, ...]]]:
+    ) -> Windows:
         """A prompt -> windows of (id, weight), or (id, weight, word) with word 0 for what frames a window. Raises
         ValueError for a prompt that is too long."""
         text = checked(text)
@@ -94,7 +80,7 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
             log_once(f"ZhCLIP: not in the encoder's vocabulary, so read as unknown: {' '.join(unknown)}")
         if not return_word_ids:
             return [list(zip(window.ids, window.weights)) for window in windows]
-        out: list[list[tuple[Any, ...]]] = []
+        out: Windows = []
         word = 0
         for window in windows:
             count = window.ids.index(self.end_token)
@@ -102,3 +88,18 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
             out.append(list(zip(window.ids, window.weights, words)))
             word += count - 1
         return out
+
+
+class PartsTokenizer(comfy.sd1_clip.SD1Tokenizer):
+    """Core's tokenizer of one text encoder, which gives its windows under each of `keys`."""
+
+    def __init__(self, keys: tuple[str, ...], embedding_directory: Any = None, **options: Any) -> None:
+        super().__init__(embedding_directory, **options)
+        self.keys = keys
+        for key in keys:  # as packs look for a checkpoint's
+            setattr(self, f"clip_{key}", getattr(self, self.clip))
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> dict[str, Windows]:
+        """A prompt -> its windows under each key, in lists of its own: CLIPTextEncodeSDXL adds to them in place."""
+        (windows,) = super().tokenize_with_weights(text, return_word_ids, **options).values()
+        return {key: [list(window) for window in windows] for key in self.keys}

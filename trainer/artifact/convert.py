@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from zhclip.artifact import CorpusInfo, TeacherInfo, load, save
+from zhclip.artifact import CorpusInfo, PartInfo, TeacherInfo, load, save
 
 from ..base.files import scratch
 from ..base.recipe import SettingsError
@@ -54,6 +54,7 @@ def convert_published(settings: ConvertSettings) -> Path:
         positions=positions,
         window=window,
         position0="learnt",
+        parts=(PartInfo("l", student.bert.dimensions.width),),
         teacher=TeacherInfo("none", "", -1, student.bert.dimensions.width),
         strategy="converted",
         corpus=CorpusInfo(0, ""),

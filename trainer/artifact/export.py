@@ -108,7 +108,7 @@ def trained(recipe: Recipe, run: Finished, report: dict[str, Any]) -> Artifact:
         window=recipe.window,
         position0="stored" if teacher.causal else "learnt",
         teacher=TeacherInfo(teacher.name, teacher.sha256, teacher.teacher_layer, teacher.width),
-        parts=tuple(map(PartInfo, teacher.kind.keys, teacher.widths)),
+        parts=tuple(map(PartInfo, teacher.kind.keys, teacher.widths or (teacher.width,))),
         pooled=teacher.pooled_width,
         strategy=strategy_name(recipe),
         corpus=CorpusInfo(len(pairs), corpus.sha256(pairs)),
@@ -119,43 +119,41 @@ def trained(recipe: Recipe, run: Finished, report: dict[str, Any]) -> Artifact:
 
 
 def artifact_of(student: Student, positions: int, window: int, **facts: Any) -> Artifact:
-    """A student as the file holds it, with so many of its position embeddings. `facts`: what else Meta says of it."""
+    """A student as the file holds it, with so many of its position embeddings. `facts`: the rest of its Meta."""
     bert = {name: tensor for name, tensor in student.bert.state_dict().items() if "position_ids" not in name}
-    structure = student.structure
+    structure = student.structure.tensors()
+    if "norms" in structure:
+        structure["norms"] = structure["norms"].reshape(window, -1)  # (W, parts)
     pooled = student.pooled.tensors() if student.pooled else {}
-    maps = {"proj_weight": student.pooled_weight, "proj_bias": student.pooled_bias}
-    pooled |= {name: tensor for name, tensor in maps.items() if tensor is not None}
     return Artifact(
         meta=Meta(
             dimensions=replace(student.bert.dimensions, positions=positions),
             special_ids=student.tokens.special,
+            tokenizer=student.tokens.info,
             window=window,
             mask_padding=student.mask_padding,
             folding={chr(code): known for code, known in student.tokens.folding.items()},
             **facts,
         ),
         bert=bert | {POSITIONS: bert[POSITIONS][:positions]},
-        tokenizer_json=student.tokens.tokenizer.to_str().encode("utf-8"),
-        proj_weight=student.proj_weight,
-        proj_bias=student.proj_bias,
-        position0=structure.position0,
-        empty=structure.empty,
-        norms=structure.norms,
-        mean=structure.mean,
-        std=structure.std,
-        pooled=pooled,
+        tokenizer=student.tokens.tensors,
+        structure=structure | present(proj_weight=student.proj_weight, proj_bias=student.proj_bias),
+        pooled=pooled | present(proj_weight=student.pooled_weight, proj_bias=student.pooled_bias),
     )
 
 
+def present(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Those that are not None."""
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
 def rounded(artifact: Artifact, dtype: torch.dtype) -> Artifact:
-    """The artifact with all its tensors in `dtype`."""
+    """The artifact with all but its tokenizer in `dtype`."""
     groups: dict[str, Any] = {
-        of: {n: t.to(dtype) for n, t in getattr(artifact, of).items()} for of in ("bert", "pooled")
+        group: {name: tensor.to(dtype) for name, tensor in getattr(artifact, group).items()}
+        for group in ("bert", "structure", "pooled")
     }
-    others: dict[str, Any] = {
-        name: part.to(dtype) for name, part in vars(artifact).items() if isinstance(part, torch.Tensor)
-    }
-    return replace(artifact, **groups, **others)
+    return replace(artifact, **groups)
 
 
 def installed(comfyui: Path, name: str) -> Path:

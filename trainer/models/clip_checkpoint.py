@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from zhclip.models import KINDS, SD15, Kind, Part
+from zhclip.models import KINDS, SD15, CheckpointKind, Part
 
 from .load import CHECKPOINTS, ModelError, beside_anchor, load_strict, prefix_of, read_tensors
 
@@ -36,12 +36,12 @@ OPEN_CLIP = {
 }
 
 
-def clip_class(kind: Kind, part: Part) -> Callable[..., Clip]:
+def clip_class(kind: CheckpointKind, part: Part) -> Callable[..., Clip]:
     """Of a kind with a pooled vector the last part has the projection that makes it."""
     return CLIPTextModelWithProjection if kind.pooled and part == kind.parts[-1] else CLIPTextModel
 
 
-def clips_of_checkpoint(path: Path, flag: str) -> tuple[Kind, tuple[Clip, ...]]:
+def clips_of_checkpoint(path: Path, flag: str) -> tuple[CheckpointKind, tuple[Clip, ...]]:
     """The kind of a checkpoint file and its text encoders, of which alone a safetensors file is read.
 
     Raises ModelError when one of them is not there, not whole, or not finite.
@@ -68,7 +68,7 @@ def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _clip(kind: Kind, part: Part, found: dict[str, torch.Tensor], where: str) -> Clip:
+def _clip(kind: CheckpointKind, part: Part, found: dict[str, torch.Tensor], where: str) -> Clip:
     tensors = named(found)
     if ANCHOR not in tensors:
         known = " or ".join(kind.name for kind in KINDS)

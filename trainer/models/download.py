@@ -22,7 +22,7 @@ from huggingface_hub import hf_hub_url, snapshot_download
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 from tqdm import tqdm
 
-from zhclip.models import KINDS, SD15, Kind
+from zhclip.models import KINDS, SD15, CheckpointKind
 
 from ..base.errors import one_line
 from .load import HALF, SMALL, TEXT, WEIGHTS, ModelError, prefix_of, resolve, weight_files
@@ -90,7 +90,7 @@ def missing_parts(model: str, folder: Path, flag: str) -> list[Path]:
     return [part for part in parts_of(folder, flag)[1] if weight_files(part) in ([], [part / HALF])]
 
 
-def parts_of(folder: Path, flag: str) -> tuple[Kind, list[Path]]:
+def parts_of(folder: Path, flag: str) -> tuple[CheckpointKind, list[Path]]:
     """The kind of checkpoint that a model's folder is of, and where its text encoders lie: a pipeline has a folder of
     its own for each. Raises ModelError for a pipeline of another kind."""
     index = folder / "model_index.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import CLIPTextConfig
 
 from zhclip.bert import Bert
-from zhclip.models import Kind, Part
+from zhclip.models import CheckpointKind, Part
 
 from . import clip_checkpoint as clip
 from .bert import ANCHOR, dimensions_from_config, require_gelu
@@ -19,7 +19,9 @@ from .load import ModelError, load_strict, read_config, read_tensors, stand_in, 
 Make = Callable[[], clip.Clip | Bert]
 
 
-def encoders_of_folder(model: str, folder: Path, flag: str, weights: bool) -> tuple[Kind, tuple[clip.Clip | Bert, ...]]:
+def encoders_of_folder(
+    model: str, folder: Path, flag: str, weights: bool
+) -> tuple[CheckpointKind, tuple[clip.Clip | Bert, ...]]:
     """The kind of checkpoint that a model is of, whose small files lie in `folder`, and its text encoders; without
     `weights` their shapes alone, for which no weights are downloaded. Raises ModelError."""
     kind, folders = parts_of(folder, flag)
@@ -30,7 +32,7 @@ def encoders_of_folder(model: str, folder: Path, flag: str, weights: bool) -> tu
     return kind, tuple(_loaded(*make, own, flag) for make, own in zip(makes, folders))
 
 
-def _make(kind: Kind, part: Part, folder: Path, flag: str) -> tuple[Make, str]:
+def _make(kind: CheckpointKind, part: Part, folder: Path, flag: str) -> tuple[Make, str]:
     """What makes the module that a folder's config.json describes, and the anchor of its tensors."""
     config = read_config(folder, flag)
     model_type = config.get("model_type")

@@ -47,7 +47,7 @@ class Student(nn.Module):
         meta, tensors = artifact.meta, artifact.bert
         fp32 = {k: v.float() for k, v in tensors.items()}
         bert = load_strict(functools.partial(Bert, meta.dimensions), fp32, ANCHOR, "artifact")
-        student = cls(bert, PromptTokenizer.of(artifact), meta.mask_padding)
+        student = cls(bert, PromptTokenizer.from_artifact(artifact), meta.mask_padding)
         student.structure, student.pooled = Structure.of(artifact), Structure.of_pooled(artifact)
         return student.requires_grad_(False).train(False)
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedT
 
 from zhclip.bert import Bert
 from zhclip.io import digest
-from zhclip.models import Kind, Part
+from zhclip.models import CheckpointKind, Part
 from zhclip.vectors import standardise
 
 from ..base.comfyui import clip_tokenizer
@@ -34,7 +34,7 @@ class Teacher:
     """
 
     models: tuple[Clip | Bert, ...]
-    kind: Kind
+    kind: CheckpointKind
     tokenizer: PreTrainedTokenizerBase
     window: int
     layer: int

@@ -137,8 +137,8 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
     meta = artifact.meta
     student = Student.from_artifact(artifact).to(device)
     teacher = _teacher_beside(settings, meta, device)
-    if artifact.mean is not None:
-        own: dict[str, Any] = {name: getattr(artifact, name) for name in MOMENTS}
+    if "mean" in artifact.structure:
+        own: dict[str, Any] = {name: artifact.structure[name] for name in MOMENTS}
         own |= {f"pooled_{name}": artifact.pooled.get(name) for name in MOMENTS}
         own = {name: None if moment is None else moment.float() for name, moment in own.items()}
         teacher = copy(teacher)
