@@ -24,7 +24,8 @@ from tqdm import tqdm
 from zhclip.io import ArtifactError
 
 from .base import stage_settings as settings
-from .base.errors import TrainerError, full_disk
+from .base.disk import full_disk
+from .base.errors import TrainerError
 from .base.recipe import Recipe, SettingsError
 from .base.settings import new_parser, parse, recipe_parser, to_recipe
 from .progress import Listener, Progress

@@ -14,7 +14,8 @@ from huggingface_hub import constants
 
 from .artifact.export import FILE, installed
 from .base.comfyui import install_folder
-from .base.device import free_bytes, processes
+from .base.device import processes
+from .base.disk import free_bytes
 from .base.recipe import Recipe, SettingsError
 from .base.settings import require, sources
 from .cache.budget import both_fit, gigabytes

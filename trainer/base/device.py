@@ -1,10 +1,8 @@
-"""The processes of a launcher, the device they compute on, and free disk space."""
+"""The processes of a launcher, and the device they compute on."""
 
 from __future__ import annotations
 
-import shutil
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,9 +23,3 @@ def processes() -> PartialState:
 def default_device() -> str:
     """The first CUDA device, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def free_bytes(path: Path) -> int:
-    """Free space in bytes on the disk of a path that may not exist yet."""
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    return shutil.disk_usage(existing).free

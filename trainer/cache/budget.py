@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..base.device import free_bytes
+from ..base.disk import free_bytes
 from ..base.files import write_text
 from ..base.recipe import Recipe, SettingsError
 from ..corpus.pairs import Pair
