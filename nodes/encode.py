@@ -11,7 +11,6 @@ from comfy_api.latest import io
 
 from ..zhclip.languages import route
 from ..zhclip.models import kind_of
-from ..zhclip.prompt import checked
 from .common import schema
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class ZhCLIPTextEncode(io.ComfyNode):
         if clip is NOT_CONNECTED:
             return io.NodeOutput(encode(zhclip, text))
         check_second_clip(clip, meta.keys)
-        segments = route(checked(text))
+        segments = route(text)
         encoders = {"zh": zhclip, "en": clip}
         encoded = [encode(encoders[segment.language], segment.prompt) for segment in segments]
         width = meta.teacher.width

@@ -18,7 +18,6 @@ import folder_paths
 from ..zhclip.artifact import ArtifactError, read_tokenizer
 from .common import FOLDER, file_stamp
 
-TEXT_LIMIT = 20_000  # characters
 BODY_LIMIT = 300_000  # bytes: as many characters, each as two JSON escapes of six bytes
 
 
@@ -75,7 +74,9 @@ def count(body: Any) -> dict[str, Any]:
     are not in the vocabulary; `spans` the whole prompt in order as {text, language, weight}, the language "zh", "en" or
     "break", the weight null where it is not finite. Raises RequestError or ArtifactError.
     """
-    from ..zhclip import languages  # here, so that ComfyUI's start does not wait for it
+    # Imported here, so that ComfyUI's start does not wait for them.
+    from ..zhclip import languages
+    from ..zhclip.prompt import PromptError
 
     file, text, bilingual = check_body(body)
     path = folder_paths.get_full_path(FOLDER, file) if file in folder_paths.get_filename_list(FOLDER) else None
@@ -85,9 +86,13 @@ def count(body: Any) -> dict[str, Any]:
         tokenizer = load_tokenizer(path, file_stamp(path))
     except OSError as error:
         raise RequestError(f"The file {file} in models/{FOLDER} cannot be read ({error.strerror}).") from error
-    segments, spans = languages.read(text, bilingual)
-    prompts = [segment.prompt for segment in segments if segment.language == "zh"]
-    windows = [window for prompt in prompts for window in tokenizer.weighted_windows(prompt)]
+    try:
+        spans = languages.spans(text, bilingual)
+        segments = languages.route(text) if bilingual else [languages.Segment("zh", text)]
+        prompts = [segment.prompt for segment in segments if segment.language == "zh"]
+        windows = [window for prompt in prompts for window in tokenizer.weighted_windows(prompt)]
+    except PromptError as error:
+        raise RequestError(str(error)) from error
     return {
         "windows": [window.ids.index(tokenizer.special.end) - 1 for window in windows],
         "capacity": tokenizer.window - 2,
@@ -106,8 +111,6 @@ def check_body(body: Any) -> tuple[str, str, bool]:
     file, text, bilingual = body.get("file"), body.get("text"), body.get("bilingual", False)
     if not (isinstance(file, str) and isinstance(text, str) and isinstance(bilingual, bool)):
         raise RequestError("file and text must be strings and bilingual true or false.")
-    if len(text) > TEXT_LIMIT:
-        raise RequestError(f"The text has {len(text)} characters; {TEXT_LIMIT} are counted at most.")
     return file, text, bilingual
 
 

@@ -128,7 +128,7 @@ def changed(content: bytes, step: list[Any]) -> bytes:
 
 
 WORDS = [*ODD, "(", ")", ":1.3)", "\uff1a", "\uff08", " ", ",", "BREAK", "red", "\u732b", "\\(", "embedding:x"]
-LONGEST = 20_000  # characters: what POST /zhclip/count takes; benchmarks/prompts.py has longer ones
+LONGEST = 20_000  # characters: what a prompt may have
 SYNTAX = "(): 1.3ab\u732b,\\"
 PLANES = (0x250, 0x3100, 0x10000, 0x110000)  # characters below: Latin, all without ideographs, the first plane, all
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from tests.host import ROOT, in_host
 from trainer.models.student import Student
 from trainer.models.tokenizer import folding
 from zhclip.emphasis import Run, combine, rows, runs
-from zhclip.prompt import LIMIT, Span, cut, normalise, parse, parts, render
+from zhclip.prompt import MAX_DEPTH, MAX_WEIGHT, PromptError, Span, cut, normalise, parse, render, sections
 from zhclip.tokens import PromptTokenizer, Window
 
 SYNTAX = st.text(st.sampled_from("()()::1.35-e \\[]ab,"), max_size=24)
@@ -47,34 +48,49 @@ def test_brackets_act_as_in_comfyui_for_any_ascii(tmp_path: Path) -> None:
     assert ours == theirs
 
 
-def test_brackets_of_any_depth_are_read() -> None:
-    (span,) = parse("(" * 3000 + "a" + ")" * 3000)
-    assert span.text == "a" and span.weight > 1e100
+def test_brackets_are_read_a_hundred_deep_and_no_deeper() -> None:
+    (span,) = parse("(" * MAX_DEPTH + "a" + ")" * MAX_DEPTH)
+    assert span.text == "a" and span.weight > 1e4
+    for depth in (MAX_DEPTH + 1, 3000):
+        with pytest.raises(PromptError, match=str(MAX_DEPTH)):
+            sections("(" * depth + "a" + ")" * depth)
+    assert [span.text for span in parse("(" * 3000)] == ["(" * 3000]
+
+
+def test_brackets_without_a_partner_are_text() -> None:
+    def read(text: str) -> list[tuple[str, float]]:
+        return [(span.text, round(span.weight, 6)) for span in parse(text)]
+
+    assert read("((a)") == [("(a", 1.1)]
+    assert read("((a:1.2)") == [("(a", 1.2)]
+    assert read("a) (b) (c)") == [("a) (b) (c)", 1.0)]
+    assert read("((a:1.2) b:1.5)") == [("a", 1.2), (" b", 1.5)]
+    assert read("()(:1.3)") == [(":1.3", 1.1)]
 
 
 def test_full_width_syntax_is_syntax() -> None:
     typed = "\u4e00\u53ea\uff08\u7ea2\u8272\uff1a\uff11\uff0e\uff13\uff09\u7684\u732b\uff0c\u8d70"
-    assert parts(typed) == [[Span("\u4e00\u53ea", 1.0), Span(RED, 1.3), Span("\u7684\u732b,\u8d70", 1.0)]]
+    assert sections(typed) == [[Span("\u4e00\u53ea", 1.0), Span(RED, 1.3), Span("\u7684\u732b,\u8d70", 1.0)]]
 
 
 def test_break_parts_a_prompt_and_a_word_that_holds_it_does_not() -> None:
-    assert parts("a BREAK (b:1.2)") == [[Span("a", 1.0)], [Span("b", 1.2)]]
-    assert parts("(a BREAK b:1.2)") == [[Span("a", 1.2)], [Span("b", 1.2)]]
-    assert parts(f"{CAT}BREAK{CAT}") == [[Span(CAT, 1.0)]] * 2
-    assert parts("BREAKFAST, my_BREAK") == [[Span("BREAKFAST, my_BREAK", 1.0)]]
-    assert parts(" BREAK ") == parts("") == [[]]
+    assert sections("a BREAK (b:1.2)") == [[Span("a", 1.0)], [Span("b", 1.2)]]
+    assert sections("(a BREAK b:1.2)") == [[Span("a", 1.2)], [Span("b", 1.2)]]
+    assert sections(f"{CAT}BREAK{CAT}") == [[Span(CAT, 1.0)]] * 2
+    assert sections("BREAKFAST, my_BREAK") == [[Span("BREAKFAST, my_BREAK", 1.0)]]
+    assert sections(" BREAK ") == sections("") == [[]]
 
 
 def test_square_brackets_wildcards_comments_and_choices_are_left_alone() -> None:
     text = "[a:b:0.5], __animal__, {x|y} /* z */ <lora:n:1>"
-    assert parts(text) == [[Span(text, 1.0)]]
-    assert parts(r"a \(b\) (c\):1.2)") == [[Span("a (b) ", 1.0), Span("c)", 1.2)]]
+    assert sections(text) == [[Span(text, 1.0)]]
+    assert sections(r"a \(b\) (c\):1.2)") == [[Span("a (b) ", 1.0), Span("c)", 1.2)]]
 
 
 @given(SYNTAX)
 @settings(deadline=None)
 def test_rendered_spans_are_read_as_the_same_spans(text: str) -> None:
-    (spans, *_) = parts(text)
+    (spans, *_) = sections(text)
     again = parse(render(spans))
     assert [(s.text, repr(s.weight)) for s in again] == [(s.text, repr(s.weight)) for s in spans]
 
@@ -114,8 +130,8 @@ def test_a_weighted_span_moves_to_the_next_window_and_one_that_is_too_long_is_cu
 
 def test_runs_are_neighbours_of_one_weight_and_absurd_weights_are_bounded() -> None:
     assert runs([1, 1.2, 1.2, 1, 0, -1, 1]) == [Run(1, 3, 1.2), Run(4, 5, 0.0), Run(5, 6, -1.0)]
-    assert runs([1, math.nan, 1]) == [] and runs([1.0, math.inf, 1e9, 1.0]) == [Run(1, 3, LIMIT)]
-    assert runs([-math.inf]) == [Run(0, 1, -LIMIT)]
+    assert runs([1, math.nan, 1]) == [] and runs([1.0, math.inf, 1e9, 1.0]) == [Run(1, 3, MAX_WEIGHT)]
+    assert runs([-math.inf]) == [Run(0, 1, -MAX_WEIGHT)]
 
 
 def test_the_formula() -> None:

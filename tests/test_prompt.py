@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import small
 from zhclip.artifact import SpecialIds
-from zhclip.prompt import cut, normalise
+from zhclip.languages import route, spans
+from zhclip.prompt import MAX_LENGTH, PromptError, cut, normalise, sections
 from zhclip.tokens import PromptTokenizer
 
 SPECIAL = SpecialIds(start=2, end=3, pad=0, unknown=1)
@@ -60,14 +62,27 @@ def test_windows_are_exactly_as_long_as_the_window_and_lose_no_token(text: str, 
 
 
 @given(PIECES, st.integers(1, 12))
-def test_cuts_rise_to_the_end_and_leave_room(pieces: list[str], room: int) -> None:
-    ends = cut(pieces, room)
+def test_cuts_rise_to_the_end_and_no_window_is_longer_than_its_size(pieces: list[str], size: int) -> None:
+    ends = cut(pieces, size)
     assert ends[-1] == len(pieces)
     sizes = [end - begin for begin, end in zip([0, *ends], ends)]
-    assert all(0 < size <= room for size in sizes) or (sizes == [0] and not pieces)
+    assert all(0 < length <= size for length in sizes) or (sizes == [0] and not pieces)
 
 
-def test_a_cut_falls_after_punctuation_else_between_words_else_at_the_end_of_the_room() -> None:
+def test_a_window_of_no_tokens_is_refused() -> None:
+    for size in (0, -1, -3):
+        with pytest.raises(ValueError, match=str(size)):
+            cut(["a", "b"], size)
+
+
+def test_a_prompt_over_the_limit_is_refused_with_its_length() -> None:
+    assert sections("a" * MAX_LENGTH) and tokens().windows("a" * (MAX_LENGTH + 1))  # a caption has no limit
+    for read in (sections, tokens().weighted_windows, route, spans):
+        with pytest.raises(PromptError, match=str(MAX_LENGTH + 1)):
+            read("a" * (MAX_LENGTH + 1))
+
+
+def test_a_cut_falls_after_punctuation_else_between_words_else_after_as_many_tokens_as_fit() -> None:
     assert cut(list("abcde,ghij"), 8) == [6, 10]
     assert cut(["ab", " cd", " ef", "gh", " ij"], 4) == [4, 5]
     assert cut(["ab", " cd", " ef", " gh", "ij"], 4) == [3, 5]

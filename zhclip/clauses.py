@@ -1,13 +1,12 @@
-"""A prompt's plain text as clauses of words, by what each character is. Pure Python; the rule that uses it is in
-languages.py."""
+"""A prompt's plain text as clauses of words, by the kind of each character. languages.py has the rule that uses it."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterator
 from typing import NamedTuple
 
 # Each character's kind: L Latin, O other letter, D digit, U underscore, J joins the two sides of a word, M belongs to
@@ -15,16 +14,14 @@ from typing import NamedTuple
 WORD = re.compile("[LDU][LDUM]*(?:(?:J+|(?<=D)C(?=DDD(?!D)))[LDU][LDUM]*)*")
 OTHER = re.compile("O[OM]*")
 JOINERS = frozenset("'-_.&+/@")
+# An embedding, a tag, and a wildcard, whose name has one character only where no longer one ends.
 ATOM = re.compile(
     r"""(?<![A-Za-z0-9_])embedding:[^\s,;]*[^\s,;.!?"')]
     | <[A-Za-z][\w-]*(?::[^<>]*)?>
-    | (?P<wildcard>(?<![A-Za-z0-9_])__(?=[^\W_]))""",  # a wildcard's beginning
+    | (?<![A-Za-z0-9_])__[^\W_](?:[^\s,;()<>]{0,200}?[^\s,;()<>_])?__(?![A-Za-z0-9_])""",
     re.VERBOSE,
 )
-WILDCARD_END = re.compile(r"(?<=[^\s,;()<>_])__(?![A-Za-z0-9_])")
-NO_WILDCARD = re.compile(r"[\s,;()<>]")
 BORDER = re.compile(r"[,;.!?\n][,;.!?\s]*")
-TITLE = re.compile(r"(?<![A-Za-z0-9_])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Mt|Jr|Sr|vs)\.(?= ?[A-Za-z0-9])")
 
 
 class Unit(NamedTuple):
@@ -46,57 +43,27 @@ class Clause(NamedTuple):
 
 def clauses(plain: str) -> list[Clause]:
     """Plain text with its line breaks -> its clauses, which together are all of it."""
-    atoms = list(_atoms(plain))
-    kinds = [_kind(c) for c in plain]
-    for atom in atoms:
-        kinds[atom.begin : atom.end] = "-" * (atom.end - atom.begin)
+    atoms = [Unit(*match.span(), "atom") for match in ATOM.finditer(plain)]
+    kinds = list(map(_kind, plain))
+    for begin, end, _ in atoms:
+        kinds[begin:end] = "-" * (end - begin)
     masked = "".join(kinds)
     words = [match.span() for match in WORD.finditer(masked)]
-    named = [Unit(begin, end, _word(masked, begin, end)) for begin, end in words if "L" in masked[begin:end]]
-    others = [Unit(*match.span(), "other") for match in OTHER.finditer(masked)]
-    units = sorted(atoms + named + others)
-    closed = bytearray(len(plain))
-    for begin, end in [*words, *(atom[:2] for atom in atoms)]:
-        closed[begin:end] = b"\1" * (end - begin)
-    for match in TITLE.finditer(plain):
-        closed[match.end() - 1] = 1
-    ends = [match.end() for match in BORDER.finditer(plain) if 1 not in closed[slice(*match.span())]]
-    out, begin, at = [], 0, 0
-    for end in dict.fromkeys([*ends, len(plain)]):
-        first = at
-        while at < len(units) and units[at].begin < end:
-            at += 1
-        out.append(Clause(begin, end, units[first:at]))
-        begin = end
-    return out
+    named = [Unit(begin, end, _word_kind(masked, begin, end)) for begin, end in words if "L" in masked[begin:end]]
+    units = sorted(atoms + named + [Unit(*match.span(), "other") for match in OTHER.finditer(masked)])
+    closed = {at for begin, end in [*words, *(atom[:2] for atom in atoms)] for at in range(begin, end)}
+    ends = [match.end() for match in BORDER.finditer(plain) if closed.isdisjoint(range(*match.span()))]
+    starts = [unit.begin for unit in units]
+    bounds = list(dict.fromkeys([0, *ends, len(plain)]))
+    return [
+        Clause(begin, end, units[bisect_left(starts, begin) : bisect_left(starts, end)])
+        for begin, end in itertools.pairwise(bounds)
+    ]
 
 
-def _atoms(plain: str) -> Iterator[Unit]:
-    """Embeddings, tags and wildcards. A wildcard's end is looked up and not searched for from each beginning, which
-    takes the square of their number."""
-    ends = [match.start() for match in WILDCARD_END.finditer(plain)]
-    stops = [match.start() for match in NO_WILDCARD.finditer(plain)]
-    at = 0
-    while match := ATOM.search(plain, at):
-        begin, at = match.span()
-        if match["wildcard"] is not None:
-            stop = bisect_left(stops, begin)
-            limit = stops[stop] if stop < len(stops) else len(plain)
-            # A name of one character only where no longer one ends.
-            found = bisect_left(ends, begin + 4)
-            if found < len(ends) and ends[found] < limit:
-                at = ends[found] + 2
-            elif found and ends[found - 1] == begin + 3:
-                at = begin + 5
-            else:
-                at = begin + 1
-                continue
-        yield Unit(begin, at, "atom")
-
-
-def _word(kinds: str, begin: int, end: int) -> str:
-    torn = (kinds[begin] == "U" and kinds[begin - 1 : begin] == "O") or kinds[end - 1 : end + 1] == "UO"
-    return "trigger" if "U" in kinds[begin:end] and not torn else "word"
+def _word_kind(kinds: str, begin: int, end: int) -> str:
+    touches_other = (kinds[begin] == "U" and kinds[begin - 1 : begin] == "O") or kinds[end - 1 : end + 1] == "UO"
+    return "trigger" if "U" in kinds[begin:end] and not touches_other else "word"
 
 
 @functools.lru_cache(maxsize=4096)

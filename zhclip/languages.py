@@ -2,10 +2,9 @@
 
 The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's):
 
-1. The prompt is normalised and parsed (prompt.py), then divided at BREAK into parts, and a part into clauses: at
+1. The prompt is normalised and parsed (prompt.py), then divided at BREAK into sections, and a section into clauses: at
    commas, semicolons, full stops, `!`, `?` and line breaks. None of them divides inside a number or a Latin word
-   (1,000; v1.5; U.S.A), nor does the full stop of an initial or a title (J. M. W. Turner, Dr. Strange). Brackets and
-   weights do not divide.
+   (1,000; v1.5; U.S.A). Brackets and weights do not divide.
 2. A clause with Latin letters and no other letter is CLIP's: `masterpiece`, `8k`, `best quality`.
 3. A clause with other letters (Chinese, kana, Cyrillic...) is the aligned encoder's, without what follows:
    - a run of two or more Latin words is CLIP's (`by Greg Rutkowski`). A word is what stands between white space or
@@ -18,14 +17,14 @@ The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's
    joined to a Latin word are part of it (rule 3). Only these may take other letters along.
 5. What has no letter (digits, emoji, punctuation) stays with what it follows in its clause; at a clause's beginning,
    and where it is an opening bracket or quotation mark, with what comes next. A clause without letters goes with the
-   clause before it, the first ones of a part with the next, a part of such with the part before, else the next; a
+   clause before it, the first ones of a section with the next, a section of such with the one before, else the next; a
    prompt without any letter is the aligned encoder's.
 6. Weights stay with each piece of text, so a weighted span of two languages is weighted in both encoders.
 7. Where one language's text was taken out, the other's is joined by a comma, unless punctuation stands there or it is
    one Chinese clause; commas and semicolons at either end go. A prompt of one language is left as typed.
 
-Of each part, the aligned encoder then reads all its text together, so that a sentence keeps its context, and CLIP all
-of its own. The order of the outputs means nothing to the U-Net: cross-attention is a softmax-weighted sum over keys
+Of each section, the aligned encoder then reads all its text together, so that a sentence keeps its context, and CLIP
+all of its own. The order of the outputs means nothing to the U-Net: cross-attention is a softmax-weighted sum over keys
 without positions, the same for any order of the keys. So nothing is cut for the sake of order, and no more windows are
 made than the two languages need.
 """
@@ -35,13 +34,12 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from .clauses import Clause, Unit, clauses
-from .prompt import Span, bounded, divided, normalise, parse, render, tidy, trim_end, trimmed
+from .prompt import Span, bounded, check_length, normalise, parse, render, split_at_breaks, strip, strip_end, tidy
 
 # ComfyUI knows an embedding's name at the beginning of a weighted stretch or after white space, and nowhere else.
 GLUED_EMBEDDING = re.compile(r"(?<=[^A-Za-z0-9_\s])(?=embedding:)")
@@ -66,37 +64,29 @@ class LanguageSpan(NamedTuple):
 
 @dataclass
 class Piece:
-    """A stretch of a part in one language, "" until the clauses around it decide; which clause, and its spans."""
+    """A stretch of a section in one language, "" until the clauses around it decide; which clause, and its spans."""
 
     language: str
     clause: int
     spans: list[Span]
 
 
-Part = tuple[list[Piece], list[Span]]  # between two BREAKs, and the BREAK that ends it
+Section = tuple[list[Piece], list[Span]]  # between two BREAKs, and the BREAK that ends it
 
 
 def route(text: str) -> list[Segment]:
-    """A prompt as typed -> what each encoder reads, part after part, the aligned encoder first. Never empty.
+    """A prompt as typed -> what each encoder reads, section after section, the aligned encoder first. Never empty.
 
-    A prompt of one language is handed on as typed, so that its encoder reads what it would read by the stock node;
+    A prompt of one language is returned as typed, so that its encoder reads what it would read by the stock node;
     English with BREAK, with characters beyond ASCII, with an absurd weight or with an `embedding:` without a name is
     not: CLIP knows the first two otherwise or not at all, answers the third with infinities, and fails at the last.
+    Raises PromptError.
     """
-    return _routed(text, _parts(text))
-
-
-def read(text: str, bilingual: bool = True) -> tuple[list[Segment], list[LanguageSpan]]:
-    """`route` and `spans` of a prompt, which is parsed once; without a second CLIP, one segment as typed."""
-    parts = _parts(text)
-    return _routed(text, parts) if bilingual else [Segment("zh", text)], _spans(parts, bilingual)
-
-
-def _routed(text: str, parts: list[Part]) -> list[Segment]:
-    languages = {piece.language for pieces, _ in parts for piece in pieces} or {"zh"}
-    if languages == {"zh"} or (languages == {"en"} and len(parts) == 1 and _is_plain(text)):
+    sections = _sections(text)
+    languages = {piece.language for pieces, _ in sections for piece in pieces} or {"zh"}
+    if languages == {"zh"} or (languages == {"en"} and len(sections) == 1 and _is_plain(text)):
         return [Segment(languages.pop(), text)]
-    both = [Segment(language, _prompt(pieces, language)) for pieces, _ in parts for language in ("zh", "en")]
+    both = [Segment(language, _prompt(pieces, language)) for pieces, _ in sections for language in ("zh", "en")]
     return [segment for segment in both if segment.prompt]
 
 
@@ -110,14 +100,10 @@ def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
     """A prompt as typed -> its plain text without brackets and weights, in order, by language and weight.
 
     The texts joined are the spans of `parse(normalise(text))` joined. `bilingual` says whether there is a CLIP that
-    reads the English; else all is the aligned encoder's.
+    reads the English; else all is the aligned encoder's. Raises PromptError.
     """
-    return _spans(_parts(text), bilingual)
-
-
-def _spans(parts: list[Part], bilingual: bool) -> list[LanguageSpan]:
     flat: list[LanguageSpan] = []
-    for pieces, ending in parts:
+    for pieces, ending in _sections(text):
         for piece in pieces:
             language = piece.language if bilingual else "zh"
             flat += [LanguageSpan(span.text.replace("\n", " "), language, span.weight) for span in piece.spans]
@@ -126,15 +112,16 @@ def _spans(parts: list[Part], bilingual: bool) -> list[LanguageSpan]:
     return [LanguageSpan("".join(span.text for span in group), *key) for key, group in groups]
 
 
-def _parts(text: str) -> list[Part]:
-    """The pieces of each part, every one with its language, and the BREAK that ends the part."""
+def _sections(text: str) -> list[Section]:
+    """The pieces of each section, every one with its language, and the BREAK that ends it."""
+    check_length(text)
     # Lines are normalised one by one, and so kept apart: a line break ends a clause.
     lines = "\n".join(filter(None, map(normalise, text.splitlines())))
-    parts = [(_pieces(part), ending) for part, ending in divided(parse(lines))]
-    for pieces, _ in parts:
+    sections = [(_pieces(section), ending) for section, ending in split_at_breaks(parse(lines))]
+    for pieces, _ in sections:
         _settle(pieces)
-    _settle([piece for pieces, _ in parts for piece in pieces], "zh")
-    return parts
+    _settle([piece for pieces, _ in sections for piece in pieces], "zh")
+    return sections
 
 
 def _settle(pieces: list[Piece], otherwise: str = "") -> None:
@@ -144,27 +131,26 @@ def _settle(pieces: list[Piece], otherwise: str = "") -> None:
         language = piece.language = piece.language or language
 
 
-def _pieces(part: list[Span]) -> list[Piece]:
-    plain = "".join(span.text for span in part)
-    owners = [at for at, span in enumerate(part) for _ in span.text]
-    quotes = [at for at, c in enumerate(plain) if c == '"']
+def _pieces(section: list[Span]) -> list[Piece]:
+    plain = "".join(span.text for span in section)
+    owners = [at for at, span in enumerate(section) for _ in span.text]
     out = []
     for number, clause in enumerate(clauses(plain)):
-        for begin, end, language in _divided(plain, clause, quotes):
+        for begin, end, language in _divided(plain, clause):
             groups = itertools.groupby(range(begin, end), key=owners.__getitem__)
-            mine = [Span("".join(plain[at] for at in group), part[owner].weight) for owner, group in groups]
-            if mine:
-                out.append(Piece(language, number, mine))
+            own = [Span("".join(plain[at] for at in group), section[owner].weight) for owner, group in groups]
+            if own:
+                out.append(Piece(language, number, own))
     return out
 
 
-def _divided(plain: str, clause: Clause, quotes: list[int]) -> Iterator[tuple[int, int, str]]:
-    """A clause's stretches of one language: (begin, end, language). `quotes` are where quotation marks stand."""
+def _divided(plain: str, clause: Clause) -> Iterator[tuple[int, int, str]]:
+    """A clause's stretches of one language: (begin, end, language)."""
     begin, units = clause.begin, clause.units
     languages = _languages(units)
     for before, after, one, other in zip(units, units[1:], languages, languages[1:]):
         if one != other:
-            border = _opening(plain, quotes, clause.begin, before.end, after.begin)
+            border = _opening(plain, clause.begin, before.end, after.begin)
             yield begin, border, one
             begin = border
     yield begin, clause.end, languages[-1] if languages else ""
@@ -181,31 +167,31 @@ def _languages(units: list[Unit]) -> list[str]:
     return out
 
 
-def _opening(plain: str, quotes: list[int], begin: int, stop: int, start: int) -> int:
+def _opening(plain: str, begin: int, stop: int, start: int) -> int:
     """Where in the letterless text from `stop` to `start` the brackets and quotation marks begin that open what
     follows; a quotation mark opens when an even number stands before it since `begin`."""
-    at, first = start, bisect_left(quotes, begin)
+    at = start
     while at > stop and (
         unicodedata.category(plain[at - 1]) in ("Ps", "Pi")
-        or (plain[at - 1] == '"' and (bisect_left(quotes, at - 1) - first) % 2 == 0)
+        or (plain[at - 1] == '"' and plain.count('"', begin, at - 1) % 2 == 0)
     ):
         at -= 1
     return at
 
 
 def _prompt(pieces: list[Piece], language: str) -> str:
-    """One part's text of one language in prompt syntax, or "" where it has none."""
+    """One section's text of one language in prompt syntax, or "" where it has none."""
     out: list[Span] = []
     last = -1
     for at, piece in enumerate(pieces):
         if piece.language != language:
             continue
         if out and at > last + 1:
-            trim_end(out, " \n")
+            out = strip_end(out, " \n")
             out += _bridge(out, piece.spans, language, pieces[last].clause == piece.clause)
         out += piece.spans
         last = at
-    flat = tidy(trimmed([Span(span.text.replace("\n", " "), span.weight) for span in out], " ,;"))
+    flat = tidy(strip([Span(span.text.replace("\n", " "), span.weight) for span in out], " ,;"))
     if language == "en":
         spaced = [Span(GLUED_EMBEDDING.sub(" ", span.text), span.weight) for span in flat]
         flat = [Span(NAMELESS_EMBEDDING.sub("embedding", span.text), bounded(span.weight)) for span in spaced]

@@ -19,7 +19,6 @@ from .artifact import ArtifactError, Meta, load
 from .bert import Bert
 from .emphasis import Row, combine, rows
 from .models import kind_of
-from .prompt import checked
 from .structure import Structure
 from .tokens import PromptTokenizer
 
@@ -79,7 +78,7 @@ class PromptEncoder:
     def _encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """B prompts, their syntax acted on -> (B, T, D) embeddings and, where the file has them, (B, P) pooled vectors,
         each of its prompt's first window. Raises ValueError for prompts that are too long."""
-        windows = [self.tokens.weighted_windows(checked(text)) for text in texts]
+        windows = [self.tokens.weighted_windows(text) for text in texts]
         check_length([len(one) for one in windows])
         unknown = self.tokens.unknown_in(window for one in windows for window in one)
         if unknown:

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from .artifact import Artifact
-from .prompt import Span, cut, normalise, parts
+from .prompt import Span, cut, normalise, sections
 from .schema import Meta, SpecialIds, TokenizerInfo
 from .tokenizer import build, guard_panics
 
@@ -76,11 +76,12 @@ class PromptTokenizer:
         return self._windows([Span(normalise(text), 1.0)])
 
     def weighted_windows(self, text: str) -> list[Window]:
-        """The windows of a prompt, its syntax acted on: brackets and weights, and BREAK begins a new window.
+        """The windows of a prompt, its syntax acted on: brackets and weights, and BREAK begins a new window. Raises
+        PromptError for a prompt that is too long or too deeply nested.
 
         The text is tokenised whole, without its brackets, so a weight never changes the tokens: `(red:1)` is `red`.
         """
-        return [window for spans in parts(text) for window in self._windows(spans)]
+        return [window for spans in sections(text) for window in self._windows(spans)]
 
     def unknown(self, text: str) -> list[str]:
         """The pieces of a prompt that the vocabulary lacks and the encoder reads as unknown, each once, in order."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import comfy.sd1_clip
 
-from ...zhclip.prompt import checked
+from ...zhclip.prompt import check_length
 from ...zhclip.tokenizer import guard_panics
 from ...zhclip.tokens import PromptTokenizer
 from .bert import log_once
@@ -68,7 +68,7 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
     ) -> Windows:
         """A prompt -> windows of (id, weight), or (id, weight, word) with word 0 for what frames a window. Raises
         ValueError for a prompt that is too long."""
-        text = checked(text)
+        check_length(text)
         if self.embedding_identifier in text:
             log_once(EMBEDDING_READ_AS_TEXT)
         if disable_weights:
