@@ -158,6 +158,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error  # a write that fails does not say where
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from zhclip.artifact import Artifact, CorpusInfo, Meta, PartInfo, TeacherInfo, load, save
+from zhclip.io import atomic_write
 
 from ..base.comfyui import install_folder
 from ..base.device import default_device
 from ..base.errors import TrainerError
-from ..base.files import read_json, replacing, replacing_folder, scratch
+from ..base.files import read_json, replacing_folder, scratch
 from ..base.recipe import Recipe, SettingsError
 from ..base.settings import public, public_name
 from ..cache.shards import Cache
@@ -166,6 +167,6 @@ def installed(comfyui: Path, name: str) -> Path:
 def install(artifact: Path, comfyui: Path, name: str) -> Path:
     """Copy the artifact to COMFYUI/models/text_encoders/zhclip-NAME.safetensors, whole or not at all."""
     target = installed(comfyui, name)
-    with artifact.open("rb") as source, replacing(target) as copy:
+    with artifact.open("rb") as source, atomic_write(target) as copy:
         shutil.copyfileobj(source, copy)
     return target

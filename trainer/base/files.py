@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
+
+from zhclip.io import atomic_write, save_tensors
 
 from .errors import TrainerError
 
@@ -27,15 +28,8 @@ class DamagedError(TrainerError):
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> None:
-    """Write a safetensors file whole or not at all. Equal content gives equal bytes: safetensors does not sort keys."""
-    packed = memoryview(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
-    size = int.from_bytes(packed[:8], "little")
-    layout = json.loads(bytes(packed[8 : 8 + size])) | {"__metadata__": header or {}}
-    text = json.dumps(layout, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8 bytes
-    with replacing(path) as file:
-        for part in (len(text).to_bytes(8, "little"), text, packed[8 + size :]):
-            file.write(part)
+    """Write a safetensors file whole or not at all. Equal content gives equal bytes."""
+    save_tensors(path, tensors, header or {})
 
 
 def read_tensors(path: Path, hint: str) -> dict[str, torch.Tensor]:
@@ -68,26 +62,8 @@ def read_json(path: Path, hint: str) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write into, which replaces `path` when the block ends, and is deleted when the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)  # on a full disk every byte of it is needed
-        if isinstance(error, OSError) and error.filename is None:  # a write that fails does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
 
 
 @contextmanager

@@ -23,9 +23,10 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 
 from zhclip.artifact import read_meta
+from zhclip.io import atomic_write
 from zhclip.pipelines import check_fit
 
-from ..base.files import file_sha256, read_json, read_tensors, replacing, write_tensors, write_text
+from ..base.files import file_sha256, read_json, read_tensors, write_tensors, write_text
 from ..base.html import markdown_table
 from ..base.locks import hold
 from ..base.recipe import SettingsError
@@ -104,7 +105,7 @@ class Painter:
             write_tensors(self.folder / "inputs" / f"{name}.safetensors", inputs)
             metadata = PngInfo()
             metadata.add_itxt("zhclip", settings)
-            with replacing(path) as file:
+            with atomic_write(path) as file:
                 image.save(file, "PNG", pnginfo=metadata)
         return name
 

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 
 from zhclip.device import best_precision
+from zhclip.io import atomic_write
 from zhclip.prompt import normalise
 
 from ..base.device import processes
-from ..base.files import file_sha256, replacing, write_text
+from ..base.files import file_sha256, write_text
 from ..base.locks import hold
 from ..base.recipe import SettingsError, Source
 from ..base.settings import check_settings, public_name, require
@@ -169,7 +170,7 @@ def write_pairs(settings: TranslateSettings, out: Path, shards: list[list[Row]],
     rejected: Counter[str] = Counter()
     scores: list[float] = []
     pairs = 0
-    with replacing(out) as kept, replacing(Path(f"{out}.rejects.tsv")) as rejects:
+    with atomic_write(out) as kept, atomic_write(Path(f"{out}.rejects.tsv")) as rejects:
         kept.write(b"zh\ten\n")
         rejects.write(b"file\trow\treason\tzh\ten\n")
         for row, forth, *back in (parts for rows, lists in zip(shards, outputs) for parts in zip(rows, *lists)):
