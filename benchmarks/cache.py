@@ -18,8 +18,8 @@ from benchmarks.encoders import encoders, sdxl_teacher
 from benchmarks.rounds import options, race, tell
 from benchmarks.texts import captions
 from trainer.base.recipe import TrainSettings
-from trainer.cache import stage, standard
-from trainer.cache.making import Making
+from trainer.cache import standardise
+from trainer.cache.builder import CacheBuilder
 from trainer.cache.shards import Cache
 from trainer.cache.stage import build
 from trainer.corpus.stage import read_pairs
@@ -48,7 +48,6 @@ def main() -> None:
     parser.add_argument("--sdxl", action="store_true", help="SDXL's two text encoders as the teacher")
     given = parser.parse_args()
     rows, pads = 32 if given.quick else given.captions, TrainSettings().pad_positions
-    stage.FEW = 0  # so few stand for a corpus of which the kept positions alone are computed
     with tempfile.TemporaryDirectory() as temporary:
         folder, numbers = Path(temporary), count()
         models = encoders(folder, *((4, 64) if given.quick else ()))
@@ -56,20 +55,20 @@ def main() -> None:
         captions(folder / "pairs.tsv", rows)
         pairs = read_pairs(folder / "pairs.tsv")
         student = load_student(models[0], 77, given.device)
-        teacher = standard.measured(folder, load_teacher(english, 77, device=given.device), pairs)
+        teacher = standardise.measure(folder, load_teacher(english, 77, device=given.device), pairs)
         whole = dict(padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         words = teacher.tokenizer([pair.en for pair in pairs], **whole)["input_ids"].to(given.device)
         ids = torch.tensor([student.tokens.windows(pair.zh)[0] for pair in pairs], device=given.device)
         depth = student.depth - 3
-        making = Making(teacher, student, depth, pads)
+        builder = CacheBuilder(teacher, student, pairs, depth, pads, rows=ROWS_300K)
 
         def ours() -> None:
-            build(folder / f"cache{next(numbers)}", pairs, making)
+            build(folder / f"cache{next(numbers)}", builder)
 
-        measured = race(lambda: bare(teacher, student, words, ids, making.batch), ours, given.quick)
+        measured = race(lambda: bare(teacher, student, words, ids, builder.batch), ours, given.quick)
         kept = Cache.open(folder / "cache0", depth, pads)
         columns = {column: kept.column(column).nbytes / rows for column in kept.shards[0]}
-    size, trunk = sum(columns.values()), columns["trunk"]
+    size, trunk = sum(columns.values()), columns["frozen_hidden"]
     what, sizes = f"{given.device}, fp32", {"bytes_with_trunk": size, "bytes_without": size - trunk}
     tell({f"{rows} captions": measured}, "bare forwards", what, given.json, **sizes)
     print(f"{rows / measured.summary()['ours_s']:.1f} captions a second")

@@ -23,7 +23,7 @@ from tests.small import captions
 from trainer.base.recipe import Recipe, TrainSettings
 from trainer.base.settings import parse_recipe
 from trainer.cache import stage as cache
-from trainer.cache.making import Making
+from trainer.cache.builder import CacheBuilder
 from trainer.cache.shards import Cache
 from trainer.cache.stage import build
 from trainer.corpus import stage as corpus
@@ -55,7 +55,7 @@ def encoders_there(folder: Path) -> tuple[Teacher, Student]:
 
 def cached(folder: Path, teacher: Teacher, student: Student, pads: int | None = 2) -> Cache:
     depth = DEPTH if pads else student.depth
-    build(folder / f"cache{pads}", PAIRS, Making(teacher, student, depth, pads, 8, 8))
+    build(folder / f"cache{pads}", CacheBuilder(teacher, student, PAIRS, depth, pads, 8, 8))
     return Cache.open(folder / f"cache{pads}", depth, pads)
 
 
@@ -94,7 +94,9 @@ def of_cache(folder: Path, planted: bool) -> None:
     if planted:
         plain = ridge.sum_by_position
         ridge.sum_by_position = lambda values, positions, window: plain(values, positions.cpu(), window)
-    cache = cached(folder, *encoders_there(folder))
+    teacher, student = encoders_there(folder)
+    build(folder / "cache2", CacheBuilder(teacher, student, PAIRS, DEPTH - 1, 2, 8, 8))
+    cache = cached(folder, teacher, student)  # the same captions with frozen hidden states of another depth
     assert {tensor.device.type for shard in [*cache.shards, cache.sums] for tensor in shard.values()} == {"cpu"}
     assert not DOUBLE, f"{DOUBLE} in double precision, at a sixty-fourth of the speed on consumer GPUs"
 

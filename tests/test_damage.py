@@ -16,9 +16,9 @@ from tests.runs import contents
 from trainer.__main__ import main
 from trainer.base.files import DamagedError, read_header, read_tensors, write_tensors
 from trainer.base.recipe import TrainSettings
-from trainer.cache.shards import parts_of
+from trainer.cache.shards import part_names
 
-CAPTIONS = f"cache/train/{parts_of(None, TrainSettings.pad_positions)[0]}"
+CAPTIONS = f"cache/train/{part_names(None, TrainSettings.pad_positions)[0]}"
 LOST = f"{CAPTIONS}/00001.safetensors"
 ENCODER = "encoder.safetensors"
 NEWEST = "checkpoints/step-000012.safetensors"

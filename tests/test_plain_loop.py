@@ -109,7 +109,7 @@ def kept(whole: Cache, pads: int | None, seed: int) -> Cache:
     chance = torch.rand(len(whole), whole.window, generator=torch.Generator().manual_seed(seed))
     position, counts = draw_positions(shard["length"].long(), chance, pads)
     at = torch.arange(len(whole)).repeat_interleave(counts) * whole.window + position
-    few = {name: shard[name][at] for name in ("target", "trunk", "position", "ids")}
+    few = {name: shard[name][at] for name in ("target", "frozen_hidden", "position", "ids")}
     return Cache([shard | few | {"count": counts}], len(whole), whole.sums)
 
 

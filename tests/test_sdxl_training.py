@@ -15,7 +15,7 @@ from tests import encoders, runs
 from trainer.__main__ import main
 from trainer.base.settings import parse_recipe
 from trainer.cache.shards import Cache
-from trainer.cache.standard import standard_teacher
+from trainer.cache.standardise import standardised_teacher
 from trainer.models.student import Student
 from trainer.report.stage import Finished
 from trainer.training.objective import cosine_loss
@@ -99,7 +99,7 @@ def test_a_standardised_target_has_no_dimension_that_outweighs_the_others(finish
     target, text = cache.rows("target", [*range(len(cache))]).float(), cache.column("en_length")
     inner = torch.cat([rows[1:length] for rows, length in zip(target, text)])
     assert inner.std(dim=0).max() < 3 and inner.mean(dim=0).abs().max() < 1.5
-    teacher: Any = standard_teacher(recipe, "cpu")
+    teacher: Any = standardised_teacher(recipe, "cpu")
     assert teacher.std.max() > 1.5 * teacher.std.min()
 
 

@@ -16,7 +16,7 @@ from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.base.recipe import Recipe, SettingsError, TrainSettings
 from trainer.base.settings import parse_recipe
-from trainer.cache.shards import parts_of
+from trainer.cache.shards import part_names
 from trainer.sweep.grid import read_grid
 from trainer.training import checkpoint
 
@@ -102,7 +102,7 @@ def test_the_table_holds_every_row_beside_its_baselines(finished: Path) -> None:
 
 def test_runs_share_one_cache_and_are_what_run_makes(finished: Path, inputs: list[str], tmp_path: Path) -> None:
     parts = {path.name for path in (finished / "cache" / "train").iterdir()}
-    assert parts == {some for depth in (1, 2) for some in parts_of(depth, TrainSettings.pad_positions)}
+    assert parts == {some for depth in (1, 2) for some in part_names(depth, TrainSettings.pad_positions)}
     assert not list(finished.glob("*/*/cache")) and not list(finished.rglob("encoder.safetensors"))
     alone = ["--run", str(tmp_path / "run"), "--train.steps", "6", "--train.layers", "2", "--train.seed", "1"]
     assert main(["run", *inputs, *alone]) == 0
@@ -247,15 +247,15 @@ def test_a_row_without_room_for_the_frozen_layers_output_does_not_use_another_ro
         return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
     made = {path.name: size(path) for path in (finished / "cache" / "train").iterdir() if path.is_dir()}
-    budget = (made["captions-pad2"] + made["trunk-2-pad2"] / 2) / 1e9
+    budget = (made["captions-pad2"] + made["frozen-2-pad2"] / 2) / 1e9
     # In bf16 the frozen layers would round every product, too, where they run in every step.
     grid = f"{{settings: {{train.precision: 'no'}}, rows: {{stored: {{}}, computed: {{cache.budget: {budget}}}}}}}"
     assert main(arguments(tmp_path, inputs, grid)) == 0
     run = tmp_path / "run"
-    assert size(run / "cache" / "train" / "trunk-2-pad2") == made["trunk-2-pad2"]
+    assert size(run / "cache" / "train" / "frozen-2-pad2") == made["frozen-2-pad2"]
     assert sorted(path.name for path in (run / "corpora" / "computed" / "cache" / "train").glob("*-pad2*")) == [
         "captions-pad2",
-        "trunk-2-pad2.left-out.txt",
+        "frozen-2-pad2.left-out.txt",
     ]
     stored, computed = (load_file(checkpoint.final(run / row / "0" / "checkpoints")) for row in ("stored", "computed"))
     furthest = max(float((stored[name] - computed[name]).abs().max()) for name in stored)

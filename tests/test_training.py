@@ -25,7 +25,7 @@ from trainer.artifact import export
 from trainer.base.recipe import LORA, Recipe, SettingsError
 from trainer.base.settings import parse_recipe
 from trainer.cache import stage as cache
-from trainer.cache.shards import parts_of
+from trainer.cache.shards import part_names
 from trainer.corpus import stage as corpus
 from trainer.models.student import Student
 from trainer.report import stage as evaluate
@@ -190,9 +190,11 @@ def test_lora_as_peft_gives_it(base: Recipe, tmp_path: Path, lora: dict[str, Any
     names = parts(recipe, base)
     targets: list[str] = lora["target_modules"]
     assert names and all(name.split(".")[-2] in targets for name in names)
-    stored = {path.name for path in (recipe.cache_folder / "train").glob("trunk-*")}
+    stored = {path.name for path in (recipe.cache_folder / "train").glob("frozen-*")}
     if layers:
-        assert {name.split(".")[2] for name in names} == {"2"} and parts_of(2, recipe.train.pad_positions)[1] in stored
+        assert {name.split(".")[2] for name in names} == {"2"} and part_names(2, recipe.train.pad_positions)[
+            1
+        ] in stored
     # PEFT keeps them as a set, whose order is another in every process.
     config = json.loads((recipe.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["target_modules"] == sorted(targets)
@@ -379,7 +381,7 @@ def test_a_budget_leaves_the_frozen_layers_output_out(
     assert sum(map(float, re.findall(r"([\d.e-]+) GB of t", line))) == pytest.approx(both, rel=0.2)
     few = ran(within("few", 0.7 * both), corpus, cache, train)
     assert "targets alone are stored" in capsys.readouterr().out
-    assert not list(few.cache_folder.rglob("trunk-2*/*")) and size(few) <= 0.7 * both
+    assert not list(few.cache_folder.rglob("frozen-2*/*")) and size(few) <= 0.7 * both
     assert 0 < furthest(final(stored), final(few)) < 1e-3  # half precision once, and not
     with pytest.raises(SettingsError, match=r"--cache.budget .*: the targets of \d+ captions alone take"):
         ran(within("none", 0.01 * both), corpus, cache)

@@ -239,15 +239,12 @@ class LogLines(logging.Handler):
 
 
 def set_up_process() -> None:
-    """Logging, other libraries' verbosity, malloc and the precision of matrix products on GPUs."""
-    import torch
-
+    """Logging, other libraries' verbosity and malloc."""
     logger = logging.getLogger(__package__)
     logger.handlers = [LogLines()]
     logger.setLevel(logging.INFO if MAIN_PROCESS else logging.WARNING)
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
     # By default glibc returns large freed tensors to the system, which clears every page before the next tensor of the
     # same size: a sixth of the cache stage. Numbers from glibc's malloc.h; other C libraries are left as they are.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

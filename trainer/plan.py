@@ -14,12 +14,12 @@ from huggingface_hub import constants
 
 from .artifact.export import FILE, installed
 from .base.comfyui import install_folder
-from .base.device import processes
+from .base.device import is_out_of_memory, processes
 from .base.disk import free_bytes
 from .base.recipe import Recipe, SettingsError
 from .base.settings import require, sources
-from .cache.budget import both_fit, gigabytes
-from .cache.making import FEW, Making
+from .cache.budget import fits_both, gigabytes, mean_positions
+from .cache.builder import CacheBuilder, sum_pads
 from .cache.shards import Cache, Shard
 from .corpus.sample import Sample, sampled
 from .models.download import Weights, missing_weights
@@ -124,7 +124,7 @@ def planned_outputs(
     """What a run writes below its folders; checkpoints at their most. `weights`: number of the student's weights."""
     train, pairs = recipe.train, sample.pairs
     targets, states = gigabytes(recipe, sample.train, pairs, student, teacher)
-    stored = trunk_depth(train, student.depth) is not None and both_fit(recipe, sample.train, targets, states)
+    stored = trunk_depth(train, student.depth) is not None and fits_both(recipe, sample.train, targets, states)
     all_positions = replace(recipe, train=replace(train, pad_positions=None))
     dev = sum(gigabytes(all_positions, sample.dev, pairs, student, teacher))
     saves = -(-total_steps(train, sample.train) // train.save_every)
@@ -163,9 +163,8 @@ def stage_seconds(recipe: Recipe, sample: Sample, student: Student, teacher: Tea
     steps = total_steps(train, rows) - (int(newest.stem.rpartition("-")[2]) if newest else 0)
     scored = steps / train.dev_every * min(DEV_CAPTIONS, sample.dev) if train.dev_every else 0.0
     cached = recipe.cache.shard_rows * len(list(recipe.cache_folder.glob("train/captions*/[0-9]*.safetensors")))
-    _, states = gigabytes(recipe, 1, sample.pairs, student, teacher)
-    positions = states * 1e9 / 2 / student.bert.dimensions.width  # mean per training caption; dev captions have all
-    dev = sample.dev * (1 if rows <= FEW else recipe.window / positions)
+    positions = mean_positions(sample.pairs, sum_pads(train.pad_positions, rows), student, teacher)
+    dev = sample.dev * recipe.window / positions  # dev captions have all positions
     return {
         "corpus": sample.seconds + START_SECONDS,
         "cache": (max(0, rows - cached) + dev) / processes().num_processes * speed.caption + START_SECONDS,
@@ -185,9 +184,9 @@ def measure_speed(recipe: Recipe, sample: Sample, student: Student, teacher: Tea
     rows = max(recipe.cache.batch, batch) if device.type == "cuda" else PROBE_CAPTIONS
     ordered = sorted(sample.pairs, key=lambda pair: len(pair.en))
     pairs = (ordered[:: max(1, len(ordered) // rows)] * rows)[:rows]
-    builder = Making(teacher, student, depth, train.pad_positions, rows, recipe.cache.batch, sample.train <= FEW)
+    builder = CacheBuilder(teacher, student, pairs, depth, train.pad_positions, rows, recipe.cache.batch, sample.train)
     shards: list[tuple[Shard, Shard, Shard]] = []
-    caption = _median_seconds(lambda: shards.append(builder.shard(pairs, 0)), device) / rows
+    caption = _median_seconds(lambda: shards.append(builder.shard(0)), device) / rows
     if train.strategy == "ridge":
         return Speed(caption, 0.0, 0, _memory(device))
     captions, sums, frozen = shards[-1]
@@ -217,8 +216,8 @@ def measure_speed(recipe: Recipe, sample: Sample, student: Student, teacher: Tea
             update = _median_seconds(optimiser.step, device)  # its first call allocates the moments
             seconds = _median_seconds(one_pass, device) / min(batch, rows)
             break
-        except torch.cuda.OutOfMemoryError:
-            if batch % 2:
+        except RuntimeError as error:
+            if batch % 2 or not is_out_of_memory(error):
                 raise
             batch //= 2
     step = seconds * train.batch / processes().num_processes + update

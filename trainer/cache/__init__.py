@@ -1,2 +1,1 @@
-"""What the frozen encoders make of each caption, computed once and stored in shards: targets, lengths, and the output
-of the frozen layers. It hands on `Cache`, with the closed-form ridge map that its sums give."""
+"""Outputs of the frozen encoders for each caption, computed once and stored in shards, with sums for the ridge."""

@@ -91,14 +91,16 @@ def measured(student: Student, parts: Sequence[tuple[Cache, Floors]]) -> tuple[d
             chosen = some.tolist()
             ids, target = part.rows("ids", chosen).long(), part.rows("target", chosen).float()
             mask = student.tokens.key_mask(ids)
-            predictions = floor.predict(part.rows("trunk", chosen).float(), [nearest[i] for i in chosen])
+            predictions = floor.predict(part.rows("frozen_hidden", chosen).float(), [nearest[i] for i in chosen])
             aligned, pooled = student.encode_both(ids)
             for name, z in {"aligned": aligned.cpu(), **predictions}.items():
                 batches[name].append(measure(z, target, mask, part.widths))
             ends = part.rows("en_length", chosen)[:, None]
             batches["english"].append(measure(target, target, torch.arange(part.window) < ends, part.widths))
             if pooled is not None:
-                known = floor.predict_pooled(part.rows("trunk", chosen)[:, 0].float(), [nearest[i] for i in chosen])
+                known = floor.predict_pooled(
+                    part.rows("frozen_hidden", chosen)[:, 0].float(), [nearest[i] for i in chosen]
+                )
                 known |= {"aligned": pooled.cpu(), "english": part.rows("projected", chosen).float()}
                 for name, vectors in known.items():
                     batches[name][-1]["pooled"] = vectors

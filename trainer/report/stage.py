@@ -19,10 +19,10 @@ from ..base.locks import hold
 from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import corpus_name, parse_recipe, public, require
 from ..base.stage_settings import EvaluateSettings
-from ..cache.making import Making
+from ..cache.builder import CacheBuilder
 from ..cache.shards import Cache
 from ..cache.stage import build
-from ..cache.standard import standard_teacher
+from ..cache.standardise import standardised_teacher
 from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
 from ..models.student import Student, load_student
@@ -54,7 +54,7 @@ class Finished:
     def open(cls, recipe: Recipe, device: str) -> Finished:
         """Raises SettingsError when training has not finished."""
         student, adapter, cache = trained_student(recipe, device)
-        teacher = standard_teacher(recipe, device)
+        teacher = standardised_teacher(recipe, device)
         empty = teacher.encode([""])[0][0].cpu()  # (W, D)
         # Stored and not learnt. The student applies its own projection, which still learns.
         student.structure = Structure(
@@ -154,7 +154,8 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
         half = (len(cleaned.pairs) + 1) // 2
         halves = []
         for name, some in (("first", cleaned.pairs[:half]), ("second", cleaned.pairs[half:])):
-            build(Path(temporary, name), some, Making(teacher, untrained, untrained.depth, None, half, BATCH))
+            builder = CacheBuilder(teacher, untrained, some, untrained.depth, None, half, BATCH)
+            build(Path(temporary, name), builder)
             halves.append(Cache.open(Path(temporary, name), untrained.depth, None))
         floors, origin = _floors(beside, teacher, halves, penalty)
         scored = score(student, list(zip(halves, floors, strict=True)), cleaned.pairs)

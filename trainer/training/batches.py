@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from zhclip.positions import position_weights
 from zhclip.vectors import sentence_vector
 
-from ..cache.shards import Cache, sent
+from ..cache.shards import Cache, index_on
 
 # A step computes a multiple of so many positions. On a CPU in bf16 a product of a size not seen before is compiled,
 # which takes longer than the product (docs/performance.md), and no two batches would be of one size.
@@ -102,8 +102,8 @@ class Captions(Dataset):
             "positions": positions,
             "drawn": drawn,
         }
-        if cache.stores_trunk:
-            batch["trunk"] = cache.rows("trunk", rows)
+        if cache.has_frozen_hidden:
+            batch["trunk"] = cache.rows("frozen_hidden", rows)
         if cache.pooled_width:
             batch["projected"] = cache.rows("projected", rows)
         if self.contrast:
@@ -120,7 +120,7 @@ def english(target: torch.Tensor, lengths: torch.Tensor, widths: Sequence[int] =
     A caption keeps all positions of its longer side's text, so the English text is the first ones. Stored beside the
     targets they would take as much as another position of each caption.
     """
-    text = torch.arange(target.shape[1], device=target.device) < sent(lengths, target.device)[:, None]
+    text = torch.arange(target.shape[1], device=target.device) < index_on(lengths, target.device)[:, None]
     return sentence_vector(target.float(), text, widths)
 
 

@@ -38,8 +38,8 @@ class Dev:
         start costs no forward pass."""
         whole = Cache.open(recipe.cache_folder / "dev", student.depth, None)
         some = thinned(whole, min(len(whole), ROWS), recipe.train.pad_positions)
-        trunkless = [{name: column for name, column in some.shards[0].items() if name != "trunk"}]
-        dev = cls(Captions(replace(some, shards=trunkless), True), int(cache.position0()), 0.0, 0, 0, every)
+        trunkless = [{name: column for name, column in some.shards[0].items() if name != "frozen_hidden"}]
+        dev = cls(Captions(replace(some, shards=trunkless), True), int(cache.has_constant_start()), 0.0, 0, 0, every)
         constant = cache.constant()
         loss, found = dev.scored(student, lambda batch: constant.to(batch["positions"].device)[batch["positions"]])
         start = replace(dev, captions=Captions(some, True)).scored(student, lambda batch: output(student, batch))[1]
@@ -89,7 +89,7 @@ def thinned(cache: Cache, rows: int, pads: int | None) -> Cache:
     chance = torch.rand(rows, cache.window, generator=torch.Generator().manual_seed(0))
     position, count = draw_positions(length, chance, pads)
     at = (torch.arange(rows).repeat_interleave(count), position)
-    shard = {name: cache.rows(name, chosen)[at] for name in ("target", "trunk", "ids")}
+    shard = {name: cache.rows(name, chosen)[at] for name in ("target", "frozen_hidden", "ids")}
     shard |= {name: cache.rows(name, chosen) for name in ("length", "en_length")}
     shard |= {"position": position.short(), "count": count.int()}
     return replace(cache, shards=[shard], shard_rows=rows)

@@ -147,7 +147,7 @@ def loader(train: TrainSettings, cache: Cache, steps: range, accelerator: Accele
     """
     share = (accelerator.process_index, accelerator.num_processes)
     order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, *share)
-    there = fits_on(accelerator.device, cache.vector_bytes())
+    there = fits_on(accelerator.device, cache.large_bytes())
     captions = Captions(cache.moved(accelerator.device) if there else cache, train.contrast > 0)
     cpu = accelerator.device.type == "cpu"
     batches = DataLoader(captions, batch_sampler=order, collate_fn=_as_is if cpu else _pinned)  # type: ignore[arg-type]

@@ -1,0 +1,244 @@
+"""Computes what a cache stores of each caption, shard by shard, and the sums for the ridge regression.
+
+Padding is masked as keys in the student and a CLIP teacher is causal, so positions that nobody reads are not computed.
+Of the padded ones a few are drawn, whose weights stand for all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from zhclip.bert import unpack
+from zhclip.io import digest
+from zhclip.positions import draw_positions, position_weights
+from zhclip.ridge import RidgeSums, sum_by_position
+from zhclip.vectors import norms, sentence_vector, unit
+
+from ..base.device import allow_tf32, is_out_of_memory
+from ..corpus import stage as corpus
+from ..corpus.pairs import Pair
+from ..models.load import check_finite
+from ..models.student import Student
+from ..models.teacher import Teacher
+from .shards import Shard
+
+VERSION = 1  # of the arithmetic
+SUM_ROWS = 4096  # a smaller cache draws more padded positions for its sums, as many in all as one of this size
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+def sum_pads(pads: int | None, rows: int) -> int | None:
+    """Padded positions of each caption that the sums of a cache of so many captions run over; None: all of them."""
+    return None if pads is None else math.ceil(pads * max(1.0, SUM_ROWS / rows))
+
+
+@dataclass
+class CacheBuilder:
+    """Two frozen encoders, the captions, and what is stored of each.
+
+    depth: layers of the student whose output is stored, None for none. pads: padded positions that a caption keeps,
+    None for all. batch: captions a forward pass, halved when memory is too small. rows: captions of the whole cache if
+    `pairs` are a sample of it.
+    """
+
+    teacher: Teacher
+    student: Student
+    pairs: list[Pair]
+    depth: int | None
+    pads: int | None = None
+    shard_rows: int = 1024
+    batch: int = 64
+    rows: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that this cache depends on."""
+        parts = {"parts": [*self.teacher.widths], "pooled": self.teacher.pooled_width} if self.teacher.widths else {}
+        return parts | {
+            "code": VERSION,
+            "corpus": corpus.sha256(self.pairs),
+            "rows": len(self.pairs),
+            "window": self.teacher.window,
+            "shard_rows": self.shard_rows,
+            "teacher": self.teacher.sha256,
+            "layer": self.teacher.layer,
+            "student": digest(self.student.bert.state_dict()),
+            "pads": self.pads,
+        }
+
+    @torch.inference_mode()
+    def shard(self, number: int) -> tuple[Shard, Shard, Shard]:
+        """Columns of the captions of a shard, sums over them, and their frozen hidden states.
+
+        Raises ModelError for an output that is not finite.
+        """
+        pairs = self._pairs(number)
+        zh = torch.tensor([self.student.tokens.windows(pair.zh)[0] for pair in pairs])  # (N, W)
+        en, en_length = self.teacher.tokens([pair.en for pair in pairs])  # (N, W), (N,)
+        length = torch.maximum(self.student.tokens.key_mask(zh).sum(dim=1), en_length)
+        stored, computed = self._draw(length, number)
+        target: list[torch.Tensor] = [torch.empty(0)] * len(pairs)
+        frozen, columns, sums = list(target), dict[str, torch.Tensor](), Shard()
+
+        def outputs(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, Shard, Shard]:
+            chosen = [pairs[row] for row in rows], [computed[row] for row in rows]
+            return self._outputs(*chosen, zh[rows], en[rows], en_length[rows], length[rows])
+
+        # Captions of similar reach together: a causal teacher runs up to the last position that any of them needs.
+        order = torch.stack([positions[-1] for positions in computed]).argsort(stable=True).tolist()
+        for rows, (batch_target, batch_frozen, vectors, batch_sums) in self._in_batches(order, outputs):
+            counts = [len(computed[row]) for row in rows]
+            for row, *values in zip(rows, batch_target.split(counts), batch_frozen.split(counts)):
+                kept = torch.isin(computed[row], stored[row])
+                target[row], frozen[row] = (value[kept] for value in values)
+            for name, vector in vectors.items():
+                columns.setdefault(name, vector.new_empty(len(pairs), vector.shape[1]))[rows] = vector
+            sums = add_sums(sums, batch_sums)
+        columns |= {
+            "target": torch.cat(target),
+            "position": torch.cat(stored).short(),
+            "count": torch.tensor([len(positions) for positions in stored]).int(),
+            "length": length.int(),
+            "ids": torch.cat([ids[positions] for ids, positions in zip(zh, stored)]).int(),
+            "en_length": en_length.int(),
+        }
+        return columns, sums, {"frozen_hidden": torch.cat(frozen)}
+
+    @torch.inference_mode()
+    def frozen_hidden(self, number: int, columns: Shard) -> Shard:
+        """Frozen hidden states of a shard whose columns are stored: the student's first layers alone."""
+        pairs, counts = self._pairs(number), columns["count"].tolist()
+        ids, positions = (columns[name].long().split(counts) for name in ("ids", "position"))
+
+        def outputs(rows: list[int]) -> torch.Tensor:
+            padded, mask = pad_positions([positions[row] for row in rows])
+            padded_ids = pad_sequence([ids[row] for row in rows], batch_first=True)
+            padded_ids, padded, mask = (tensor.to(self._device) for tensor in (padded_ids, padded, mask))
+            keys = self.student.keys(padded_ids) & mask
+            states = self.student.bert(padded_ids, keys, padded, flat_index(mask), last=self.depth or 0)
+            return half_precision(states, mask, [pairs[row].zh for row in rows])
+
+        return {"frozen_hidden": torch.cat([part for _, part in self._in_batches([*range(len(pairs))], outputs)])}
+
+    @property
+    def _device(self) -> torch.device:
+        return self.student.bert.device
+
+    def _pairs(self, number: int) -> list[Pair]:
+        return self.pairs[number * self.shard_rows : (number + 1) * self.shard_rows]
+
+    def _draw(self, length: torch.Tensor, number: int) -> list[list[torch.Tensor]]:
+        """Positions of each caption that are stored, and those that are computed, which include them."""
+        chance = torch.rand(len(length), self.teacher.window, generator=torch.Generator().manual_seed(number))
+        draws = (
+            draw_positions(length, chance, pads)
+            for pads in (self.pads, sum_pads(self.pads, self.rows or len(self.pairs)))
+        )
+        return [list(positions.split(counts.tolist())) for positions, counts in draws]
+
+    def _in_batches(self, rows: list[int], run: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
+        """`run` of at most `batch` rows at a time; a batch that does not fit in memory is halved, as all after it."""
+        while rows:
+            part, result = rows[: self.batch], None
+            try:
+                with allow_tf32():
+                    result = run(part)
+            except RuntimeError as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+            if result is None:  # outside of `except`, whose traceback holds the tensors
+                self.batch = len(part) // 2
+                torch.cuda.empty_cache()
+                logger.warning("cache: out of memory; continuing with --cache.batch %d", self.batch)
+                continue
+            yield part, result
+            rows = rows[len(part) :]
+
+    def _outputs(
+        self,
+        pairs: list[Pair],
+        computed: list[torch.Tensor],
+        zh: torch.Tensor,
+        en: torch.Tensor,
+        en_length: torch.Tensor,
+        length: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, Shard, Shard]:
+        """Captions, the positions to compute of each, T in all, token ids (B, W) and lengths (B,) -> targets (T, D)
+        and frozen hidden states (T, S) in half precision, vectors (B, ...) by name, and sums."""
+        positions, mask = pad_positions(computed)  # (B, P)
+        weights = position_weights(length, mask.sum(dim=1), zh.shape[1]) * zh.shape[1]
+        tensors = (zh.gather(1, positions), en, en_length, positions, mask, weights)
+        ids, en, en_length, positions, mask, weights = (tensor.to(self._device) for tensor in tensors)
+        target, pooled = self.teacher.outputs(en, en_length, positions)  # (B, P, D), (B, G) or None
+        for output in (target, pooled):
+            if output is not None:
+                check_finite(output.half(), [p.en for p in pairs], f"--teacher.model {self.teacher.name}")
+        index, keys = flat_index(mask), self.student.keys(ids) & mask
+        frozen = self.student.bert(ids, keys, positions, index, last=self.depth or 0)  # (T, S)
+        last = self.student.bert(ids, keys, positions, index, frozen, self.depth or 0)
+        hidden = unpack(last, index, mask.shape)  # (B, P, S)
+        check_finite(hidden, [p.zh for p in pairs], "--student.model")
+        vectors = {"pooled": sentence_vector(hidden, self.student.tokens.key_mask(ids) & mask)}
+        sums = position_sums(last, target[mask], positions[mask], weights[mask], zh.shape[1], self.teacher.widths)
+        english = sentence_vector(target, (positions < en_length[:, None]) & mask, self.teacher.widths)
+        sums["en_pooled_sum"] = english.double().sum(dim=0)  # (D,)
+        if pooled is not None:
+            vectors["projected"] = pooled
+            sums |= pooled_sums(hidden[:, 0], pooled)
+        vectors, sums = ({name: x.cpu() for name, x in columns.items()} for columns in (vectors, sums))
+        halves = {name: vector.half() for name, vector in vectors.items()}
+        return target[mask].half().cpu(), half_precision(frozen, mask, [p.zh for p in pairs]), halves, sums
+
+
+def pad_positions(positions: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of each caption as (B, P), filled up with its last one, and a mask (B, P) bool, False where filled."""
+    padded = pad_sequence(positions, batch_first=True)
+    mask = torch.arange(padded.shape[1]) < torch.tensor([len(each) for each in positions])[:, None]
+    return torch.where(mask, padded, padded.amax(dim=1, keepdim=True)), mask
+
+
+def flat_index(mask: torch.Tensor) -> torch.Tensor:
+    """(T,) indices of the True elements of a flat mask (B, P)."""
+    return mask.flatten().nonzero()[:, 0]
+
+
+def half_precision(hidden: torch.Tensor, mask: torch.Tensor, texts: list[str]) -> torch.Tensor:
+    """Hidden states (T, S) as fp16 on the CPU. Raises ModelError for a text whose states are not finite in it."""
+    half = hidden.half()
+    check_finite(unpack(half, flat_index(mask), mask.shape), texts, "--student.model")
+    return half.cpu()
+
+
+def position_sums(
+    x: torch.Tensor,
+    target: torch.Tensor,
+    positions: torch.Tensor,
+    weights: torch.Tensor,
+    window: int,
+    widths: tuple[int, ...],
+) -> Shard:
+    """Sums over the student's states (T, S) and targets (T, D) at their positions (T,) with weights (T,), float64."""
+    ridge = RidgeSums.zeros(window, x.shape[1], target.shape[1], x.device)
+    ridge.add(x, unit(target, widths), positions, weights)
+    return ridge.tensors() | {
+        "norm_sum": sum_by_position(norms(target, widths) * weights[:, None], positions, window)  # (W, parts)
+    }
+
+
+def pooled_sums(x: torch.Tensor, pooled: torch.Tensor) -> Shard:
+    """The same over the student's first states (B, S) and the teacher's pooled vectors (B, G)."""
+    ridge = RidgeSums.zeros(1, x.shape[1], pooled.shape[1], x.device)
+    ridge.add(x, unit(pooled), x.new_zeros(len(x), dtype=torch.long), x.new_ones(len(x)))
+    return ridge.tensors("projected_") | {"projected_norm_sum": norms(pooled).double().sum(dim=0, keepdim=True)}
+
+
+def add_sums(one: Shard, other: Shard) -> Shard:
+    """Sums over two batches or shards as one; the first may be empty."""
+    return {name: value + one[name] for name, value in other.items()} if one else other

@@ -1,0 +1,81 @@
+"""Standardised targets, for a teacher without a final norm, such as SDXL's.
+
+Its hidden states hold a few dimensions a hundred times as large as the others and nearly constant, which would decide
+every cosine. (x - mean) / std lets each dimension count the same; a dimension that varies less than most is not blown
+up. Both are measured on a sample of training captions at the positions of text, and stored beside the cache and in the
+artifact.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from pathlib import Path
+
+import torch
+
+from ..base.device import allow_tf32
+from ..base.files import read_header, read_tensors, write_tensors
+from ..base.recipe import Recipe, SettingsError
+from ..corpus import stage as corpus
+from ..corpus.pairs import Pair
+from ..models.teacher import Teacher, teacher_of
+
+FILE = "standard.safetensors"
+CURE = "delete it and run the cache stage again"
+SAMPLE = 256  # captions
+BATCH = 32
+MIN_STD = 1e-6  # of captions that are all the same
+
+
+def measure(folder: Path, teacher: Teacher, pairs: list[Pair]) -> Teacher:
+    """The teacher with standardised targets; mean and std are measured unless the cache's folder has them.
+
+    Raises SettingsError if they belong to other pairs or another teacher.
+    """
+    if teacher.final_norm:
+        return teacher
+    path, key = folder / FILE, f"{teacher.sha256} {teacher.layer} {teacher.window} {corpus.sha256(pairs)}"
+    if not path.is_file():
+        write_tensors(path, statistics(teacher, pairs), {"of": key})
+    elif read_header(path, CURE).get("of") != key:
+        raise SettingsError(
+            f"{path} was measured on other pairs, or of another teacher, layer or window: use the old settings, "
+            f"another --cache.dir, or delete {folder}"
+        )
+    return _with_statistics(teacher, path)
+
+
+def standardised_teacher(recipe: Recipe, device: torch.device | str) -> Teacher:
+    """The recipe's teacher with the targets of its cache. Raises SettingsError if there is no cache."""
+    teacher, path = teacher_of(recipe, device), recipe.cache_folder / FILE
+    if teacher.final_norm:
+        return teacher
+    if not path.is_file():
+        raise SettingsError(f"{path}: not there; run the cache stage first (`python -m trainer cache`)")
+    return _with_statistics(teacher, path)
+
+
+def statistics(teacher: Teacher, pairs: list[Pair]) -> dict[str, torch.Tensor]:
+    """mean and std (D,) of the teacher's hidden states; pooled_mean and pooled_std (G,) if it has pooled vectors."""
+    states, pooled = [], []
+    texts = sorted((pair.en for pair in pairs[:: -(-len(pairs) // SAMPLE)]), key=teacher.length)
+    for first in range(0, len(texts), BATCH):
+        ids, lengths = teacher.tokens(texts[first : first + BATCH])
+        positions = torch.arange(int(lengths.max())).expand(len(ids), -1)
+        with allow_tf32():
+            hidden, vectors = teacher.outputs(*(x.to(teacher.models[0].device) for x in (ids, lengths, positions)))
+        states.append(hidden.cpu()[(positions > 0) & (positions < lengths[:, None])])
+        pooled += [] if vectors is None else [vectors.cpu()]
+    out = dict(zip(("mean", "std"), _mean_and_std(torch.cat(states))))
+    return out | dict(zip(("pooled_mean", "pooled_std"), _mean_and_std(torch.cat(pooled)))) if pooled else out
+
+
+def _with_statistics(teacher: Teacher, path: Path) -> Teacher:
+    out = copy(teacher)  # keeps the cached digest, which dataclasses.replace would forget
+    vars(out).update(read_tensors(path, CURE))
+    return out
+
+
+def _mean_and_std(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    std = x.double().std(dim=0, correction=0)
+    return x.double().mean(dim=0).float(), std.clamp_min(max(float(std.median()), MIN_STD)).float()
