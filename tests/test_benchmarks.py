@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +18,6 @@ from tests.host import QUIET, ROOT, comfyui
 from trainer.corpus.stage import read_pairs
 from trainer.models.teacher import caption_length, load_tokenizer
 from trainer.models.tokenizer import load_tokens
-
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 
 
 def run(name: str, *given: object) -> str:
@@ -38,9 +35,6 @@ def run(name: str, *given: object) -> str:
         ("train_step", ["unfreeze, a step of 8"]),
         pytest.param("train_step --strategy lora", ["lora, a step of 8"], marks=pytest.mark.slow),
         pytest.param("train_step --sdxl", ["unfreeze, a step of 8"], marks=pytest.mark.slow),
-        pytest.param("cache", ["32 captions"], marks=pytest.mark.slow),
-        pytest.param("cache --sdxl", ["32 captions"], marks=pytest.mark.slow),
-        ("corpus", ["500 rows"]),
         pytest.param("encode", ["first after loading", "3 weighted spans", "3 windows"], marks=pytest.mark.slow),
         pytest.param("load", ["fp16 file, to read and copy", "start of ComfyUI"], marks=pytest.mark.slow),
     ],
@@ -55,24 +49,6 @@ def test_two_ways_race(name: str, cases: list[str], tmp_path: Path) -> None:
     assert all(measured["plain_s"] > 0 and measured["ours_s"] > 0 for measured in found.values())
 
 
-@LINUX
-@pytest.mark.slow
-def test_every_stage_is_watched_at_two_sizes(tmp_path: Path) -> None:
-    rows = [line.split(" | ") for line in run("growth", tmp_path, "--quick").splitlines() if "of the cache" in line]
-    assert [row[0] for row in rows] == ["| 200", "| 400"]
-    assert all(re.fullmatch(r"\d+, 0\.\d\d", cell) and not cell.endswith("0.00") for row in rows for cell in row[1:6])
-
-
-@pytest.mark.slow
-def test_the_plain_loop_follows_the_whole_way(tmp_path: Path) -> None:
-    student, teacher = encoders(tmp_path, 4, 64)
-    pairs = ["--train", captions(tmp_path / "train.tsv", 60), "--dev", captions(tmp_path / "dev.tsv", 20, 60)]
-    given = ["--student", student, "--teacher", teacher, *pairs, "--window", 48, "--steps", 20, "--limit", 0]
-    said = run("end_to_end", tmp_path / "run", *given)
-    assert "plain loop: step 100, " in said and " after 100 steps and " in said
-    assert (tmp_path / "run" / "encoder.safetensors").is_file()
-
-
 def test_captions_are_as_long_as_they_should_be(tmp_path: Path) -> None:
     """On the Chinese side, which is the longer one, start and end included; and all differ."""
     student, teacher = encoders(tmp_path, 1, 64)
@@ -85,5 +61,5 @@ def test_captions_are_as_long_as_they_should_be(tmp_path: Path) -> None:
 
 def test_captions_that_make_no_batch_are_refused() -> None:
     ids = torch.zeros(3, 4, dtype=torch.long)
-    with pytest.raises(ValueError, match="3 captions make no batch of 4"):
+    with pytest.raises(ValueError):
         next(plain_loop.steps(torch.nn.Linear(2, 2), ids, ids, ids, 4, "no"))

@@ -74,7 +74,7 @@ def test_a_group_that_is_not_there_shows_nothing() -> None:
 
 
 def test_a_picture_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected \(36, 36, 3\)"):
+    with pytest.raises(ValueError):
         reader.read(np.zeros((16, 16, 3), np.float32))
 
 
