@@ -1,4 +1,4 @@
-"""Every setting of the trainer, declared once. jsonargparse makes the command line, the YAML and --help from here."""
+"""The settings of a run; command line, YAML recipes and --help are made from these classes and docstrings."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Literal
 from .comfyui import AROUND, CLIP
 from .errors import TrainerError
 
-STARTER = "starter"  # a source's path: the corpus that comes with this pack
+STARTER = "starter"  # path of the corpus that is built in
 
 
 class SettingsError(TrainerError):
-    """A setting that cannot be used, or that differs from what a finished stage was made with."""
+    """A setting that cannot be used, or that differs from that of a finished stage."""
 
 
 @dataclass
 class StudentSettings:
-    """The encoder that knows Chinese."""
+    """The Chinese text encoder that is trained."""
 
     model: str | None = "OFA-Sys/chinese-clip-vit-base-patch16"
     """Folder in Hugging Face layout or hub id: a BERT, a ChineseCLIPTextModel or a whole ChineseCLIPModel."""
@@ -26,31 +26,31 @@ class StudentSettings:
 
 @dataclass
 class TeacherSettings:
-    """The encoder whose output is the target."""
+    """The English text encoder whose output is the training target."""
 
     model: str | None = CLIP
-    """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or a checkpoint file, of SD1.5 or
+    """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or a checkpoint file of SD1.5 or
     SDXL."""
     layer: int = -1
-    """Hidden state used as the target: -1 the checkpoint's own, SD1.5's last and SDXL's last but one; -2 the one before
-    it, which is SD1.5's clip skip 2."""
+    """Hidden state used as the target: -1 is the one that the checkpoint uses (the last in SD1.5, the last but one in
+    SDXL), -2 the one before it (clip skip 2 of SD1.5)."""
     tokenizer: str | None = None
-    """Folder or hub id of CLIP's tokenizer, read only when the teacher is a checkpoint file, which carries none. null:
-    the one that the ComfyUI around this clone ships, else openai/clip-vit-large-patch14's."""
+    """Folder or hub id of CLIP's tokenizer; used only with a checkpoint file, which contains none. null: the one of the
+    ComfyUI around this clone, else openai/clip-vit-large-patch14's."""
 
 
 @dataclass
 class Source:
-    """One corpus: a file, a folder of files, a Moses pair, a saved dataset or a dataset of the hub."""
+    """One source of pairs: a file, a folder of files, a Moses pair, a saved dataset or a dataset of the hub."""
 
     path: str
     """A .tsv, .csv, .jsonl (or .gz of them), .parquet, one of two Moses files or what their names have in common, a
     folder of such files, a folder that `datasets` saved, a hub id, or `starter`; `starter:60000` draws 60,000 pairs
     in place of 20,000."""
     weight: float = 1.0
-    """Share of its rows that is taken, by a hash of the English side: the same rows each time."""
+    """Share of its rows to use, chosen by a hash of the English side: the same rows each time."""
     zh: str = "zh"
-    """Column of the Chinese side; `translation.zh` reaches into a record. Empty for English alone."""
+    """Column of the Chinese side; `translation.zh` reads a nested field. Empty for English alone."""
     en: str = "en"
     """Column of the English side."""
     config: str | None = None
@@ -58,49 +58,49 @@ class Source:
     split: str = "train"
     """Hub or saved dataset: the split that is read."""
     revision: str | None = None
-    """Hub: a commit or tag, so that the dataset stays as it was."""
+    """Hub: a commit or tag, so that the dataset does not change."""
 
 
 @dataclass
 class CorpusSettings:
-    """Parallel captions, where they lie and which of them are kept."""
+    """Parallel captions: their sources and how they are cleaned."""
 
     train: list[Source] | str | None = None
-    """Pairs to learn from: a path, or a list of sources with weights. null: `starter`, the corpus that comes with this
-    pack, unless `english` is given."""
+    """Pairs to train on: a path, or a list of sources with weights. null: `starter`, the built-in corpus, unless
+    `english` is given."""
     dev: list[Source] | str | None = None
-    """Pairs to score on. They are taken out of the training pairs where they stand there too. Without it, dev_share of
-    the training pairs is held out."""
+    """Pairs to score on; they are removed from the training pairs. null: dev_share of the training
+    pairs is held out."""
     english: list[Source] | str | None = None
     """English captions alone, cleaned into RUN/corpus/english.tsv for a translator: a table with a column en, one
-    caption a line (.txt), or YFCC100M's metadata. Given alone, nothing else is made."""
+    caption per line (.txt), or YFCC100M's metadata. Given alone, nothing else is written."""
     dev_share: float = 0.02
-    """Without dev: the share of English captions held out, by a hash of the caption, so that a row never moves."""
+    """Without dev: the share of English captions held out, chosen by a hash, so that a row never changes sides."""
     limit: int | None = None
-    """Use the first so many clean training pairs only; of a mixture, those of its first sources."""
+    """Use this many clean training pairs at most, from the first sources on."""
     min_han: float = 0.2
-    """Least share of ideographs in the Chinese side, where a word of another script counts as one."""
+    """Least share of ideographs in the Chinese side; a word of another script counts as one character."""
     min_latin: float = 0.5
     """Least share of Latin letters among the English side's letters."""
     near: float | None = 0.9
-    """English captions that share so much of their words, word pairs and triples are one (Jaccard); null keeps them."""
+    """Jaccard similarity of word 1- to 3-grams from which two English captions count as duplicates; null keeps all."""
     script: Literal["keep", "simplify", "both"] = "keep"
     """Traditional Chinese: as written, simplified by OpenCC, or, in the training pairs, both."""
 
 
 @dataclass
 class CacheSettings:
-    """Teacher targets and frozen student states, computed once."""
+    """Teacher targets and outputs of the student's frozen layers, computed once."""
 
     dir: str | None = None
-    """Folder of the cache, by default RUN/cache. Runs that differ in training alone can share one."""
+    """Folder of the cache; null: RUN/cache. Runs that differ only in training can share one."""
     shard_rows: int = 1024
-    """Captions a shard file. Peak memory follows it."""
+    """Captions per shard file; peak memory grows with it."""
     batch: int = 64
-    """Captions a forward pass."""
+    """Captions per forward pass."""
     budget: float | None = None
-    """GB that the training cache may take; null: what the disk has free. Where the targets and the frozen layers'
-    output do not fit both, the targets alone are stored, and training runs the frozen layers in every step."""
+    """GB for the training cache; null: the free disk space. If the frozen layers' outputs do not fit too, only the
+    targets are stored, and training runs the frozen layers in every step."""
 
 
 LORA = {"r": 16, "lora_alpha": 64, "target_modules": ["query", "value"]}
@@ -108,77 +108,77 @@ LORA = {"r": 16, "lora_alpha": 64, "target_modules": ["query", "value"]}
 
 @dataclass
 class TrainSettings:
-    """What learns, and how."""
+    """What is trained, and how."""
 
     strategy: Literal["unfreeze", "lora", "ridge"] = "unfreeze"
-    """unfreeze: the last layers. lora: low-rank adapters. ridge: the closed form alone, no gradient."""
+    """unfreeze: train the last layers. lora: low-rank adapters. ridge: ridge regression alone."""
     start: Literal["student", "ridge"] = "ridge"
-    """Where gradient descent starts: the student as it is, or with the ridge map and biases after it."""
+    """Where training starts: from the student as it is, or with the ridge regression as a projection after it."""
     layers: int | None = None
-    """How many of the last layers learn, or have adapters; the output of those below can be stored. null: half of them
-    for unfreeze, all for lora."""
+    """How many of the last layers are trained or get adapters; the output of the frozen ones is cached. null: half of
+    the layers for unfreeze, all for lora."""
     lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
-    """lora: what peft.LoraConfig takes, by its own names: --train.lora.r 8, --train.lora.use_dora true, and so on."""
+    """lora: arguments of peft.LoraConfig by name: --train.lora.r 8, --train.lora.use_dora true, and so on."""
     contrast: float = 0.02
-    """Weight of a contrast: each Chinese caption has to find its own English one among the step's. 0: none."""
+    """Weight of the contrastive loss: each Chinese caption has to find its English one in the batch. 0: none."""
     dev_every: int | None = 1000
-    """Steps between scorings on up to 512 dev pairs, said in one line and logged as dev/skill. null: none."""
+    """Steps between scorings on up to 512 dev pairs. null: none."""
     patience: int | None = None
     """Stop after so many scorings without a better dev skill, and keep the best weights. Needs `dev_every`."""
     lr: float = 3e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
-    """After the warm-up: stay and decay to zero in the last 0.3 of the steps (warm-up, stable, decay), decay to zero by
-    a half cosine, or stay."""
+    """Learning rate after the warm-up. wsd: constant, then linear to zero over the last 0.3 of the steps; cosine: a
+    half cosine to zero."""
     warmup: int = 200
     """Steps of linear warm-up."""
     clip: float | None = 1.0
-    """Gradient norm limit."""
+    """Limit of the gradient's norm. null: none."""
     weight_decay: float = 0.01
-    """AdamW's decoupled decay."""
+    """AdamW's decoupled weight decay."""
     batch: int = 16
-    """Captions an optimiser step, over all processes and accumulation steps. Many small steps learn more than few large
-    ones in the same time (docs/results.md)."""
+    """Captions per optimiser step, over all processes and accumulation passes. Small ones learn more in the same time
+    (docs/results.md)."""
     accumulate: int = 1
-    """Split each step's batch into so many passes."""
+    """Split each step's batch into this many passes."""
     steps: int | None = None
-    """Optimiser steps. Without it, `epochs` decides."""
+    """Optimiser steps. null: from `epochs`."""
     epochs: float = 8.0
-    """Passes over the training pairs, when steps is not given."""
+    """Passes over the training pairs if `steps` is null."""
     pad_positions: int | None = 2
-    """Padded positions behind its text that a caption keeps in the cache and in a step, drawn once and weighted so that
-    the loss stays unbiased; null: all of them."""
+    """Padded positions per caption in the cache and in a step, drawn once at random and weighted so that the loss stays
+    unbiased. null: all."""
     ridge_lambda: float = 1e-3
-    """Ridge penalty, as a share of the mean variance of the student's features."""
+    """Ridge penalty, relative to the mean variance of the student's features."""
     seed: int = 0
-    """Order of the captions and the adapters' start."""
+    """Seed of the captions' order and of the adapters' weights."""
     save_every: int = 500
     """Steps between checkpoints."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the device computes in it (NVIDIA from Ampere on, or a CPU with AVX512-BF16), fp16 with a
-    gradient scaler on Volta and Turing, else fp32."""
+    """auto: bf16 if the device supports it (NVIDIA from Ampere on, or a CPU with AVX512-BF16), fp16 with a gradient
+    scaler on Volta and Turing, else fp32 (no)."""
     report_to: str = "tensorboard"
     """Trackers that Accelerate knows, by name."""
 
 
 @dataclass
 class ExportSettings:
-    """The file."""
+    """The exported file."""
 
     licence: str = "unknown"
-    """Licence of the file, an SPDX id: it follows from the student's, the teacher's and the corpus's."""
+    """Licence of the file, an SPDX id; it follows from those of student, teacher and corpus."""
     dtype: Literal["float16", "float32"] = "float16"
-    """Numbers of the file. float16 is half the size, and what ComfyUI computes with unless told --fp32-text-enc."""
+    """Data type of the file's weights. float16 is half the size; ComfyUI computes in it by default."""
 
 
 @dataclass
 class Recipe:
-    """All of it."""
+    """All settings of a run."""
 
     run: str = "runs/sd15"
     """Folder of this run."""
     window: int = 77
-    """Positions of a prompt window, start and end included. 77 for Stable Diffusion 1.5."""
+    """Tokens of a prompt window, with start and end token. 77 for Stable Diffusion."""
     student: StudentSettings = field(default_factory=StudentSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
@@ -186,8 +186,8 @@ class Recipe:
     train: TrainSettings = field(default_factory=TrainSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     install: str | None = AROUND
-    """A ComfyUI folder: the encoder is copied into its models/text_encoders. around: the ComfyUI in whose custom_nodes
-    this clone lies, if it does. null: none."""
+    """A ComfyUI folder to copy the encoder to (models/text_encoders). around: the ComfyUI that contains this clone in
+    its custom_nodes, if any. null: no copy."""
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""The settings of the stages that no recipe is needed for."""
+"""The settings of the stages beside a run's own, as `recipe.py` has those of a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .recipe import StudentSettings, TeacherSettings
 
 @dataclass
 class SweepSettings:
-    """Many recipes on one cache, in one table."""
+    """Train a grid of recipes on one cache; one table."""
 
     grid: str | None = None
-    """YAML: `rows`, by name the settings in which each differs from the recipe (train.lr: 1.0e-3), or its `config`, a
-    recipe's file beside the grid; `settings` of every row; `seeds`, how many or which."""
+    """YAML file: `rows`, each a name with the settings that differ from the recipe (train.lr: 1.0e-3) or `config`, a
+    recipe's file beside the grid; `settings` of all rows; `seeds`, a number or a list."""
     set: dict[str, str] = field(default_factory=dict)
-    """What the grid's placeholders stand for: --sweep.set.captions FILE fills ${captions}."""
+    """Values of the grid's placeholders: --sweep.set.captions FILE replaces ${captions}."""
     export: bool = False
-    """Write each run's encoder, too."""
+    """Export each run's encoder."""
 
 
 @dataclass
@@ -36,22 +36,22 @@ class EvaluateSettings:
     report: str | None = None
     """Where to write the artifact's report; a .md beside it."""
     student: StudentSettings = field(default_factory=lambda: StudentSettings(model=None))
-    """The untrained student, for the floors, when the artifact does not lie in its run's folder."""
+    """The untrained student, for the baselines, if the artifact is not in its run's folder."""
 
 
 @dataclass
 class CompareReportsSettings:
-    """Lay reports over the same captions side by side, with an interval for each difference from the first."""
+    """Put reports over the same captions side by side, with an interval for each difference from the first."""
 
     reports: list[str] = field(default_factory=list)
-    """Runs' folders, or report.json files; the first is what the others are held against."""
+    """Runs' folders, or report.json files; the others are compared with the first."""
     out: str | None = None
-    """A .md or .html file to write as well."""
+    """A .md or .html file to write too."""
 
 
 @dataclass
 class ConvertSettings:
-    """Turn a published Chinese encoder into an artifact, without training."""
+    """Convert a published Chinese encoder to an artifact, without training."""
 
     source: str | None = None
     """Folder or hub id (a diffusers pipeline with a BERT as Taiyi's, a Chinese-CLIP, a BERT), or one file of weights: a
@@ -61,27 +61,26 @@ class ConvertSettings:
     tokenizer: str | None = None
     """Folder, hub id or vocab.txt of the encoder's tokenizer, where the source is one file, which carries none."""
     window: int | None = None
-    """Positions of a prompt window. By default those that the encoder's own pipeline pads to (Taiyi: 512), and 77 for a
-    Chinese-CLIP."""
+    """Tokens of a prompt window. null: as many as the encoder's own pipeline pads to (Taiyi: 512), 77 for a Chinese-CLIP."""
     licence: str = "unknown"
-    """Licence of the file, an SPDX id: the published encoder's."""
+    """Licence of the published encoder, an SPDX id."""
 
 
 @dataclass
 class PublishSettings:
-    """Write a run's model card, and with --push send encoder, adapter and card to a model hub."""
+    """Write a run's model card; with --push, upload encoder, adapter and card to a model hub."""
 
     run: str | None = None
     """Folder of a finished run."""
     repo: str | None = None
-    """Repository on the hub, OWNER/NAME. It is made where it is not there."""
+    """Repository on the hub, OWNER/NAME, created if needed."""
     push: bool = False
-    """Send it. Without this the card is written and what would be sent is listed."""
+    """Upload. Without it the card is written, and the files to upload are listed."""
 
 
 @dataclass
 class TranslateSettings:
-    """English captions to pairs, by a translation model of transformers."""
+    """Make pairs from English captions by a translation model."""
 
     source: str | None = None
     """English captions: whatever a corpus can be, of which one column is read, or a .txt with one caption a line."""
@@ -98,17 +97,17 @@ class TranslateSettings:
     max_tokens: int = 128
     """Most tokens of a caption and of a translation. Longer captions are not translated, longer output is rejected."""
     batch: int = 64
-    """Captions a forward pass, of like length. A killed run may go on with another number."""
+    """Captions of similar length per forward pass. A resumed run may use another number."""
     shard_rows: int = 1024
-    """Captions a shard file: what a killed run loses at most, for each process."""
+    """Captions per shard file: the most that a killed run loses, per process."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """auto: bf16 on a GPU that computes in it, else fp32."""
+    """auto: bf16 on a GPU that supports it, else fp32."""
     limit: int | None = None
-    """Translate the first so many rows only."""
+    """Translate only this many rows, from the first on."""
     min_ratio: float = 0.5
-    """Least Chinese characters an English word, beside a slack for short captions."""
+    """Fewest Chinese characters per English word, with some slack for short captions."""
     max_ratio: float = 4.0
-    """Most Chinese characters an English word, likewise."""
+    """Most Chinese characters per English word, likewise."""
     back_model: str | None = None
     """Folder or hub id of a model that translates back, such as Helsinki-NLP/opus-mt-zh-en: pairs are scored by it."""
     back_threshold: float = 30.0
@@ -124,7 +123,7 @@ class Translation:
 
 @dataclass
 class CompareSettings:
-    """Paint the same prompts through several encoders and one SD1.5, and measure how alike the outcomes are."""
+    """Paint the same prompts through several encoders and one SD1.5, and measure how similar the results are."""
 
     checkpoint: str | None = None
     """Stable Diffusion 1.5, or a model made of it: a folder of diffusers, a hub id or a checkpoint file."""
