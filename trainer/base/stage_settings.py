@@ -61,7 +61,7 @@ class ConvertSettings:
     tokenizer: str | None = None
     """Folder, hub id or vocab.txt of the encoder's tokenizer, where the source is one file, which carries none."""
     window: int | None = None
-    """Tokens of a prompt window. null: as many as the encoder's own pipeline pads to (Taiyi: 512), 77 for a Chinese-CLIP."""
+    """Tokens of a prompt window. null: what the encoder's own pipeline pads to (Taiyi: 512), 77 for a Chinese-CLIP."""
     licence: str = "unknown"
     """Licence of the published encoder, an SPDX id."""
 
