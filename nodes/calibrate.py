@@ -13,11 +13,11 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..zhclip.artifact import Artifact, TeacherInfo, load, save
-from ..zhclip.calibration import CHOOSE, FIT, JUDGE, Layer
+from ..zhclip.calibration import CHOOSE, FIT, JUDGE, LayerFit
 from ..zhclip.device import cpu_has_bf16
 from ..zhclip.models import kind_of
 from ..zhclip.positions import WHOLE_EVERY, TokenPair, batches
-from ..zhclip.structure import Structure
+from ..zhclip.structure import Structure, structures
 from .common import FOLDER, schema
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ class ZhCLIPCalibrate(io.ComfyNode):
         return io.NodeOutput(calibrated, text, ui=ui.PreviewText(text))
 
 
-def layer_report(title: str, layer: Layer) -> str:
+def layer_report(title: str, layer: LayerFit) -> str:
     """A line with the figures of a layer."""
     before, after = layer.before, layer.after
-    unused = "" if layer.helps(MIN_GAIN) else f", which is less than {MIN_GAIN:.0%} better: left as it was"
+    unused = "" if layer.improves(MIN_GAIN) else f", which is less than {MIN_GAIN:.0%} better: left as it was"
     return (
         f"{title}: cosine loss {before.loss():.3f} before, {after.loss():.3f} after "
         f"(a constant: {layer.constant.loss():.3f}); R@1 {before.recall():.3f} before, {after.recall():.3f} after"
@@ -131,9 +131,9 @@ def layer_report(title: str, layer: Layer) -> str:
     )
 
 
-def changes_of(artifact: Artifact, layers: dict[str, Layer], name: str, teacher: Teacher) -> dict[str, Any]:
+def changes_of(artifact: Artifact, layers: dict[str, LayerFit], name: str, teacher: Teacher) -> dict[str, Any]:
     """Fields of the artifact that the calibration replaces, its metadata among them; empty where it does not help."""
-    improved = {key: layer.new.tensors() for key, layer in layers.items() if layer.helps(MIN_GAIN)}
+    improved = {key: layer.new.tensors() for key, layer in layers.items() if layer.improves(MIN_GAIN)}
     if not improved:
         return {}
     meta = artifact.meta
@@ -191,7 +191,7 @@ def read_pairs(count: int) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def fit(zhclip: Any, artifact: Artifact, teacher: Teacher, count: int) -> dict[str, Layer]:
+def fit(zhclip: Any, artifact: Artifact, teacher: Teacher, count: int) -> dict[str, LayerFit]:
     """Fits the layers on `count` pairs: "last", "skip" for an encoder that is not aligned to clip skip itself, and
     "pooled" where the file has a pooled vector.
 
@@ -217,12 +217,12 @@ def fit(zhclip: Any, artifact: Artifact, teacher: Teacher, count: int) -> dict[s
         )
     empty = teacher.states([teacher.windows("")[0][: meta.window]])
     main = "skip" if meta.teacher.layer == SKIP_LAYER else "last"  # the layer of CLIP that the encoder is aligned to
-    pooled = Structure.of_pooled(artifact)
-    layers = {"last": Layer(projection(Structure.of(artifact)), empty[main][0])}
+    old = {name: projection(structure) for name, structure in structures(artifact).items()}
+    layers = {"last": LayerFit(old["structure"], empty[main][0])}
     if main == "last" and len(meta.parts) == 1:
-        layers["skip"] = Layer(projection(Structure.of_skip(artifact) or Structure.of(artifact)), empty["skip"][0])
-    if pooled is not None:
-        layers["pooled"] = Layer(projection(pooled), empty["pooled"][0], constant_first=False)
+        layers["skip"] = LayerFit(old.get("skip", old["structure"]), empty["skip"][0])
+    if "pooled" in old:
+        layers["pooled"] = LayerFit(old["pooled"], empty["pooled"][0], constant_first=False)
     for use, batch in with_progress(work):
         with autocast_on_cpu():
             last, skip = encoder.states(batch.ids("zh"), device)

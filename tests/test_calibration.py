@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from tests.tree import ROOT
 from trainer.report.retrieval import retrieval
-from zhclip.calibration import CHOOSE, FIT, JUDGE, Evaluation, Layer, missing
+from zhclip.calibration import CHOOSE, FIT, JUDGE, Evaluation, LayerFit, residual
 from zhclip.positions import Batch, TokenPair, batches
 from zhclip.prompt import normalise
 from zhclip.ridge import PENALTIES, RidgeSums, choose_penalty, solve
@@ -104,17 +104,17 @@ def start() -> Structure:
     return Structure(draw(D, S, seed=5), draw(W, D, seed=6))
 
 
-def test_what_is_missing_brings_each_vector_to_its_goal_at_its_own_norm() -> None:
+def test_the_residual_brings_each_vector_to_its_goal_at_its_own_norm() -> None:
     x, y = draw(3, W, S), 7 * draw(3, W, D, seed=2)
     z = start().apply(x)
-    torch.testing.assert_close(normalize(z + missing(start(), x, y), dim=-1), normalize(y, dim=-1))
-    torch.testing.assert_close((z + missing(start(), x, y)).norm(dim=-1), z.norm(dim=-1))
-    torch.testing.assert_close(missing(start(), x, 3 * z), torch.zeros_like(z), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normalize(z + residual(start(), x, y), dim=-1), normalize(y, dim=-1))
+    torch.testing.assert_close((z + residual(start(), x, y)).norm(dim=-1), z.norm(dim=-1))
+    torch.testing.assert_close(residual(start(), x, 3 * z), torch.zeros_like(z), atol=1e-5, rtol=0)
 
 
-def solved(x: torch.Tensor, y: torch.Tensor, now: Structure) -> Layer:
+def solved(x: torch.Tensor, y: torch.Tensor, now: Structure) -> LayerFit:
     """A layer over (N, W, S) and (N, W, D): of every four pairs one chooses, one judges and two are fitted."""
-    layer = Layer(now, draw(*y.shape[1:], seed=7))
+    layer = LayerFit(now, draw(*y.shape[1:], seed=7))
     for use, at in ((CHOOSE, slice(0, None, 4)), (JUDGE, slice(1, None, 4)), (FIT, slice(2, None, 4))):
         layer.add(use, x[at], y[at], whole(len(x[at])))
     layer.add(FIT, x[3::4], y[3::4], whole(len(x[3::4])))
@@ -133,7 +133,7 @@ def test_a_clip_that_the_encoder_answers_for_already_leaves_it_alone(now: Struct
     layer = solved(x, 5 * now.apply(x), now)
     new = Structure(layer.new.proj_weight, layer.new.proj_bias)
     torch.testing.assert_close(new.apply(x), now.apply(x), atol=1e-5, rtol=1e-5)
-    assert layer.before.loss() == pytest.approx(0, abs=1e-6) and not layer.helps(0.1)
+    assert layer.before.loss() == pytest.approx(0, abs=1e-6) and not layer.improves(0.1)
 
 
 def test_a_turned_clip_is_found_again() -> None:
@@ -155,9 +155,9 @@ def test_norms_are_means_over_all_fitted_pairs_and_position_0_takes_no_part() ->
     layer, changed = solved(x, y, start()), x.clone()
     used = torch.arange(40) % 4 != 1
     old, new = start().tensors(), layer.new.tensors()
-    torch.testing.assert_close(new["norms"], y[used].norm(dim=-1).mean(dim=0))
+    torch.testing.assert_close(new["norms"][:, 0], y[used].norm(dim=-1).mean(dim=0))
     weights = torch.ones(30, W).index_fill(1, torch.tensor([0]), 0.0)
-    weight, bias = solve(summed(x[used], missing(start(), x[used], y[used]), weights), layer.penalty)
+    weight, bias = solve(summed(x[used], residual(start(), x[used], y[used]), weights), layer.penalty)
     torch.testing.assert_close(new["proj_weight"], old["proj_weight"] + weight.float())
     torch.testing.assert_close(new["proj_bias"], old["proj_bias"] + bias.float())
     assert torch.equal(new["position0"], new["empty"][0])

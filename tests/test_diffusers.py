@@ -20,7 +20,7 @@ from tests.tree import ROOT, python
 from trainer.models.student import Student
 from zhclip import artifact as fmt
 from zhclip.pipelines import PromptEncoder, one_length
-from zhclip.structure import Structure
+from zhclip.structure import structures
 from zhclip.tokens import PromptTokenizer, Window
 
 TOLERANCE = 1e-5
@@ -45,7 +45,7 @@ def by_transformers(artifact: fmt.Artifact, prompts: list[str]) -> dict[str, lis
     """transformers' BertModel between zhclip's tokens and zhclip's structures: of each prompt (windows * W, D) vectors
     and, where the artifact has them, (P,) of the first window. Weights as docs/encoding.md has the formula."""
     bert, tokens = small.transformers_bert(artifact), PromptTokenizer.from_artifact(artifact)
-    structure, pooled = Structure.of(artifact), Structure.of_pooled(artifact)
+    structure, pooled = structures(artifact)["structure"], structures(artifact).get("pooled")
 
     def encode(window: Window, hidden: list[int]) -> list[torch.Tensor]:
         ids = torch.tensor([window.ids])

@@ -47,7 +47,7 @@ def test_the_windows_are_those_that_the_encoder_reads(host: Host, text: str) -> 
     windows = tokenizer.weighted_windows(text)
     assert answer["windows"] == [window.ids.index(artifact.meta.special_ids.end) - 1 for window in windows]
     assert answer["unknown"] == tokenizer.unknown(text)
-    assert answer["room"] == 75 and max(answer["windows"]) <= 75
+    assert answer["capacity"] == 75 and max(answer["windows"]) <= 75
 
 
 def test_spans_say_weight_language_and_break(host: Host) -> None:
@@ -74,7 +74,7 @@ def test_a_file_trained_again_is_read_again(host: Host) -> None:
     small.saved(path, window=20, teacher_width=384)  # another size of file as well as another window
     second = counted(host, "cat", file=path.name)
     path.unlink()
-    assert (first["room"], second["room"]) == (75, 18)
+    assert (first["capacity"], second["capacity"]) == (75, 18)
 
 
 def bodies() -> dict[str, tuple[bytes, str]]:

@@ -22,7 +22,7 @@ from zhclip import artifact as fmt
 from zhclip.emphasis import combine, rows
 from zhclip.languages import route
 from zhclip.models import SDXL
-from zhclip.structure import Structure
+from zhclip.structure import structures
 from zhclip.tokens import PromptTokenizer
 
 CHECKPOINT, ENCODER = graphs.SDXL_CHECKPOINT, graphs.SDXL_ENCODER
@@ -54,8 +54,8 @@ def facts(encoder: Path) -> dict[str, Any]:
 def by_arithmetic(made: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """transformers' own BertModel between zhclip's tokens and zhclip's structures: (windows * W, D) and (P,) each."""
     bert = small.transformers_bert(made)
-    tokens, structure, pooled = PromptTokenizer.from_artifact(made), Structure.of(made), Structure.of_pooled(made)
-    assert pooled is not None
+    tokens, structure, pooled = PromptTokenizer.from_artifact(made), *map(structures(made).get, ("structure", "pooled"))
+    assert structure is not None and pooled is not None
     conds, pooleds = [], []
     for text in prompts:
         windows = tokens.weighted_windows(text)
@@ -463,7 +463,7 @@ def test_the_grid_paints_an_sdxl_encoder_beside_its_own_clip(sdxl: Host) -> None
 
 def test_a_prompt_is_counted_by_an_sdxl_file_and_the_loader_shows_its_report(sdxl: Host) -> None:
     counted = sdxl.post("/zhclip/count", {"file": ENCODER, "text": f"{CHINESE}, best quality", "bilingual": True})
-    assert counted["room"] == WINDOW - 2 and len(counted["windows"]) == 1 and counted["windows"][0] > 3
+    assert counted["capacity"] == WINDOW - 2 and len(counted["windows"]) == 1 and counted["windows"][0] > 3
     assert [span["language"] for span in counted["spans"]] == ["zh", "en"]
     shown = sdxl.succeed(texts("red cat") | {"show": node("ConditioningProbe", conditioning=["text", 0], name="show")})
     assert "Cosine loss to tests/teacher: aligned 0.300" in str(shown["clip"]["text"])
@@ -493,7 +493,7 @@ def test_calibration_fits_both_parts_and_the_pooled_vector(sdxl: Host) -> None:
     mean, std, table = (new.structure[name] for name in ("mean", "std", "norms"))
     assert torch.equal(mean, old.structure["mean"])
     assert table.shape == (WINDOW, 2) and new.pooled["norms"].shape == (1, 1)
-    standard = Structure.of(new).standardised()
+    standard = structures(new)["structure"].standardised()
     states = (loaded["cond.0"][0] - mean) / std
     parts = torch.stack([part.norm(dim=-1) for part in states.split(WIDTHS, dim=-1)], dim=-1)
     torch.testing.assert_close(parts[1:], table[1:], rtol=1e-3, atol=1e-3)

@@ -15,7 +15,7 @@ from tests import small
 from tests.host import ROOT, in_host
 from trainer.models.student import Student
 from zhclip import artifact as fmt
-from zhclip.structure import Structure
+from zhclip.structure import structures
 from zhclip.tokens import PromptTokenizer, Window
 
 TOLERANCE = 1e-4
@@ -38,8 +38,8 @@ def by_arithmetic(artifact: fmt.Artifact, prompts: list[str], layer: int = -1) -
     by window and span by span, as docs/encoding.md has the formula."""
     bert, meta = small.transformers_bert(artifact), artifact.meta
     tokens = PromptTokenizer.from_artifact(artifact)
-    skip = Structure.of_skip(artifact)
-    structure = skip if layer == -2 and skip else Structure.of(artifact)
+    found = structures(artifact)
+    structure = found.get("skip" if layer == -2 else "structure", found["structure"])
 
     def encode(ids: torch.Tensor, hidden: list[int]) -> torch.Tensor:
         mask = tokens.key_mask(ids).long() if meta.mask_padding else torch.ones_like(ids)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests import graphs
 from tests.host import Host
 from zhclip.artifact import load
-from zhclip.structure import Structure
+from zhclip.structure import structures
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_a_trained_encoder_paints_by_an_sd15_checkpoint(host: Host, clip_pair: P
     graph["probe2"] = graphs.node("ConditioningProbe", conditioning=["none", 0], name="untexted")
     outputs = host.succeed(graph)
     assert host.picture(outputs["save"]["images"][0]).size == (64, 64)
-    structure = Structure.of(load(clip_pair))
+    structure = structures(load(clip_pair))["structure"]
     cond = load_file(host.base / "output" / "trained.safetensors")["cond.0"]
     empty = load_file(host.base / "output" / "untexted.safetensors")["cond.0"]
     # What the trainer stored of its teacher arrives in the sampler: SD1.5's constant first position and empty prompt.

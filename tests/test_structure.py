@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import small
-from zhclip.structure import Structure, project
+from zhclip.structure import Structure, project, structures
 
 B, W, S, D = 3, 5, 4, 6
 EMPTY = torch.tensor([False, True, False])
@@ -20,7 +20,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def whole() -> Structure:
     """Every part present."""
     return Structure(
-        random(D, S), random(W, D, seed=1), random(D, seed=2), random(W, D, seed=3), torch.arange(1.0, W + 1)
+        random(D, S), random(W, D, seed=1), random(D, seed=2), random(W, D, seed=3), torch.arange(1.0, W + 1)[:, None]
     )
 
 
@@ -39,7 +39,7 @@ def test_projection_is_one_map_and_a_bias_a_position() -> None:
 
 def test_norms_are_the_tables_and_directions_the_students() -> None:
     hidden, norms = random(B, W, D), torch.arange(1.0, W + 1)
-    z = Structure(norms=norms).apply(hidden, EMPTY)
+    z = Structure(norms=norms[:, None]).apply(hidden, EMPTY)
     assert torch.allclose(z.norm(dim=-1), norms.expand(B, W))
     assert torch.allclose(torch.cosine_similarity(z, hidden, dim=-1), torch.ones(B, W))
 
@@ -66,6 +66,6 @@ def test_arithmetic_is_fp32_and_the_answer_in_the_students_dtype(dtype: torch.dt
 
 def test_an_artifacts_structure_is_all_of_its_optional_tensors() -> None:
     artifact = small.artifact(window=W, teacher_width=D, width=8)
-    found = Structure.of(artifact)
+    found = structures(artifact)["structure"]
     for name in ("proj_weight", "proj_bias", "position0", "empty", "norms"):
         assert getattr(found, name) is artifact.structure[name]

@@ -19,7 +19,7 @@ from .artifact import ArtifactError, Meta, load
 from .bert import Bert
 from .emphasis import Row, combine, rows
 from .models import kind_of
-from .structure import Structure
+from .structure import structures
 from .tokens import PromptTokenizer
 
 NAMES = ("prompt_embeds", "pooled_prompt_embeds")  # diffusers'
@@ -42,9 +42,8 @@ class PromptEncoder:
         check_fit(path, self.meta, pipe)
         self.device, self.dtype = torch.device(device), pipe.unet.dtype
         self.bert = Bert.from_tensors(self.meta.dimensions, self._placed(artifact.bert)).requires_grad_(False)
-        structure, pooled = Structure.of(artifact), Structure.of_pooled(artifact)
-        self.structure = replace(structure, **self._placed(structure.tensors()))
-        self.pooled = pooled and replace(pooled, **self._placed(pooled.tensors()))
+        placed = {name: replace(own, **self._placed(own.tensors())) for name, own in structures(artifact).items()}
+        self.structure, self.pooled = placed["structure"], placed.get("pooled")
         # What the pipeline itself makes of no negative prompt: zeros, or the empty prompt.
         self.zeros = bool(pipe.config.get("force_zeros_for_empty_prompt"))
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from comfy.text_encoders.bert import BertModel
 
-from ...zhclip.artifact import Artifact
 from ...zhclip.structure import Structure
 from ...zhclip.vectors import standardise
 
@@ -25,16 +24,6 @@ SKIP_GUESSED = (
 def log_once(message: str, level: int = logging.WARNING) -> None:
     """Log a message the first time that it has a cause."""
     logging.log(level, message)
-
-
-def structures(artifact: Artifact) -> dict[str, Structure]:
-    """What follows the BERT, by the name of its module in AlignedBert."""
-    made = {
-        "structure": Structure.of(artifact),
-        "skip": Structure.of_skip(artifact),
-        "pooled": Structure.of_pooled(artifact),
-    }
-    return {name: structure for name, structure in made.items() if structure is not None}
 
 
 class StructureTensors(torch.nn.Module):

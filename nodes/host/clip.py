@@ -17,8 +17,8 @@ import torch
 from comfy.supported_models_base import ClipTarget
 
 from ...zhclip.artifact import load
+from ...zhclip.structure import structures
 from ...zhclip.tokens import PromptTokenizer
-from .bert import structures
 from .encoder import PartsModel, WindowEncoder
 from .tokenizer import PartsTokenizer, WindowTokenizer
 

@@ -11,8 +11,9 @@ import torch
 from ...zhclip.artifact import Artifact, ArtifactError
 from ...zhclip.emphasis import Row, combine, rows
 from ...zhclip.models import kind_of
+from ...zhclip.structure import structures
 from ...zhclip.tokens import Window
-from .bert import SKIP_LAYER, AlignedBert, log_once, structures
+from .bert import SKIP_LAYER, AlignedBert, log_once
 from .tokenizer import Windows
 
 BEHIND = (

@@ -123,8 +123,6 @@ def artifact_of(student: Student, positions: int, window: int, **facts: Any) -> 
     """A student as the file holds it, with so many of its position embeddings. `facts`: the rest of its Meta."""
     bert = {name: tensor for name, tensor in student.bert.state_dict().items() if "position_ids" not in name}
     structure = student.structure.tensors()
-    if "norms" in structure:
-        structure["norms"] = structure["norms"].reshape(window, -1)  # (W, parts)
     pooled = student.pooled.tensors() if student.pooled else {}
     return Artifact(
         meta=Meta(

@@ -166,9 +166,8 @@ class Cache:
         return torch.cat([shard[name] for shard in self.shards])
 
     def norms(self) -> torch.Tensor:
-        """The teacher's mean norm at each position (W,), or of each of its parts (W, parts)."""
-        table = (self.sums["norm_sum"] / self.sums["weight"][:, None]).float()
-        return table if self.widths else table[:, 0]
+        """The teacher's mean norm of each part at each position (W, P)."""
+        return (self.sums["norm_sum"] / self.sums["weight"][:, None]).float()
 
     def constant(self) -> torch.Tensor:
         """The mean unit target of each position (W, D): direction of the best constant predictor."""

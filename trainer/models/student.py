@@ -11,7 +11,7 @@ from torch import nn
 from zhclip.artifact import Artifact
 from zhclip.bert import Bert, unpack
 from zhclip.emphasis import combine, rows
-from zhclip.structure import Structure, project
+from zhclip.structure import Structure, project, structures
 from zhclip.tokens import PromptTokenizer
 
 from .bert import ANCHOR, load_bert
@@ -48,7 +48,8 @@ class Student(nn.Module):
         fp32 = {k: v.float() for k, v in tensors.items()}
         bert = load_strict(functools.partial(Bert, meta.dimensions), fp32, ANCHOR, "artifact")
         student = cls(bert, PromptTokenizer.from_artifact(artifact), meta.mask_padding)
-        student.structure, student.pooled = Structure.of(artifact), Structure.of_pooled(artifact)
+        found = structures(artifact)
+        student.structure, student.pooled = found["structure"], found.get("pooled")
         return student.requires_grad_(False).train(False)
 
     @property
