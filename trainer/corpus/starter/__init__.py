@@ -1,6 +1,6 @@
-"""The starter corpus: pairs written by hand, then pairs drawn from a grammar over a lexicon, in any number.
+"""The starter corpus: pairs written by hand, then pairs generated from a grammar over a lexicon, in any number.
 
-All of it was written for this project: docs/starter.md. The first N of a larger draw are the smaller draw.
+All of it was written for this project: docs/starter.md. A larger corpus starts with the smaller one.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ SHORTEST, LONGEST, WORDS = 3, 60, 40
 
 
 def read(rows: int) -> Iterator[Row]:
-    """So many pairs, none twice in either language: first those written by hand, in a mixed order."""
-    return (Row(number, zh, en) for number, (zh, en) in enumerate(islice(_unlike(), rows), 1))
+    """The first `rows` pairs, none twice in either language: first those written by hand, in a mixed order."""
+    return (Row(number, zh, en) for number, (zh, en) in enumerate(islice(_unique(), rows), 1))
 
 
 def written() -> list[tuple[str, str]]:
     """The pairs written by hand, in the order of a hash, so that a few of them are a sample of all."""
     lines = WRITTEN.read_text(encoding="utf-8").splitlines()[1:]
-    found = [line.split("\t") for line in lines] + table("pairs") + table("culture")
-    return sorted(((row[0], row[1]) for row in found), key=lambda pair: (share(pair[1], STARTER), pair))
+    rows = [line.split("\t") for line in lines] + table("pairs") + table("culture")
+    return sorted(((row[0], row[1]) for row in rows), key=lambda pair: (share(pair[1], STARTER), pair))
 
 
-def _unlike() -> Iterator[tuple[str, str]]:
-    """All pairs without repeats, and of those drawn, what a caption's length is."""
+def _unique() -> Iterator[tuple[str, str]]:
+    """All pairs without repeats; of the generated ones those with the length of a caption."""
     seen_zh: set[str] = set()
     seen_en: set[str] = set()
-    drawn = (p for p in Grammar().pairs() if SHORTEST <= len(p[0]) <= LONGEST and len(p[1].split()) <= WORDS)
-    for zh, en in chain(written(), drawn):
+    generated = (p for p in Grammar().pairs() if SHORTEST <= len(p[0]) <= LONGEST and len(p[1].split()) <= WORDS)
+    for zh, en in chain(written(), generated):
         chinese, english = prompt.normalise(zh), key(en)
         if chinese not in seen_zh and english not in seen_en:
             seen_zh.add(chinese)
@@ -49,7 +49,7 @@ def _unlike() -> Iterator[tuple[str, str]]:
 
 
 def digest() -> str:
-    """sha256 over the tables, for the stage to notice when they are others."""
+    """sha256 of the tables, part of the corpus stage's settings."""
     total = hashlib.sha256()
     for path in sorted([*HERE.glob("*.tsv"), WRITTEN], key=lambda path: path.name):
         total.update(path.read_bytes())

@@ -29,7 +29,7 @@ COLUMNS = {
     "things": "zh en kind measures synonyms weight",
     "words": "slot zh en",
 }
-# What a thing of culture is among the kinds of things.
+# Kind of thing for a kind of culture.
 CULTURE = {
     "food": "dish",
     "vessel": "tableware",
@@ -46,8 +46,8 @@ NAMED = ("person", "figure", "creature", "building", "structure", "landscape", "
 
 
 @dataclass(eq=False)
-class Entry:
-    """A row that is drawn, and how often it was: the least used of a few goes first."""
+class Word:
+    """A row of a table, and how often it was used: the least used of a few is taken."""
 
     zh: str
     en: str
@@ -57,7 +57,7 @@ class Entry:
 
 
 @dataclass(eq=False)
-class Thing(Entry):
+class Thing(Word):
     """Something seen. `counts`: count, plural, mass, name or phrase."""
 
     many: str = ""
@@ -68,7 +68,7 @@ class Thing(Entry):
 
 
 @dataclass(eq=False)
-class Attribute(Entry):
+class Attribute(Word):
     """A property. `de`: whether Chinese joins it with its particle: yes, may, no. `after`: it follows the English noun.
     `order` and `rank`: its place among others in Chinese and in English. `clashes`: characters of a name that says such
     a thing already."""
@@ -82,7 +82,7 @@ class Attribute(Entry):
 
 
 @dataclass(eq=False)
-class Action(Entry):
+class Action(Word):
     """A verb and what it takes. `does`: its present for one subject. Flags: n can be going on now, p leaves room for a
     place, s has a present, m takes several subjects."""
 
@@ -106,19 +106,19 @@ def table(name: str) -> list[list[str]]:
 
 @cache
 def kinds(names: str) -> frozenset[str]:
-    """Kinds of a list such as `@food,flower`, whose @names stand for lists of their own."""
+    """Kinds in a list such as `@food,flower`; @names stand for other lists."""
     lists = dict(table("kinds"))
-    found = (kinds(lists[name]) if name.startswith("@") else {name} for name in names.split(",") if name)
-    return frozenset().union(*found)
+    sets = (kinds(lists[name]) if name.startswith("@") else {name} for name in names.split(",") if name)
+    return frozenset().union(*sets)
 
 
 def things() -> list[Thing]:
-    """Things, quantities and what of culture is seen."""
-    found = [_thing(*row) for row in table("things")]
+    """Things, quantities and visible things of culture."""
+    out = [_thing(*row) for row in table("things")]
     for zh, _, kind, short, _ in table("culture"):
         kind = CULTURE.get(kind, kind)
-        found.append(Thing(zh, short, frozenset([kind]), 2, many=short, kind=kind, counts="phrase"))
-    return found
+        out.append(Thing(zh, short, frozenset([kind]), 2, many=short, kind=kind, counts="phrase"))
+    return out
 
 
 def _thing(zh: str, en: str, kind: str, measures: str, synonyms: str, weight: str) -> Thing:
@@ -168,6 +168,6 @@ def actions() -> list[Action]:
     ]
 
 
-def places() -> list[Entry]:
-    """Where something is, with the kinds that are found there."""
-    return [Entry(zh, en, kinds(of)) for zh, en, of in table("places")]
+def places() -> list[Word]:
+    """Places, with the kinds of things that are found there."""
+    return [Word(zh, en, kinds(of)) for zh, en, of in table("places")]

@@ -15,24 +15,24 @@ VOWEL = re.compile(
 
 
 class Form(str):
-    """A text that has other forms, by name: `form.bare`."""
+    """A string with other forms of it as attributes, such as `form.bare`."""
 
     be = ""
 
     def __new__(cls, text: str, **forms: str) -> Form:
-        """The text with its forms."""
+        """Create it from the text and its forms."""
         self = super().__new__(cls, text)
         self.__dict__.update(forms)
         return self
 
 
-def said(template: str, values: dict[str, tuple[Form, Form]], side: int) -> str:
-    """One side of a filled template."""
+def fill(template: str, values: dict[str, tuple[Form, Form]], side: int) -> str:
+    """Fill a template with one side, 0 Chinese or 1 English, of each value."""
     return template.format(**{name: both[side] for name, both in values.items()})
 
 
 def article(en: str) -> str:
-    """A noun phrase behind a or an."""
+    """A noun phrase with its indefinite article."""
     return f"an {en}" if VOWEL.match(en) else f"a {en}"
 
 
@@ -43,21 +43,21 @@ def plural(one: str) -> str:
     return f"{one[:-1]}ies" if re.search(r"[^aeiou]y$", one) else f"{one}s"
 
 
-def forms(whole: str, bare: str, noun: str, be: str, the: str = "") -> Form:
+def noun_forms(whole: str, bare: str, noun: str, be: str, the: str = "") -> Form:
     """English forms of a noun phrase."""
     return Form(whole, bare=bare, noun=noun, be=be, the=the or f"the {bare}")
 
 
-def dressed(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
-    """An English noun among its attributes."""
+def with_attributes(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
+    """An English noun with its attributes, in their usual order."""
     before: list[str] = []
     after: list[str] = []
     for trait in sorted(traits, key=lambda a: a.rank):
-        (after if trait.after else before).append(of_several(trait.en) if several else trait.en)
+        (after if trait.after else before).append(pluralise_pronouns(trait.en) if several else trait.en)
     the = "the " if noun.startswith("the ") else ""
     return the + " ".join([*before, noun.removeprefix(the), *after])
 
 
-def of_several(en: str) -> str:
-    """A verb or attribute of one, said of several."""
+def pluralise_pronouns(en: str) -> str:
+    """A verb phrase or attribute of one thing, changed for several."""
     return re.sub(r"\bits\b", "their", re.sub(r"\bit\b", "them", en))
