@@ -89,7 +89,8 @@ def bodies() -> dict[str, tuple[bytes, str]]:
         "no text": (b'{"file": "encoder.safetensors"}', "must be strings"),
         "text of a wrong type": (body(text=["cat"]), "must be strings"),
         "bilingual of a wrong type": (body(bilingual="yes"), "true or false"),
-        "a long text": (body(text="x" * 20_001), "20001 characters; 20000 are counted at most"),
+        "a long text": (body(text="x" * 20_001), "20001"),
+        "brackets too deep": (body(text="(" * 200 + ")" * 200), "100"),
         "an unknown file": (body(file="gone.safetensors"), "no file gone.safetensors in models/text_encoders"),
         **{f"a path: {path}": (body(file=path), "There is no file") for path in outside},
     }
