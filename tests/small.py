@@ -169,14 +169,20 @@ def saved(path: Path, **options: Any) -> Path:
     return path
 
 
-# sentencepiece's: a trie of two units that maps nothing, and one text.
-CHARSMAP = (8).to_bytes(4, "little") + bytes(8) + b"a\0"
+def charsmap() -> bytes:
+    """sentencepiece's map of "B" to "a": a double array of 256 units, and one text."""
+    units = [0] * 256
+    units[ord("B")], units[ord("B") ^ 1] = ord("B") | 1 << 8 | 1 << 10, 1 << 31  # has a leaf, at offset 1; the leaf
+    return (1024).to_bytes(4, "little") + b"".join(unit.to_bytes(4, "little") for unit in units) + b"a\0"
 
 
-def unigram_artifact(charsmap: bytes = b"") -> fmt.Artifact:
+CHARSMAP = charsmap()
+
+
+def unigram_artifact(mapped: bytes = b"") -> fmt.Artifact:
     """`artifact` with XLM-RoBERTa's kind of tokenizer, over six pieces."""
     plain = artifact(structured=False)
     texts, scores = ["<s>", "<pad>", "</s>", "<unk>", "\u2581cat", "a"], [0.0, 0.0, 0.0, 0.0, -1.0, -2.0]
-    info = fmt.TokenizerInfo("unigram", normalizer="precompiled" if charsmap else "nfkc", join_spaces=True)
+    info = fmt.TokenizerInfo("unigram", normalizer="precompiled" if mapped else "nfkc", join_spaces=True)
     meta = dataclasses.replace(plain.meta, tokenizer=info, special_ids=fmt.SpecialIds(0, 2, 1, 3))
-    return dataclasses.replace(plain, meta=meta, tokenizer=tokenizer.pack(texts, scores, charsmap))
+    return dataclasses.replace(plain, meta=meta, tokenizer=tokenizer.pack(texts, scores, mapped))

@@ -297,3 +297,8 @@ def test_a_charsmap_that_points_nowhere_is_a_sentence_and_no_panic() -> None:
 def test_only_the_asked_tensors_are_read(path: Path) -> None:
     change_header(path, lambda found: found["structure.norms"].update(dtype="F4"))
     assert set(read_tensors(path, "tokenizer.")) == {"tokenizer.vocabulary"}
+
+
+def test_a_precompiled_map_is_applied() -> None:
+    tokens = PromptTokenizer.from_artifact(small.unigram_artifact(small.CHARSMAP))
+    assert tokens.ids("catB") == tokens.ids("cata") == [4, 5]
