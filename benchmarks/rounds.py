@@ -69,9 +69,9 @@ def race(
     return out
 
 
-def tell(races: Mapping[str, Race], plain: str, what: str, path: Path | None, **more: Any) -> None:
+def tell(races: Mapping[str, Race], plain: str, what: str, path: Path | None) -> None:
     """Print what ran where and one line a case: medians in milliseconds, the ratio, and what the rounds span. With a
-    path, write the figures and `more` as JSON."""
+    path, write the figures as JSON."""
     print(f"{what}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'':34}{plain:>16}{'ours':>12}{'ratio':>8}   ratios of the rounds")
     figures = {name: measured.summary() for name, measured in races.items()}
@@ -82,7 +82,7 @@ def tell(races: Mapping[str, Race], plain: str, what: str, path: Path | None, **
             f"{low:.2f} .. {high:.2f}"
         )
     if path:
-        told = {"what": what, "threads": torch.get_num_threads(), "cases": figures, **more}
+        told = {"what": what, "threads": torch.get_num_threads(), "cases": figures}
         path.write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 

@@ -63,14 +63,6 @@ FULL = Lesson(
 )
 
 
-class Encoders(NamedTuple):
-    """The artifacts of a demonstration."""
-
-    aligned: Path
-    english: Path
-    untrained: Path
-
-
 def heading(text: str, start: float, left: float) -> None:
     """Say what comes next, how long it took to get here, and about how many minutes are left."""
     print(f"\n== {text}  [{(time.monotonic() - start) / 60:.1f} min; about {left:.0f} left]", flush=True)
@@ -83,33 +75,34 @@ def trainer(*arguments: str) -> None:
         raise RuntimeError(f"The trainer stopped (see above). The command was:\n{' '.join(command)}")
 
 
-def align(lesson: Lesson, student: Path, teacher: Path, run: Path) -> Encoders:
-    """Align by the recommended recipe, and put both encoders as they are into the same format."""
+def align(lesson: Lesson, student: Path, teacher: Path, run: Path) -> dict[str, Path]:
+    """Align by the recommended recipe, and convert both encoders as they are. Returns the files by name."""
     corpus = run / "captions"
     scenes.write(lesson.corpus(), corpus)
     command = ["run", "--config", str(ROOT / "recipes" / "recommended.yaml"), "--run", str(run)]
     command += ["--window", str(lesson.window), "--student.model", str(student), "--teacher.model", str(teacher)]
     command += ["--corpus.train", str(corpus / "train.tsv"), "--corpus.dev", str(corpus / "dev.tsv")]
     trainer(*command, *lesson.train)
-    encoders = Encoders(*(run / f"{name}.safetensors" for name in ("encoder", "english", "untrained")))
-    for source, out in ((teacher, encoders.english), (student, encoders.untrained)):
-        convert_published(ConvertSettings(str(source), str(out), window=lesson.window, licence="Apache-2.0"))
+    encoders = {"aligned": run / "encoder.safetensors"}
+    for name, source in (("english", teacher), ("untrained", student)):
+        encoders[name] = run / f"{name}.safetensors"
+        convert_published(ConvertSettings(str(source), str(encoders[name]), window=lesson.window, licence="Apache-2.0"))
     return encoders
 
 
-def measure(lesson: Lesson, encoders: Encoders) -> str:
+def measure(lesson: Lesson, encoders: dict[str, Path]) -> str:
     """Paint held-out combinations; returns the tables, with the baselines of the loss."""
     judge = figures.Judge(unet.load(), lesson.sets())
-    english, empty = judge.english(Student.from_artifact(load(encoders.english)).encode)
-    rows = [english, judge.chinese("aligned", encoders.aligned), empty]
-    return figures.table(rows) + "\n" + figures.baselines(encoders.aligned)
+    english, empty = judge.english(Student.from_artifact(load(encoders["english"])).encode)
+    rows = [english, judge.chinese("aligned", encoders["aligned"]), empty]
+    return figures.table(rows) + "\n" + figures.baselines(encoders["aligned"])
 
 
-def paint_in_comfyui(encoders: Encoders, run: Path, prompt: str, english: str | None) -> list[poster.Painting]:
+def paint_in_comfyui(encoders: dict[str, Path], run: Path, prompt: str, english: str | None) -> list[poster.Painting]:
     """The prompts through a real ComfyUI; without an English prompt there is no English painting."""
     base = run / "comfyui"
     paintings = []
-    host.prepare(base, encoders._asdict())
+    host.prepare(base, encoders)
     with host.running(base) as comfyui:
         for encoder, text in (("aligned", prompt), ("english", english), ("untrained", prompt)):
             if text is None:

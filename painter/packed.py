@@ -9,7 +9,7 @@ import itertools
 import json
 from pathlib import Path
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
+from transformers import BertConfig
 
 HEADER = Struct("<8x 7i f i 5i Q")
 ENTRY = Struct("<B I Q Q")
@@ -159,11 +160,6 @@ def build_tokenizer(vocabulary: list[tuple[str, float]], shape: Shape) -> Tokeni
     return tokenizer
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write indented JSON."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 def unpack(data: bytes, folder: Path) -> None:
     """Write config, weights and tokenizer into an existing folder. ValueError when `data` is of another format."""
     try:
@@ -177,21 +173,17 @@ def unpack(data: bytes, folder: Path) -> None:
     pieces = {"bos": shape.start, "cls": shape.start, "eos": shape.end, "sep": shape.end, "pad": shape.pad}
     names = {f"{role}_token": vocabulary[piece][0] for role, piece in {**pieces, "unk": shape.unknown}.items()}
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **names}
-    write_json(folder / "tokenizer_config.json", tokenizer)
-    write_json(
-        folder / "config.json",
-        {
-            "architectures": ["BertModel"],
-            "model_type": "bert",
-            "hidden_size": shape.width,
-            "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads,
-            "intermediate_size": shape.inner,
-            "vocab_size": shape.vocabulary,
-            "max_position_embeddings": shape.positions,
-            "type_vocab_size": shape.types,
-            "layer_norm_eps": shape.epsilon,
-            "pad_token_id": shape.pad,
-            "hidden_act": "gelu",
-        },
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
+    config = BertConfig(
+        architectures=["BertModel"],
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.inner,
+        vocab_size=shape.vocabulary,
+        max_position_embeddings=shape.positions,
+        type_vocab_size=shape.types,
+        layer_norm_eps=shape.epsilon,
+        pad_token_id=shape.pad,
     )
+    config.save_pretrained(folder)

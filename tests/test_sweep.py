@@ -85,11 +85,6 @@ def test_the_table_holds_every_row_beside_its_baselines(finished: Path) -> None:
         recalls = [report["retrieval_content"]["zh_to_en"]["R@1"] for report in reports[name]]
         assert row["mean"]["R@1 zh to en, content"] == pytest.approx(sum(recalls) / 2)
         assert row["mean"]["seconds"] > 0
-    skills = {name: sum(report["skill"] for report in both) / 2 for name, both in reports.items()}
-    difference = skills["deep"] - skills["tiny"]
-    assert table["rows"]["deep"]["against_first"] == pytest.approx(difference)
-    spread = max(row["spread"]["skill"] for row in table["rows"].values())
-    assert table["rows"]["deep"]["beyond"] == (abs(difference) > spread)
     baselines = table["baselines"]["tiny"]
     assert list(table["baselines"]) == ["tiny"] and baselines["constant"]["skill"] == 0
     assert {name: values["loss"] for name, values in baselines.items()} == {
@@ -143,7 +138,6 @@ def test_a_run_that_another_process_holds_is_left_to_it(inputs: list[str], tmp_p
     assert main(arguments(tmp_path, inputs, grid)) == 0
     table = read(run / "sweep-grid.json")
     assert table["unfinished"] == [] and set(table["rows"]) == {"tiny", "two"}
-    assert table["rows"]["two"]["beyond"] is None  # one seed has no spread
 
 
 @pytest.mark.slow

@@ -45,8 +45,7 @@ def figures(report: dict[str, Any]) -> dict[str, Figures]:
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The table as JSON values: rows, and baselines by the first row that has them.
 
-    `spread` is the largest value over the seeds minus the smallest. `against_first` is the skill's difference from the
-    first row's, `beyond` whether that is more than the spread of either row; None with a single seed.
+    `spread` is the largest value over the seeds minus the smallest.
     """
     rows: dict[str, Any] = {}
     baselines: dict[str, Any] = {}
@@ -65,7 +64,6 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         if report and own[0].home not in homes:
             homes.add(own[0].home)
             baselines[row] = {name: values for name, values in figures(report).items() if name != "aligned"}
-    compare_rows(rows)
     pairs = next((outcome.report["rows"] for outcome in outcomes if outcome.report), 0)
     return {"pairs": pairs, "rows": rows, "baselines": baselines}
 
@@ -77,40 +75,28 @@ def run_figures(outcome: Outcome) -> Figures:
     return {**figures(outcome.report)["aligned"], "norm ratio": outcome.report["norm_ratio"], **seconds}
 
 
-def compare_rows(rows: dict[str, dict[str, Any]]) -> None:
-    """Set `against_first` and `beyond` of each row but the first."""
-    first = next(iter(rows.values()), {})
-    for row in [*rows.values()][1:]:
-        if first["seeds"] and row["seeds"]:
-            row["against_first"] = row["mean"][SKILL] - first["mean"][SKILL]
-            spread = max(first["spread"][SKILL], row["spread"][SKILL])
-            single = 1 in (len(first["seeds"]), len(row["seeds"]))
-            row["beyond"] = None if single else abs(row["against_first"]) > spread
-
-
 def to_markdown(title: str, table: dict[str, Any]) -> str:
     """The table in Markdown."""
-    rows, first = table["rows"], next(iter(table["rows"]), "")
+    rows = table["rows"]
     columns = list(dict.fromkeys(column for row in rows.values() for column in row["mean"]))
     lines = []
     for name, row in rows.items():
         reasons = [f"; diverged with seed {seed}: {why}" for seed, why in row["diverged"].items()]
         cells = [cell(column, row) for column in columns]
-        lines.append([name + "".join(reasons), str(len(row["seeds"])), *cells, against(row)])
+        lines.append([name + "".join(reasons), str(len(row["seeds"])), *cells])
     for of, predictors in table["baselines"].items():
         for name, values in predictors.items():
             label = LABELS[name] if len(table["baselines"]) == 1 else f"{LABELS[name]} ({of})"
             cells = [number(column, values[column]) if column in values else "" for column in columns]
-            lines.append([f"*{label}*", "", *cells, ""])
+            lines.append([f"*{label}*", "", *cells])
     said = f"# {title}: {table['pairs']} pairs\n\n"
     if table["unfinished"]:
         said += f"Not finished: {', '.join(table['unfinished'])}.\n\n"
     said += (
         "Mean over the seeds, and in brackets the largest value minus the smallest. Loss is mean cosine loss, skill is "
-        f"1 - loss / constant. Rows in italics are baselines. In bold: further from {first}'s skill than either row's "
-        "seeds are apart.\n\n"
+        "1 - loss / constant. Rows in italics are baselines.\n\n"
     )
-    return said + markdown_table(lines, ["", "seeds", *columns, f"skill against {first}"]) + "\n"
+    return said + markdown_table(lines, ["", "seeds", *columns]) + "\n"
 
 
 def cell(column: str, row: dict[str, Any]) -> str:
@@ -124,11 +110,3 @@ def cell(column: str, row: dict[str, Any]) -> str:
 def number(column: str, value: float) -> str:
     """Three digits; none of seconds."""
     return f"{value:.0f}" if column == SECONDS else f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no -0.000
-
-
-def against(row: dict[str, Any]) -> str:
-    """The skill's difference from the first row's, bold where it is beyond the spread."""
-    if "against_first" not in row:
-        return ""
-    text = f"{row['against_first']:+.3f}"
-    return f"**{text}**" if row["beyond"] else text
