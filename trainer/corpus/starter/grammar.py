@@ -20,7 +20,7 @@ from typing import TypeVar
 from . import lexicon
 from .draw import pick, pick_weighted, pick_words
 from .lexicon import Attribute, Thing, Word
-from .phrase import Form, article, fill, noun_forms, pluralise_pronouns, with_attributes
+from .phrase import Form, article, fill, for_several, modified, noun_forms
 
 E = TypeVar("E", bound=Word)
 DE, COMMA, AT, ONE, HAS = "\u7684", "\uff0c", "\u5728", "\u4e00", "\u6709"
@@ -154,7 +154,7 @@ class Grammar:
             self.fitting(what, self.actions, thing),
             fits=lambda a: flags <= set(a.flags) and (be == "are" or "m" not in a.flags),
         )
-        en = pluralise_pronouns(act.en) if be == "are" else act.en
+        en = for_several(act.en) if be == "are" else act.en
         zh, does = act.zh, act.does
         if act.objects:
             options = "" if self.draw() < SEVERAL else "1"
@@ -194,8 +194,8 @@ class Grammar:
         bare = self.joined(traits) + name
         if thing.counts in ("phrase", "name"):
             whole, short = (
-                with_attributes(traits, thing.en),
-                with_attributes(traits, re.sub("^(?:an?|the) ", "", thing.en)),
+                modified(traits, thing.en),
+                modified(traits, re.sub("^(?:an?|the) ", "", thing.en)),
             )
             be = "are" if GROUP.match(thing.en) else "is"
             return Form(bare, bare=bare, noun=name, num="", unit=""), noun_forms(whole, short, short, be, whole)
@@ -205,12 +205,12 @@ class Grammar:
         uncounted = "p" in options or "s" in options or (one and self.draw() < UNCOUNTED)
         several = thing.counts == "count" and (of_many if vessel else "p" in options or not one)
         noun = thing.many if several else thing.en
-        plain, whole = with_attributes(traits, noun, several), ""
+        plain, whole = modified(traits, noun, several), ""
         if vessel and not uncounted:
             whole = f"{article(vessel[0]) if english == 'a' else f'{english} {vessel[not one]}'} of {plain}"
         elif thing.counts == "count" and "p" not in options:
             several, noun = not one, thing.en if one else thing.many
-            plain = with_attributes(traits, noun, several)
+            plain = modified(traits, noun, several)
             whole = article(plain) if english == "a" else f"{english} {plain}"
         be = (
             "are"

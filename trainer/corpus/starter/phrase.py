@@ -48,16 +48,16 @@ def noun_forms(whole: str, bare: str, noun: str, be: str, the: str = "") -> Form
     return Form(whole, bare=bare, noun=noun, be=be, the=the or f"the {bare}")
 
 
-def with_attributes(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
+def modified(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
     """An English noun with its attributes, in their usual order."""
     before: list[str] = []
     after: list[str] = []
     for trait in sorted(traits, key=lambda a: a.rank):
-        (after if trait.after else before).append(pluralise_pronouns(trait.en) if several else trait.en)
+        (after if trait.after else before).append(for_several(trait.en) if several else trait.en)
     the = "the " if noun.startswith("the ") else ""
     return the + " ".join([*before, noun.removeprefix(the), *after])
 
 
-def pluralise_pronouns(en: str) -> str:
+def for_several(en: str) -> str:
     """A verb phrase or attribute of one thing, changed for several."""
     return re.sub(r"\bits\b", "their", re.sub(r"\bit\b", "them", en))
