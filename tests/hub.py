@@ -101,6 +101,8 @@ def serve(
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("X-Repo-Commit", COMMIT)
+            if ranges:
+                self.send_header("Accept-Ranges", "bytes")
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.end_headers()
             with suppress(ConnectionError):  # a client may have read enough, or have been killed

@@ -17,7 +17,7 @@ from tests import runs
 from tests.corpora import CAT
 from tests.tree import ROOT
 from trainer.__main__ import main
-from trainer.artifact.publish import plain
+from trainer.artifact.publish import escaped
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import clean
 from trainer.corpus.readers import read
@@ -176,5 +176,5 @@ def test_a_word_with_braces_is_shown_as_it_is(group: str) -> None:
 
 
 def test_names_in_a_model_card_have_no_meaning_of_their_own() -> None:
-    assert plain("a|b\n<script> [x](y) `z` *c*") == "a\\|b \\<script\\> \\[x\\](y) \\`z\\` \\*c\\*"
-    assert plain("openai/clip-vit-large-patch14") == "openai/clip-vit-large-patch14"
+    assert escaped("a|b\n<script> [x](y) `z` *c*") == "a\\|b \\<script\\> \\[x\\](y) \\`z\\` \\*c\\*"
+    assert escaped("openai/clip-vit-large-patch14") == "openai/clip-vit-large-patch14"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests import graphs, small
 from tests.graphs import Graph, node
 from tests.host import ROOT, Host, in_host
-from trainer.models.clip_checkpoint import clips_of_checkpoint
+from trainer.models.clip_checkpoint import load_checkpoint
 from zhclip import artifact as fmt
 from zhclip.io import digest
 
@@ -92,7 +92,7 @@ def test_the_file_carries_the_checkpoints_structure_and_says_where_it_came_from(
     assert new.meta.tokenizer == old.meta.tokenizer and new.meta.position0 == "stored"
     assert set(new.skip) == {"proj_weight", "proj_bias", "position0", "empty", "norms"}
     assert new.meta.teacher.id == graphs.CHECKPOINT and new.meta.teacher.width == 768
-    _, (clip,) = clips_of_checkpoint(checkpoint, "teacher.model")
+    _, (clip,) = load_checkpoint(checkpoint, "teacher.model")
     assert new.meta.teacher.sha256 == digest(clip.state_dict()), "the trainer's digest of the same CLIP"
     told = new.meta.report["calibration"]
     assert told["from"]["id"] == "tests/teacher" and told["applied"] == ["last", "skip"]

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tests import graphs, hub, runs
 from tests.host import ROOT, running
 from trainer.__main__ import main
-from trainer.artifact.publish import card
+from trainer.artifact.publish import model_card
 from trainer.base.settings import parse_recipe
 from trainer.models.student import Student
 from zhclip.artifact import load, save
@@ -152,7 +152,7 @@ def test_no_name_in_a_card_has_a_meaning_of_its_own(finished: Path) -> None:
     report["corpus"] |= {"name": HOSTILE, "rejected": {HOSTILE: 1}}
     teacher = dataclasses.replace(meta.teacher, id=HOSTILE, sha256=HOSTILE)
     changes: dict[str, Any] = dict(recipe=recipe, report=report, teacher=teacher, licence=HOSTILE, strategy=HOSTILE)
-    made = card(dataclasses.replace(artifact, meta=dataclasses.replace(meta, **changes)), REPO, FILE)
+    made = model_card(dataclasses.replace(artifact, meta=dataclasses.replace(meta, **changes)), REPO, FILE)
     assert ModelCard(made).data.to_dict()["license"] == HOSTILE.lower()  # YAML, which quotes it
     shown, _, rest = made.partition("\n---\n")[2].partition("```yaml")
     for text in (shown, rest.partition("\n```\n")[2]):
@@ -198,7 +198,7 @@ REFUSED = {
 ONE_BY_ONE = """
 import json, os, sys
 from trainer.__main__ import main
-from trainer.artifact.publish import card
+from trainer.artifact.publish import model_card
 for run, token in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = token
     print("\\ncode", main(["publish", "--run", run, "--repo", sys.argv[2], "--push"]), file=sys.stderr)

@@ -76,7 +76,7 @@ def _translate(given: settings.Translation, progress: Listener | None) -> None:
 def _convert(given: settings.ConvertSettings, progress: Listener | None) -> None:
     from .artifact.convert import convert_published
 
-    convert_published(given)
+    convert_published(given, progress)
 
 
 def _compare_reports(given: settings.CompareReportsSettings, progress: Listener | None) -> None:

@@ -113,9 +113,9 @@ def _download(parts: dict[str, Weights]) -> str:
     if not parts:
         return "nothing, it is already on this machine"
     sizes = [f"{folder} {size(each.size)}".removeprefix(". ") for folder, each in parts.items()]
-    whole = f" (the text encoder's of {size(sum(each.whole for each in parts.values()))})"
-    partial = any(each.table for each in parts.values())
-    return f"{' and '.join(sizes)}{whole if partial else ''} from {constants.ENDPOINT}"
+    needed, whole = (size(sum(getattr(each, name) for each in parts.values())) for name in ("size", "whole"))
+    part = f" (the text encoder's of {whole})" if needed != whole else ""
+    return f"{' and '.join(sizes)}{part} from {constants.ENDPOINT}"
 
 
 def planned_outputs(

@@ -54,3 +54,14 @@ def kind_of(keys: tuple[str, ...]) -> CheckpointKind:
         if kind.keys == keys:
             return kind
     raise KeyError(keys)
+
+
+def absolute_layer(layer: int, target: int) -> int:
+    """A hidden state's number among all of an encoder, -1 the last, for `layer`, which counts from the state `target`:
+    -1 is the target itself and -2 the state before it. Both count from the first state alike: 0 and above."""
+    return target + 1 + layer if layer < 0 else layer
+
+
+def relative_layer(layer: int, target: int) -> int:
+    """The inverse of `absolute_layer`: a hidden state's number counted from the state `target`."""
+    return layer - target - 1 if layer < 0 else layer

@@ -17,6 +17,7 @@ import torch
 from comfy.supported_models_base import ClipTarget
 
 from ...zhclip.artifact import load
+from ...zhclip.models import absolute_layer
 from ...zhclip.structure import structures
 from ...zhclip.tokens import PromptTokenizer
 from .encoder import PartsModel, WindowEncoder
@@ -107,7 +108,11 @@ def layer_in_use(clip: Any) -> str:
     bert, own = encoder.transformer, encoder.meta.teacher.layer
     layer = -1 if chosen is None else encoder.layer_for(chosen)
     # Of a teacher's last layer the student's numbers are the teacher's.
-    of = str(bert.num_layers) if own == -1 else f"{bert.num_layers}, for layer {own + layer + 1} of the teacher"
+    of = (
+        str(bert.num_layers)
+        if own == -1
+        else f"{bert.num_layers}, for layer {absolute_layer(layer, own)} of the teacher"
+    )
     if bert.is_last(layer):
         other = "; the file has a target for the layer before it too (clip skip)" if bert.skip is not None else ""
         return f"the last of {of}{other}"

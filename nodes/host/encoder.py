@@ -10,7 +10,7 @@ import torch
 
 from ...zhclip.artifact import Artifact, ArtifactError
 from ...zhclip.emphasis import Row, combine, rows
-from ...zhclip.models import kind_of
+from ...zhclip.models import kind_of, relative_layer
 from ...zhclip.structure import structures
 from ...zhclip.tokens import Window
 from .bert import SKIP_LAYER, AlignedBert, log_once
@@ -70,7 +70,7 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         """The student's layer for one of the teacher's, both counted from the end: the file's own is the last, nothing
         is behind it, and one that there is not is the last too."""
         own = self.meta.teacher.layer
-        layer = min(chosen - own - 1, -1) if chosen < 0 and own < 0 else chosen
+        layer = min(relative_layer(chosen, own), -1) if chosen < 0 and own < 0 else chosen
         return layer if abs(layer) <= self.num_layers else -1  # as core does
 
     def load_sd(self, sd: dict[str, torch.Tensor]) -> Any:

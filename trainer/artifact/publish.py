@@ -1,10 +1,11 @@
-"""A finished run to a model hub: its encoder, its adapter, and a card that says what it is and how good.
+"""A finished run to a model hub: its encoder, its adapter, and a model card with its settings and scores.
 
-Nothing leaves the machine without --push. HF_ENDPOINT and the token are huggingface_hub's own affair.
+Nothing is sent without --push. HF_ENDPOINT and the token are read by huggingface_hub.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from ..base.stage_settings import PublishSettings
 from ..report.markdown import to_markdown
 from .export import FILE
 
+log = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).with_name("card.md")
 TAGS = ["comfyui", "zhclip", "stable-diffusion", "text-encoder", "chinese"]
 
 
 class PublishError(TrainerError):
-    """An encoder that should not be published, or a hub that does not take it."""
+    """An encoder that should not be published, or a hub that refuses it."""
 
 
 def publish_run(settings: PublishSettings) -> None:
@@ -43,52 +45,51 @@ def publish_run(settings: PublishSettings) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise SettingsError(f"--repo {repo}: not a name that the hub knows ({error})") from error
+        raise SettingsError(f"--repo {repo}: not a name that the hub allows ({error})") from error
     encoder = folder / FILE
     if not encoder.is_file():
-        raise SettingsError(f"{encoder}: not there; run the export stage first (`python -m trainer export`)")
+        raise SettingsError(f"{encoder}: no such file; run the export stage first (`python -m trainer export`)")
     artifact = load(encoder)
-    check(artifact.meta, encoder)
-    # Named after the repository: many encoders meet in one models/text_encoders.
-    file = f"{repo.rpartition('/')[2]}.safetensors"
-    text = card(artifact, repo, file)
+    require_aligned(artifact.meta, encoder)
+    name = f"{repo.rpartition('/')[2]}.safetensors"  # many encoders share one folder models/text_encoders
+    readme = folder / "card" / "README.md"
     with hold(folder, "--run"):
-        write_text(folder / "card" / "README.md", text)
-    files = {"README.md": folder / "card" / "README.md", file: encoder} | adapter(folder, artifact.meta)
-    for name, path in files.items():
-        print(f"publish: {path} -> {HfApi().endpoint}/{repo}/{name}, {path.stat().st_size / 1e6:.1f} MB")
+        write_text(readme, model_card(artifact, repo, name))
+    files = {"README.md": readme, name: encoder} | adapter_files(folder, artifact.meta)
+    for path_in_repo, path in files.items():
+        log.info(f"publish: {path} -> {HfApi().endpoint}/{repo}/{path_in_repo}, {path.stat().st_size / 1e6:.1f} MB")
     if artifact.meta.licence == "unknown":
-        print("publish: the card says that the licence is unknown; export again with --export.licence to state it")
+        log.info("publish: the licence on the card is unknown; export again with --export.licence to state it")
     if settings.push:
-        print(f"publish: pushed, {push(repo, files)}")
+        log.info(f"publish: pushed, {push(repo, files)}")
     else:
-        print("publish: nothing was sent; read the card, and repeat the command with --push")
+        log.info("publish: nothing was sent; read the card, and repeat the command with --push")
 
 
-def check(meta: Meta, path: Path) -> None:
-    """Raise PublishError unless the encoder's own report shows that it is aligned."""
+def require_aligned(meta: Meta, path: Path) -> None:
+    """Raise PublishError unless the encoder's report shows that it is aligned."""
     if not meta.report:
         raise PublishError(
-            f"{path}: it has no report, so nothing says how good it is; only what the evaluate and export stages made "
-            "can be published"
+            f"{path}: it has no report, so its quality is unknown; publish an encoder that the evaluate and export "
+            "stages wrote"
         )
-    loss, constant = meta.report["loss"]["all"], meta.report["baselines"]["constant"]["all"]
+    loss, constant = meta.report["loss"]["all"], meta.report["floors"]["constant"]["all"]
     if not loss < constant:
         raise PublishError(
-            f"{path}: it is not aligned, its loss of {loss:.3f} is no better than a constant's {constant:.3f}; "
-            "with it a checkpoint paints nothing that was asked for. Train longer or otherwise, and export again."
+            f"{path}: it is not aligned, its loss of {loss:.3f} is no better than a constant's {constant:.3f}, so "
+            "pictures would ignore the prompt; train longer or with other settings, and export again"
         )
 
 
-def adapter(folder: Path, meta: Meta) -> dict[str, Path]:
-    """The files of a lora run's adapter, by their names in the repository. PEFT's own card for it is a blank form."""
+def adapter_files(folder: Path, meta: Meta) -> dict[str, Path]:
+    """The files of a lora run's adapter, by their names in the repository, without PEFT's empty card."""
     if "lora" not in meta.strategy:
         return {}
     files = sorted(path for path in (folder / "adapter").glob("*") if path.is_file() and path.suffix != ".md")
     return {f"adapter/{path.name}": path for path in files}
 
 
-def card(artifact: Artifact, repo: str, file: str) -> str:
+def model_card(artifact: Artifact, repo: str, file: str) -> str:
     """The model card: metadata for the hub, and card.md filled in."""
     meta, recipe = artifact.meta, artifact.meta.recipe
     pairs = recipe["corpus"]["train"]
@@ -96,12 +97,11 @@ def card(artifact: Artifact, repo: str, file: str) -> str:
     student, dev = recipe["student"]["model"], meta.report["corpus"]["name"] or "pairs held out of the corpus"
     data = ModelCardData(
         language=["zh", "en"],
-        license=meta.licence.lower(),  # the hub writes SPDX's names in small letters
+        license=meta.licence.lower(),  # the hub writes SPDX ids in small letters
         tags=[*TAGS, *(["lora"] if "lora" in meta.strategy else [])],
         base_model=student if "/" in student else None,
         datasets=[name for name in corpora if "/" in name] or None,
     )
-    dev = plain(dev)
     facts = {
         "student": student,
         "teacher": f"{meta.teacher.id}, layer {meta.teacher.layer}, sha256 {meta.teacher.sha256}",
@@ -110,47 +110,43 @@ def card(artifact: Artifact, repo: str, file: str) -> str:
         "scored on": f"{dev}, {meta.report['rows']:,} pairs",
         "window": f"{meta.window} positions",
     }
-    facts = {label: plain(value) for label, value in facts.items()}
-    filled = ModelCard.from_template(
+    card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=repo.rpartition("/")[2],
         repo=repo,
         file=file,
-        teacher=plain(meta.teacher.id),
+        teacher=escaped(meta.teacher.id),
         width=meta.teacher.width,
-        report=to_markdown(shown(meta.report)).partition("\n")[2].strip(),  # without its heading
-        facts=facts,
+        report=to_markdown(escaped(meta.report)).partition("\n")[2].strip(),  # without its heading
+        facts=escaped(facts),
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip().replace("`" * 3, "'''"),
         skip=bool(artifact.skip),
         layer=meta.teacher.layer,
-        dev=dev,
-        licence=plain(meta.licence),
+        dev=escaped(dev),
+        licence=escaped(meta.licence),
     )
-    return filled.content.rstrip() + "\n"
+    return card.content.rstrip() + "\n"
 
 
-def plain(text: str) -> str:
-    """A name as Markdown shows it, on one line and without a meaning of its own."""
-    return re.sub(r"[\\`*\[\]<>|]", lambda sign: f"\\{sign[0]}", " ".join(text.split()))
-
-
-def shown(value: Any) -> Any:
-    """A report, its texts as Markdown shows them."""
+def escaped(value: Any) -> Any:
+    """A text, or all texts of a nested dict, on one line each and without Markdown or HTML markup."""
     if isinstance(value, dict):
-        return {plain(str(name)): shown(each) for name, each in value.items()}
-    return plain(value) if isinstance(value, str) else value
+        return {escaped(name): escaped(each) for name, each in value.items()}
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"[\\`*\[\]<>|]", lambda sign: f"\\{sign[0]}", " ".join(value.split()))
 
 
 def push(repo: str, files: dict[str, Path]) -> str:
-    """Make the repository unless it is there, and put all files into one commit. Returns the commit's address."""
+    """Create the repository if there is none, and send all files in one commit. Returns the commit's address."""
     if get_token() is None:
         raise PublishError(f"--repo {repo}: no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
     api = HfApi()
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
     try:
         repository = api.create_repo(repo, exist_ok=True)
-        done = api.create_commit(repository.repo_id, operations, commit_message="Publish a ZhCLIP encoder")
+        commit = api.create_commit(repository.repo_id, operations, commit_message="Publish a ZhCLIP encoder")
     except Exception as error:
         raise PublishError(f"--repo {repo}: {api.endpoint} did not take it ({one_line(error)})") from error
-    return done.commit_url
+    return commit.commit_url

@@ -54,12 +54,9 @@ class ConvertSettings:
     """Convert a published Chinese encoder to an artifact, without training."""
 
     source: str | None = None
-    """Folder or hub id (a diffusers pipeline with a BERT as Taiyi's, a Chinese-CLIP, a BERT), or one file of weights: a
-    checkpoint with Taiyi's BERT, or cn_clip's .pt."""
+    """Folder or hub id: a diffusers pipeline with a BERT, as Taiyi's, a Chinese-CLIP, or a BERT."""
     out: str = "encoder.safetensors"
     """The artifact to write."""
-    tokenizer: str | None = None
-    """Folder, hub id or vocab.txt of the encoder's tokenizer, where the source is one file, which carries none."""
     window: int | None = None
     """Tokens of a prompt window. null: what the encoder's own pipeline pads to (Taiyi: 512), 77 for a Chinese-CLIP."""
     licence: str = "unknown"

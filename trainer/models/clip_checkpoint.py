@@ -1,29 +1,30 @@
-"""CLIP's text encoders from a folder in Hugging Face layout or from a checkpoint file, read strictly.
-
-A checkpoint file keeps CLIP-L by Hugging Face's names and bigG by open_clip's, under the table of kinds' prefixes.
-"""
+"""CLIP text encoders from a checkpoint file, which keeps CLIP-L by transformers' names and bigG by open_clip's."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from zhclip.models import KINDS, SD15, CheckpointKind, Part
 
-from .load import CHECKPOINTS, ModelError, beside_anchor, load_strict, prefix_of, read_tensors
+from .load import (
+    CHECKPOINTS,
+    CLIP_TOKENS,
+    PROJECTION,
+    Clip,
+    ModelError,
+    Tensors,
+    clip_class,
+    clip_tensors,
+    load_clip,
+    read_tensors,
+)
 
-Clip: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
-ANCHOR = "embeddings.token_embedding.weight"
-PROJECTION = "text_projection.weight"
-POSITIONS, INNER = "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight"
-HEAD = 64  # the width of a head in every published CLIP text encoder
-# From open_clip's names to Hugging Face's, in this order.
-OPEN_CLIP = {
+POSITIONS, INTERMEDIATE = "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight"
+HEAD = 64  # width of an attention head in every published CLIP text encoder
+OPEN_CLIP = {  # open_clip's names to transformers', applied in this order
     "token_embedding.": "embeddings.token_embedding.",
     "positional_embedding": POSITIONS,
     "ln_final.": "final_layer_norm.",
@@ -36,80 +37,64 @@ OPEN_CLIP = {
 }
 
 
-def clip_class(kind: CheckpointKind, part: Part) -> Callable[..., Clip]:
-    """Of a kind with a pooled vector the last part has the projection that makes it."""
-    return CLIPTextModelWithProjection if kind.pooled and part == kind.parts[-1] else CLIPTextModel
-
-
-def clips_of_checkpoint(path: Path, flag: str) -> tuple[CheckpointKind, tuple[Clip, ...]]:
+def load_checkpoint(path: Path, flag: str) -> tuple[CheckpointKind, tuple[Clip, ...]]:
     """The kind of a checkpoint file and its text encoders, of which alone a safetensors file is read.
 
-    Raises ModelError when one of them is not there, not whole, or not finite.
+    Raises ModelError if one of them is missing or incomplete.
     """
-    if path.suffix not in CHECKPOINTS:
-        raise ModelError(f"--{flag} {path}: not a checkpoint file ({', '.join(CHECKPOINTS)})")
     where = f"--{flag} {path}"
-    everything = read_tensors(path, flag, tuple(part.prefix for kind in KINDS for part in kind.parts))
+    if path.suffix not in CHECKPOINTS:
+        raise ModelError(f"{where}: not a checkpoint file ({', '.join(CHECKPOINTS)})")
+    tensors = read_tensors(path, flag, tuple(part.prefix for kind in KINDS for part in kind.parts))
     for kind in KINDS:
-        found = [from_open_clip(_under(everything, part.prefix)) for part in kind.parts]
-        if any(found):
-            return kind, tuple(_clip(kind, *each, where) for each in zip(kind.parts, found))
-    return SD15, (_clip(SD15, SD15.parts[0], everything, where),)
+        parts = [_below(tensors, part.prefix) for part in kind.parts]
+        if any(parts):
+            return kind, tuple(_load(kind, part, own, where) for part, own in zip(kind.parts, parts))
+    return SD15, (_load(SD15, SD15.parts[0], tensors, where),)
 
 
-def named(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a CLIP text encoder, whatever prefix they carry, named without it, and its projection."""
-    found = beside_anchor(tensors, ANCHOR)
-    projection = prefix_of(tensors, PROJECTION)
-    return found if projection is None else found | {PROJECTION: tensors[projection + PROJECTION]}
-
-
-def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _below(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _clip(kind: CheckpointKind, part: Part, found: dict[str, torch.Tensor], where: str) -> Clip:
-    tensors = named(found)
-    if ANCHOR not in tensors:
+def _load(kind: CheckpointKind, part: Part, tensors: Tensors, where: str) -> Clip:
+    """A checkpoint has no config.json: shapes give everything except the number of heads and the activation."""
+    make, tensors = clip_class(kind, part), clip_tensors(from_open_clip(tensors))
+    if CLIP_TOKENS not in tensors:
         known = " or ".join(kind.name for kind in KINDS)
-        raise ModelError(
-            f"{where}: it holds no CLIP text encoder as checkpoints of {known} do ({part.prefix}*{ANCHOR})"
-        )
-    make = clip_class(kind, part)
-    measured = [ANCHOR, POSITIONS, INNER, *([PROJECTION] if make is CLIPTextModelWithProjection else [])]
-    for name in measured:
+        raise ModelError(f"{where}: it holds no CLIP text encoder as checkpoints of {known} do ({part.prefix}*)")
+    for name in (CLIP_TOKENS, POSITIONS, INTERMEDIATE, *([PROJECTION] if make is CLIPTextModelWithProjection else [])):
         if name not in tensors or tensors[name].dim() != 2:
             raise ModelError(f"{where}: {part.prefix}*{name} is missing or no matrix; copy or download it again")
-    vocabulary, width = tensors[ANCHOR].shape
-    # A checkpoint has no config.json: shapes give all but heads and activation.
+    vocabulary, width = tensors[CLIP_TOKENS].shape
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
-        intermediate_size=len(tensors[INNER]),
+        intermediate_size=len(tensors[INTERMEDIATE]),
         num_hidden_layers=sum(name.endswith("mlp.fc1.weight") for name in tensors),
         num_attention_heads=max(1, width // HEAD),
         max_position_embeddings=len(tensors[POSITIONS]),
-        projection_dim=len(tensors[PROJECTION]) if PROJECTION in measured else width,
+        projection_dim=len(tensors[PROJECTION]) if make is CLIPTextModelWithProjection else width,
         hidden_act=part.activation,
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
     )
-    return load_strict(functools.partial(make, config), tensors, ANCHOR, where)
+    return load_clip(make, config, tensors, where)
 
 
-def from_open_clip(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """open_clip's names and layouts of a text encoder to Hugging Face's; what has other names stays as it is."""
+def from_open_clip(tensors: Tensors) -> Tensors:
+    """A text encoder's tensors by transformers' names and layouts; tensors that have other names stay as they are."""
     if "token_embedding.weight" not in tensors:
         return tensors
-    found = {}
+    converted = {}
     for name, tensor in tensors.items():
         for old, new in OPEN_CLIP.items():
             name = name.replace(old, new)
         if name == "text_projection":
-            found[PROJECTION] = tensor.mT if tensor.dim() == 2 else tensor  # there the vectors stand on the left
+            converted[PROJECTION] = tensor.mT if tensor.dim() == 2 else tensor  # open_clip multiplies from the left
         elif ".in_proj_" in name:
             for letter, third in zip("qkv", torch.atleast_1d(tensor).chunk(3)):
-                found[name.replace(".in_proj_", f".{letter}_proj.")] = third
+                converted[name.replace(".in_proj_", f".{letter}_proj.")] = third
         else:
-            found[name] = tensor
-    return found
+            converted[name] = tensor
+    return converted

@@ -1,81 +1,91 @@
-"""Reading published encoders: which folder, which tensors, which digest.
+"""Reading text encoders from a folder in Hugging Face layout, a diffusers pipeline or the hub, with every tensor given.
 
-transformers' own from_pretrained fills what it does not find with random numbers and a warning; a whole
-ChineseCLIPModel read as a ChineseCLIPTextModel is such a case. An aligned encoder must not start that way, so tensors
-are read here and loaded strictly.
+transformers' `from_pretrained` fills what a file lacks with random numbers and a warning; a whole ChineseCLIPModel read
+as a ChineseCLIPTextModel is such a case. Here a missing tensor is refused.
 """
 
 from __future__ import annotations
 
-import gc
 import json
+import math
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import torch
-from accelerate import init_empty_weights
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from tqdm import tqdm
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerBase,
+)
 
-from zhclip.models import KINDS
+from zhclip.artifact import Dimensions, bert_shapes
+from zhclip.bert import Bert
+from zhclip.models import KINDS, SD15, CheckpointKind, Part
 
 from ..base.errors import TrainerError, one_line
 
-# Exact names: a pipeline's repository also holds checkpoints of many gigabytes that are not asked for.
+# Exact names: a pipeline's repository also holds checkpoints of many gigabytes.
 TOKENIZER_FILES = [
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt"),
 ]
-ENCODERS = dict.fromkeys(part.folder for kind in KINDS for part in kind.parts)  # a pipeline's folders
-SMALL = [
-    "config.json",
-    *TOKENIZER_FILES,
-    "model_index.json",
-    "tokenizer/*",
-    *(f"{part}/config.json" for part in ENCODERS),
-]
+CONFIGS = [*TOKENIZER_FILES, "config.json", "model_index.json", "tokenizer/*"]
+CONFIGS += dict.fromkeys(f"{part.folder}/config.json" for kind in KINDS for part in kind.parts)
 INDEX = "model.safetensors.index.json"
 WEIGHTS = ["model.safetensors", INDEX, "model-*.safetensors"]
-HALF = "model.fp16.safetensors"  # what diffusers writes for half precision; often beside the whole
-OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
-PATTERNS = [*SMALL, *WEIGHTS, "text_encoder/model.safetensors"]
-OLD_PATTERNS = [*OLD_WEIGHTS, "text_encoder/pytorch_model.bin"]
-Module = TypeVar("Module", bound=torch.nn.Module)
+OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin", "text_encoder/pytorch_model.bin"]
+HALF = "model.fp16.safetensors"  # what diffusers writes in half precision, often beside the whole file
+TEXT = "zhclip-text.safetensors"  # the text encoder alone, written by trainer/models/download.py
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
-TEXT = "zhclip-text.safetensors"  # the text encoder alone, of a model whose weights were not downloaded whole
 
-
-class Quiet(tqdm):
-    """No bar: small files are asked for in every stage."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings | {"disable": True})
+Clip: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
+Tensors: TypeAlias = dict[str, torch.Tensor]
+CLIP_TOKENS, PROJECTION = "embeddings.token_embedding.weight", "text_projection.weight"
+CLIP_TYPES = ("clip", "clip_text_model")
+BERT_TOKENS = "embeddings.word_embeddings.weight"
+BERT_TYPES = ("bert", "chinese_clip", "chinese_clip_text_model")
+BERT_ARGUMENTS = (  # of BertConfig, in the order of Dimensions
+    *("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"),
+    *("vocab_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
+)
 
 
 class ModelError(TrainerError):
     """A model that cannot be used; the message names it, what is missing, and what to do."""
 
 
-def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
-    """A local folder or file as it is, else the hub's snapshot of that id (HF_ENDPOINT chooses a mirror).
+class Quiet(tqdm):
+    """A progress bar that is not drawn."""
 
-    `patterns`: the files to download; old .bin weights follow when weights were asked for in safetensors and there are
-    none.
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings | {"disable": True})
+
+
+def resolve(model: str, flag: str, patterns: list[str] = CONFIGS) -> Path:
+    """A local folder or file, or the folder in the hub's cache of that id, with the files that match `patterns`: by
+    default configuration and tokenizer. HF_ENDPOINT chooses a mirror.
+
+    Weights in torch's old format follow if weights are among the patterns and the hub has none in safetensors.
     """
     path = Path(model)
-    if os.path.exists(path):  # a name too long for the system is none, where Path raises
+    if os.path.exists(path):  # Path.exists raises for a name that is too long for the system
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix in CHECKPOINTS:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
     try:
-        bars = Quiet if patterns is SMALL else None
+        bars = Quiet if patterns is CONFIGS else None  # small files are asked for in every stage
         folder = Path(snapshot_download(model, allow_patterns=patterns, tqdm_class=bars))
-        if patterns is not SMALL and not list(folder.rglob("*.safetensors")):
-            snapshot_download(model, allow_patterns=OLD_PATTERNS)
-        gc.collect()  # closes the hub's bars, below which all later ones would be drawn
+        if patterns is not CONFIGS and not list(folder.rglob("*.safetensors")):
+            snapshot_download(model, allow_patterns=OLD_WEIGHTS)
     except Exception as error:
         raise ModelError(
             f"--{flag} {model}: neither a local folder nor to be had from the hub ({one_line(error)}) "
@@ -84,24 +94,66 @@ def resolve(model: str, flag: str, patterns: list[str] = PATTERNS) -> Path:
     return folder
 
 
-def read_config(folder: Path, flag: str) -> dict[str, Any]:
-    """The folder's config.json."""
-    path = folder / "config.json"
+def read_json(path: Path, flag: str) -> dict[str, Any]:
+    """A JSON object of a model's folder. Raises ModelError."""
     if not path.is_file():
-        raise ModelError(f"--{flag} {folder}: it has no config.json; give a folder in Hugging Face layout")
-    return json.loads(path.read_text(encoding="utf-8"))
+        raise ModelError(f"--{flag} {path.parent}: it has no {path.name}; give a folder in Hugging Face layout")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if type(content) is not dict:
+            raise ValueError("no JSON object")
+    except ValueError as error:
+        raise ModelError(f"--{flag} {path}: damaged ({error}); copy or download it again") from error
+    return content
 
 
-def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
-    """All tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file; where there are some
-    whose names begin with one of `prefixes`, those alone.
+def read_config(folder: Path, flag: str) -> dict[str, Any]:
+    """The folder's config.json. Raises ModelError."""
+    return read_json(folder / "config.json", flag)
 
-    Files of Python objects are read with weights_only, which runs no code.
+
+def read_tokenizer(folder: Path, flag: str) -> PreTrainedTokenizerBase:
+    """transformers' tokenizer of a folder. Raises ModelError."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(f"--{flag} {folder}: its tokenizer cannot be read ({one_line(error)})") from error
+
+
+def text_encoder_folders(folder: Path, flag: str) -> tuple[CheckpointKind, list[Path]]:
+    """The kind of checkpoint that a model's folder belongs to, and the folders of its text encoders, of which a
+    pipeline has one each. Raises ModelError for a pipeline of another kind."""
+    if not (folder / "model_index.json").is_file():
+        return SD15, [folder]
+    names = {*read_json(folder / "model_index.json", flag), *(path.name for path in folder.iterdir())}
+    encoders = {name for name in names if re.fullmatch(r"text_encoder(_\d+)?", name)} or {SD15.parts[0].folder}
+    for kind in KINDS:
+        if encoders == {part.folder for part in kind.parts}:
+            return kind, [folder / part.folder for part in kind.parts]
+    known = "; ".join(f"{kind.name}: {', '.join(part.folder for part in kind.parts)}" for kind in KINDS)
+    raise ModelError(f"--{flag} {folder}: a pipeline with {', '.join(sorted(encoders))}; supported are {known}")
+
+
+def weight_files(folder: Path, flag: str = "model") -> list[Path]:
+    """The files that hold a folder's weights; an empty list if there are none."""
+    if (folder / INDEX).is_file():
+        return [folder / name for name in sorted(set(read_json(folder / INDEX, flag)["weight_map"].values()))]
+    for name in ("model.safetensors", TEXT, "pytorch_model.bin", "diffusion_pytorch_model.safetensors", HALF):
+        if (folder / name).is_file():
+            return [folder / name]
+    return sorted(folder.glob("pytorch_model-*.bin"))
+
+
+def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ()) -> Tensors:
+    """All tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file; if there are names
+    that begin with one of `prefixes`, those alone.
+
+    Pickled files are read with weights_only, which runs no code. Raises ModelError.
     """
-    files = [path] if path.is_file() else weight_files(path)
+    files = [path] if path.is_file() else weight_files(path, flag)
     if not files:
         raise ModelError(f"--{flag} {path}: it has neither model.safetensors nor pytorch_model.bin")
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: Tensors = {}
     for file in files:
         try:
             tensors |= _read_file(file, prefixes)
@@ -110,114 +162,141 @@ def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ()) -> dict[
     return tensors
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights; none where there are none."""
-    index = folder / INDEX
-    if index.is_file():
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(names))]
-    for name in ("model.safetensors", TEXT, "pytorch_model.bin", "diffusion_pytorch_model.safetensors", HALF):
-        if (folder / name).is_file():
-            return [folder / name]
-    return sorted(folder.glob("pytorch_model-*.bin"))
-
-
-def _read_file(file: Path, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
+def _read_file(file: Path, prefixes: tuple[str, ...]) -> Tensors:
     if file.suffix == ".safetensors":
-        with safe_open(file, "pt") as tensors_of:
-            return {name: tensors_of.get_tensor(name) for name in _under(tensors_of.keys(), prefixes)}
+        with safe_open(file, "pt") as opened:
+            return {name: opened.get_tensor(name) for name in _below(opened.keys(), prefixes)}
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch's own message runs over a page, and advises to switch the safety off.
-        raise ValueError(
-            "it is damaged, or holds beside tensors objects that can run code, which stay unread"
-        ) from error
-    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    tensors = {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
+        # torch's own message fills a page, and advises to switch the safety off.
+        raise ValueError("it is damaged, or holds objects that can run code, which are not read") from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else {}
+    tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
     if not tensors:
         raise ValueError("it holds no tensors by name")
-    return {name: tensors[name] for name in _under(tensors, prefixes)}
+    return {name: tensors[name] for name in _below(tensors, prefixes)}
 
 
-def _under(names: Iterable[str], prefixes: tuple[str, ...]) -> list[str]:
+def _below(names: Iterable[str], prefixes: tuple[str, ...]) -> list[str]:
     everything = list(names)
     return [name for name in everything if name.startswith(prefixes)] or everything
 
 
-def under_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, torch.Tensor]:
-    """`beside_anchor`, in fp32."""
-    return {name: tensor.float() for name, tensor in beside_anchor(tensors, anchor).items()}
+def prefix_of(names: Iterable[str], anchor: str) -> str | None:
+    """The text before `anchor` in the shortest name that ends with it, or None."""
+    ending = min((name for name in names if name.endswith(anchor)), key=len, default=None)
+    return None if ending is None else ending[: -len(anchor)]
 
 
-def beside_anchor(tensors: dict[str, torch.Tensor], anchor: str) -> dict[str, torch.Tensor]:
-    """The tensors of floats that stand beside `anchor`, whatever prefix they carry, named without it.
+def tensors_beside(tensors: Tensors, anchor: str) -> Tensors:
+    """Copies in fp32 of the tensors of floats whose names have the same prefix as `anchor`, named without it.
 
-    Covers transformers 4 and 5 (`text_model.` or nothing), whole two-tower models and SD1.5 checkpoints. Empty when
-    the anchor is not there.
+    The prefix is `text_model.` or none by the version of transformers, `bert.`, or that of a checkpoint file. Empty if
+    there is no such anchor.
     """
     prefix = prefix_of(tensors, anchor)
     if prefix is None:
         return {}
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix) and v.is_floating_point()}
+    own = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {name: tensor.to(torch.float32, copy=True) for name, tensor in own.items() if tensor.is_floating_point()}
 
 
-def prefix_of(names: Iterable[str], anchor: str) -> str | None:
-    """What stands before `anchor` in the shortest name that ends with it, or None."""
-    found = min((name for name in names if name.endswith(anchor)), key=len, default=None)
-    return None if found is None else found[: -len(anchor)]
+def load_bert(folder: Path, flag: str, weights: bool = True) -> Bert:
+    """The BERT of a folder, alone or inside a ChineseCLIPModel; without `weights` its shapes, with random numbers.
 
-
-def load_strict(make: Callable[[], Module], tensors: dict[str, torch.Tensor], anchor: str, where: str) -> Module:
-    """The transformers module that `make` builds, of either key layout, with these tensors as its parameters, in fp32.
-
-    tensors: floats, named without the prefix that `anchor` has in the module. Raises ModelError, which begins with
-    `where`, unless every parameter is given, and finite.
+    Raises ModelError unless the weights are those of the configuration, and no others.
     """
-    with init_empty_weights():  # drawing random numbers would take longer than reading the file
-        module = make()
-    prefix = prefix_of(module.state_dict(), anchor) or ""
-    named = {name.removeprefix(prefix): name for name in module.state_dict()}
-    wanted = {name: module.state_dict()[own].shape for name, own in named.items()}
-    missing = [name for name in wanted if name not in tensors and "position_ids" not in name]
+    config, where = read_config(folder, flag), f"--{flag} {folder}"
+    model_type = config.get("model_type")
+    if model_type not in BERT_TYPES:
+        raise ModelError(f"{where}: model_type is {model_type!r}; a student is one of {', '.join(BERT_TYPES)}")
+    text = config.get("text_config") or config if model_type == "chinese_clip" else config
+    if text.get("hidden_act", "gelu") != "gelu":
+        raise ModelError(f"{where}: its activation is {text['hidden_act']}; only gelu is supported")
+    default = BertConfig()
+    dimensions = Dimensions(*(text.get(name, getattr(default, name)) for name in BERT_ARGUMENTS))
+    if dimensions.width % dimensions.heads:
+        raise ModelError(f"{where}: {dimensions.heads} attention heads do not divide its width of {dimensions.width}")
+    shapes = bert_shapes(dimensions)
+    tensors = tensors_beside(read_tensors(folder, flag), BERT_TOKENS) if weights else random_tensors(shapes)
+    check_tensors(tensors, shapes, where)
+    others = [name for name in tensors if name not in shapes and not name.startswith("pooler.")]
+    if others:
+        raise ModelError(f"{where}: {len(others)} tensors are not those of such a BERT, the first is {min(others)}")
+    return Bert.from_tensors(dimensions, {name: tensors[name] for name in shapes})
+
+
+def clip_class(kind: CheckpointKind, part: Part) -> type[Clip]:
+    """The last encoder of a kind with a pooled vector has a projection for it."""
+    return CLIPTextModelWithProjection if kind.pooled and part == kind.parts[-1] else CLIPTextModel
+
+
+def clip_config(kind: CheckpointKind, folder: Path, flag: str) -> CLIPTextConfig | None:
+    """Configuration of a folder's CLIP text encoder, None for a BERT. Raises ModelError for other models."""
+    config = read_config(folder, flag)
+    model_type = config.get("model_type")
+    if model_type == "bert" and len(kind.parts) == 1:
+        return None
+    if model_type not in CLIP_TYPES:
+        known = [*CLIP_TYPES, *(["bert"] if len(kind.parts) == 1 else [])]
+        raise ModelError(f"--{flag} {folder}: model_type is {model_type!r}; a teacher is one of {', '.join(known)}")
+    text = config.get("text_config", config) if model_type == "clip" else config
+    ignored = ("architectures", "model_type", "transformers_version", "dtype", "torch_dtype")
+    try:
+        return CLIPTextConfig(**{name: value for name, value in text.items() if name not in ignored})
+    except Exception as error:
+        raise ModelError(f"--{flag} {folder}: its config.json cannot be used ({one_line(error)})") from error
+
+
+def clip_tensors(tensors: Tensors) -> Tensors:
+    """The tensors of a CLIP text encoder by transformers' names without prefix, and of its projection, in fp32."""
+    prefix = prefix_of(tensors, PROJECTION)
+    projection = {} if prefix is None else {PROJECTION: tensors[prefix + PROJECTION].to(torch.float32, copy=True)}
+    return tensors_beside(tensors, CLIP_TOKENS) | projection
+
+
+def load_clip(make: type[Clip], config: CLIPTextConfig, tensors: Tensors | None, where: str) -> Clip:
+    """A CLIP text encoder in fp32 from `clip_tensors`; of None its shapes, with random numbers.
+
+    Raises ModelError, which begins with `where`, if a tensor is missing or has another shape.
+    """
+    try:
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in make(config).state_dict().items()}
+        bare = {name: name.removeprefix("text_model.") for name in shapes}  # some versions of transformers have it
+        if tensors is None:
+            tensors = random_tensors({bare[name]: shape for name, shape in shapes.items()})
+        check_tensors(tensors, {bare[name]: shape for name, shape in shapes.items()}, where)
+        return make.from_pretrained(None, config=config, state_dict={name: tensors[bare[name]] for name in shapes})
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{where}: transformers cannot build its text encoder ({one_line(error)})") from error
+
+
+def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise ModelError, which begins with `where`, for a tensor that is missing or has another shape."""
+    missing = [name for name in shapes if name not in tensors]
     if missing:
-        raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}")
-    wrong = [n for n, shape in wanted.items() if n in tensors and tensors[n].shape != shape]
-    if wrong:
-        raise ModelError(
-            f"{where}: {wrong[0]} is {tuple(tensors[wrong[0]].shape)}, config.json says {wanted[wrong[0]]}"
-        )
-    own_tensors = {own: tensors[name] for name, own in named.items() if name in tensors}
-    # The smallest and the largest tell as much as every value does, nine times as fast.
-    spoilt = [n for n, tensor in own_tensors.items() if not torch.stack(tensor.float().aminmax()).isfinite().all()]
-    if spoilt:
-        raise ModelError(
-            f"{where}: {spoilt[0]} holds NaN or infinity ({len(spoilt)} of {len(own_tensors)} tensors do); copy or "
-            "download the model again, or take another"
-        )
-    own_tensors = {own: tensor.to(torch.float32, copy=True) for own, tensor in own_tensors.items()}
-    module.load_state_dict(own_tensors, strict=False, assign=True)
-    return module
+        raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}; download it again")
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise ModelError(f"{where}: {name} is {tuple(tensors[name].shape)}, its configuration says {tuple(shape)}")
 
 
-def stand_in(make: Callable[[], Module]) -> Module:
-    """The module that `make` builds, with small random numbers in place of weights: for what only its shapes decide."""
-    with init_empty_weights():
-        module = make()
+def random_tensors(shapes: Mapping[str, Iterable[int]]) -> Tensors:
+    """Small random numbers in place of weights, for measurements that only shapes decide."""
     noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02
-    tensors = {}
-    for name, parameter in module.named_parameters():
-        times = -(-parameter.numel() // len(noise))
-        tensors[name] = noise.repeat(times)[: parameter.numel()].view(parameter.shape)
-    module.load_state_dict(tensors, strict=False, assign=True)
-    return module
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    return {name: noise.repeat(size // len(noise) + 1)[:size].view(*shapes[name]) for name, size in sizes.items()}
 
 
 def check_finite(outputs: torch.Tensor, texts: list[str], where: str) -> None:
     """Raises ModelError for the first of the texts whose output (B, ...) is not finite."""
-    spoilt = (~outputs.flatten(1).isfinite().all(dim=1)).nonzero()
-    if len(spoilt):
+    invalid = (~outputs.flatten(1).isfinite().all(dim=1)).nonzero()
+    if len(invalid):
         raise ModelError(
-            f"{where}: its output for {texts[int(spoilt[0])]!r} holds NaN or infinity, or more than half precision can "
-            "hold; take another model, or leave that caption out"
+            f"{where}: its output for {texts[int(invalid[0])]!r} is not finite, or too large for half precision; "
+            "take another model, or leave that caption out"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +13,9 @@ from zhclip.emphasis import combine, rows
 from zhclip.structure import Structure, project, structures
 from zhclip.tokens import PromptTokenizer
 
-from .bert import ANCHOR, load_bert
-from .download import small_files, text_encoder
-from .load import ModelError, load_strict
+from ..progress import Listener
+from .download import text_weights
+from .load import ModelError, load_bert, resolve
 from .tokenizer import load_tokens
 
 FLAG = "student.model"
@@ -44,9 +43,8 @@ class Student(nn.Module):
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Student:
         """The encoder of an artifact, with its structure, ready to encode."""
-        meta, tensors = artifact.meta, artifact.bert
-        fp32 = {k: v.float() for k, v in tensors.items()}
-        bert = load_strict(functools.partial(Bert, meta.dimensions), fp32, ANCHOR, "artifact")
+        meta = artifact.meta
+        bert = Bert.from_tensors(meta.dimensions, {name: tensor.float() for name, tensor in artifact.bert.items()})
         student = cls(bert, PromptTokenizer.from_artifact(artifact), meta.mask_padding)
         found = structures(artifact)
         student.structure, student.pooled = found["structure"], found.get("pooled")
@@ -130,13 +128,19 @@ class Student(nn.Module):
         return combine(self.encode_ids(ids, hidden_keys), windows).flatten(0, 1)
 
 
-def load_student(model: str, window: int, device: torch.device | str = "cpu", weights: bool = True) -> Student:
+def load_student(
+    model: str,
+    window: int,
+    device: torch.device | str = "cpu",
+    weights: bool = True,
+    progress: Listener | None = None,
+) -> Student:
     """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel; without `weights` its shapes alone, for
-    which no weights are downloaded.
+    which no weights are downloaded. `progress` is told of a download.
 
-    Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
+    Raises ModelError if the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    folder = text_encoder(model, FLAG) if weights else small_files(model, FLAG)
+    folder = text_weights(model, FLAG, progress) if weights else resolve(model, FLAG)
     bert = load_bert(folder, FLAG, weights)
     positions = bert.dimensions.positions
     if window > positions:

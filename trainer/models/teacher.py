@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase
+from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from zhclip.bert import Bert
 from zhclip.io import digest
-from zhclip.models import CheckpointKind, Part
+from zhclip.models import CheckpointKind, Part, absolute_layer
 from zhclip.vectors import standardise
 
 from ..base.comfyui import clip_tokenizer
 from ..base.recipe import Recipe
 from ..base.settings import public_name, require
-from .clip_checkpoint import Clip, clips_of_checkpoint
-from .download import small_files
-from .folders import encoders_of_folder
-from .load import ModelError
+from ..progress import Listener
+from .clip_checkpoint import load_checkpoint
+from .download import text_weights
+from .load import (
+    Clip,
+    ModelError,
+    clip_class,
+    clip_config,
+    clip_tensors,
+    load_bert,
+    load_clip,
+    read_tensors,
+    read_tokenizer,
+    resolve,
+    text_encoder_folders,
+)
 
 FLAG = "teacher.model"
 
@@ -74,25 +87,18 @@ class Teacher:
     @property
     def teacher_layer(self) -> int:
         """The hidden state that is the target, as a file's metadata says it: -1 the last."""
-        return self._layer(self.kind.parts[0])
-
-    def _layer(self, part: Part) -> int:
-        return part.layer + 1 + self.layer if self.layer < 0 else self.layer
+        return absolute_layer(self.layer, self.kind.parts[0].layer)
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the weights: of one encoder by the names in its module; of several the names in each tower behind
-        the part's key, as in l.final_layer_norm.bias, g.final_layer_norm.bias and g.text_projection.weight."""
-        if len(self.models) == 1:
-            return digest(self.models[0].state_dict())
-        named = zip(self.kind.parts, self.models)
-        return digest(
-            {
-                f"{part.key}.{name.removeprefix('text_model.')}": tensor
-                for part, model in named
-                for name, tensor in model.state_dict().items()
-            }
-        )
+        """Digest of the weights by their names in each encoder: final_layer_norm.bias. Names of several encoders begin
+        with the part's key: l.final_layer_norm.bias, g.text_projection.weight."""
+        tensors = {}
+        for part, model in zip(self.kind.parts, self.models):
+            key = f"{part.key}." if len(self.models) > 1 else ""
+            for name, tensor in model.state_dict().items():
+                tensors[key + name.removeprefix("text_model.")] = tensor  # some versions of transformers have it
+        return digest(tensors)
 
     def length(self, text: str) -> int:
         """Positions that the caption takes, start and end included."""
@@ -142,7 +148,7 @@ class Teacher:
         behind = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         states = []
         for part, model in zip(self.kind.parts, self.models):
-            assert not isinstance(model, Bert)  # which is not causal
+            assert not isinstance(model, Bert)  # a BERT is not causal
             hidden, last = self._hidden(part, model, ids if part.pad is None else ids.masked_fill(behind, part.pad))
             states.append(_at(hidden, positions).float())
         targets, pooled = standardise(torch.cat(states, dim=-1), self.mean, self.std), None
@@ -155,7 +161,7 @@ class Teacher:
     def _hidden(self, part: Part, model: Clip, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """ids (B, P) -> a part's states, and those of its last layer through the final norm, both (B, P, D)."""
         tower = getattr(model, "text_model", model)  # transformers 5 flattened CLIPTextModel alone
-        layer = self._layer(part)
+        layer = absolute_layer(self.layer, part.layer)
         if layer == -1 and part.final_norm:
             last = tower(input_ids=ids).last_hidden_state
             return last, last
@@ -165,9 +171,8 @@ class Teacher:
 
     def _bert_states(self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         bert = self.models[0]
-        hidden = bert(
-            ids.gather(1, positions), positions < lengths[:, None], positions, last=self.layer % (layers_of(bert) + 1)
-        )
+        layers = self.layer % (layers_of(bert) + 1)  # -1: all of them
+        hidden = bert(ids.gather(1, positions), positions < lengths[:, None], positions, last=layers)
         return standardise(hidden.float(), self.mean, self.std)
 
 
@@ -197,14 +202,11 @@ def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 
 
 def load_tokenizer(model: str, fallback: str | None) -> PreTrainedTokenizerBase:
-    """The teacher's tokenizer; for a checkpoint file `fallback`'s, by default CLIP's."""
-    path = small_files(model, FLAG)
-    source = small_files(fallback or clip_tokenizer(), "teacher.tokenizer") if path.is_file() else path
+    """The teacher's tokenizer; for a checkpoint file that of `fallback`, by default CLIP's. Raises ModelError."""
+    path = resolve(model, FLAG)
+    source = resolve(fallback or clip_tokenizer(), "teacher.tokenizer") if path.is_file() else path
     folder = source / "tokenizer" if (source / "model_index.json").is_file() else source
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"--{FLAG} {folder}: its tokenizer cannot be read ({error})") from error
+    tokenizer = read_tokenizer(folder, FLAG)
     if tokenizer.pad_token is None:
         raise ModelError(f"--{FLAG} {folder}: its tokenizer has no padding token; SD1.5's CLIP pads with its end token")
     return tokenizer
@@ -217,30 +219,47 @@ def load_teacher(
     tokenizer: str | None = None,
     device: torch.device | str = "cpu",
     weights: bool = True,
+    progress: Listener | None = None,
 ) -> Teacher:
-    """Load a teacher from a folder, a hub id or a checkpoint file, whose kind it shows; without `weights` its shapes
-    alone, for which no weights are downloaded.
+    """Load a teacher from a folder, a hub id or a checkpoint file, which shows its kind; without `weights` its shapes
+    alone, for which no weights are downloaded. `progress` is told of a download.
 
-    Raises ModelError when the model is of another kind, incomplete, or has fewer positions than `window`.
+    Raises ModelError if the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    path = small_files(model, FLAG)
-    kind, encoders = (
-        clips_of_checkpoint(path, FLAG) if path.is_file() else encoders_of_folder(model, path, FLAG, weights)
-    )
-    positions = min(map(positions_of, encoders))
-    if window > positions:
-        raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
+    path = resolve(model, FLAG)
+    kind, encoders = load_checkpoint(path, FLAG) if path.is_file() else _from_folder(model, path, weights, progress)
     for encoder in encoders:
         encoder.requires_grad_(False).train(False).to(device)
     teacher = Teacher(encoders, kind, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
+    positions = min(map(positions_of, encoders))
+    if window > positions:
+        raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
     for part, encoder in zip(kind.parts, encoders):
         states = layers_of(encoder) + 1
-        if not -states <= teacher._layer(part) < states:
+        if not -states <= absolute_layer(layer, part.layer) < states:
             raise ModelError(f"--teacher.layer {layer}: {model} has no such hidden state, it has {states}")
     return teacher
 
 
-def teacher_of(recipe: Recipe, device: torch.device | str) -> Teacher:
+def _from_folder(
+    model: str, folder: Path, weights: bool, progress: Listener | None
+) -> tuple[CheckpointKind, tuple[Clip | Bert, ...]]:
+    kind, folders = text_encoder_folders(folder, FLAG)
+    configs = [clip_config(kind, own, FLAG) for own in folders]  # refuses other models before they are downloaded
+    if weights:
+        text_weights(model, FLAG, progress)
+    encoders: list[Clip | Bert] = []
+    for part, own, config in zip(kind.parts, folders, configs):
+        if config is None:
+            encoders.append(load_bert(own, FLAG, weights))
+        else:
+            tensors = clip_tensors(read_tensors(own, FLAG)) if weights else None
+            encoders.append(load_clip(clip_class(kind, part), config, tensors, f"--{FLAG} {own}"))
+    return kind, tuple(encoders)
+
+
+def teacher_of(recipe: Recipe, device: torch.device | str, progress: Listener | None = None) -> Teacher:
     """The recipe's teacher."""
     model = require(recipe.teacher.model, "teacher.model", "the English encoder")
-    return load_teacher(model, recipe.window, recipe.teacher.layer, recipe.teacher.tokenizer, device)
+    given = recipe.teacher
+    return load_teacher(model, recipe.window, given.layer, given.tokenizer, device, progress=progress)

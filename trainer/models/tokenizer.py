@@ -18,8 +18,7 @@ from zhclip.prompt import normalise
 from zhclip.tokenizer import MAX_WORD, METASPACE, pack
 from zhclip.tokens import PromptTokenizer
 
-from .download import small_files
-from .load import ModelError
+from .load import ModelError, resolve
 
 FLAG = "student.model"
 EXPECTED = "BERT's WordPiece or XLM-RoBERTa's Unigram"
@@ -41,7 +40,7 @@ class UnsupportedTokenizer(ValueError):
 
 def load_tokens(model: str, window: int) -> PromptTokenizer:
     """The student's tokenizer. Raises ModelError when it lacks a special token or is of another kind."""
-    return _load_tokens(small_files(model, FLAG), window)
+    return _load_tokens(resolve(model, FLAG), window)
 
 
 @functools.lru_cache(maxsize=1)  # every stage of a run asks for it, and a large vocabulary takes seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zhclip.artifact import Meta, load
-from zhclip.models import kind_of
+from zhclip.models import kind_of, relative_layer
 from zhclip.structure import Structure
 
 from ..base.device import default_device
@@ -167,8 +167,7 @@ def evaluate_artifact(settings: EvaluateSettings) -> Evaluation:
 def _teacher_beside(settings: EvaluateSettings, meta: Meta, device: str) -> Teacher:
     model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
     own = meta.teacher
-    # Counted from the kind's own.
-    layer = own.layer - kind_of(meta.keys).parts[0].layer - 1 if own.layer < 0 else own.layer
+    layer = relative_layer(own.layer, kind_of(meta.keys).parts[0].layer)
     teacher = load_teacher(model, meta.window, layer, settings.teacher.tokenizer, device)
     # A converted encoder has no teacher: it is scored beside any that is as wide.
     if own.sha256 and teacher.sha256 != own.sha256:
