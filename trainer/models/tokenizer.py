@@ -160,6 +160,12 @@ def require_match(
             )
 
 
+def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str]) -> None:
+    """`require_match` with the tokenizer of a student's model. Raises ModelError."""
+    folder = small_files(model, FLAG)
+    require_match(tokens, load_hf_tokenizer(folder), texts, f"--{FLAG} {folder}")
+
+
 def folding(tokens: PromptTokenizer) -> dict[str, str]:
     """Traditional characters that are unknown to the tokenizer, each with the simplified one that it knows.
 
