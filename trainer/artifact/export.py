@@ -49,9 +49,8 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
         raise SettingsError(f"{report}: not there; run the evaluate stage first (`python -m trainer evaluate`)")
     run = restored(Finished.open(recipe, default_device()))
     captions = [pair.zh for pair in corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")]
-    compare_tokenizers(
-        require(recipe.student.model, "student.model", "the student"), run.student.tokens, captions[:COMPARED]
-    )
+    model = require(recipe.student.model, "student.model", "the student")
+    compare_tokenizers(model, run.student.tokens, captions[:COMPARED])
     ids = sample(recipe, run.student)
     before = vectors(run.student, ids)
     if run.adapter is not None:

@@ -162,7 +162,7 @@ def require_match(
 
 def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str]) -> None:
     """`require_match` with the tokenizer of a student's model. Raises ModelError."""
-    folder = small_files(model, FLAG)
+    folder = resolve(model, FLAG)
     require_match(tokens, load_hf_tokenizer(folder), texts, f"--{FLAG} {folder}")
 
 
