@@ -1,7 +1,6 @@
 """The command line: a table of stages, their flags, progress bars, and one line for each expected error.
 
-Process-wide switches (logging, malloc, matrix precision) are set here and nowhere else, so that a stage can run in
-another program's process.
+Process-wide switches (logging, malloc) are set here and nowhere else: a stage can run in another program's process.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from zhclip.io import ArtifactError
 
 from .base import stage_settings as settings
+from .base.device import processes
 from .base.disk import full_disk
 from .base.errors import TrainerError
 from .base.recipe import Recipe, SettingsError
@@ -182,6 +182,8 @@ def run_command(arguments: list[str] | None = None) -> int:
             return _fail(f"{name}: {error}", 2)
         set_up_process()
         function(bars if MAIN_PROCESS else None)
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            processes().destroy_process_group()
     except KeyboardInterrupt:
         bars.close()
         return _fail(f"\n{name}: stopped; give the same command again to continue", 130) if MAIN_PROCESS else 130
@@ -209,13 +211,15 @@ class Bars:
     """Draws progress events as one tqdm bar at a time."""
 
     def __init__(self) -> None:
+        self.stage = ""
         self.bar: tqdm | None = None
 
     def __call__(self, event: Progress) -> None:
         if event.stage == "run":  # the number of finished stages, which the log says in words
             return
-        if self.bar is None or self.bar.desc != f"{event.stage}: ":
+        if self.bar is None or self.stage != event.stage:
             self.close()
+            self.stage = event.stage
             self.bar = tqdm(total=event.total, initial=event.done, desc=event.stage)
         if event.metrics:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in event.metrics.items()}, refresh=False)
