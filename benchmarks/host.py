@@ -70,7 +70,7 @@ def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32, sd
     kinds |= dict(teacher=of, corpus=corpus, parts=parts, pooled=pooled)
     meta = artifact.Meta(dimensions, ids, reading, window, **kinds)
     standard = {"mean": random(teacher), "std": 1 + random(teacher, scale=0.1)} if sdxl else {}
-    made = artifact.Artifact(
+    encoder = artifact.Artifact(
         meta=meta,
         bert=bert,
         tokenizer=tokenizer.pack(pieces(size)),
@@ -84,7 +84,7 @@ def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32, sd
         | standard,
         pooled={"proj_weight": random(pooled, width, scale=width**-0.5)} if sdxl else {},
     )
-    artifact.save(made, path)
+    artifact.save(encoder, path)
     return path
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from benchmarks.host import arguments, clip_file, encoder_file, own_clip, pack
 from benchmarks.rounds import ROOT, ROUNDS, Race, tell
 
-PROCESSES = 3  # a round, each way: one alone is off by a sixth
+PROCESSES = 3  # of each loader in a round: a single one is off by a sixth
 
 
 def copied(path: str) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Two ways timed in turns: a table with the ratio and its spread."""
+"""Two functions timed in turns: a table with the ratio and its spread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDS = 5
 
 @dataclass
 class Race:
-    """Seconds of each round, both ways. The ratio is taken within a round, so a busy moment slows both."""
+    """Seconds of each round for both. The ratio is taken within a round, so a busy moment slows both."""
 
     plain: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
@@ -42,12 +42,12 @@ def race(
     ours: Callable[[], Any],
     quick: bool,
     repeat: int = 1,
-    ready: Callable[[Callable[[], Any]], Callable[[], Any]] = lambda way: way,
+    ready: Callable[[Callable[[], Any]], Callable[[], Any]] = lambda function: function,
     number: int = ROUNDS,
 ) -> Race:
-    """Time two ways in turns, after one call of each: `repeat` calls of each in each of `number` rounds, call by call.
+    """Time two functions in turns, after one call of each: `repeat` calls of each in each of `number` rounds.
 
-    `quick` calls both once and first. `ready` makes of a way, untimed, the call that is timed.
+    `quick` calls both once and first. `ready` returns, untimed, the call that is timed for a function.
     """
     if quick:
         repeat = number = 1

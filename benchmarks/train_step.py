@@ -30,7 +30,7 @@ from trainer.training import checkpoint, opening
 from trainer.training.stage import clip_gradient
 
 
-def made(folder: Path, rows: int, settings: TrainSettings, quick: bool, sdxl: bool = False) -> Recipe:
+def prepare_run(folder: Path, rows: int, settings: TrainSettings, quick: bool, sdxl: bool = False) -> Recipe:
     """Encoders, so many captions to train on, and the corpus and cache stages done with them."""
     student, teacher = encoders(folder, *((4, 64) if quick else ()))
     teacher = sdxl_teacher(folder / "sdxl", quick) if sdxl else teacher
@@ -94,10 +94,10 @@ def main() -> None:
         folder = Path(temporary)
         if given.sdxl:
             kinds = ("sd15", "sdxl")
-            one, other = (ours(made(folder / of, rows, settings, given.quick, of == "sdxl")) for of in kinds)
+            one, other = (ours(prepare_run(folder / of, rows, settings, given.quick, of == "sdxl")) for of in kinds)
         else:
             settings.layers, settings.start, settings.contrast = 3, "student", 0.0
-            recipe = made(folder, rows, settings, given.quick)
+            recipe = prepare_run(folder, rows, settings, given.quick)
             one, other = plain(recipe, device), ours(recipe)
         measured = race(lambda: finished(one, device), lambda: finished(other, device), given.quick, repeat=4)
     what = f"{device.type}, precision {opening.precision(settings)}, {rows} captions"

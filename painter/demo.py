@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from painter import figures, host, poster, scenes, unet
 from painter.drawable import PLAIN, words
-from painter.reader import describe, read
+from painter.reader import describe, read_picture
 from painter.real_pair import real_pair
 from trainer.artifact.convert import convert_published
 from trainer.base.stage_settings import ConvertSettings
@@ -109,7 +109,7 @@ def paint_in_comfyui(encoders: dict[str, Path], run: Path, prompt: str, english:
                 continue
             path = host.paint(comfyui, text, encoder)
             picture = host.picture(path)
-            shows = describe(read(picture[:: host.SHOWN, :: host.SHOWN]))
+            shows = describe(read_picture(picture[:: host.SHOWN, :: host.SHOWN]))
             print(f"{text} -> {path}\n  shows {shows}", flush=True)
             paintings.append(poster.Painting(text, encoder, picture, shows))
     return paintings

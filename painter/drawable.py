@@ -146,12 +146,12 @@ def place(groups: list[Group], rng: random.Random) -> Scene:
     return Scene(groups[0], groups[1] if len(groups) == 2 else None, rng.choice(list(words()[kind])), background)
 
 
-def random_scene(rng: random.Random, kept: bool, two_groups: float = TWO_GROUPS) -> Scene:
-    """A scene that is (or is not) kept for development."""
+def random_scene(rng: random.Random, held_out: bool, two_groups: float = TWO_GROUPS) -> Scene:
+    """A scene on one side of the split: held out, or for training."""
     while True:
         groups = [random_group(rng) for _ in range(1 + (rng.random() < two_groups))]
         scene = place(groups, rng)
-        if len({group.thing for group in groups}) == len(groups) and is_held_out(scene) == kept:
+        if len({group.thing for group in groups}) == len(groups) and is_held_out(scene) == held_out:
             return scene
 
 
@@ -164,8 +164,8 @@ def english_group(group: Group, brief: bool) -> str:
     """`two big red plain crosses`, or `brief`: `two red crosses`, where big and plain go without saying."""
     noun = words()["plurals"].get(group.shape, f"{group.shape}s") if group.number > 1 else group.shape
     known = ("big", "plain") if brief else ()
-    said = " ".join(word for word in (group.size, group.colour, group.material, noun) if word not in known)
-    return with_article(said) if group.number == 1 else f"{words()['counts'][group.number - 1][1]} {said}"
+    text = " ".join(word for word in (group.size, group.colour, group.material, noun) if word not in known)
+    return with_article(text) if group.number == 1 else f"{words()['counts'][group.number - 1][1]} {text}"
 
 
 def english(scene: Scene, brief: bool = False) -> str:
@@ -183,15 +183,15 @@ def word(kind: str, name: str, rng: random.Random, manner: Manner) -> str:
 
 def chinese_group(group: Group, rng: random.Random, manner: Manner, shared: str) -> str:
     """A group in Chinese, its attributes before the noun or after a comma, without the one that is said of both."""
-    said = {name: word(f"{name}s", getattr(group, name), rng, manner) for name in NAMED}
+    chosen = {name: word(f"{name}s", getattr(group, name), rng, manner) for name in NAMED}
     number = rng.choice(words()["counts"][group.number - 1][0][: manner.words])
     attributes = [name for name in NAMED[:-1] if name != shared]
     if rng.random() < manner.shuffled:
         rng.shuffle(attributes)
-    after = [name for name in attributes if said[name] and rng.random() < manner.after]
-    noun = "".join(said[name] for name in attributes if name not in after) + said["shape"]
+    after = [name for name in attributes if chosen[name] and rng.random() < manner.after]
+    noun = "".join(chosen[name] for name in attributes if name not in after) + chosen["shape"]
     text = noun + number if rng.random() < manner.number_after else number + noun
-    return "\uff0c".join([text, *(said[name] for name in after)])
+    return "\uff0c".join([text, *(chosen[name] for name in after)])
 
 
 def chinese_core(scene: Scene, rng: random.Random, manner: Manner) -> str:
@@ -219,8 +219,8 @@ def said_of_both(scene: Scene, rng: random.Random, manner: Manner) -> tuple[str,
     first, second = scene.groups
     alike = [name for name in NAMED[:-1] if getattr(first, name) == getattr(second, name)]
     shared = rng.choice(alike) if alike and rng.random() < manner.shared else ""
-    said = word(f"{shared}s", getattr(first, shared), rng, manner) if shared else ""
-    return (shared, f"\uff0c{rng.choice(words()['both'])}{said}") if said else ("", "")
+    common = word(f"{shared}s", getattr(first, shared), rng, manner) if shared else ""
+    return (shared, f"\uff0c{rng.choice(words()['both'])}{common}") if common else ("", "")
 
 
 def chinese(scene: Scene, rng: random.Random, manner: Manner = HEARD) -> str:
@@ -239,9 +239,9 @@ def chinese(scene: Scene, rng: random.Random, manner: Manner = HEARD) -> str:
 def prompt(scene: Scene, rng: random.Random, manner: Manner = HEARD) -> Prompt:
     """A scene in both languages, in Chinese of no more than LONGEST characters."""
     while True:
-        said = chinese(scene, rng, manner)
-        if len(said) <= LONGEST:
-            return Prompt(said, english(scene), scene)
+        zh = chinese(scene, rng, manner)
+        if len(zh) <= LONGEST:
+            return Prompt(zh, english(scene), scene)
 
 
 def held_out_prompts(manner: Manner = HEARD, seed: int = 0) -> list[Prompt]:
@@ -257,9 +257,9 @@ def held_out_prompts(manner: Manner = HEARD, seed: int = 0) -> list[Prompt]:
     return [prompt(scene, rng, manner) for scene in scenes]
 
 
-def read_group(said: str) -> Group:
+def read_group(text: str) -> Group:
     """`2 small red plain circle` as a group."""
-    number, size, colour, material, shape = said.split()
+    number, size, colour, material, shape = text.split()
     return Group(int(number), size, colour, material, shape)
 
 

@@ -19,7 +19,7 @@ DRAWINGS = (1, 2, 3)
 Sets = dict[str, list[Prompt]]
 
 
-def drawn(manner: Manner) -> list[Prompt]:
+def three_drawings(manner: Manner) -> list[Prompt]:
     """396 held-out prompts, phrased in one manner."""
     return [prompt for seed in DRAWINGS for prompt in held_out_prompts(manner, seed)]
 
@@ -31,7 +31,7 @@ def plain_set() -> Sets:
 
 def all_sets() -> Sets:
     """Held-out combinations; other prompts, in phrasings of no caption; the first in words of no caption."""
-    return {"held out": drawn(HEARD), "by hand": list(hand_written()), "synonyms": drawn(UNHEARD)}
+    return {"held out": three_drawings(HEARD), "by hand": list(hand_written()), "synonyms": three_drawings(UNHEARD)}
 
 
 class Row(NamedTuple):

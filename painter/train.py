@@ -88,10 +88,10 @@ def fit(
     """Train a new painter on random scenes, none held out; returns it with the loss of every step."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    scenes = [drawable.random_scene(rng, kept=False) for _ in range(captions)]
+    scenes = [drawable.random_scene(rng, held_out=False) for _ in range(captions)]
     # The empty prompt is the last row: guidance needs the painter to know it.
-    said = [drawable.english(scene, brief=rng.random() < BRIEF) for scene in scenes]
-    states = english_states(teacher, [*said, ""]).float()
+    texts = [drawable.english(scene, brief=rng.random() < BRIEF) for scene in scenes]
+    states = english_states(teacher, [*texts, ""]).float()
     few = states[:2000].flatten(0, 1)
     # Some of the teacher's dimensions are constant.
     mean, deviation = few.mean(0), few.std(0).clamp(min=0.1)
@@ -112,8 +112,8 @@ def fit(
             text = blend(text, states[torch.randint(captions, (batch,))], torch.tensor(rows) < captions)
         text = text + BLUR * torch.rand(batch, 1, 1) * torch.randn_like(text)
         with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
-            found = network(noisy, level, text).sample
-        loss = mse_loss(found.float(), clean)
+            predicted = network(noisy, level, text).sample
+        loss = mse_loss(predicted.float(), clean)
         optimizer.param_groups[0]["lr"] = rate(step, steps)
         optimizer.zero_grad()
         loss.backward()

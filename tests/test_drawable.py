@@ -28,13 +28,13 @@ def encoders() -> tuple[Path, Path]:
 def drawn(count: int, seed: int) -> list[drawable.Scene]:
     """Random scenes, half of them held out."""
     rng = random.Random(seed)
-    return [drawable.random_scene(rng, kept=bool(i % 2)) for i in range(count)]
+    return [drawable.random_scene(rng, held_out=bool(i % 2)) for i in range(count)]
 
 
 def test_every_clean_picture_reads_back() -> None:
     rng = random.Random(1)
     for scene in drawn(200, 1):
-        assert reader.read(picture.render(scene, rng)) == scene
+        assert reader.read_picture(picture.render(scene, rng)) == scene
 
 
 def test_every_object_reads_back() -> None:
@@ -43,7 +43,7 @@ def test_every_object_reads_back() -> None:
     for look in reader.looks():
         count, where, background = next(turns)
         scene = drawable.Scene(look._replace(number=count), None, where, background)
-        assert reader.read(picture.render(scene, rng)) == scene
+        assert reader.read_picture(picture.render(scene, rng)) == scene
 
 
 def test_noisy_pictures_read_back() -> None:
@@ -51,7 +51,9 @@ def test_noisy_pictures_read_back() -> None:
     right = []
     for scene in drawn(100, 3):
         clean = picture.render(scene, rng)
-        right += reader.compare(reader.read(clean + noise.normal(0, 0.1, clean.shape).astype(np.float32)), scene)
+        right += reader.compare_scenes(
+            reader.read_picture(clean + noise.normal(0, 0.1, clean.shape).astype(np.float32)), scene
+        )
     assert np.mean([good for _, good in right]) > 0.995
 
 
@@ -69,19 +71,19 @@ def test_scores_count_each_attribute() -> None:
 def test_a_group_that_is_not_there_shows_nothing() -> None:
     first, second = (drawable.Group(1, "big", colour, "plain", "star") for colour in ("red", "blue"))
     alone = drawable.Scene(first, None, "at the top", "white")
-    found = reader.compare(alone, drawable.Scene(first, second, "above", "white"))
+    found = reader.compare_scenes(alone, drawable.Scene(first, second, "above", "white"))
     assert [good for _, good in found] == [False, True] + [True] * 5 + [False] * 5
 
 
 def test_a_picture_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError):
-        reader.read(np.zeros((16, 16, 3), np.float32))
+        reader.read_picture(np.zeros((16, 16, 3), np.float32))
 
 
 def test_held_out_combinations_are_apart() -> None:
     pairs, triples = drawable.held_out()
     rng = random.Random(5)
-    for scene in (drawable.random_scene(rng, kept=False) for _ in range(2000)):
+    for scene in (drawable.random_scene(rng, held_out=False) for _ in range(2000)):
         assert frozenset(group.thing for group in scene.groups) not in pairs
         assert triples.isdisjoint(group.triple for group in scene.groups)
     prompts = drawable.held_out_prompts()

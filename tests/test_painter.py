@@ -130,7 +130,7 @@ def test_stock_nodes_paint_as_the_direct_sampler_does(english: Path, tmp_path: P
     direct = np.concatenate([paint.paint(network, encode([prompt.en]), encode([""])) for prompt in prompts])
     # ComfyUI may encode in fp16 and writes 8 bits.
     assert np.abs(painted - direct).mean() < 0.02
-    assert [*map(reader.read, painted)] == [*map(reader.read, direct)]
+    assert [*map(reader.read_picture, painted)] == [*map(reader.read_picture, direct)]
     assert reader.score(painted, [prompt.scene for prompt in prompts])["attributes"] > 0.8
 
 

@@ -22,7 +22,7 @@ SHOWN = 8
 
 
 def painter_network() -> ModuleType:
-    """painter/unet.py, found from the real file: custom_nodes holds a link, and the repository is on no path."""
+    """painter/unet.py, size_given from the real file: custom_nodes holds a link, and the repository is on no path."""
     path = Path(__file__).resolve().parent.parent / "unet.py"
     spec = importlib.util.spec_from_file_location("zhclip_painter_unet", path)
     if spec is None or spec.loader is None:
@@ -65,9 +65,9 @@ class Painter(torch.nn.Module):
         """Latents (B, 432, 3, 3), steps (B,), conditioning (B, L, 384) to clean latents. ValueError for other sizes."""
         if x.shape[-2:] != (self.side, self.side):
             size = self.side * LATENT_PIXELS
-            found = f"{x.shape[-1] * LATENT_PIXELS} x {x.shape[-2] * LATENT_PIXELS}"
+            size_given = f"{x.shape[-1] * LATENT_PIXELS} x {x.shape[-2] * LATENT_PIXELS}"
             raise ValueError(
-                f"The painter's latents are of {size} x {size}, this one is of {found}. "
+                f"The painter's latents are of {size} x {size}, this one is of {size_given}. "
                 f"Set Empty Latent Image to {size} x {size}."
             )
         if context.shape[-1] != self.width:

@@ -89,14 +89,14 @@ def to_markdown(title: str, table: dict[str, Any]) -> str:
             label = LABELS[name] if len(table["baselines"]) == 1 else f"{LABELS[name]} ({of})"
             cells = [number(column, values[column]) if column in values else "" for column in columns]
             lines.append([f"*{label}*", "", *cells])
-    said = f"# {title}: {table['pairs']} pairs\n\n"
+    text = f"# {title}: {table['pairs']} pairs\n\n"
     if table["unfinished"]:
-        said += f"Not finished: {', '.join(table['unfinished'])}.\n\n"
-    said += (
+        text += f"Not finished: {', '.join(table['unfinished'])}.\n\n"
+    text += (
         "Mean over the seeds, and in brackets the largest value minus the smallest. Loss is mean cosine loss, skill is "
         "1 - loss / constant. Rows in italics are baselines.\n\n"
     )
-    return said + markdown_table(lines, ["", "seeds", *columns]) + "\n"
+    return text + markdown_table(lines, ["", "seeds", *columns]) + "\n"
 
 
 def cell(column: str, row: dict[str, Any]) -> str:

@@ -170,8 +170,8 @@ def write_pairs(settings: TranslateSettings, out: Path, shards: list[list[Row]],
     rejected: Counter[str] = Counter()
     scores: list[float] = []
     pairs = 0
-    with atomic_write(out) as kept, atomic_write(Path(f"{out}.rejects.tsv")) as rejects:
-        kept.write(b"zh\ten\n")
+    with atomic_write(out) as accepted, atomic_write(Path(f"{out}.rejects.tsv")) as rejects:
+        accepted.write(b"zh\ten\n")
         rejects.write(b"file\trow\treason\tzh\ten\n")
         for row, forth, *back in (parts for rows, lists in zip(shards, outputs) for parts in zip(rows, *lists)):
             reason = row.fault or forth.fault or fault(row.en, forth.text, settings.min_ratio, settings.max_ratio)
@@ -183,7 +183,7 @@ def write_pairs(settings: TranslateSettings, out: Path, shards: list[list[Row]],
                 rejects.write(f"{row.source}\t{row.number}\t{reason}\t{forth.text}\t{row.en}\n".encode())
             else:
                 pairs += 1
-                kept.write(f"{forth.text}\t{row.en}\n".encode())
+                accepted.write(f"{forth.text}\t{row.en}\n".encode())
     summary: dict[str, Any] = {
         "rows": sum(map(len, shards)),
         "pairs": pairs,
