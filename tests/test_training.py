@@ -384,12 +384,12 @@ def test_a_budget_leaves_the_frozen_layers_output_out(
     assert list(few.cache_folder.rglob("*.left-out.txt"))
     assert not list(few.cache_folder.rglob("frozen-2*/*")) and size(few) <= 0.7 * both
     assert 0 < furthest(final(stored), final(few)) < 1e-3  # half precision once, and not
-    with pytest.raises(SettingsError, match="--cache.budget"):
+    with pytest.raises(SettingsError, match=r"--cache\.budget"):
         ran(within("none", 0.01 * both), corpus, cache)
-    with pytest.raises(SettingsError, match="--train.pad_positions 0"):
+    with pytest.raises(SettingsError, match=r"--train\.pad_positions 0"):
         ran(changed(few, tmp_path / "few", pad_positions=0), cache)
     for settings in ({"layers": 5}, {"strategy": "lora", "layers": 0}):
-        with pytest.raises(SettingsError, match="--train.layers"):
+        with pytest.raises(SettingsError, match=r"--train\.layers"):
             ran(changed(few, tmp_path / "few", **settings), cache)
     # With room again, the stage stores it after all.
     again = ran(within("few", None), cache)

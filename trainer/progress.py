@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Progress:
-    """One event: `done` of `total` steps, batches or shards.
+    """One event: `done` of `total` steps, batches, shards or rows; `total` is 0 where it is not known.
 
     stage: name of the stage, followed by the part of it where it has several loops (`cache train`, `cache dev`).
     seconds_left: estimate for this loop; None before its first step.

@@ -92,7 +92,7 @@ def source_sha256(source: Source) -> str:
         if file.is_dir():
             parts += sorted(p for p in file.rglob("*") if p.is_file())
         else:
-            parts += _moses_sides(file).values() if _moses_language(file) else [file]
+            parts += sorted(_moses_sides(file).values()) if _moses_language(file) else [file]
     return file_sha256(*parts)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from ..base.device import is_out_of_memory
 from ..base.errors import one_line
 from ..base.stage_settings import TranslateSettings
 from ..models.load import ModelError
@@ -61,7 +62,9 @@ class Translator:
             settings["forced_bos_token_id"] = self.first
         try:
             generated = self.model.generate(**batch, do_sample=False, **settings)
-        except torch.cuda.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise ModelError("out of GPU memory: lower --translate.batch or --translate.beams") from error
         return [self._decode(row[1:]) for row in generated.tolist()]  # without the decoder's start token
 
