@@ -22,7 +22,7 @@ SKIP_GUESSED = (
 
 @functools.lru_cache(maxsize=1024)
 def log_once(message: str, level: int = logging.WARNING) -> None:
-    """Log a message the first time that it has a cause."""
+    """Log a message once in the life of the process."""
     logging.log(level, message)
 
 
@@ -44,9 +44,9 @@ class StructureTensors(torch.nn.Module):
         return Structure(**dict(self.named_parameters()), widths=self.widths).apply(hidden, is_empty)
 
     def standardised(self, z: torch.Tensor) -> torch.Tensor:
-        """(..., D) conditioning -> what `mean` and `std` were applied to, where there are these."""
-        given = dict(self.named_parameters())
-        return standardise(z, given.get("mean"), given.get("std"))
+        """(..., D) conditioning -> standardised by `mean` and `std`, if the structure has them."""
+        moments = dict(self.named_parameters())
+        return standardise(z, moments.get("mean"), moments.get("std"))
 
 
 class AlignedBert(BertModel):
@@ -54,15 +54,15 @@ class AlignedBert(BertModel):
 
     def __init__(self, config_dict: dict[str, Any], dtype: Any, device: Any, operations: Any) -> None:
         super().__init__(config_dict, dtype, device, operations)
-        made = {name: StructureTensors(structure, device) for name, structure in config_dict["structures"].items()}
-        self.structure, self.skip, self.pooled = made["structure"], made.get("skip"), made.get("pooled")
+        modules = {name: StructureTensors(structure, device) for name, structure in config_dict["structures"].items()}
+        self.structure, self.skip, self.pooled = modules["structure"], modules.get("skip"), modules.get("pooled")
 
     def forward(self, *args: Any, num_tokens: list[int], **kwargs: Any) -> tuple[torch.Tensor | None, ...]:
         """Returns (last (B, W, D), intermediate (B, W, D) or None, pooled (B, P)).
 
-        num_tokens: each window's tokens up to and including its end, counted by core from the ids; two are start and
-        end alone. The pooled vector has a structure of its own behind the first position of the last layer, whatever
-        layer is chosen, or else is the conditioning at the end token, where CLIP takes its own.
+        num_tokens: each window's number of tokens up to and including its end token, counted by core; 2 is an empty
+        prompt. The pooled vector is the `pooled` structure's output for the first position of the last layer, or, where
+        there is none, the conditioning at the end token, as in CLIP.
         """
         last, intermediate = self.states(*args, num_tokens=num_tokens, **kwargs)
         counts = torch.tensor(num_tokens, device=last.device)
@@ -78,7 +78,7 @@ class AlignedBert(BertModel):
         return super().forward(*args, **kwargs)[:2]
 
     def structure_of(self, layer: int) -> StructureTensors:
-        """What follows an intermediate layer, and one line in the log that says which."""
+        """The output structure for an intermediate layer; logs which one is used."""
         if self.skip is not None and self.is_skip(layer):
             log_once(SKIP_TRAINED, logging.INFO)
             return self.skip

@@ -1,7 +1,7 @@
-"""An artifact as a stock CLIP object.
+"""Loads an artifact as ComfyUI's own CLIP object.
 
-Core brings a BERT (comfy.text_encoders.bert), the frame that runs it (SDClipModel) and the object that every node knows
-(comfy.sd.CLIP). What is added in this folder: the artifact's own tokenizer and windows, and its output structure.
+Core provides the BERT (comfy.text_encoders.bert), the text encoder around it (SDClipModel) and comfy.sd.CLIP. This
+folder adds the artifact's tokenizer and windows, and its output structure.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def load_patcher(path: str, changes: dict[str, Any] | None = None, disable_dynam
 
 
 def load_in_place_of(clip: comfy.sd.CLIP, path: str, changes: dict[str, Any] | None = None) -> comfy.sd.CLIP:
-    """`load_clip`, with the layer that a CLIP Set Last Layer behind the other one chose."""
+    """`load_clip`, with the layer that CLIP Set Last Layer chose for another CLIP."""
     loaded = load_clip(path, changes)
     loaded.layer_idx = clip.layer_idx
     return loaded

@@ -1,4 +1,4 @@
-"""Windows of tokens through the aligned BERT: the text encoder inside core's CLIP."""
+"""The text encoder inside ComfyUI's CLIP: runs windows of token ids through the aligned BERT."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ...zhclip.tokens import Window
 from .bert import SKIP_LAYER, AlignedBert, log_once
 from .tokenizer import Windows
 
-BEHIND = (
-    "ZhCLIP: CLIP Set Last Layer at {chosen}: this encoder was trained for layer {own} and has none behind it, so that "
-    "one is used."
+NO_LATER_LAYER = (
+    "ZhCLIP: CLIP Set Last Layer at {chosen}: this encoder was trained for layer {own} and has no later layer; using "
+    "its last."
 )
-AT_ONCE = 256  # rows of a batch
+MAX_BATCH = 256  # windows of one forward pass
 
 
 class MaskedWindow(list[int]):
@@ -58,24 +58,24 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         self.changes: dict[str, Any] = {}
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
-        """Core's, with the student's layer for the teacher's that CLIP Set Last Layer chose."""
+        """As in core, with the layer that CLIP Set Last Layer chose translated to the student's."""
         chosen = options.get("layer")
         if chosen is not None:
             options = {**options, "layer": self.layer_for(chosen)}
             if self.meta.teacher.layer < chosen < 0:
-                log_once(BEHIND.format(chosen=chosen, own=self.meta.teacher.layer))
+                log_once(NO_LATER_LAYER.format(chosen=chosen, own=self.meta.teacher.layer))
         super().set_clip_options(options)
 
     def layer_for(self, chosen: int) -> int:
-        """The student's layer for one of the teacher's, both counted from the end: the file's own is the last, nothing
-        is behind it, and one that there is not is the last too."""
+        """The student's layer for one of the teacher's, both counted from the end. The layer that the file was trained
+        for is the student's last; later ones and ones that do not exist give the last too."""
         own = self.meta.teacher.layer
         layer = min(relative_layer(chosen, own), -1) if chosen < 0 and own < 0 else chosen
         return layer if abs(layer) <= self.num_layers else -1  # as core does
 
     def load_sd(self, sd: dict[str, torch.Tensor]) -> Any:
-        """Core's, which returns missing and unexpected names. Raises ArtifactError for any: core only logs them, and
-        would run with memory that nothing filled."""
+        """Load the weights, as in core. Raises ArtifactError for missing or unexpected names: core only logs them, and
+        would run with uninitialised memory."""
         loaded = super().load_sd(sd)
         names = sorted([*loaded.missing_keys, *loaded.unexpected_keys])
         if names:
@@ -103,19 +103,19 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         return combine(z, windows).flatten(0, 1)[None].to(device), combine(pooled, windows)[:1].to(device)
 
     def _encoded(self, batch: list[MaskedWindow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(rows, W, D) and pooled (rows, D), some rows at a time: a layer holds some MB for each, and a user who
-        cancels waits for no more. Raises the host's own exception then."""
+        """(rows, W, D) and pooled (rows, D), MAX_BATCH rows at a time, which bounds memory and how long a user who
+        cancels waits. Raises the host's own exception on cancelling."""
         parts = []
-        for at in range(0, len(batch), AT_ONCE):
+        for at in range(0, len(batch), MAX_BATCH):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            parts.append(self.encode(batch[at : at + AT_ONCE])[:2])
+            parts.append(self.encode(batch[at : at + MAX_BATCH])[:2])
         if len(parts) == 1:
             return parts[0]
         return torch.cat([z for z, _ in parts]), torch.cat([pooled for _, pooled in parts])
 
     def _window(self, pairs: list[tuple[Any, ...]]) -> Window:
         ids = [pair[0] for pair in pairs]
-        # What frames a window is not the prompt's, whatever weight another pack gives it.
+        # Start, end and padding are not the prompt's: another pack's weights for them are ignored.
         end = ids.index(self.special_tokens["end"])
         return Window(ids, [pair[1] if 0 < at < end else 1.0 for at, pair in enumerate(pairs)])
 
@@ -124,7 +124,7 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         return Window(ids, [1.0] * len(ids))
 
     def process_tokens(self, tokens: list[Any], device: Any) -> tuple[Any, ...]:
-        """Core's embeddings, key mask and counts; the mask also hides spans, and shows padding if the file says so."""
+        """Embeddings, key mask and counts, as in core. The mask also hides spans, and shows padding if the file says so."""
         embeds, mask, *others = super().process_tokens(tokens, device)
         if not self.meta.mask_padding:
             mask = torch.ones_like(mask)
@@ -134,8 +134,8 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         return embeds, mask, *others
 
     def states(self, windows: list[list[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windows of P ids -> the last hidden states and those of clip skip, before the structure, (B, P, S) fp32 each.
-        `device` is where the model is loaded."""
+        """Windows of P ids -> hidden states of the last layer and of the one before, (B, P, S) fp32 each, without the
+        output structure. `device`: where the model is loaded."""
         embeds, mask, count = self.process_tokens(windows, device)[:3]
         last, skip = self.transformer.states(
             None, mask, embeds=embeds, num_tokens=count, intermediate_output=SKIP_LAYER, dtype=torch.float32
@@ -144,33 +144,33 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
 
 
 class PartsModel(comfy.sd1_clip.SD1ClipModel):
-    """Core's model of one text encoder, which reads the windows under each of the artifact's keys."""
+    """A text encoder for checkpoints of one or more parts, which encodes the windows under each part's key."""
 
     def encode_token_weights(self, token_weight_pairs: dict[str, Windows]) -> tuple[torch.Tensor, torch.Tensor]:
         """{key: windows} -> ((1, windows * W, sum of the parts' widths), pooled (1, P)).
 
-        Each part's columns come from the windows under its key, the pooled vector from the last part's, and the longer
-        are cut to the shorter, all as in core's SDXLClipModel. Windows that several keys share are encoded once. Raises
-        ValueError where a key is missing.
+        As in core's SDXLClipModel, each part's columns come from the windows under its key, the pooled vector from the
+        last part's, and longer ones are cut to the shortest. Equal windows are encoded once. Raises ValueError where a
+        key is missing.
         """
         meta = self.clip_l.meta
-        lacking = [key for key in meta.keys if key not in token_weight_pairs]
-        if lacking:
+        missing = [key for key in meta.keys if key not in token_weight_pairs]
+        if missing:
             raise ValueError(
-                f"A node gave a ZhCLIP encoder for {kind_of(meta.keys).name} no tokens {', '.join(lacking)}: it "
+                f"A node gave a ZhCLIP encoder for {kind_of(meta.keys).name} no tokens {', '.join(missing)}: it "
                 "encodes for another kind of CLIP; use the stock CLIP Text Encode."
             )
-        given = [token_weight_pairs[key] for key in meta.keys]
-        unlike = [windows for at, windows in enumerate(given) if windows not in given[:at]]
-        encoded = [self.clip_l.encode_token_weights(windows) for windows in unlike]
-        of_parts = [encoded[unlike.index(windows)] for windows in given]
+        inputs = [token_weight_pairs[key] for key in meta.keys]
+        distinct = [windows for at, windows in enumerate(inputs) if windows not in inputs[:at]]
+        encoded = [self.clip_l.encode_token_weights(windows) for windows in distinct]
+        by_part = [encoded[distinct.index(windows)] for windows in inputs]
         length = min(z.shape[1] for z, _ in encoded)
-        columns = [z[:, :length].split(meta.widths, dim=-1)[part] for part, (z, _) in enumerate(of_parts)]
-        return torch.cat(columns, dim=-1), of_parts[-1][1]
+        columns = [z[:, :length].split(meta.widths, dim=-1)[part] for part, (z, _) in enumerate(by_part)]
+        return torch.cat(columns, dim=-1), by_part[-1][1]
 
 
 def _config(artifact: Artifact) -> dict[str, Any]:
-    """What AlignedBert is built from: core's names for the BERT's dimensions, and what follows it."""
+    """AlignedBert's configuration: the BERT's dimensions by core's names, and its output structures."""
     meta, d = artifact.meta, artifact.meta.dimensions
     return {
         "hidden_size": d.width,

@@ -1,4 +1,4 @@
-"""The artifact's tokenizer as core and other packs call one."""
+"""The artifact's tokenizer with the interface that ComfyUI and other packs expect."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Windows = list[list[tuple[Any, ...]]]
 
 
 class FramedTokenizer:
-    """The artifact's tokenizer in the manner of transformers' ones, as far as core and other packs call them."""
+    """The artifact's tokenizer with the part of transformers' interface that core and other packs call."""
 
     def __init__(self, tokenizer: PromptTokenizer) -> None:
         self.prompt = tokenizer
 
     @classmethod
     def from_pretrained(cls, tokenizer: PromptTokenizer, **_: Any) -> FramedTokenizer:
-        """Core's way in. There is no path: the vocabulary came with the artifact."""
+        """Called by core in place of reading a folder: the vocabulary came with the artifact."""
         return cls(tokenizer)
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
