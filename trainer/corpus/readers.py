@@ -108,8 +108,8 @@ def _suffix(path: Path) -> str:
 def _read_file(path: Path, source: Source) -> Iterator[Row]:
     suffix = _suffix(path)
     kind = suffix.removesuffix(".gz")
-    if path.is_dir():
-        return _read_saved(path, source)
+    if path.is_dir() or kind == ".parquet":
+        return _read_dataset(path, source)
     if not source.zh and kind == ".txt":
         return (Row(number, "", text, fault) for number, text, fault in read_lines(path))
     if not source.zh and kind in (".tsv", "") and english.is_yfcc(next(read_lines(path)).text):
@@ -118,8 +118,6 @@ def _read_file(path: Path, source: Source) -> Iterator[Row]:
         return _read_moses(path)
     if suffix not in TABLES:
         raise CorpusError(f"{path}: a corpus is one of {FORMATS}, not {path.suffix or 'without a suffix'}")
-    if kind == ".parquet":
-        return _read_parquet(path, source)
     if kind == ".jsonl":
         return _read_jsonl(path, source)
     fields = ((number, text.split("\t"), fault) for number, text, fault in read_lines(path))
@@ -207,20 +205,23 @@ def _value(record: Any, name: str) -> Any:
 # Moses pairs: two line-aligned files, corpus.en-zh.zh and corpus.en-zh.en
 
 
+def _moses_stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[0]
+
+
 def _moses_language(path: Path) -> str:
     """zh or en for a name such as corpus.en-zh.en or corpus.en-zh.zh_CN.gz, else empty."""
-    stem, _, code = path.name.removesuffix(".gz").rpartition(".")
-    return next((name for name, pattern in LANGUAGES.items() if stem and pattern.fullmatch(code)), "")
+    code = path.name.removesuffix(".gz").rpartition(".")[2] if _moses_stem(path) else ""
+    return next((name for name, pattern in LANGUAGES.items() if pattern.fullmatch(code)), "")
 
 
 def _moses_sides(file: Path) -> dict[str, Path]:
     """Both files of the pair that `file` is one of. Raises CorpusError unless there is one other."""
-    stem, own = file.name.removesuffix(".gz").rpartition(".")[0], _moses_language(file)
+    stem, own = _moses_stem(file), _moses_language(file)
     other = "en" if own == "zh" else "zh"
-    beside = [p for p in sorted(file.parent.iterdir()) if p.name.removesuffix(".gz").rpartition(".")[0] == stem]
-    found = [p for p in beside if _moses_language(p) == other]
+    found = [p for p in file.parent.iterdir() if _moses_stem(p) == stem and _moses_language(p) == other]
     if len(found) != 1:
-        names = [p.name for p in found] or "none"
+        names = sorted(p.name for p in found) or "none"
         raise CorpusError(f"{file}: a Moses pair has one file ending in .{other}; here are {names}")
     return {own: file, other: found[0]}
 
@@ -239,23 +240,17 @@ def _read_moses(file: Path) -> Iterator[Row]:
 # What `datasets` reads
 
 
-def _read_parquet(file: Path, source: Source) -> Iterator[Row]:
-    from datasets import Dataset
+def _read_dataset(path: Path, source: Source) -> Iterator[Row]:
+    """Rows of a Parquet file, or of what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+    from datasets import Dataset, DatasetDict, load_from_disk
 
-    table = _call(f"{file}: cannot be read as Parquet", "write or download it again", Dataset.from_parquet, str(file))
-    return _dataset_rows(str(file), table, source)
-
-
-def _read_saved(folder: Path, source: Source) -> Iterator[Row]:
-    """Rows of what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
-    from datasets import DatasetDict, load_from_disk
-
-    table = _call(f"{folder}: cannot be read as a saved dataset", "save it again", load_from_disk, str(folder))
+    load = load_from_disk if path.is_dir() else Dataset.from_parquet
+    table = _call(f"{path}: cannot be read as a dataset", "write or download it again", load, str(path))
     if isinstance(table, DatasetDict):
         if source.split not in table:
-            raise CorpusError(f"{folder}: it has the splits {sorted(table)}, not {source.split!r}; set `split`")
+            raise CorpusError(f"{path}: it has the splits {sorted(table)}, not {source.split!r}; set `split`")
         table = table[source.split]
-    return _dataset_rows(str(folder), table, source)
+    return _dataset_rows(str(path), table, source)
 
 
 def _read_hub(source: Source) -> Iterator[Row]:
