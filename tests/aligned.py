@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from painter.host import QUIET, ROOT
 from tests import encoders
-from tests.host import QUIET, ROOT
 
 MODELS = ROOT / ".cache" / "models"
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import save_file
 
 Graph = dict[str, dict[str, Any]]
 CHECKPOINT = "sd15.safetensors"
@@ -15,13 +19,17 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 
-def probe(text: str, name: str, file: str = ENCODER) -> Graph:
-    """Loader, CLIPTextEncode and the probe: what the encoder makes of a prompt, in output/<name>.safetensors."""
+def encode(text: str, file: str = ENCODER) -> Graph:
+    """Loader and CLIPTextEncode: the nodes `clip` and `text`."""
     return {
         "clip": node("ZhCLIPLoader", file=file),
         "text": node("CLIPTextEncode", clip=["clip", 0], text=text),
-        "probe": node("ConditioningProbe", conditioning=["text", 0], name=name),
     }
+
+
+def probe(text: str, name: str, file: str = ENCODER) -> Graph:
+    """`encode` and the probe: what the encoder makes of a prompt, in output/<name>.safetensors."""
+    return encode(text, file) | {"probe": node("ConditioningProbe", conditioning=["text", 0], name=name)}
 
 
 def paint(text: str, name: str, file: str = ENCODER, size: int = 64, steps: int = 2) -> Graph:
@@ -55,11 +63,41 @@ def sampler(positive: list[Any], steps: int = 2) -> dict[str, Any]:
     )
 
 
-def schedule(graph: Graph, lora: str) -> None:
-    """Give the prompt of a graph a CLIP with a LoRA that is off, by a hook, in the first half of the steps."""
-    graph["hook"] = node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=1.0)
-    graph["key1"] = node("CreateHookKeyframe", strength_mult=0.0, start_percent=0.0)
-    graph["key2"] = node("CreateHookKeyframe", strength_mult=1.0, start_percent=0.5, prev_hook_kf=["key1", 0])
-    graph["keys"] = node("SetHookKeyframes", hooks=["hook", 0], hook_kf=["key2", 0])
-    graph["set"] = node("SetClipHooks", clip=["clip", 0], hooks=["keys", 0], apply_to_conds=True, schedule_clip=True)
-    graph["text"]["inputs"]["clip"] = ["set", 0]
+def load_lora(lora: str, clip: list[Any], strength: float = 1.0) -> dict[str, Any]:
+    """A LoraLoader on the checkpoint's MODEL and a CLIP."""
+    return node("LoraLoader", model=["ckpt", 0], clip=clip, lora_name=lora, strength_model=1.0, strength_clip=strength)
+
+
+def hook(lora: str, clip: list[Any], starts: list[float], name: str = "hook") -> Graph:
+    """Nodes that switch a LoRA on a CLIP by hooks: off until the first of `starts`, shares of sampling, then at
+    strength 1, 2, ... Node `name` gives the CLIP."""
+    graph = {f"{name}.lora": node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=1.0)}
+    previous: dict[str, Any] = {}
+    for i, start in enumerate([0.0, *starts]):
+        graph[f"{name}.{i}"] = node("CreateHookKeyframe", strength_mult=float(i), start_percent=start, **previous)
+        previous = {"prev_hook_kf": [f"{name}.{i}", 0]}
+    keyframes = previous["prev_hook_kf"]
+    graph[f"{name}.keys"] = node("SetHookKeyframes", hooks=[f"{name}.lora", 0], hook_kf=keyframes)
+    given = {"hooks": [f"{name}.keys", 0], "apply_to_conds": True, "schedule_clip": True}
+    return graph | {name: node("SetClipHooks", clip=clip, **given)}
+
+
+def controlnet(net: str) -> Graph:
+    """Nodes that apply a ControlNet to the prompts of `paint`; node `control` gives both."""
+    given = dict(positive=["text", 0], negative=["none", 0], control_net=["net", 0], image=["hint", 0])
+    return {
+        "net": node("ControlNetLoader", control_net_name=net),
+        "hint": node("EmptyImage", width=32, height=32, batch_size=1, color=0x336699),
+        "control": node("ControlNetApplyAdvanced", **given, strength=0.5, start_percent=0.0, end_percent=1.0),
+    }
+
+
+def save_lora(path: Path, matrices: dict[str, tuple[int, int]]) -> str:
+    """Write a random LoRA for matrices of these names and shapes (out, in). Returns the file's name."""
+    generator = torch.Generator().manual_seed(3)
+    tensors = {}
+    for name, (out, inner) in matrices.items():
+        tensors[f"{name}.lora_up.weight"] = torch.randn((out, 4), generator=generator)
+        tensors[f"{name}.lora_down.weight"] = torch.randn((4, inner), generator=generator)
+    save_file(tensors, path)
+    return path.name

@@ -31,6 +31,23 @@ def prompts() -> list[str]:
     return json.loads((DATA / "prompts.json").read_text(encoding="utf-8"))
 
 
+def weighted(prompts: list[str]) -> list[str]:
+    """A quarter of the prompts with weights of many kinds, some nested, some over two windows, some parted by BREAK."""
+    forms = [
+        "({}:1.3)",
+        "{} (red:0.5)",
+        "\uff08{}\uff1a0\uff09, dog",
+        "((cat)) BREAK ({}:-0.5)",
+        "(a ({}:1.2) b:1.5), c",
+    ]
+    return [forms[i % len(forms)].format(text) for i, text in enumerate(prompts[::4])]
+
+
+def largest_difference(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
+    """Largest difference anywhere."""
+    return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
+
+
 @cache
 def pieces() -> tuple[str, ...]:
     """A WordPiece vocabulary: the characters of the captions and prompts, and a few whole words."""

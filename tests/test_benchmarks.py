@@ -14,7 +14,7 @@ import torch
 from benchmarks import plain_loop
 from benchmarks.encoders import encoders
 from benchmarks.texts import LENGTHS, captions
-from tests.host import QUIET, ROOT, comfyui
+from painter.host import QUIET, ROOT, comfyui
 from trainer.corpus.stage import read_pairs
 from trainer.models.teacher import caption_length, load_tokenizer
 from trainer.models.tokenizer import load_tokens

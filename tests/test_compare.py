@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests import diffusion, hub, small
-from tests.host import ROOT, in_host
+from tests.host import in_host
 from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.pictures.painting import ENGLISH, encode_texts, load_pipeline, noise_errors, paint
@@ -132,7 +132,7 @@ def test_the_noise_error_by_hand(parts: Path) -> None:
 
 
 def test_a_checkpoint_file_is_read_as_comfyui_reads_it(parts: Path, tmp_path: Path) -> None:
-    in_host(ROOT / "tests" / "diffusion_in_host.py", tmp_path / "host")
+    in_host("checkpoints.diffusion", tmp_path / "host")
     text = load_file(parts / "sd" / "text_encoder" / "model.safetensors")
     prefix = "cond_stage_model.transformer.text_model."
     named = {prefix + name.removeprefix("text_model."): tensor for name, tensor in text.items()}

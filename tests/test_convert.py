@@ -79,7 +79,7 @@ def test_the_node_makes_of_the_file_what_transformers_makes_of_the_source(
     out = exact.base / "models" / "text_encoders" / f"converted-{kind}.safetensors"
     assert main(command(sources, kind, out)) == 0, capsys.readouterr().err
     for i, (text, expected) in enumerate(zip(TEXTS, by_transformers(sources, kind), strict=True)):
-        outputs = exact.succeed(graphs.probe(text, f"{kind}-{i}", out.name))
+        outputs = exact.outputs(graphs.probe(text, f"{kind}-{i}", out.name))
         assert i or "carries no evaluation" in json.dumps(outputs)  # the loader runs, and warns, once
         found = load_file(exact.base / "output" / f"{kind}-{i}.safetensors")["cond.0"]
         assert found.shape == expected.shape

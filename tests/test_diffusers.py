@@ -15,7 +15,6 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from tests import diffusion, small
-from tests.test_parity import weighted, worst
 from tests.tree import ROOT, python
 from trainer.models.student import Student
 from zhclip import artifact as fmt
@@ -99,17 +98,20 @@ def test_it_answers_as_transformers_bert_and_the_trainer_do(
     artifact = make(**options)
     encoder, _ = encoder_of(tmp_path, artifact)
     prompts = small.prompts()[::4]
-    prompts += weighted(prompts)
+    prompts += small.weighted(prompts)
     found, expected = [encoder(text, text) for text in prompts], by_transformers(artifact, prompts)
     assert {*found[0]} == {sign + name for name in expected for sign in ("", "negative_")}
     for name, vectors in expected.items():
         for sign in ("", "negative_"):
-            far = worst([one[sign + name][0] for one in found], vectors)
+            far = small.largest_difference([one[sign + name][0] for one in found], vectors)
             print(f"{sign}{name}: {far:.1e}")
             assert far < TOLERANCE
     student = Student.from_artifact(artifact)
     assert (
-        worst([one["prompt_embeds"][0] for one in found], [student.encode_prompt(text) for text in prompts]) < TOLERANCE
+        small.largest_difference(
+            [one["prompt_embeds"][0] for one in found], [student.encode_prompt(text) for text in prompts]
+        )
+        < TOLERANCE
     )
     assert len({float(one["prompt_embeds"].sum()) for one in found}) > 0.8 * len(prompts)  # prompts differ at all
 

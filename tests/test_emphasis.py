@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from tests import small
-from tests.host import ROOT, in_host
+from tests.host import in_host
 from trainer.models.student import Student
 from trainer.models.tokenizer import folding
 from zhclip.emphasis import Run, combine, rows, runs
@@ -42,7 +42,7 @@ def test_brackets_act_as_in_comfyui_for_any_ascii(tmp_path: Path) -> None:
     collect()
     prompts += ["(a:nan)", "(a:inf)", "(a:1e400)", "(a:1_0)", "((((a))))", "(" * 50, ")" * 50 + "(a)", "(:1.2)", "()"]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
-    theirs = json.loads(in_host(ROOT / "tests" / "parse_in_host.py", tmp_path / "prompts.json").splitlines()[-1])
+    theirs = in_host("in_host.parse_weights", tmp_path / "prompts.json")
     ours = [[[span.text, repr(span.weight)] for span in parse(text)] for text in prompts]
     assert len(prompts) > 2000 and sum(len(spans) > 1 for spans in ours) > 200
     assert ours == theirs

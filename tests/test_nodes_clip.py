@@ -1,76 +1,85 @@
-"""The CLIP as other node packs use it: tokens under "l", weights, word numbers, pooled vector, a rebuilt model."""
+"""The CLIP as other node packs use it, and what happens at once or in between: threads, frees, a cancelled prompt."""
 
 from __future__ import annotations
 
-import json
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from tests import small
-from tests.host import ROOT, in_host
+from tests import graphs, small
+from tests.host import Host, in_host
 
-
-@pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What tests/clip_in_host.py found."""
-    path: Path = small.saved(tmp_path_factory.mktemp("clip") / "encoder.safetensors")
-    return json.loads(in_host(ROOT / "tests" / "clip_in_host.py", path).splitlines()[-1])
+LONG = "\u732b\u72d7, " * 6_000  # some 300 windows
 
 
-def test_tokens_are_whole_windows_under_the_key_of_sd15(facts: dict[str, Any]) -> None:
-    assert facts["keys"] == ["l"] and facts["windows"] == [77]
-    assert facts["special"] == [2, 3, 0, 77]
-    cat = facts["framed"]
-    assert cat[0] == 2 and cat[-1] == 3 and len(cat) == 3
+def test_other_packs_find_what_they_expect_of_sd15s_clip(tmp_path: Path) -> None:
+    in_host("clip_checks.sd15", small.saved(tmp_path / "encoder.safetensors"))
 
 
-def test_ids_are_decoded_as_other_packs_ask(facts: dict[str, Any]) -> None:
-    assert facts["decoded"] == ["red dog", "cat"]
+def test_calibration_refuses_other_models_clips_by_name() -> None:
+    in_host("clip_checks.other_models")
 
 
-def test_a_prompt_beyond_what_a_host_computes_is_refused_in_words(facts: dict[str, Any]) -> None:
-    assert "20001 characters" in facts["long"] and "2000" in facts["many"]
+@pytest.fixture
+def slow(host: Host) -> Iterator[str]:
+    """An encoder that reads LONG for seconds."""
+    path = small.saved(host.encoders / "slow.safetensors", width=256, layers=6)
+    yield path.name
+    path.unlink()
 
 
-def test_brackets_are_parsed_out_and_weights_stay_with_their_tokens(facts: dict[str, Any]) -> None:
-    assert facts["weights"] == [1.0, 1.0, 1.0, 1.5, 1.0, 1.0, 1.0, 1.0]
-    assert facts["untokenized"] == ["[CLS]", "\u4e00", "\u53ea", "\u732b", ",", "red", "dog", "[SEP]", "[PAD]"]
-    assert facts["literal"] > facts["ids"].index(3)  # with weights disabled the brackets stay text
-    assert facts["weight 1 is plain"]
-    assert facts["all weighted"]  # a pack that weighs every position, start and padding too, weighs the prompt
+def start_encoding(host: Host, file: str, name: str) -> str:
+    """The id of LONG's graph, once its encoder runs."""
+    host.outputs(graphs.probe("cat", name, file))  # loaded, so that what follows is encoding alone
+    prompt = host.post("/prompt", {"prompt": graphs.probe(LONG, name, file)})["prompt_id"]
+    while not host.get("/queue")["queue_running"]:
+        time.sleep(0.05)
+    time.sleep(1)  # past the tokenizer
+    assert host.get("/queue")["queue_running"], "it is too fast to be disturbed"
+    return prompt
 
 
-def test_word_numbers_are_0_for_what_frames_a_window_and_unique_else(facts: dict[str, Any]) -> None:
-    assert facts["words"] == [0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0]
+def messages(host: Host, prompt: str) -> dict:
+    """What ComfyUI told of a queued graph, by kind, once it ended."""
+    return dict(host.wait(prompt)["status"]["messages"])
 
 
-def test_on_a_cpu_loading_places_the_model_so_that_the_first_prompt_need_not(facts: dict[str, Any]) -> None:
-    assert facts["placed"]
+def test_a_cancelled_prompt_stops_and_the_next_one_runs(host: Host, slow: str) -> None:
+    prompt = start_encoding(host, slow, "cancelled")
+    host.post("/interrupt", {})
+    assert "execution_interrupted" in messages(host, prompt)
+    host.encode("cat", slow)
 
 
-def test_pooled_and_empty_encodings_have_their_meaning(facts: dict[str, Any]) -> None:
-    assert facts["pooled is the end's"] and facts["nothing is empty"]
+def test_memory_is_freed_while_a_prompt_is_encoded_and_nothing_is_lost(host: Host, slow: str) -> None:
+    prompt = start_encoding(host, slow, "freed")
+    host.post("/free", {"unload_models": True, "free_memory": True})
+    assert "execution_success" in messages(host, prompt)
+    first = load_file(host.base / "output" / "freed.safetensors")["cond.0"]
+    assert torch.equal(first, host.encode(LONG, slow))
 
 
-def test_a_loaded_clip_needs_its_file_no_more(facts: dict[str, Any]) -> None:
-    assert facts["overwritten"]  # mapped weights end the process here
-    assert facts["copied"]
+def test_a_file_deleted_before_its_turn_is_named_and_the_next_prompt_runs(host: Host, slow: str) -> None:
+    path = small.saved(host.encoders / "deleted.safetensors", seed=9)
+    running = start_encoding(host, slow, "first")
+    waiting = host.post("/prompt", {"prompt": graphs.probe("cat", "second", path.name)})["prompt_id"]
+    path.unlink()
+    assert "execution_success" in messages(host, running)
+    message = messages(host, waiting)["execution_error"]["exception_message"].strip()
+    assert path.name in message and "\n" not in message
+    host.encode("cat")
 
 
-def test_weights_that_do_not_match_cores_model_are_refused(facts: dict[str, Any]) -> None:
-    assert "found tensors that do not match core's BERT (bert." in facts["foreign weights"]
-
-
-def test_windows_cut_for_another_encoder_are_refused(facts: dict[str, Any]) -> None:
-    assert "A window of 40 tokens reached a ZhCLIP encoder that reads 77" in facts["short"]
-    assert "use the stock CLIP Text Encode" in facts["short"]
-
-
-def test_inversions_stay_out_and_unknown_options_are_tolerated(facts: dict[str, Any]) -> None:
-    assert facts["embeddings"] is None and facts["layer"] == "hidden"
-
-
-def test_the_model_can_be_built_again_for_hooks_and_other_devices(facts: dict[str, Any]) -> None:
-    assert facts["rebuilt"]
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+@pytest.mark.slow
+def test_threads_share_a_clip_and_a_file_and_ten_loads_leave_no_memory(tmp_path: Path) -> None:
+    path = small.saved(tmp_path / "encoder.safetensors", width=384, layers=6)
+    found = in_host("in_host.stress", path, timeout=900)
+    assert found["clip"] == found["file"] == [0.0, 0.0]
+    # A lost encoder would be a whole file's memory each time.
+    assert found["memory"][-1] - found["memory"][2] < path.stat().st_size / 1e6, found

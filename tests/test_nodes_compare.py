@@ -38,7 +38,7 @@ def compare(encoders: str, prompts: list[str], **changes: Any) -> Graph:
 
 def pixels(host: Host, graph: Graph) -> np.ndarray:
     """The picture of a graph's SaveImage: (H, W, 3)."""
-    (image,) = host.succeed(graph)["save"]["images"]
+    (image,) = host.outputs(graph)["save"]["images"]
     return np.asarray(host.picture(image))
 
 
@@ -69,7 +69,7 @@ def place(cell: np.ndarray, sheet: np.ndarray) -> tuple[int, int]:
 @pytest.fixture(scope="module", autouse=True)
 def second(host: Host) -> Iterator[None]:
     """SECOND, another encoder beside the session's."""
-    path = small.saved(host.base / "models" / "text_encoders" / SECOND, seed=9)
+    path = small.saved(host.encoders / SECOND, seed=9)
     yield
     path.unlink()
 
@@ -129,7 +129,7 @@ def test_only_the_cells_of_a_new_prompt_or_encoder_are_painted(host: Host) -> No
 
 
 def test_a_file_trained_again_is_painted_again(host: Host) -> None:
-    path = small.saved(host.base / "models" / "text_encoders" / "trained.safetensors", seed=3)
+    path = small.saved(host.encoders / "trained.safetensors", seed=3)
     graph = compare(path.name, PROMPTS[:1])
     assert samplers(watched(host, graph)) == ["0.0"]
     small.saved(path, seed=4)
@@ -150,38 +150,28 @@ def test_an_interrupt_stops_the_grid(host: Host) -> None:
 
 
 WRONG = {
-    "no such encoder": (
-        dict(encoders=f"english\n\nnope.safetensors\n{graphs.ENCODER}"),
-        r"encoders, line 3: models/text_encoders has no ZhCLIP encoder nope\.safetensors\. It has .*"
-        r"encoder\.safetensors.*\. Write one of its names a line, or `english` for the checkpoint's own CLIP\.$",
-    ),
-    "no encoders": (dict(encoders=" \n"), r"encoders is empty: write one file name of models/text_encoders a line"),
-    "no prompts": (dict(prompts="\n \n"), r"^prompts is empty: write one prompt a line, `Chinese \| English`\.$"),
-    "no English side": (
-        dict(prompts=f"{PROMPTS[0]}\n\n{CHINESE[1]}"),
-        rf"^prompts, line 3: there is no English side, which the row `english` reads, in: {CHINESE[1]} - write",
-    ),
-    "no Chinese side": (dict(prompts="| a cat"), r"^prompts, line 1: there is no Chinese side, in: \| a cat - write"),
-    "no English negative": (dict(negative="blurry"), r"^negative: there is no English side, .* in: blurry - write"),
-    "no clip": (dict(clip=None), r"^encoders has the row `english`, and nothing is connected to clip: connect the"),
-    "a cell that fails": (
-        dict(encoders="narrow.safetensors\nenglish"),
-        r"narrow\.safetensors: found an encoder whose output is 384 wide .*, 768 wide",
-    ),
+    "no such encoder": (dict(encoders=f"english\n\nnope.safetensors\n{graphs.ENCODER}"), "encoders, line 3"),
+    "no encoders": (dict(encoders=" \n"), "encoders is empty"),
+    "no prompts": (dict(prompts="\n \n"), "prompts is empty"),
+    "no English side": (dict(prompts=f"{PROMPTS[0]}\n\n{CHINESE[1]}"), "prompts, line 3"),
+    "no Chinese side": (dict(prompts="| a cat"), "prompts, line 1"),
+    "no English negative": (dict(negative="blurry"), "negative"),
+    "no clip": (dict(clip=None), "clip"),
+    "a cell that fails": (dict(encoders="narrow.safetensors\nenglish"), "384 wide"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_said_in_one_sentence(host: Host, case: str) -> None:
-    changes, expected = WRONG[case]
-    narrow = small.saved(host.base / "models" / "text_encoders" / "narrow.safetensors", teacher_width=384)
+    changes, where = WRONG[case]
+    narrow = small.saved(host.encoders / "narrow.safetensors", teacher_width=384)
     graph = compare(f"{graphs.ENCODER}\nenglish", PROMPTS[:1])
     graph["grid"]["inputs"] |= changes
     if graph["grid"]["inputs"]["clip"] is None:
         del graph["grid"]["inputs"]["clip"]
     message = host.refuse(graph)
     narrow.unlink()
-    assert re.search(expected, message) and "\n" not in message, message
+    assert where in message and "\n" not in message, message
 
 
 def test_without_an_english_row_a_prompt_needs_no_english_side_and_no_clip(host: Host) -> None:
@@ -211,9 +201,9 @@ def test_a_batch_becomes_rows_and_columns_with_labels(host: Host) -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "expected"),
     [
-        ("a\nb", "c\nd", "images is a batch of 3, and 2 rows by 2 columns are 4: write one label a line for each row"),
-        ("", "c", "rows is empty: write one label a line."),
-        ("a", " ", "columns is empty: write one label a line."),
+        ("a\nb", "c\nd", "images"),
+        ("", "c", "rows is empty"),
+        ("a", " ", "columns is empty"),
     ],
 )
 def test_labels_that_do_not_fit_the_batch_are_refused(host: Host, rows: str, columns: str, expected: str) -> None:

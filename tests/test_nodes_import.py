@@ -1,20 +1,44 @@
-"""What a start of ComfyUI pays for this pack, and what happens where there is no ComfyUI."""
+"""What the nodes import: nothing heavy at ComfyUI's start, and of ComfyUI's internals only in nodes/host/."""
 
 from __future__ import annotations
 
-import json
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 
-from tests.host import ROOT, in_host
+from tests.host import in_host
+from tests.tree import ROOT, tracked
 
 NODES = ["Loader", "TextEncode", "Inspector", "Calibrate", "CompareGrid", "Grid"]
-# Loaded by every ComfyUI before any pack is. How long the import takes is measured by `python -m benchmarks.load`.
-LIGHT = {"custom_nodes_x_zhclip", "safetensors", "comfy_execution"}
+# Every ComfyUI has loaded the latter two before any pack. How long the import takes is measured by benchmarks.load.
+LIGHT = {"pack", "safetensors", "comfy_execution"}
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "nodes", "server"}
+# All that is imported from ComfyUI outside nodes/host/. What ComfyUI does not offer to packs changes with its version.
+OFFERED = {
+    "comfy_api.latest",
+    "comfy_execution.graph_utils.GraphBuilder",
+    "comfy.samplers.KSampler",  # its lists of samplers and schedulers
+    "folder_paths",
+}
+# Attributes of a CLIP or MODEL, and of what is in them, that core's own nodes alone are meant to touch.
+INTERNAL = {
+    "cond_stage_model",
+    "clip_l",
+    "layer_idx",
+    "load_device",
+    "load_model",
+    "model_config",
+    "model_options",
+    "patcher",
+    "patches",
+    "transformer",
+    "unet_config",
+}
 
 
-def test_the_import_of_the_pack_brings_nothing_heavy() -> None:
-    found = json.loads(in_host(ROOT / "tests" / "import_in_host.py").splitlines()[-1])
+def test_the_import_of_the_pack_loads_nothing_heavy() -> None:
+    found = in_host("in_host.import_pack")
     assert sorted(found["nodes"]) == sorted(f"ZhCLIP{name}" for name in NODES)
     foreign = {name.partition(".")[0] for name in found["modules"]} - sys.stdlib_module_names
     assert foreign <= LIGHT, foreign
@@ -24,3 +48,41 @@ def test_the_root_can_be_imported_without_comfyui() -> None:
     code = "import importlib.util as u; s = u.spec_from_file_location('pack', '__init__.py'); m = u.module_from_spec(s)"
     code += "; s.loader.exec_module(m); assert not hasattr(m, 'comfy_entrypoint')"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def trees() -> dict[str, ast.Module]:
+    """The syntax trees of the pack's files outside nodes/host/."""
+    files = [name for name in tracked(".py") if name.startswith(("nodes/", "zhclip/")) or name == "__init__.py"]
+    outside = [name for name in files if not name.startswith("nodes/host/")]
+    assert len(files) - len(outside) > 4 < len(outside)
+    return {name: ast.parse((ROOT / name).read_text("ascii")) for name in outside}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of what a module imports from ComfyUI."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in COMFYUI)
+        elif isinstance(node, ast.ImportFrom) and not node.level and str(node.module).partition(".")[0] in COMFYUI:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_only_the_host_package_imports_more_than_comfyui_offers() -> None:
+    names = {(file, name) for file, tree in trees().items() for name in imported(tree)}
+    assert not [(file, name) for file, name in names if not any(is_part(name, offer) for offer in OFFERED)]
+    assert not [offer for offer in OFFERED if not any(is_part(name, offer) for _, name in names)], "nobody imports it"
+
+
+def is_part(name: str, offer: str) -> bool:
+    """Whether a dotted name is an offered one, or inside it."""
+    return f"{name}.".startswith(f"{offer}.")
+
+
+def test_only_the_host_package_touches_the_inside_of_a_clip_or_model() -> None:
+    touched = [
+        f"{file}:{node.lineno} {node.attr}"
+        for file, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in INTERNAL
+    ]
+    assert not touched, touched

@@ -35,7 +35,7 @@ def inspect(text: str, name: str = "inspect", **inputs: Any) -> Graph:
 
 def report(host: Host, graph: Graph) -> str:
     """The report of a graph that must run to its end."""
-    (text,) = host.succeed(graph)["show"]["text"]
+    (text,) = host.outputs(graph)["show"]["text"]
     return text
 
 
@@ -52,7 +52,7 @@ def agreements(text: str) -> dict[str, list[float]]:
 
 def test_a_prompt_alone_gives_a_picture_and_a_report(host: Host) -> None:
     text = f"({CHINESE}:1.3), {RARE}, best quality"
-    outputs = host.succeed(inspect(text, "alone"))
+    outputs = host.outputs(inspect(text, "alone"))
     (found,) = outputs["show"]["text"]
     lines = [line.strip() for line in found.splitlines()]
     assert f"ZhCLIP Inspector: {graphs.ENCODER}" in lines and "Teacher: tests/teacher" in lines
@@ -109,7 +109,7 @@ def test_the_nearest_captions_are_those_of_the_trainers_own_measure(host: Host) 
     prompt = small.captions()[9][0]
     vectors = []
     for text in (prompt, *captions):
-        host.succeed(graphs.probe(text, "nearest"))
+        host.outputs(graphs.probe(text, "nearest"))
         z = load_file(host.base / "output" / "nearest.safetensors")["cond.0"]
         length = PromptTokenizer.from_artifact(small.artifact()).length(text)
         assert length <= 77
@@ -138,7 +138,7 @@ def test_the_nearest_captions_are_those_of_the_trainers_own_measure(host: Host) 
     ],
 )
 def test_the_layer_in_use_is_named(host: Host, layer: int | None, options: dict[str, Any], expected: str) -> None:
-    path = small.saved(host.base / "models" / "text_encoders" / "layers.safetensors", layers=3, **options)
+    path = small.saved(host.encoders / "layers.safetensors", layers=3, **options)
     graph = inspect(CHINESE)
     graph["clip"]["inputs"]["file"] = path.name
     if layer is not None:
@@ -158,7 +158,7 @@ def test_the_layer_in_use_is_named(host: Host, layer: int | None, options: dict[
     ],
 )
 def test_a_file_below_its_floor_is_warned_of(host: Host, changes: dict[str, Any], expected: str) -> None:
-    path = small.saved(host.base / "models" / "text_encoders" / "doubtful.safetensors", **changes)
+    path = small.saved(host.encoders / "doubtful.safetensors", **changes)
     graph = inspect(CHINESE)
     graph["clip"]["inputs"]["file"] = path.name
     found = report(host, graph)
@@ -187,7 +187,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(host: Host, case: st
 
 
 def test_an_encoder_of_another_width_is_refused(host: Host) -> None:
-    path = small.saved(host.base / "models" / "text_encoders" / "narrow.safetensors", teacher_width=384)
+    path = small.saved(host.encoders / "narrow.safetensors", teacher_width=384)
     graph = inspect(CHINESE, clip=["ckpt", 1], english=ENGLISH, model=["ckpt", 0])
     graph["clip"]["inputs"]["file"] = path.name
     captions = inspect(CHINESE, clip=["ckpt", 1], captions=f"{ENGLISH}\nA dog.")

@@ -22,9 +22,10 @@ from zhclip.tokens import PromptTokenizer
 CHINESE = json.loads((Path(__file__).resolve().parent / "data" / "count.json").read_text(encoding="utf-8"))
 
 
-def asked(host: Host, body: bytes) -> tuple[int, dict[str, Any]]:
-    """Status and JSON of the answer to a body."""
-    request = urllib.request.Request(host.url("/zhclip/count"), body, {"Content-Type": "application/json"})
+def asked(host: Host, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of the answer to a body with these headers; `_` in their names is `-`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(host.url("/zhclip/count"), body, {"Content-Type": "application/json"} | named)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -69,7 +70,7 @@ def test_a_weight_that_is_no_number_of_json_is_null(host: Host) -> None:
 
 
 def test_a_file_trained_again_is_read_again(host: Host) -> None:
-    path = small.saved(host.base / "models" / "text_encoders" / "counted.safetensors")
+    path = small.saved(host.encoders / "counted.safetensors")
     first = counted(host, "cat", file=path.name)
     small.saved(path, window=20, teacher_width=384)  # another size of file as well as another window
     second = counted(host, "cat", file=path.name)
@@ -77,69 +78,52 @@ def test_a_file_trained_again_is_read_again(host: Host) -> None:
     assert (first["capacity"], second["capacity"]) == (75, 18)
 
 
-def bodies() -> dict[str, tuple[bytes, str]]:
-    def body(**values: Any) -> bytes:
-        return json.dumps({"file": graphs.ENCODER, "text": "cat", "bilingual": False} | values).encode()
-
-    outside = [f"../text_encoders/{graphs.ENCODER}", f"../checkpoints/{graphs.CHECKPOINT}", os.path.abspath(__file__)]
-    return {
-        "no json": (b"{", "not JSON"),
-        "no utf-8": (b'{"file": "\xff"}', "not JSON"),
-        "no object": (b"[1]", "not a JSON object"),
-        "no text": (b'{"file": "encoder.safetensors"}', "must be strings"),
-        "text of a wrong type": (body(text=["cat"]), "must be strings"),
-        "bilingual of a wrong type": (body(bilingual="yes"), "true or false"),
-        "a long text": (body(text="x" * 20_001), "20001"),
-        "brackets too deep": (body(text="(" * 200 + ")" * 200), "100"),
-        "an unknown file": (body(file="gone.safetensors"), "no file gone.safetensors in models/text_encoders"),
-        **{f"a path: {path}": (body(file=path), "There is no file") for path in outside},
-    }
+def body(**values: Any) -> bytes:
+    return json.dumps({"file": graphs.ENCODER, "text": "cat", "bilingual": False} | values).encode()
 
 
-@pytest.mark.parametrize("name", bodies())
-def test_a_wrong_question_gets_a_sentence(host: Host, name: str) -> None:
-    body, expected = bodies()[name]
-    status, answer = asked(host, body)
-    assert status == 400 and expected in answer["error"], (status, answer)
+OUTSIDE = [f"../text_encoders/{graphs.ENCODER}", f"../checkpoints/{graphs.CHECKPOINT}", os.path.abspath(__file__)]
+GZIP = {"Content_Encoding": "gzip"}
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (b"{", {}),
+        (b'{"file": "\xff"}', {}),
+        (b"[1]", {}),
+        (b'{"file": "encoder.safetensors"}', {}),
+        (body(text=["cat"]), {}),
+        (body(bilingual="yes"), {}),
+        (body(text="x" * 20_001), {}),
+        (body(text="(" * 200 + ")" * 200), {}),
+        *((body(file=path), {}) for path in ["gone.safetensors", *OUTSIDE]),
+        (body(), {"Content_Type": "text/plain"}),
+        (body(), {"Content_Type": "application/json; charset=nope"}),
+        (b"no gzip at all", GZIP),
+        (gzip.compress(bytes(1 << 20)) * 1000, GZIP),  # a gigabyte
+        (b'"' + b"x" * 400_000 + b'"', {}),
+        (b"[" * 100_000, {}),
+        (b"1" * 5000, {}),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_wrong_question_gets_a_sentence(host: Host, content: bytes, headers: dict[str, str]) -> None:
+    status, answer = asked(host, content, **headers)
+    assert status == 400 and answer["error"].endswith(".") and "\n" not in answer["error"], (status, answer)
+    assert asked(host, body(), Content_Type="application/json; charset=utf-8")[0] == 200
 
 
 def test_a_damaged_file_is_refused_by_the_sentence_that_the_loader_has(host: Host) -> None:
-    path = small.saved(host.base / "models" / "text_encoders" / "half.safetensors")
+    path = small.saved(host.encoders / "half.safetensors")
     os.truncate(path, path.stat().st_size // 2)
     status, answer = asked(host, json.dumps({"file": path.name, "text": "cat"}).encode())
     path.unlink()
-    assert status == 400 and "It may be truncated: copy or download it again." in answer["error"]
-
-
-def sent(host: Host, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
-    """Status and JSON of the answer to a body with these headers; `_` in their names is `-`."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(host.url("/zhclip/count"), body, {"Content-Type": "application/json"} | named)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-def test_only_json_of_a_bounded_size_is_read(host: Host) -> None:
-    body = json.dumps({"file": graphs.ENCODER, "text": "cat", "bilingual": False}).encode()
-    for headers, content, expected in (
-        ({"Content_Type": "text/plain"}, body, "text/plain: send application/json"),
-        ({"Content_Type": "application/json; charset=nope"}, body, "not JSON"),
-        ({"Content_Encoding": "gzip"}, b"no gzip at all", "compressed"),
-        ({"Content_Encoding": "gzip"}, gzip.compress(bytes(1 << 20)) * 1000, "compressed"),  # a gigabyte
-        ({}, b'"' + b"x" * 400_000 + b'"', "more than 300000 bytes"),
-        ({}, b"[" * 100_000, "not JSON"),
-        ({}, b"1" * 5000, "not JSON"),
-    ):
-        status, answer = sent(host, content, **headers)
-        assert status == 400 and expected in answer["error"], (headers, status, answer)
-    assert sent(host, body, Content_Type="application/json; charset=utf-8")[0] == 200
+    assert status == 400 and str(path) in answer["error"]
 
 
 def test_a_bad_tokenizer_is_refused_by_a_sentence(host: Host) -> None:
-    path = host.base / "models" / "text_encoders" / "hostile.safetensors"
+    path = host.encoders / "hostile.safetensors"
     for content in (b"{}", b"\xff", b'["' + b"a" * 1000 + b'"]'):
         small.saved(path)
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
@@ -147,6 +131,6 @@ def test_a_bad_tokenizer_is_refused_by_a_sentence(host: Host) -> None:
             header = file.metadata()
         tensors["tokenizer.vocabulary"] = torch.tensor(list(content), dtype=torch.uint8)
         save_file(tensors, path, header)
-        status, answer = sent(host, json.dumps({"file": path.name, "text": "a" * 30 + "!"}).encode())
-        assert status == 400 and "Use the tokenizer that was published" in answer["error"], (content, status, answer)
+        status, answer = asked(host, json.dumps({"file": path.name, "text": "a" * 30 + "!"}).encode())
+        assert status == 400 and str(path) in answer["error"], (content, status, answer)
     path.unlink()

@@ -8,14 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tests import encoders, graphs, small
 from tests.graphs import Graph, node
-from tests.host import ROOT, Host, in_host
-from tests.test_nodes_options import paint
-from tests.test_parity import TOLERANCE, weighted, worst
+from tests.host import Host, in_host
 from trainer.models.student import Student
 from trainer.models.teacher import load_teacher
 from zhclip import artifact as fmt
@@ -28,6 +25,7 @@ from zhclip.tokens import PromptTokenizer
 CHECKPOINT, ENCODER = graphs.SDXL_CHECKPOINT, graphs.SDXL_ENCODER
 L, G = WIDTHS = (768, 1280)
 WINDOW = 77
+TOLERANCE = 1e-4
 SIZES = dict(width=64, height=64, crop_w=0, crop_h=0, target_width=64, target_height=64)
 CHINESE, ENGLISH = small.captions()[0]
 
@@ -43,12 +41,6 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sdxl") / ENCODER
     fmt.save(artifact(), path)
     return path
-
-
-@pytest.fixture(scope="module")
-def facts(encoder: Path) -> dict[str, Any]:
-    """What tests/sdxl_in_host.py found."""
-    return json.loads(in_host(ROOT / "tests" / "sdxl_in_host.py", encoder).splitlines()[-1])
 
 
 def by_arithmetic(made: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -75,87 +67,44 @@ def by_arithmetic(made: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Te
 def test_trainer_and_node_are_the_shared_arithmetic_loaded_and_offloaded(encoder: Path, tmp_path: Path) -> None:
     prompts = small.prompts()
     assert len(prompts) == 200 and "" in prompts
-    prompts = prompts + weighted(prompts)
+    prompts = prompts + small.weighted(prompts)
     jobs = [
-        {"artifact": str(encoder), "way": way, "prompts": prompts[::step], "out": str(tmp_path / f"{way}.safetensors")}
-        for way, step in (("loaded", 1), ("offloaded", 10))
+        {
+            "artifact": str(encoder),
+            "mode": mode,
+            "prompts": prompts[::step],
+            "out": str(tmp_path / f"{mode}.safetensors"),
+        }
+        for mode, step in (("loaded", 1), ("offloaded", 10))
     ]
     (tmp_path / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    in_host(ROOT / "tests" / "encode_in_host.py", tmp_path / "jobs.json", timeout=600)
+    in_host("in_host.encode", tmp_path / "jobs.json")
     conds, pooleds = by_arithmetic(artifact(), prompts)
     student = Student.from_artifact(artifact())
-    figures = {("trainer", "cond"): worst([student.encode_prompt(text) for text in prompts], conds)}
-    for (way, step), job in zip((("loaded", 1), ("offloaded", 10)), jobs):
+    figures = {("trainer", "cond"): small.largest_difference([student.encode_prompt(text) for text in prompts], conds)}
+    for (mode, step), job in zip((("loaded", 1), ("offloaded", 10)), jobs):
         found = load_file(str(job["out"]))
         for kind, expected in (("cond", conds[::step]), ("pooled", pooleds[::step])):
-            figures[way, kind] = worst([found[f"{kind}.{i}"] for i in range(len(expected))], expected)
+            figures[mode, kind] = small.largest_difference(
+                [found[f"{kind}.{i}"] for i in range(len(expected))], expected
+            )
     print(f"largest differences from zhclip's arithmetic: {figures}")
     assert max(figures.values()) < TOLERANCE, figures
     assert conds[0].shape[1] == L + G and pooleds[0].shape == (G,) and max(map(len, conds)) >= 3 * WINDOW
 
 
-def test_tokens_are_under_both_keys_in_lists_of_their_own(facts: dict[str, Any]) -> None:
-    assert sorted(facts["keys"]) == ["g", "l"] and facts["own lists"]
-
-
-def test_windows_that_both_parts_share_are_encoded_once(facts: dict[str, Any]) -> None:
-    (red, blue, long), mixed = facts["passes"]
-    assert [red, blue] == [1, 2] and long > 1  # a weight takes one more row
-    assert mixed == [1, 2]
-
-
-def test_each_parts_columns_are_of_its_own_tokens_and_pooled_is_the_lasts(facts: dict[str, Any]) -> None:
-    red, pooled, long = facts["shapes"]
-    assert red == [1, WINDOW, L + G] and pooled == [1, G] and long[1] > WINDOW and long[1] % WINDOW == 0
-    assert facts["columns"] and facts["pooled"]
-    assert facts["cut"] == [[1, WINDOW, L + G], True]
-
-
-def test_calibration_reads_sdxls_own_clip_as_stock_nodes_do(facts: dict[str, Any]) -> None:
-    found = facts["teacher"]
-    assert found["largest"] > 20, "a dimension is massive"
-    assert found["cond"] < 1e-3 and found["pooled"] < 1e-4, found
-
-
-def test_calibrations_digest_is_the_trainers_of_the_same_file_or_folder(
-    facts: dict[str, Any], encoder: Path, tmp_path: Path
-) -> None:
+def test_the_clip_and_calibrations_reading_of_sdxls_own(encoder: Path, tmp_path: Path) -> None:
+    """clip_checks.sdxl, and its digest is the trainer's of the same file or folder."""
+    digest = in_host("clip_checks.sdxl", encoder)
     pipeline = encoders.sdxl_teacher(tmp_path / "sdxl")
     teacher = load_teacher(str(encoder.with_name("own.safetensors")), WINDOW, tokenizer=str(pipeline))
     models: Any = teacher.models
     for part, model in zip(SDXL.parts, models):
         model.save_pretrained(pipeline / part.folder)
-    assert facts["teacher"]["sha256"] == teacher.sha256 == load_teacher(str(pipeline), WINDOW).sha256
-
-
-def test_clip_set_last_layer_counts_as_the_teacher_does(facts: dict[str, Any]) -> None:
-    target = "the last of 2, for layer -2 of the teacher"
-    assert facts["layers"] == {
-        "None": [target, True, True],
-        "-1": [target, True, True],
-        "-2": [target, True, True],
-        "-3": [
-            "-2 of 2, for layer -3 of the teacher, which the file has no target for: its states go through what the "
-            "last was trained for",
-            False,
-            True,
-        ],
-    }
+    assert digest == teacher.sha256 == load_teacher(str(pipeline), WINDOW).sha256
 
 
 # On the server
-
-
-def probed(host: Host, graph: Graph, name: str, at: str = "text") -> dict[str, torch.Tensor]:
-    """Run a graph whose node `at` gives a conditioning, and read that."""
-    host.succeed(graph | {"probe": node("ConditioningProbe", conditioning=[at, 0], name=name)})
-    return load_file(host.base / "output" / f"{name}.safetensors")
-
-
-def extras(host: Host, name: str) -> dict[str, Any]:
-    """The numbers that the first entry of a probe carried."""
-    with safe_open(host.base / "output" / f"{name}.safetensors", "pt") as file:
-        return json.loads(file.metadata()["numbers"])[0]
 
 
 def texts(*prompts: str) -> Graph:
@@ -167,111 +116,96 @@ def texts(*prompts: str) -> Graph:
 @pytest.fixture(scope="module")
 def alone(sdxl: Host) -> list[dict[str, torch.Tensor]]:
     """Two prompts by themselves."""
-    return [probed(sdxl, texts(text), "alone") for text in ("red cat", "blue dog")]
+    return [sdxl.conditioning(texts(text)) for text in ("red cat", "blue dog")]
 
 
 def test_clip_text_encode_gives_what_sdxl_reads(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
     (first, second), made = alone, artifact()
     assert first["cond.0"].shape == (1, WINDOW, L + G) and first["pooled.0"].shape == (1, G)
     assert not torch.equal(first["pooled.0"], second["pooled.0"])
-    empty = probed(sdxl, texts(""), "empty")
+    empty = sdxl.conditioning(texts(""))
     assert torch.equal(empty["cond.0"][0], made.structure["empty"])
     assert torch.equal(empty["pooled.0"], made.pooled["empty"])
-    long = probed(sdxl, texts("red cat BREAK blue dog"), "long")
+    long = sdxl.conditioning(texts("red cat BREAK blue dog"))
     assert torch.allclose(long["cond.0"], torch.cat([one["cond.0"] for one in alone], dim=1), atol=1e-4)
     assert torch.allclose(long["pooled.0"], first["pooled.0"], atol=1e-4)
+    weighted = sdxl.conditioning(texts("(red:1.5) cat"))
+    changes = [*(weighted["cond.0"] - first["cond.0"]).split(WIDTHS, dim=-1), weighted["pooled.0"] - first["pooled.0"]]
+    assert min(float(change.abs().max()) for change in changes) > 0.01
 
 
 def test_clip_text_encode_sdxl_reads_two_texts_and_sizes(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
     graph = texts() | {
         "text": node("CLIPTextEncodeSDXL", clip=["clip", 0], text_l="red cat", text_g="blue dog", **SIZES)
     }
-    (red, blue), found = alone, probed(sdxl, graph, "two")
+    (red, blue), found = alone, sdxl.conditioning(graph)
     assert torch.equal(found["cond.0"][..., :L], red["cond.0"][..., :L])
     assert torch.equal(found["cond.0"][..., L:], blue["cond.0"][..., L:])
     assert torch.equal(found["pooled.0"], blue["pooled.0"])
-    assert extras(sdxl, "two") == SIZES
+    assert sdxl.extras("numbers")[0] == SIZES
     empty = artifact().structure["empty"]
     for longer, shorter, columns in (("text_l", "text_g", slice(L, None)), ("text_g", "text_l", slice(L))):
         graph["text"]["inputs"] |= {longer: "red cat BREAK blue dog", shorter: "red cat"}
-        found = probed(sdxl, graph, "two")
+        found = sdxl.conditioning(graph)
         assert found["cond.0"].shape == (1, 2 * WINDOW, L + G)
         assert torch.equal(found["cond.0"][0, WINDOW:, columns], empty[:, columns])
 
 
 def test_conditioning_concat_average_combine_and_zero_out(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
-    (red, blue), both = alone, texts("red cat", "blue dog")
+    red, blue = alone
+
+    def joined(kind: str, **inputs: Any) -> dict[str, torch.Tensor]:
+        return sdxl.conditioning(texts("red cat", "blue dog") | {"join": node(kind, **inputs)}, "join")
+
     pair = {"conditioning_to": ["text", 0], "conditioning_from": ["text1", 0]}
-    found = probed(sdxl, both | {"join": node("ConditioningConcat", **pair)}, "join", "join")
+    found = joined("ConditioningConcat", **pair)
     assert torch.equal(found["cond.0"], torch.cat([red["cond.0"], blue["cond.0"]], dim=1))
     assert torch.equal(found["pooled.0"], red["pooled.0"])
-    average = node("ConditioningAverage", conditioning_to_strength=0.25, **pair)
-    found = probed(sdxl, both | {"join": average}, "join", "join")
+    found = joined("ConditioningAverage", conditioning_to_strength=0.25, **pair)
     for kind in ("cond.0", "pooled.0"):
         assert torch.allclose(found[kind], 0.25 * red[kind] + 0.75 * blue[kind], atol=1e-5)
-    combine = node("ConditioningCombine", conditioning_1=["text", 0], conditioning_2=["text1", 0])
-    found = probed(sdxl, both | {"join": combine}, "join", "join")
+    found = joined("ConditioningCombine", conditioning_1=["text", 0], conditioning_2=["text1", 0])
     assert torch.equal(found["cond.1"], blue["cond.0"]) and torch.equal(found["pooled.1"], blue["pooled.0"])
-    found = probed(sdxl, both | {"join": node("ConditioningZeroOut", conditioning=["text", 0])}, "join", "join")
+    found = joined("ConditioningZeroOut", conditioning=["text", 0])
     assert found["cond.0"].shape == red["cond.0"].shape and found["pooled.0"].shape == (1, G)
     assert not found["cond.0"].any() and not found["pooled.0"].any()
 
 
-def test_weights_act_on_both_parts_and_on_pooled(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
-    found = probed(sdxl, texts("(red:1.5) cat"), "weighted")
-    changes = [*(found["cond.0"] - alone[0]["cond.0"]).split(WIDTHS, dim=-1), found["pooled.0"] - alone[0]["pooled.0"]]
-    assert min(float(change.abs().max()) for change in changes) > 0.01
-
-
 def test_clip_set_last_layer_says_what_it_does(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
-    graph = texts("red cat") | {"layer": node("CLIPSetLastLayer", clip=["clip", 0], stop_at_clip_layer=-2)}
+    graph = texts("red cat")
     graph["text"]["inputs"]["clip"] = ["layer", 0]
-    found = {}
     for layer in (-1, -2, -3):
-        graph["layer"]["inputs"]["stop_at_clip_layer"] = layer
-        found[layer] = probed(sdxl, graph, "layer")
-    for layer in (-1, -2):
-        assert torch.equal(found[layer]["cond.0"], alone[0]["cond.0"])
-    assert not torch.equal(found[-3]["cond.0"], alone[0]["cond.0"])
-    assert torch.equal(found[-3]["pooled.0"], alone[0]["pooled.0"])
-    log = sdxl.tail(10**7)
-    assert "CLIP Set Last Layer at -1: this encoder was trained for layer -2" in log
-    assert "CLIP Set Last Layer: this encoder has no target for that layer" in log
+        logged = len(sdxl.tail(10**7))
+        graph["layer"] = node("CLIPSetLastLayer", clip=["clip", 0], stop_at_clip_layer=layer)
+        found = sdxl.conditioning(graph)
+        assert torch.equal(found["cond.0"], alone[0]["cond.0"]) == (layer != -3)
+        assert torch.equal(found["pooled.0"], alone[0]["pooled.0"])
+        assert ("ZhCLIP: CLIP Set Last Layer" in sdxl.tail(10**7)[logged:]) == (layer != -2)
 
 
 def painting(text: str = "red cat", steps: int = 1) -> Graph:
     """`graphs.paint` with the SDXL checkpoint, the loader's check of its MODEL included."""
     graph = graphs.paint(text, "sdxl", file=ENCODER, size=32, steps=steps)
     graph["ckpt"]["inputs"]["ckpt_name"] = CHECKPOINT
-    return graph | {"keep": node("SaveLatent", samples=["sample", 0], filename_prefix="sdxl")}
+    return graph
 
 
 @pytest.fixture(scope="module")
 def plain(sdxl: Host) -> torch.Tensor:
     """The latent of `painting` itself."""
-    return paint(sdxl, painting())
+    return sdxl.latent(painting())
 
 
 @pytest.mark.slow
-def test_one_graph_with_two_samplers_paints_two_prompts_by_an_sdxl_checkpoint(sdxl: Host) -> None:
-    graph = painting(steps=2) | {"text2": node("CLIPTextEncode", clip=["clip", 0], text="blue dog")}
-    graph["sample2"] = graphs.sampler(["text2", 0])
-    graph["decode2"] = node("VAEDecode", samples=["sample2", 0], vae=["ckpt", 2])
-    graph["save2"] = node("SaveImage", images=["decode2", 0], filename_prefix="two")
-    outputs = sdxl.succeed(graph)
-    first, second = (sdxl.picture(outputs[at]["images"][0]) for at in ("save", "save2"))
-    assert first.tobytes() != second.tobytes()
-
-
-@pytest.mark.slow
-def test_pooled_and_sizes_reach_the_unet(sdxl: Host) -> None:
+def test_prompts_pooled_vectors_and_sizes_reach_the_unet(sdxl: Host, plain: torch.Tensor) -> None:
+    assert not torch.equal(sdxl.latent(painting("blue dog")), plain)
     graph = painting()
     graph["text"] = node("CLIPTextEncodeSDXL", clip=["clip", 0], text_l="red cat", text_g="red cat", **SIZES)
-    small_picture = paint(sdxl, graph)
+    uncropped = sdxl.latent(graph)
     graph["text"]["inputs"] |= {"crop_w": 512}
-    assert not torch.equal(paint(sdxl, graph), small_picture)
+    assert not torch.equal(sdxl.latent(graph), uncropped)
     # The same keys to attention in another order, and the first window's pooled vector.
-    one, other = (paint(sdxl, painting(text)) for text in ("red cat BREAK blue dog", "blue dog BREAK red cat"))
+    one, other = (sdxl.latent(painting(text)) for text in ("red cat BREAK blue dog", "blue dog BREAK red cat"))
     assert (one - other).abs().max() > 0.01
 
 
@@ -279,40 +213,30 @@ def test_pooled_and_sizes_reach_the_unet(sdxl: Host) -> None:
 def test_a_loras_unet_half_acts_and_its_keys_for_clip_are_left_out(
     sdxl: Host, plain: torch.Tensor, alone: list[dict[str, torch.Tensor]]
 ) -> None:
-    generator = torch.Generator().manual_seed(3)
-    places = {
+    matrices = {
         "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": (320, L + G),
         "lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768),
         "lora_te2_text_model_encoder_layers_0_mlp_fc1": (5120, 1280),
     }
-    tensors = {}
-    for name, (out, inner) in places.items():
-        tensors[f"{name}.lora_up.weight"] = torch.randn((out, 4), generator=generator)
-        tensors[f"{name}.lora_down.weight"] = torch.randn((4, inner), generator=generator)
-    save_file(tensors, sdxl.base / "models" / "loras" / "sdxl.safetensors")
-    loader = dict(lora_name="sdxl.safetensors", strength_model=1.0, strength_clip=1.0)
-    graph = painting() | {"lora": node("LoraLoader", model=["ckpt", 0], clip=["clip", 0], **loader)}
+    lora = graphs.save_lora(sdxl.base / "models" / "loras" / "sdxl.safetensors", matrices)
+    graph = painting() | {"lora": graphs.load_lora(lora, ["clip", 0])}
     graph["text"]["inputs"]["clip"] = ["lora", 1]
     graph["sample"]["inputs"]["model"] = ["lora", 0]
-    seen = len(sdxl.tail(10**7))
-    assert (paint(sdxl, graph) - plain).abs().max() > 0.01
-    said = [line for line in sdxl.tail(10**7)[seen:].splitlines() if "lora key not loaded" in line]
-    assert len(said) == 4 and all("lora_te" in line for line in said), said
-    assert torch.equal(probed(sdxl, graph, "lora")["cond.0"], alone[0]["cond.0"])
+    logged = len(sdxl.tail(10**7))
+    assert (sdxl.latent(graph) - plain).abs().max() > 0.01
+    lines = [line for line in sdxl.tail(10**7)[logged:].splitlines() if "lora key not loaded" in line]
+    assert len(lines) == 4 and all("lora_te" in line for line in lines), lines
+    assert torch.equal(sdxl.conditioning(graph)["cond.0"], alone[0]["cond.0"])
 
 
 @pytest.mark.slow
 def test_hooks_act_on_the_clip(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
-    generator = torch.Generator().manual_seed(3)
-    query = "clip_l.transformer.bert.encoder.layer.0.attention.self.query"
-    lora = {f"text_encoders.{query}.lora_up.weight": torch.randn((64, 4), generator=generator)}
-    lora |= {f"text_encoders.{query}.lora_down.weight": torch.randn((4, 64), generator=generator)}
-    save_file(lora, sdxl.base / "models" / "loras" / "student.safetensors")
-    graph = painting(steps=2)
-    graphs.schedule(graph, "student.safetensors")
-    graph["probe"] = node("ConditioningProbe", conditioning=["text", 0], name="hooked")
-    paint(sdxl, graph)
-    found = load_file(sdxl.base / "output" / "hooked.safetensors")
+    query = "text_encoders.clip_l.transformer.bert.encoder.layer.0.attention.self.query"
+    lora = graphs.save_lora(sdxl.base / "models" / "loras" / "student.safetensors", {query: (64, 64)})
+    graph = painting(steps=2) | graphs.hook(lora, ["clip", 0], [0.5])
+    graph["text"]["inputs"]["clip"] = ["hook", 0]
+    sdxl.latent(graph)
+    found = sdxl.conditioning(graph)
     assert torch.equal(found["cond.0"], alone[0]["cond.0"]) and torch.equal(found["pooled.0"], alone[0]["pooled.0"])
     changes = [found["cond.1"] - alone[0]["cond.0"], found["pooled.1"] - alone[0]["pooled.0"]]
     assert min(float(change.abs().max()) for change in changes) > 0.01
@@ -322,47 +246,37 @@ def test_hooks_act_on_the_clip(sdxl: Host, alone: list[dict[str, torch.Tensor]])
 def test_controlnet_acts_and_the_conditioning_stays(
     sdxl: Host, plain: torch.Tensor, alone: list[dict[str, torch.Tensor]]
 ) -> None:
-    folder = sdxl.base / "models" / "controlnet"
-    folder.mkdir(exist_ok=True)
-    in_host(ROOT / "tests" / "controlnet_in_host.py", folder / "sdxl.safetensors", "sdxl")
-    graph = painting() | {"net": node("ControlNetLoader", control_net_name="sdxl.safetensors")}
-    graph["hint"] = node("EmptyImage", width=32, height=32, batch_size=1, color=0x336699)
-    apply = dict(image=["hint", 0], strength=0.5, start_percent=0.0, end_percent=1.0)
-    graph["control"] = node(
-        "ControlNetApplyAdvanced", positive=["text", 0], negative=["none", 0], control_net=["net", 0], **apply
-    )
+    path = sdxl.base / "models" / "controlnet" / "sdxl.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    in_host("checkpoints.controlnet", path, "sdxl")
+    graph = painting() | graphs.controlnet(path.name)
     graph["sample"]["inputs"] |= {"positive": ["control", 0], "negative": ["control", 1]}
-    assert (paint(sdxl, graph) - plain).abs().max() > 0.05
-    kept = probed(sdxl, graph, "control", "control")
+    assert (sdxl.latent(graph) - plain).abs().max() > 0.05
+    kept = sdxl.conditioning(graph, "control")
     assert torch.equal(kept["cond.0"], alone[0]["cond.0"]) and torch.equal(kept["pooled.0"], alone[0]["pooled.0"])
-    (folder / "sdxl.safetensors").unlink()
+    path.unlink()
 
 
-# What is refused
-
-
-def test_a_file_for_another_kind_of_model_is_refused_at_the_loader(sdxl: Host) -> None:
-    folder = sdxl.base / "models" / "text_encoders"
-    wide = small.saved(folder / "wide.safetensors", teacher_width=L + G)
-    other = folder / "other.safetensors"
-    fmt.save(small.sdxl_artifact(WIDTHS, pooled=L), other)
-    cure = (
-        "Choose an encoder that was aligned to this kind of model, or connect a checkpoint of the encoder's own kind."
-    )
-    cases = [
-        (ENCODER, graphs.CHECKPOINT, "2048 wide", "MODEL (SD15), 768 wide"),
-        (graphs.ENCODER, CHECKPOINT, "768 wide", "MODEL (SDXL), 2048 wide"),
-        (wide.name, CHECKPOINT, "an encoder with no pooled vector", "expected a pooled vector 1280 wide"),
-        (other.name, CHECKPOINT, "an encoder with a pooled vector 768 wide", "as the connected MODEL (SDXL) reads"),
-    ]
-    for file, checkpoint, found, expected in cases:
-        graph = painting()
-        graph["clip"]["inputs"]["file"] = file
-        graph["ckpt"]["inputs"]["ckpt_name"] = checkpoint
-        message = sdxl.refuse(graph)
-        assert found in message and expected in message and message.endswith(cure) and "\n" not in message, message
-    wide.unlink()
-    other.unlink()
+@pytest.mark.parametrize(
+    ("make", "checkpoint", "figures"),
+    [
+        (None, graphs.CHECKPOINT, ["2048", "SD15", "768"]),
+        (lambda: small.artifact(), CHECKPOINT, ["768", "SDXL", "2048"]),
+        (lambda: small.artifact(teacher_width=L + G), CHECKPOINT, ["no pooled vector", "1280"]),
+        (lambda: small.sdxl_artifact(WIDTHS, pooled=L), CHECKPOINT, ["768", "1280", "SDXL"]),
+    ],
+)
+def test_a_file_for_another_kind_of_model_is_refused_at_the_loader(
+    sdxl: Host, make: Any, checkpoint: str, figures: list[str]
+) -> None:
+    path = sdxl.encoders / ("other.safetensors" if make else ENCODER)
+    if make:
+        fmt.save(make(), path)
+    graph = painting()
+    graph["clip"]["inputs"]["file"] = path.name
+    graph["ckpt"]["inputs"]["ckpt_name"] = checkpoint
+    message = sdxl.refuse(graph)
+    assert all(figure in message for figure in [str(path), *figures]) and "\n" not in message, message
 
 
 # Two encoders in one prompt
@@ -384,23 +298,25 @@ def test_english_is_read_by_sdxls_own_clip_and_pooled_is_the_chinese(sdxl: Host)
     for i, (language, prompt) in enumerate(segments):
         graph[f"text{i}"] = node("CLIPTextEncode", clip=["clip" if language == "zh" else "own", 0], text=prompt)
     assert [language for language, _ in segments] == ["en", "zh", "en"]
-    found = probed(sdxl, graph, "both")
-    pieces = [probed(sdxl, graph, f"piece{i}", f"text{i}") for i in range(3)]
+    found = sdxl.conditioning(graph)
+    pieces = [sdxl.conditioning(graph, f"text{i}") for i in range(3)]
     assert found["cond.0"].shape == (1, 3 * WINDOW, L + G)
     assert torch.equal(found["cond.0"], torch.cat([piece["cond.0"] for piece in pieces], dim=1))
     assert torch.equal(found["pooled.0"], pieces[1]["pooled.0"])
-    english = probed(sdxl, bilingual("masterpiece, best quality"), "english")
+    english = sdxl.conditioning(bilingual("masterpiece, best quality"))
     assert torch.equal(english["pooled.0"], pieces[0]["pooled.0"])
 
 
-def test_a_clip_of_another_kind_of_checkpoint_is_refused_by_name(sdxl: Host) -> None:
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"clip": ["sd15", 1]}, "SDXL"), ({"zhclip": graphs.ENCODER}, "Stable Diffusion 1.5")],
+)
+def test_a_clip_of_another_kind_of_checkpoint_is_refused_by_name(
+    sdxl: Host, options: dict[str, Any], named: str
+) -> None:
     probe = {"probe": node("ConditioningProbe", conditioning=["text", 0], name="refused")}
-    message = sdxl.refuse(bilingual("cat", clip=["sd15", 1]) | probe)
-    assert "the ZhCLIP encoder is for SDXL, whose CLIP has the tokenizers g, l" in message, message
-    assert "this one has the tokenizer l. Connect the CLIP of the checkpoint that paints." in message
-    message = sdxl.refuse(bilingual("cat", graphs.ENCODER) | probe)
-    assert "the ZhCLIP encoder is for Stable Diffusion 1.5, whose CLIP has the tokenizer l" in message, message
-    assert "this one has the tokenizers g, l." in message
+    message = sdxl.refuse(bilingual("cat", **options) | probe)
+    assert f"the ZhCLIP encoder is for {named}" in message and "\n" not in message, message
 
 
 # Our other nodes
@@ -408,65 +324,54 @@ def test_a_clip_of_another_kind_of_checkpoint_is_refused_by_name(sdxl: Host) -> 
 
 @pytest.mark.slow
 def test_the_inspector_compares_by_sdxls_model_and_clip(sdxl: Host) -> None:
-    graph = painting() | {"own": node("SDXLClip")}
     captions = "\n".join(zh for zh, _ in small.captions()[:4])
     given = dict(zhclip=["clip", 0], text=CHINESE, english=CHINESE, model=["ckpt", 0], captions=captions)
-    graph = {name: graph[name] for name in ("own", "clip", "ckpt")}
+    graph = {"own": node("SDXLClip")} | {name: painting()[name] for name in ("clip", "ckpt")}
     graph["inspect"] = node("ZhCLIPInspector", clip=["clip", 0], **given)
     graph["show"] = node("PreviewAny", source=["inspect", 1])
-    (own,) = sdxl.succeed(graph)["show"]["text"]
-    assert "Layer in use: the last of 2, for layer -2 of the teacher" in own and "this encoder: 0.300" in own
+    (own,) = sdxl.outputs(graph)["show"]["text"]
+    assert "layer -2 of the teacher" in own and "this encoder: 0.300" in own
     mean = next(line.split("\t") for line in own.splitlines() if line.startswith("mean\t"))
     assert mean[1:4] == ["1.000"] * 3 and float(mean[4]) < 0.999
     assert f"1.000  {CHINESE}" in own  # itself among the captions
     graph["inspect"]["inputs"] |= {"clip": ["own", 0], "english": ENGLISH}
-    (other,) = sdxl.succeed(graph)["show"]["text"]
+    (other,) = sdxl.outputs(graph)["show"]["text"]
     mean = next(line.split("\t") for line in other.splitlines() if line.startswith("mean\t"))
     assert all(-1 <= float(value) < 0.999 for value in mean[1:4])
-    assert "read by the checkpoint's CLIP" in other
 
 
 @pytest.mark.slow
 def test_captions_are_not_read_by_a_clip_of_another_kind(sdxl: Host) -> None:
-    graph: Graph = {
+    given = dict(zhclip=["clip", 0], text=CHINESE, clip=["ckpt", 1], captions="a cat\na dog")
+    graph = {
         "ckpt": node("CheckpointLoaderSimple", ckpt_name=graphs.CHECKPOINT),
         "clip": node("ZhCLIPLoader", file=ENCODER),
-        "inspect": node("ZhCLIPInspector", zhclip=["clip", 0], text=CHINESE, clip=["ckpt", 1], captions="a cat\na dog"),
+        "inspect": node("ZhCLIPInspector", **given),
     }
-    message = sdxl.refuse(graph)
-    assert message == "clip has the text encoders l; connect the CLIP of a checkpoint of SDXL.", message
+    assert "SDXL" in sdxl.refuse(graph)
 
 
 @pytest.mark.slow
 def test_the_grid_paints_an_sdxl_encoder_beside_its_own_clip(sdxl: Host) -> None:
     settings = dict(seed=1, steps=1, cfg=4.0, sampler_name="euler", scheduler="normal", width=32, height=32)
+    links = dict(model=["ckpt", 0], vae=["ckpt", 2], clip=["own", 0])
+    given = dict(encoders=f"english\n{ENCODER}", prompts=f"{CHINESE} | {ENGLISH}", negative="")
     graph = {
         "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "own": node("SDXLClip"),
-        "grid": node(
-            "ZhCLIPCompareGrid",
-            model=["ckpt", 0],
-            vae=["ckpt", 2],
-            clip=["own", 0],
-            encoders=f"english\n{ENCODER}",
-            prompts=f"{CHINESE} | {ENGLISH}",
-            negative="",
-            **settings,
-        ),
+        "grid": node("ZhCLIPCompareGrid", **links, **given, **settings),
         "save": node("SaveImage", images=["grid", 0], filename_prefix="grid"),
     }
-    (image,) = sdxl.succeed(graph)["save"]["images"]
+    (image,) = sdxl.outputs(graph)["save"]["images"]
     assert sdxl.picture(image).height > 64
-    graph["grid"]["inputs"]["encoders"] = graphs.ENCODER
-    assert "MODEL (SDXL), 2048 wide" in sdxl.refuse(graph)
 
 
 def test_a_prompt_is_counted_by_an_sdxl_file_and_the_loader_shows_its_report(sdxl: Host) -> None:
     counted = sdxl.post("/zhclip/count", {"file": ENCODER, "text": f"{CHINESE}, best quality", "bilingual": True})
     assert counted["capacity"] == WINDOW - 2 and len(counted["windows"]) == 1 and counted["windows"][0] > 3
     assert [span["language"] for span in counted["spans"]] == ["zh", "en"]
-    shown = sdxl.succeed(texts("red cat") | {"show": node("ConditioningProbe", conditioning=["text", 0], name="show")})
-    assert "Cosine loss to tests/teacher: aligned 0.300" in str(shown["clip"]["text"])
+    shown = sdxl.outputs(texts("red cat") | {"show": node("ConditioningProbe", conditioning=["text", 0], name="show")})
+    assert "tests/teacher: 0.300" in str(shown["clip"]["text"])
 
 
 @pytest.mark.slow
@@ -477,10 +382,10 @@ def test_calibration_fits_both_parts_and_the_pooled_vector(sdxl: Host) -> None:
     for name, clip, text in (("own", "own", ""), ("empty", "fit", ""), ("memory", "fit", "red cat")):
         graph[f"{name}.text"] = node("CLIPTextEncode", clip=[clip, 0], text=text)
         graph[f"{name}.probe"] = node("ConditioningProbe", conditioning=[f"{name}.text", 0], name=name)
-    said = sdxl.succeed(graph)["fit"]["text"][0].splitlines()
+    said = sdxl.outputs(graph)["fit"]["text"][0].splitlines()
     own, empty, memory = (load_file(sdxl.base / "output" / f"{n}.safetensors") for n in ("own", "empty", "memory"))
     old, new = artifact(), fmt.load(path)
-    (loaded,) = [probed(sdxl, texts("red cat") | {"clip": node("ZhCLIPLoader", file=path.name)}, "loaded")]
+    loaded = sdxl.conditioning(texts("red cat") | {"clip": node("ZhCLIPLoader", file=path.name)})
     path.unlink()
     assert [line.split(":")[0] for line in said[1:3]] == ["Last layer", "Pooled vector"] and len(said) == 4
     told = new.meta.report["calibration"]
@@ -509,7 +414,7 @@ def test_calibration_refuses_what_does_not_fit_in_one_sentence(sdxl: Host) -> No
     graph["fit"] = node("ZhCLIPCalibrate", zhclip=["clip", 0], clip=["own", 0], pairs=200, save_as="")
     message = sdxl.refuse(graph)
     narrow.unlink()
-    assert "are 768 + 1280 and 768 pooled wide" in message and "768 + 1280 and 1280 pooled: connect" in message, message
+    assert "768 + 1280 and 768 pooled" in message and "768 + 1280 and 1280 pooled" in message, message
     graph["clip"]["inputs"]["file"] = graphs.ENCODER
     message = sdxl.refuse(graph)
-    assert message.startswith("The CLIP at `clip` is not Stable Diffusion 1.5's but another model's"), message
+    assert "Stable Diffusion 1.5" in message and "\n" not in message, message

@@ -12,25 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests import small
-from tests.host import ROOT, in_host
+from tests.host import in_host
 from trainer.models.student import Student
 from zhclip import artifact as fmt
 from zhclip.structure import structures
 from zhclip.tokens import PromptTokenizer, Window
 
 TOLERANCE = 1e-4
-
-
-def weighted(prompts: list[str]) -> list[str]:
-    """A quarter of the prompts with weights of many kinds, some nested, some over two windows, some parted by BREAK."""
-    forms = [
-        "({}:1.3)",
-        "{} (red:0.5)",
-        "\uff08{}\uff1a0\uff09, dog",
-        "((cat)) BREAK ({}:-0.5)",
-        "(a ({}:1.2) b:1.5), c",
-    ]
-    return [forms[i % len(forms)].format(text) for i, text in enumerate(prompts[::4])]
 
 
 def by_arithmetic(artifact: fmt.Artifact, prompts: list[str], layer: int = -1) -> list[torch.Tensor]:
@@ -63,21 +51,16 @@ def by_arithmetic(artifact: fmt.Artifact, prompts: list[str], layer: int = -1) -
 
 
 def by_node(folder: Path, *jobs: tuple[Path, str], prompts: list[str]) -> list[list[torch.Tensor]]:
-    """The node's CLIP, for (artifact, way) pairs, all in one process: [[(windows * W, D)]]."""
+    """The node's CLIP, for (artifact, mode) pairs, all in one process: [[(windows * W, D)]]."""
     folder.mkdir(exist_ok=True)
     todo: list[dict[str, Any]] = [
-        {"artifact": str(artifact), "way": way, "prompts": prompts, "out": str(folder / f"{i}.safetensors")}
-        for i, (artifact, way) in enumerate(jobs)
+        {"artifact": str(artifact), "mode": mode, "prompts": prompts, "out": str(folder / f"{i}.safetensors")}
+        for i, (artifact, mode) in enumerate(jobs)
     ]
     (folder / "jobs.json").write_text(json.dumps(todo), encoding="utf-8")
-    in_host(ROOT / "tests" / "encode_in_host.py", folder / "jobs.json", timeout=600)
+    in_host("in_host.encode", folder / "jobs.json")
     found = [load_file(job["out"]) for job in todo]
     return [[tensors[f"cond.{i}"] for i in range(len(prompts))] for tensors in found]
-
-
-def worst(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
-    """Largest difference anywhere."""
-    return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
@@ -88,12 +71,12 @@ def test_trainer_arithmetic_and_node_agree(
     path = request.getfixturevalue(pair)
     artifact, prompts = fmt.load(path), small.prompts()[:: 200 // count]
     assert len(set(prompts)) == count and "" in prompts and max(map(len, prompts)) == 300
-    prompts = prompts + weighted(prompts)
+    prompts = prompts + small.weighted(prompts)
     student = Student.from_artifact(artifact)
     trained = [student.encode_prompt(text) for text in prompts]
     plain = by_arithmetic(artifact, prompts)
     (node,) = by_node(tmp_path, (path, "loaded"), prompts=prompts)
-    figures = {"trainer": worst(trained, plain), "node": worst(node, plain)}
+    figures = {"trainer": small.largest_difference(trained, plain), "node": small.largest_difference(node, plain)}
     print(f"{pair}: largest difference from zhclip's arithmetic: {figures}")
     assert max(figures.values()) < TOLERANCE, figures
     assert max(len(z) for z in node) >= 3 * artifact.meta.window
@@ -109,8 +92,11 @@ def test_every_form_of_artifact_and_an_offloaded_model_agree_too(tmp_path: Path)
     }
     for name, artifact in forms.items():
         fmt.save(artifact, tmp_path / f"{name}.safetensors")
-    prompts = small.prompts()[::16] + weighted(small.prompts())[::4]
-    jobs = [(tmp_path / f"{name}.safetensors", way) for name in forms for way in ("loaded", "offloaded", "skipped")]
-    for (path, way), node in zip(jobs, by_node(tmp_path / "out", *jobs, prompts=prompts)):
-        layer = -2 if way == "skipped" else -1
-        assert worst(node, by_arithmetic(forms[path.stem], prompts, layer)) < TOLERANCE, (path.stem, way)
+    prompts = small.prompts()[::16] + small.weighted(small.prompts())[::4]
+    jobs = [(tmp_path / f"{name}.safetensors", mode) for name in forms for mode in ("loaded", "offloaded", "skipped")]
+    for (path, mode), node in zip(jobs, by_node(tmp_path / "out", *jobs, prompts=prompts)):
+        layer = -2 if mode == "skipped" else -1
+        assert small.largest_difference(node, by_arithmetic(forms[path.stem], prompts, layer)) < TOLERANCE, (
+            path.stem,
+            mode,
+        )

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from painter.host import comfyui
 from tests import encoders, hub, runs
-from tests.host import comfyui
 from tests.tree import tracked
 from trainer.__main__ import main
 from trainer.base.comfyui import comfyui_around, install_folder

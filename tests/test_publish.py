@@ -82,7 +82,7 @@ def test_what_was_pushed_comes_back_and_the_node_loads_it(finished: Path, tmp_pa
     came = base / "models" / "text_encoders" / FILE
     assert came.read_bytes() == (finished / "encoder.safetensors").read_bytes()
     with running(base, "--fp32-text-enc") as host:
-        outputs = host.succeed(graphs.probe(PROMPT, "pushed", FILE))
+        outputs = host.outputs(graphs.probe(PROMPT, "pushed", FILE))
         assert "Cosine loss to teacher" in json.dumps(outputs) and "WARNING" not in json.dumps(outputs)
         node = load_file(base / "output" / "pushed.safetensors")["cond.0"]
     own = Student.from_artifact(load(finished / "encoder.safetensors")).encode([PROMPT])

@@ -18,14 +18,14 @@ from zhclip.structure import structures
 @pytest.fixture(scope="module")
 def trained(host: Host, clip_pair: Path) -> str:
     """The trainer's artifact among ComfyUI's encoders; its name there."""
-    return shutil.copyfile(clip_pair, host.base / "models" / "text_encoders" / "zhclip-trained.safetensors").name
+    return shutil.copyfile(clip_pair, host.encoders / "zhclip-trained.safetensors").name
 
 
 def test_a_trained_encoder_paints_by_an_sd15_checkpoint(host: Host, clip_pair: Path, trained: str) -> None:
     graph = graphs.paint("\u4e00\u53ea\u6a58\u732b\u5728\u6d77\u8fb9", "trained", trained)
     graph["probe"] = graphs.node("ConditioningProbe", conditioning=["text", 0], name="trained")
     graph["probe2"] = graphs.node("ConditioningProbe", conditioning=["none", 0], name="untexted")
-    outputs = host.succeed(graph)
+    outputs = host.outputs(graph)
     assert host.picture(outputs["save"]["images"][0]).size == (64, 64)
     structure = structures(load(clip_pair))["structure"]
     cond = load_file(host.base / "output" / "trained.safetensors")["cond.0"]
@@ -37,8 +37,8 @@ def test_a_trained_encoder_paints_by_an_sd15_checkpoint(host: Host, clip_pair: P
 
 
 def test_the_loaders_doubt_is_what_the_trainers_report_says(host: Host, trained: str) -> None:
-    report = load(host.base / "models" / "text_encoders" / trained).meta.report
-    host.succeed(graphs.probe("cat", "doubt", trained))
+    report = load(host.encoders / trained).meta.report
+    host.outputs(graphs.probe("cat", "doubt", trained))
     said = any(trained in line and "is not aligned" in line for line in host.tail(10**7).splitlines())
     # The tests' recipe takes twelve steps, which may or may not beat a constant: the warning must follow the figures.
     assert said == (report["loss"]["all"] >= report["baselines"]["constant"]["all"])

@@ -47,7 +47,7 @@ def painted(ui: Ui) -> list[str]:
 @pytest.mark.all_four
 def test_a_chinese_prompt_typed_into_a_template_is_painted(ui: Ui, words: dict) -> None:
     # As if new: a loader whose output ComfyUI has in its cache is not run, and says nothing.
-    (ui.host.base / "models" / "text_encoders" / named(WORKFLOW, "ZhCLIPLoader")).touch()
+    (ui.host.encoders / named(WORKFLOW, "ZhCLIPLoader")).touch()
     ui.open_template(FIRST)
     ui.shrink()
     ui.write(words["prompt"])
@@ -142,7 +142,7 @@ def through(workflow: dict[str, Any], node: dict[str, Any], kind: str = "CLIP") 
 
 
 def test_a_missing_encoder_is_explained_where_the_user_looks(ui: Ui) -> None:
-    file = ui.host.base / "models" / "text_encoders" / named(WORKFLOW, "ZhCLIPLoader")
+    file = ui.host.encoders / named(WORKFLOW, "ZhCLIPLoader")
     ui.open_template(FIRST)
     aside = file.rename(ui.host.base / "aside")
     ui.write("cat")
@@ -254,7 +254,7 @@ def test_the_help_pane_shows_each_nodes_page(open_ui: Opener, language: str) -> 
 @pytest.mark.all_four
 def test_pressing_r_offers_a_new_encoder(ui: Ui) -> None:
     ui.open_template(FIRST)
-    new = small.saved(ui.host.base / "models" / "text_encoders" / "new.safetensors")
+    new = small.saved(ui.host.encoders / "new.safetensors")
     ui.page.mouse.click(900, 650)
     ui.page.keyboard.press("r")
     ui.wait("ZhCLIPLoader", f"node.widgets[0].options.values.includes('{new.name}')")

@@ -64,7 +64,7 @@ def readable(host: Host, named: dict) -> Iterator[None]:
     pieces = [*sorted(c for c in characters if not c.isspace()), *(f"##{c}" for c in string.ascii_lowercase)]
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *pieces]
     assert len(names) <= len(small.pieces())
-    folder = host.base / "models" / "text_encoders"
+    folder = host.encoders
     paths = [folder / f"zhclip-{kind}.safetensors" for kind in ("sd15", "sdxl")]
     for path in paths:
         path.unlink()
