@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 Graph = dict[str, dict[str, Any]]
+Workflow = dict[str, Any]
+FOLDER = Path(__file__).resolve().parent.parent / "example_workflows"
+TEMPLATES = sorted(path.stem for path in FOLDER.glob("*.json"))
 CHECKPOINT = "sd15.safetensors"
 ENCODER = "encoder.safetensors"
 SDXL_CHECKPOINT, SDXL_ENCODER = "sdxl.safetensors", "sdxl-encoder.safetensors"
@@ -101,3 +105,8 @@ def save_lora(path: Path, matrices: dict[str, tuple[int, int]]) -> str:
         tensors[f"{name}.lora_down.weight"] = torch.randn((4, inner), generator=generator)
     save_file(tensors, path)
     return path.name
+
+
+def workflow(name: str) -> Workflow:
+    """An example workflow as the front end stores it."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))

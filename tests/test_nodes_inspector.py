@@ -126,73 +126,60 @@ def test_the_nearest_captions_are_those_of_the_trainers_own_measure(host: Host) 
     assert "read by the checkpoint's CLIP" in english and ENGLISH in english
 
 
-@pytest.mark.parametrize(
-    ("layer", "options", "expected"),
-    [
-        (None, {}, "the last of 3"),
-        (None, {"skip": True}, "the last of 3; the file has a target for the layer before it too (clip skip)"),
-        (-1, {}, "the last of 3"),
-        (-2, {"skip": True}, "-2 of 3, which the file was trained for"),
-        (-2, {}, "-2 of 3, which the file has no target for: its states go through what the last was trained for"),
-        (-3, {"skip": True}, "-3 of 3, which the file has no target for: its states go through what the last was"),
-    ],
-)
-def test_the_layer_in_use_is_named(host: Host, layer: int | None, options: dict[str, Any], expected: str) -> None:
-    path = small.saved(host.encoders / "layers.safetensors", layers=3, **options)
-    graph = inspect(CHINESE)
+def with_encoder(host: Host, text: str, layer: int | None = None, **options: Any) -> str:
+    """The report of another encoder, after CLIP Set Last Layer where a layer is given."""
+    path = small.saved(host.encoders / "other.safetensors", **options)
+    graph = inspect(text)
     graph["clip"]["inputs"]["file"] = path.name
     if layer is not None:
         graph["set"] = node("CLIPSetLastLayer", clip=["clip", 0], stop_at_clip_layer=layer)
         graph["inspect"]["inputs"]["zhclip"] = ["set", 0]
     found = report(host, graph)
     path.unlink()
-    (line,) = re.findall(r"^Layer in use: (.*)$", found, re.M)
-    assert line == expected if not expected.endswith("was") else line.startswith(expected)
+    return found
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("layer", "skip", "expected"),
     [
-        ({"aligned": False}, "is not aligned: its loss of 0.900 is no better than a constant's 0.500"),
-        ({"report": {}}, "carries no evaluation"),
+        (None, False, "the last of 3"),
+        (None, True, "the last of 3; the file has a target for the layer before it too (clip skip)"),
+        (-1, False, "the last of 3"),
+        (-2, True, "-2 of 3, which the file was trained for"),
+        (-2, False, "-2 of 3, which the file has no target for"),
+        (-3, True, "-3 of 3, which the file has no target for"),
     ],
 )
-def test_a_file_below_its_floor_is_warned_of(host: Host, changes: dict[str, Any], expected: str) -> None:
-    path = small.saved(host.encoders / "doubtful.safetensors", **changes)
-    graph = inspect(CHINESE)
-    graph["clip"]["inputs"]["file"] = path.name
-    found = report(host, graph)
-    path.unlink()
-    assert re.search(f"^Warning: this file {re.escape(expected)}", found, re.M)
+def test_the_layer_in_use_is_named(host: Host, layer: int | None, skip: bool, expected: str) -> None:
+    (line,) = re.findall(r"^Layer in use: (.*)$", with_encoder(host, CHINESE, layer, layers=3, skip=skip), re.M)
+    assert line.partition(":")[0] == expected
+
+
+@pytest.mark.parametrize("changes", [{"aligned": False}, {"report": {}}])
+def test_a_file_that_does_not_beat_a_constant_is_warned_of(host: Host, changes: dict[str, Any]) -> None:
+    assert re.search("^Warning: ", with_encoder(host, CHINESE, **changes), re.M)
     assert "Warning" not in report(host, inspect(CHINESE))
 
 
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "a stock CLIP": ({"zhclip": ["ckpt", 1]}, "connect the output of Load ZhCLIP Encoder here"),
-    "english alone": ({"english": ENGLISH}, "english is given and clip is not: connect the checkpoint's own CLIP"),
-    "model without clip": ({"model": ["ckpt", 0]}, "model is connected and clip is missing"),
-    "model without english": (
-        {"model": ["ckpt", 0], "clip": ["ckpt", 1]},
-        "model is connected and english is missing",
-    ),
-    "one caption": ({"captions": ENGLISH}, "captions holds one caption: give two or more, one a line"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_compared_is_refused_in_one_sentence(host: Host, case: str) -> None:
-    inputs, expected = WRONG[case]
-    message = host.refuse(inspect(CHINESE, **inputs))
-    assert expected in message and "\n" not in message, message
-
-
-def test_an_encoder_of_another_width_is_refused(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ({"zhclip": ["ckpt", 1]}, ["Load ZhCLIP Encoder"]),
+        ({"english": ENGLISH}, ["english", "clip"]),
+        ({"model": ["ckpt", 0]}, ["model", "clip is missing"]),
+        ({"model": ["ckpt", 0], "clip": ["ckpt", 1]}, ["model", "english is missing"]),
+        ({"captions": ENGLISH}, ["captions"]),
+        ({"zhclip": ["narrow", 0], "clip": ["ckpt", 1], "captions": f"{ENGLISH}\nA dog."}, ["768", "384"]),
+        (
+            {"zhclip": ["narrow", 0], "clip": ["ckpt", 1], "english": ENGLISH, "model": ["ckpt", 0]},
+            ["narrow.safetensors", "768", "384"],
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_sentence(
+    host: Host, inputs: dict[str, Any], named: list[str]
+) -> None:
     path = small.saved(host.encoders / "narrow.safetensors", teacher_width=384)
-    graph = inspect(CHINESE, clip=["ckpt", 1], english=ENGLISH, model=["ckpt", 0])
-    graph["clip"]["inputs"]["file"] = path.name
-    captions = inspect(CHINESE, clip=["ckpt", 1], captions=f"{ENGLISH}\nA dog.")
-    captions["clip"]["inputs"]["file"] = path.name
-    message, refused = host.refuse(graph), host.refuse(captions)
+    message = host.refuse(inspect(CHINESE, **inputs) | {"narrow": node("ZhCLIPLoader", file=path.name)})
     path.unlink()
-    assert "clip gives a conditioning 768 wide and the encoder one of 384: connect" in refused, refused
-    assert "384 wide (teacher tests/teacher)" in message and "768 wide" in message, message
+    assert all(name in message for name in named) and "\n" not in message, message

@@ -19,12 +19,12 @@ import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from safetensors.torch import save_file
 
+from painter.host import QUIET
 from tests import graphs
-from tests.host import QUIET, Host
+from tests.graphs import TEMPLATES, Workflow, workflow
+from tests.host import Host
 from tests.tree import ROOT
 
-FOLDER = ROOT / "example_workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 TITLE = 30  # pixels above a node's position
 # Loader -> where its files lie, and the tests' small file that stands for what a workflow of each kind names.
 FILES = {
@@ -51,12 +51,6 @@ SMALL = {
     "ZhCLIPCompareGrid": {"steps": 1, "width": 32, "height": 32},
 }
 LINES = {"ZhCLIPCompareGrid": "prompts", "ZhCLIPInspector": "captions"}
-Workflow = dict[str, Any]
-
-
-def workflow(name: str) -> Workflow:
-    """A workflow as the front end stores it."""
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def widgets(node: dict[str, Any]) -> list[str]:
@@ -81,7 +75,7 @@ def files(sdxl: Host) -> Iterator[None]:
             lora |= {f"{name}.lora_up.weight": torch.full((out, 1), 0.1), f"{name}.alpha": torch.tensor(1.0)}
             lora[f"{name}.lora_down.weight"] = torch.full((1, inner), 0.1)
         save_file(lora, models / "loras" / FILES["LoraLoader"][1][of])
-    for name in NAMES:
+    for name in TEMPLATES:
         for node in (node for node in workflow(name)["nodes"] if node["type"] in FILES):
             folder, stored = FILES[node["type"]]
             link = models / folder / node["widgets_values"][0]
@@ -94,8 +88,8 @@ def files(sdxl: Host) -> Iterator[None]:
 
 
 def test_the_template_browser_offers_every_workflow_with_its_picture(host: Host) -> None:
-    assert sorted(host.get("/api/workflow_templates")["zhclip"]) == NAMES and len(NAMES) >= 5
-    for name in NAMES:
+    assert sorted(host.get("/api/workflow_templates")["zhclip"]) == TEMPLATES and len(TEMPLATES) >= 5
+    for name in TEMPLATES:
         assert host.get(f"/api/workflow_templates/zhclip/{name}.json") == workflow(name)
         with urllib.request.urlopen(host.url(f"/api/workflow_templates/zhclip/{name}.jpg")) as answer:
             data = answer.read()
@@ -112,7 +106,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     return width, height
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_a_workflow_explains_itself_in_both_languages_and_names_where_its_nodes_come_from(name: str) -> None:
     nodes = workflow(name)["nodes"]
     notes = "\n".join(node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
@@ -130,7 +124,7 @@ def test_a_workflow_explains_itself_in_both_languages_and_names_where_its_nodes_
             assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_no_node_of_a_workflow_hides_another(name: str) -> None:
     for a, b in itertools.combinations(workflow(name)["nodes"], 2):
         (ax, ay), (aw, ah), (bx, by), (bw, bh) = a["pos"], a["size"], b["pos"], b["size"]
@@ -142,7 +136,7 @@ def test_no_node_of_a_workflow_hides_another(name: str) -> None:
 LONG = ("bilingual_lora_sdxl", "compare_encoders_sdxl", "inspector_sd15")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in TEMPLATES])
 def test_a_workflow_runs_to_its_picture(host: Host, name: str) -> None:
     made = shrunk(name)
     logged = len(host.tail(10**7))

@@ -15,14 +15,13 @@ from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 from safetensors.torch import save_file
 
 from tests import graphs
-from tests.browser.ui import WAIT_MS, Ui
+from tests.browser.ui import SHOTS, WAIT_MS, Ui
 from tests.host import ROOT, Host, started
 
 expect.set_options(timeout=WAIT_MS)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge", "microsoft-edge")
 CHANNELS = ("chrome", "msedge")  # where these two install themselves on Windows and macOS, Playwright knows
 CURE = "No browser for the tests: apt-get install chromium fonts-wqy-microhei, or install Chrome or Edge."
-SHOTS = ROOT / ".cache" / "screenshots"
 NEWEST = ROOT / ".cache" / "front_end" / "comfyui_frontend_package" / "static"
 SETTINGS = {
     # No first-run dialog, no notice of releases; no figures, map or panel over the canvas; all texts at any size.

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests import diffusion, small
-from tests.browser.conftest import SHOTS
+from tests.browser.ui import SHOTS
 from trainer.__main__ import main
 
 pytestmark = pytest.mark.slow  # it needs a browser

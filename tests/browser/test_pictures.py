@@ -16,10 +16,9 @@ import pytest
 from PIL import Image
 
 from tests import graphs, small
-from tests.browser.conftest import SHOTS
-from tests.browser.ui import Ui
+from tests.browser.ui import SHOTS, Ui
+from tests.graphs import FOLDER, TEMPLATES, Workflow, workflow
 from tests.host import Host
-from tests.test_templates import FOLDER, NAMES, Workflow, workflow
 from zhclip import artifact as fmt
 from zhclip.tokenizer import pack
 
@@ -59,7 +58,7 @@ MOVED = ("type", "widgets_values")  # 1.32.9 spreads the nodes when it makes Vue
 @pytest.fixture(scope="module", autouse=True)
 def readable(host: Host, named: dict) -> Iterator[None]:
     """An encoder whose vocabulary has every character of the prompts, as a full-size one has, for the token counts."""
-    nodes = [node for name in NAMES for node in workflow(name)["nodes"] if node["type"].endswith("TextEncode")]
+    nodes = [node for name in TEMPLATES for node in workflow(name)["nodes"] if node["type"].endswith("TextEncode")]
     characters = set("".join(node["widgets_values"][0] for node in nodes).lower()) | set(string.printable)
     pieces = [*sorted(c for c in characters if not c.isspace()), *(f"##{c}" for c in string.ascii_lowercase)]
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *pieces]
@@ -77,7 +76,7 @@ def readable(host: Host, named: dict) -> Iterator[None]:
 
 def test_every_workflow_opens_whole_and_uncovered(ui: Ui, request: pytest.FixtureRequest) -> None:
     case = request.node.callspec.id
-    for name in NAMES:
+    for name in TEMPLATES:
         ui.open_template(name)
         ui.page.wait_for_function("(n) => window.app.graph.nodes.length === n", arg=len(workflow(name)["nodes"]))
         keys = MOVED if case == "own-vue" else KEPT

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests import runs
-from tests.browser.conftest import SHOTS
+from tests.browser.ui import SHOTS
 from trainer.report.predictors import WORDS
 
 pytestmark = pytest.mark.slow  # it needs a browser

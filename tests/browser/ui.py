@@ -10,10 +10,11 @@ from typing import Any
 
 from playwright.sync_api import FilePayload, Locator, Page, TimeoutError
 
-from tests.host import Host
+from tests.host import ROOT, Host
 
 PAINT_MS = 120_000
 WAIT_MS = 60_000
+SHOTS = ROOT / ".cache" / "screenshots"
 FIND = """(kind) => window.app.graph.nodes.filter((node) => node.type === kind).at(-1)"""
 # A point of the newest node of a kind: of its title, or of the middle of one of its widgets where they are drawn.
 POINT = f"""([kind, widget]) => {{
