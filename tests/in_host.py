@@ -170,7 +170,8 @@ def load_and_free(path: str) -> float:
 
 def import_pack() -> dict[str, list[str]]:
     """Import the pack as ComfyUI's start does. Returns the node ids and the modules that this loaded."""
-    import comfy_api.latest  # noqa: F401 - ComfyUI has loaded both before it imports packs
+    for name in ("comfy.samplers", "comfy_api.latest"):  # which ComfyUI has loaded before it imports packs
+        importlib.import_module(name)
 
     before = set(sys.modules)
     nodes = asyncio.run(asyncio.run(pack_module("").comfy_entrypoint()).get_node_list())
