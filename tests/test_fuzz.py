@@ -13,7 +13,8 @@ import yaml
 
 from tests import fuzz
 from tests.corpora import WHOLE
-from tests.host import ROOT, in_host
+from tests.host import in_host
+from tests.tree import ROOT
 from trainer.base.recipe import Recipe, SettingsError
 from trainer.base.settings import corpus_name, parse, parse_recipe, public, recipe_parser, sources, to_recipe, to_yaml
 from trainer.corpus.lines import CorpusError
@@ -25,8 +26,7 @@ from trainer.sweep.grid import read_grid
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by what Linux counts")
 @pytest.mark.parametrize("count", [200, pytest.param(3000, marks=pytest.mark.slow)])
 def test_files_and_prompts_are_taken_or_refused_alike_by_trainer_and_node(count: int, tmp_path: Path) -> None:
-    printed = in_host(ROOT / "tests" / "fuzz_in_host.py", tmp_path, str(count), str(count), timeout=1800)
-    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    found = in_host("fuzz_checks.fuzz_both", tmp_path, str(count), timeout=1800)
     assert not found["faults"], found["faults"][:3]
     # Cases that are all refused would look at half of the code.
     assert count / 25 < found["taken"]["files"] < count * 3 / 4 and found["taken"]["prompts"] > count / 2

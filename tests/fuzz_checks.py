@@ -1,12 +1,11 @@
-"""Hostile files and prompts in a process that can import ComfyUI: `python fuzz_in_host.py FOLDER FILES PROMPTS`.
+"""Hostile files and prompts in a process that can import ComfyUI: for host.in_host.
 
-Prints each case before it is tried, and a line of JSON after all: how many of each kind were taken, and the faults.
+Prints each case before it is tried.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import resource
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from encode_in_host import pack_module  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
+from in_host import pack_module  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -92,7 +91,7 @@ def try_file(case: dict[str, Any], folder: Path) -> bool:
 @functools.cache
 def module(name: str) -> Any:
     """A module of the pack as ComfyUI has it."""
-    return importlib.import_module(f"pack.{name}") if "pack" in sys.modules else pack_module(name)
+    return pack_module(name)
 
 
 def read_in_node(path: Path) -> None:
@@ -141,12 +140,9 @@ def try_prompt(case: Any, folder: Path) -> bool:
     return True
 
 
-def main(folder: Path, counts: dict[str, int]) -> None:
-    """Try so many cases of each kind."""
-    sys.argv = [*sys.argv[:1], "--cpu", "--fp32-text-enc"]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+def fuzz_both(at: str, tries_each: str) -> dict[str, Any]:
+    """Try as many cases of files and of prompts. Returns how many of each were taken, and the faults."""
+    folder, counts = Path(at), {"files": int(tries_each), "prompts": int(tries_each)}
     tries = {"files": try_file, "prompts": try_prompt}
     taken, faults = dict.fromkeys(counts, 0), []
     with torch.inference_mode():
@@ -164,8 +160,4 @@ def main(folder: Path, counts: dict[str, int]) -> None:
                     taken[kind] += tries[kind](case, folder)
                 except BaseException:
                     faults.append([kind, case, traceback.format_exc()[-1500:]])
-    print(json.dumps({"taken": taken, "faults": faults}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), {"files": int(sys.argv[2]), "prompts": int(sys.argv[3])})
+    return {"taken": taken, "faults": faults}
