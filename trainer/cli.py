@@ -224,6 +224,8 @@ class Bars:
         if event.metrics:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in event.metrics.items()}, refresh=False)
         self.bar.update(event.done - self.bar.n)
+        if event.done >= event.total:
+            self.close()
 
     def close(self) -> None:
         """End the bar that is open."""
