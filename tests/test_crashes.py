@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert contents(runs.run(run, inputs)) == finished
 
 
-@pytest.mark.parametrize("stage", ["run"])
+@pytest.mark.parametrize("stage", ["run", "cache train"])
 def test_another_program_runs_the_trainer_cancels_it_and_continues(
     stage: str, inputs: dict[str, str], finished: dict[str, bytes], tmp_path: Path
 ) -> None:
