@@ -65,7 +65,7 @@ def of_student(folder: Path, planted: bool) -> None:
     prepare(student, TrainSettings(layers=1), None)
     ids = torch.tensor([student.tokens.windows(pair.zh)[0][:9] for pair in PAIRS[:4]]).to(NAME)
     positions = torch.arange(9).expand(4, -1)
-    z, _ = student(ids, positions=positions if planted else positions.to(NAME), kept=torch.arange(36, device=NAME))
+    z, _ = student(ids, positions=positions if planted else positions.to(NAME), index=torch.arange(36, device=NAME))
     assert z.device.type == NAME
     z.square().mean().backward()
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests import graphs, small
 from tests.graphs import Graph, node
 from tests.host import Host
-from trainer.models.clip_checkpoint import load_checkpoint
+from trainer.models.clip import load_checkpoint
 from zhclip import artifact as fmt
 from zhclip.io import digest
 

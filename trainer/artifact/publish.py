@@ -73,7 +73,7 @@ def require_aligned(meta: Meta, path: Path) -> None:
             f"{path}: it has no report, so its quality is unknown; publish an encoder that the evaluate and export "
             "stages wrote"
         )
-    loss, constant = meta.report["loss"]["all"], meta.report["floors"]["constant"]["all"]
+    loss, constant = meta.report["loss"]["all"], meta.report["baselines"]["constant"]["all"]
     if not loss < constant:
         raise PublishError(
             f"{path}: it is not aligned, its loss of {loss:.3f} is no better than a constant's {constant:.3f}, so "

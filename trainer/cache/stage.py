@@ -42,7 +42,8 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     """
     state = processes()
     model = require(recipe.student.model, "student.model", "the Chinese encoder")
-    student, teacher = load_student(model, recipe.window, state.device), teacher_of(recipe, state.device)
+    student = load_student(model, recipe.window, state.device, progress=progress)
+    teacher = teacher_of(recipe, state.device, progress)
     train, dev = (corpus.read_pairs(recipe.folder / "corpus" / f"{split}.tsv") for split in ("train", "dev"))
     with state.main_process_first():
         teacher = standardise.measure(recipe.cache_folder, teacher, train)

@@ -1,3 +1,1 @@
-"""The encoders as PyTorch modules: the student, a Chinese BERT with a map behind it, and the teacher, a checkpoint's
-text encoders or a BERT, all read strictly from published weights. It hands on `Student`, `Teacher` and what of the
-student is frozen."""
+"""The student, a Chinese BERT, and the teacher, a checkpoint's text encoders or a BERT, from published weights."""

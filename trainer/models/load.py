@@ -18,18 +18,11 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from tqdm import tqdm
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 
 from zhclip.artifact import Dimensions, bert_shapes
 from zhclip.bert import Bert
-from zhclip.models import KINDS, SD15, CheckpointKind, Part
+from zhclip.models import KINDS, SD15, CheckpointKind
 
 from ..base.errors import TrainerError, one_line
 
@@ -47,10 +40,7 @@ HALF = "model.fp16.safetensors"  # what diffusers writes in half precision, ofte
 TEXT = "zhclip-text.safetensors"  # the text encoder alone, written by trainer/models/download.py
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
 
-Clip: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 Tensors: TypeAlias = dict[str, torch.Tensor]
-CLIP_TOKENS, PROJECTION = "embeddings.token_embedding.weight", "text_projection.weight"
-CLIP_TYPES = ("clip", "clip_text_model")
 BERT_TOKENS = "embeddings.word_embeddings.weight"
 BERT_TYPES = ("bert", "chinese_clip", "chinese_clip_text_model")
 BERT_ARGUMENTS = (  # of BertConfig, in the order of Dimensions
@@ -225,54 +215,6 @@ def load_bert(folder: Path, flag: str, weights: bool = True) -> Bert:
     if others:
         raise ModelError(f"{where}: {len(others)} tensors are not those of such a BERT, the first is {min(others)}")
     return Bert.from_tensors(dimensions, {name: tensors[name] for name in shapes})
-
-
-def clip_class(kind: CheckpointKind, part: Part) -> type[Clip]:
-    """The last encoder of a kind with a pooled vector has a projection for it."""
-    return CLIPTextModelWithProjection if kind.pooled and part == kind.parts[-1] else CLIPTextModel
-
-
-def clip_config(kind: CheckpointKind, folder: Path, flag: str) -> CLIPTextConfig | None:
-    """Configuration of a folder's CLIP text encoder, None for a BERT. Raises ModelError for other models."""
-    config = read_config(folder, flag)
-    model_type = config.get("model_type")
-    if model_type == "bert" and len(kind.parts) == 1:
-        return None
-    if model_type not in CLIP_TYPES:
-        known = [*CLIP_TYPES, *(["bert"] if len(kind.parts) == 1 else [])]
-        raise ModelError(f"--{flag} {folder}: model_type is {model_type!r}; a teacher is one of {', '.join(known)}")
-    text = config.get("text_config", config) if model_type == "clip" else config
-    ignored = ("architectures", "model_type", "transformers_version", "dtype", "torch_dtype")
-    try:
-        return CLIPTextConfig(**{name: value for name, value in text.items() if name not in ignored})
-    except Exception as error:
-        raise ModelError(f"--{flag} {folder}: its config.json cannot be used ({one_line(error)})") from error
-
-
-def clip_tensors(tensors: Tensors) -> Tensors:
-    """The tensors of a CLIP text encoder by transformers' names without prefix, and of its projection, in fp32."""
-    prefix = prefix_of(tensors, PROJECTION)
-    projection = {} if prefix is None else {PROJECTION: tensors[prefix + PROJECTION].to(torch.float32, copy=True)}
-    return tensors_beside(tensors, CLIP_TOKENS) | projection
-
-
-def load_clip(make: type[Clip], config: CLIPTextConfig, tensors: Tensors | None, where: str) -> Clip:
-    """A CLIP text encoder in fp32 from `clip_tensors`; of None its shapes, with random numbers.
-
-    Raises ModelError, which begins with `where`, if a tensor is missing or has another shape.
-    """
-    try:
-        with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in make(config).state_dict().items()}
-        bare = {name: name.removeprefix("text_model.") for name in shapes}  # some versions of transformers have it
-        if tensors is None:
-            tensors = random_tensors({bare[name]: shape for name, shape in shapes.items()})
-        check_tensors(tensors, {bare[name]: shape for name, shape in shapes.items()}, where)
-        return make.from_pretrained(None, config=config, state_dict={name: tensors[bare[name]] for name in shapes})
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{where}: transformers cannot build its text encoder ({one_line(error)})") from error
 
 
 def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:

@@ -71,44 +71,44 @@ class Student(nn.Module):
     def forward(
         self,
         ids: torch.Tensor,
-        trunk: torch.Tensor | None = None,
+        frozen_hidden: torch.Tensor | None = None,
         depth: int = 0,
         positions: torch.Tensor | None = None,
-        kept: torch.Tensor | None = None,
-        hidden_keys: torch.Tensor | None = None,
+        index: torch.Tensor | None = None,
+        masked_keys: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, P) ids -> (B, P, D) before structure, at `positions` (B, P) of the window, by default its first P, and
-        where there is a pooled vector (B, G), from the first of them, else None.
+        """ids (B, P) -> vectors (B, P, D) before structure, and the pooled vectors (B, G), or None if there are none.
 
-        Positions that are padding may be left out. `kept` (T,): only so many of the flat (B, P) are computed, and the
-        others, none of which may be text, come back as zeros. `trunk` (B, P, S) is the state after `depth` layers, when
-        it is known already. `hidden_keys` (B, P) bool hides some more positions as keys.
+        frozen_hidden: (B, P, S) hidden states after `depth` layers, which then are not computed.
+        positions: (B, P) of the ids in their window, by default 0 to P - 1; only padding may be left out.
+        index: (T,) the positions of the flat (B, P) that are computed, all text among them; the others become zeros.
+        masked_keys: (B, P) bool, further positions that attention does not see.
         """
-        keys = self.keys(ids) if hidden_keys is None else self.keys(ids) & ~hidden_keys
-        if trunk is not None:
-            trunk = trunk.float()  # from half precision, as it is stored
-        last = self.bert(ids, keys, positions, kept, trunk, 0 if trunk is None else depth)
-        if kept is not None and positions is not None:
-            positions = positions.flatten()[kept]
+        keys = self.keys(ids) if masked_keys is None else self.keys(ids) & ~masked_keys
+        if frozen_hidden is not None:
+            frozen_hidden = frozen_hidden.float()  # stored in half precision
+        last = self.bert(ids, keys, positions, index, frozen_hidden, 0 if frozen_hidden is None else depth)
+        if index is not None and positions is not None:
+            positions = positions.flatten()[index]
         z = project(last, self.proj_weight, bias_at(self.proj_bias, positions))
-        z = z if kept is None else unpack(z, kept, keys.shape)
+        z = z if index is None else unpack(z, index, keys.shape)
         if self.pooled is None and self.pooled_weight is None:
             return z, None
-        first = (last if kept is None else unpack(last, kept, keys.shape))[:, :1]  # a window of one, as in the file
+        first = (last if index is None else unpack(last, index, keys.shape))[:, :1]  # a window of one, as in the file
         return z, project(first, self.pooled_weight, self.pooled_bias)[:, 0]
 
-    def encode_ids(self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, W) ids -> (B, W, D) conditioning, structure applied. `hidden_keys` as in `forward`."""
-        return self.encode_both(ids, hidden_keys)[0]
+    def encode_ids(self, ids: torch.Tensor, masked_keys: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, W) ids -> (B, W, D) conditioning, structure applied. `masked_keys` as in `forward`."""
+        return self.encode_both(ids, masked_keys)[0]
 
     @torch.inference_mode()
     def encode_both(
-        self, ids: torch.Tensor, hidden_keys: torch.Tensor | None = None
+        self, ids: torch.Tensor, masked_keys: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`encode_ids`, and the pooled vectors (B, G) where there are some, else None."""
+        """`encode_ids`, and the pooled vectors (B, G) or None if there are none."""
         ids = ids.to(self.bert.device)
-        hidden_keys = None if hidden_keys is None else hidden_keys.to(ids.device)
-        z, pooled = self(ids, hidden_keys=hidden_keys)
+        masked_keys = None if masked_keys is None else masked_keys.to(ids.device)
+        z, pooled = self(ids, masked_keys=masked_keys)
         empty = self.tokens.is_empty(ids)
         if self.pooled is not None and pooled is not None:
             pooled = self.pooled.apply(pooled[:, None], empty)[:, 0]
@@ -124,8 +124,8 @@ class Student(nn.Module):
         windows = self.tokens.weighted_windows(text)
         batch = rows(windows)
         ids = torch.tensor([row.ids for row in batch])
-        hidden_keys = torch.tensor([[at in row.hidden for at in range(len(row.ids))] for row in batch])
-        return combine(self.encode_ids(ids, hidden_keys), windows).flatten(0, 1)
+        masked_keys = torch.tensor([[at in row.hidden for at in range(len(row.ids))] for row in batch])
+        return combine(self.encode_ids(ids, masked_keys), windows).flatten(0, 1)
 
 
 def load_student(

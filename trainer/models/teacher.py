@@ -18,21 +18,9 @@ from ..base.comfyui import clip_tokenizer
 from ..base.recipe import Recipe
 from ..base.settings import public_name, require
 from ..progress import Listener
-from .clip_checkpoint import load_checkpoint
+from .clip import Clip, clip_class, clip_config, clip_tensors, load_checkpoint, load_clip
 from .download import text_weights
-from .load import (
-    Clip,
-    ModelError,
-    clip_class,
-    clip_config,
-    clip_tensors,
-    load_bert,
-    load_clip,
-    read_tensors,
-    read_tokenizer,
-    resolve,
-    text_encoder_folders,
-)
+from .load import ModelError, load_bert, read_tensors, read_tokenizer, resolve, text_encoder_folders
 
 FLAG = "teacher.model"
 
@@ -113,24 +101,21 @@ class Teacher:
 
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Captions -> targets (B, window, D) fp32 and lengths (B,)."""
-        ids, lengths = self._tokens_there(texts)
-        return self.states(ids, lengths, torch.arange(self.window, device=ids.device).expand_as(ids)), lengths
+        ids, lengths = self._on_device(texts)
+        positions = torch.arange(self.window, device=ids.device).expand_as(ids)
+        return self.outputs(ids, lengths, positions)[0], lengths
 
     def encode_pooled(self, texts: list[str]) -> torch.Tensor | None:
         """Captions -> pooled vectors (B, G) fp32, or None where the kind has none."""
         if not self.pooled_width:
             return None
-        ids, lengths = self._tokens_there(texts)
+        ids, lengths = self._on_device(texts)
         text = torch.arange(int(lengths.max()), device=ids.device)
         return self.outputs(ids, lengths, text.expand(len(ids), -1))[1]
 
-    def _tokens_there(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _on_device(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         ids, lengths = self.tokens(texts)
         return ids.to(self.models[0].device), lengths.to(self.models[0].device)
-
-    def states(self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """The first of the `outputs`."""
-        return self.outputs(ids, lengths, positions)[0]
 
     @torch.inference_mode()
     def outputs(

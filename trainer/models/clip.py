@@ -1,27 +1,32 @@
-"""CLIP text encoders from a checkpoint file, which keeps CLIP-L by transformers' names and bigG by open_clip's."""
+"""CLIP text encoders from a folder, or from a checkpoint file, which has CLIP-L by transformers' names and bigG by
+open_clip's."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from zhclip.models import KINDS, SD15, CheckpointKind, Part
 
+from ..base.errors import one_line
 from .load import (
     CHECKPOINTS,
-    CLIP_TOKENS,
-    PROJECTION,
-    Clip,
     ModelError,
     Tensors,
-    clip_class,
-    clip_tensors,
-    load_clip,
+    check_tensors,
+    prefix_of,
+    random_tensors,
+    read_config,
     read_tensors,
+    tensors_beside,
 )
 
+Clip: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
+CLIP_TOKENS, PROJECTION = "embeddings.token_embedding.weight", "text_projection.weight"
+CLIP_TYPES = ("clip", "clip_text_model")
 POSITIONS, INTERMEDIATE = "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight"
 HEAD = 64  # width of an attention head in every published CLIP text encoder
 OPEN_CLIP = {  # open_clip's names to transformers', applied in this order
@@ -35,6 +40,54 @@ OPEN_CLIP = {  # open_clip's names to transformers', applied in this order
     ".mlp.c_fc.": ".mlp.fc1.",
     ".mlp.c_proj.": ".mlp.fc2.",
 }
+
+
+def clip_class(kind: CheckpointKind, part: Part) -> type[Clip]:
+    """The last encoder of a kind with a pooled vector has a projection for it."""
+    return CLIPTextModelWithProjection if kind.pooled and part == kind.parts[-1] else CLIPTextModel
+
+
+def clip_config(kind: CheckpointKind, folder: Path, flag: str) -> CLIPTextConfig | None:
+    """Configuration of a folder's CLIP text encoder, None for a BERT. Raises ModelError for other models."""
+    config = read_config(folder, flag)
+    model_type = config.get("model_type")
+    if model_type == "bert" and len(kind.parts) == 1:
+        return None
+    if model_type not in CLIP_TYPES:
+        known = [*CLIP_TYPES, *(["bert"] if len(kind.parts) == 1 else [])]
+        raise ModelError(f"--{flag} {folder}: model_type is {model_type!r}; a teacher is one of {', '.join(known)}")
+    text = config.get("text_config", config) if model_type == "clip" else config
+    ignored = ("architectures", "model_type", "transformers_version", "dtype", "torch_dtype")
+    try:
+        return CLIPTextConfig(**{name: value for name, value in text.items() if name not in ignored})
+    except Exception as error:
+        raise ModelError(f"--{flag} {folder}: its config.json cannot be used ({one_line(error)})") from error
+
+
+def clip_tensors(tensors: Tensors) -> Tensors:
+    """The tensors of a CLIP text encoder by transformers' names without prefix, and of its projection, in fp32."""
+    prefix = prefix_of(tensors, PROJECTION)
+    projection = {} if prefix is None else {PROJECTION: tensors[prefix + PROJECTION].to(torch.float32, copy=True)}
+    return tensors_beside(tensors, CLIP_TOKENS) | projection
+
+
+def load_clip(make: type[Clip], config: CLIPTextConfig, tensors: Tensors | None, where: str) -> Clip:
+    """A CLIP text encoder in fp32 from `clip_tensors`; of None its shapes, with random numbers.
+
+    Raises ModelError, which begins with `where`, if a tensor is missing or has another shape.
+    """
+    try:
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in make(config).state_dict().items()}
+        bare = {name: name.removeprefix("text_model.") for name in shapes}  # some versions of transformers have it
+        if tensors is None:
+            tensors = random_tensors({bare[name]: shape for name, shape in shapes.items()})
+        check_tensors(tensors, {bare[name]: shape for name, shape in shapes.items()}, where)
+        return make.from_pretrained(None, config=config, state_dict={name: tensors[bare[name]] for name in shapes})
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{where}: transformers cannot build its text encoder ({one_line(error)})") from error
 
 
 def load_checkpoint(path: Path, flag: str) -> tuple[CheckpointKind, tuple[Clip, ...]]:
