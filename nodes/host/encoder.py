@@ -124,7 +124,7 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         return Window(ids, [1.0] * len(ids))
 
     def process_tokens(self, tokens: list[Any], device: Any) -> tuple[Any, ...]:
-        """Embeddings, key mask and counts, as in core. The mask also hides spans, and shows padding if the file does."""
+        """Embeddings, key mask and counts. The mask also hides spans, and shows padding where the file says so."""
         embeds, mask, *others = super().process_tokens(tokens, device)
         if not self.meta.mask_padding:
             mask = torch.ones_like(mask)

@@ -1,0 +1,159 @@
+"""Our own nodes with an SDXL file, checkpoint and CLIP in the real ComfyUI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import graphs, small
+from tests.graphs import Graph, node
+from tests.host import Host
+from zhclip import artifact as fmt
+from zhclip.languages import route
+from zhclip.structure import structures
+
+CHECKPOINT, ENCODER = graphs.SDXL_CHECKPOINT, graphs.SDXL_ENCODER
+L, G = WIDTHS = (768, 1280)
+WINDOW = 77
+CHINESE, ENGLISH = small.captions()[0]
+SOURCES = {"ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT), "clip": node("ZhCLIPLoader", file=ENCODER)}
+
+
+def bilingual(text: str, zhclip: str = ENCODER, clip: list[Any] | None = None) -> Graph:
+    """The prompt through ZhCLIP Text Encode, its English by SDXL's own CLIP unless `clip` says otherwise."""
+    return {
+        "own": node("SDXLClip"),
+        "clip": node("ZhCLIPLoader", file=zhclip),
+        "sd15": node("CheckpointLoaderSimple", ckpt_name=graphs.CHECKPOINT),
+        "text": node("ZhCLIPTextEncode", zhclip=["clip", 0], text=text, clip=clip or ["own", 0]),
+    }
+
+
+def test_english_is_read_by_sdxls_own_clip_and_pooled_is_the_chinese(sdxl: Host) -> None:
+    text = f"masterpiece, best quality BREAK ({CHINESE}:1.2), my_trigger"
+    graph, segments = bilingual(text), route(text)
+    for i, (language, prompt) in enumerate(segments):
+        graph[f"text{i}"] = node("CLIPTextEncode", clip=["clip" if language == "zh" else "own", 0], text=prompt)
+    assert [language for language, _ in segments] == ["en", "zh", "en"]
+    found = sdxl.conditioning(graph)
+    pieces = [sdxl.conditioning(graph, f"text{i}") for i in range(3)]
+    assert found["cond.0"].shape == (1, 3 * WINDOW, L + G)
+    assert torch.equal(found["cond.0"], torch.cat([piece["cond.0"] for piece in pieces], dim=1))
+    assert torch.equal(found["pooled.0"], pieces[1]["pooled.0"])
+    english = sdxl.conditioning(bilingual("masterpiece, best quality"))
+    assert torch.equal(english["pooled.0"], pieces[0]["pooled.0"])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"clip": ["sd15", 1]}, "SDXL"), ({"zhclip": graphs.ENCODER}, "Stable Diffusion 1.5")],
+)
+def test_a_clip_of_another_kind_of_checkpoint_is_refused_by_name(
+    sdxl: Host, options: dict[str, Any], named: str
+) -> None:
+    probe = {"probe": node("ConditioningProbe", conditioning=["text", 0], name="refused")}
+    message = sdxl.refuse(bilingual("cat", **options) | probe)
+    assert f"the ZhCLIP encoder is for {named}" in message and "\n" not in message, message
+
+
+@pytest.mark.slow
+def test_the_inspector_compares_by_sdxls_model_and_clip(sdxl: Host) -> None:
+    captions = "\n".join(zh for zh, _ in small.captions()[:4])
+    given = dict(zhclip=["clip", 0], text=CHINESE, english=CHINESE, model=["ckpt", 0], captions=captions)
+    graph = {"own": node("SDXLClip")} | SOURCES
+    graph["inspect"] = node("ZhCLIPInspector", clip=["clip", 0], **given)
+    graph["show"] = node("PreviewAny", source=["inspect", 1])
+    (own,) = sdxl.outputs(graph)["show"]["text"]
+    assert "layer -2 of the teacher" in own and "this encoder: 0.300" in own
+    mean = next(line.split("\t") for line in own.splitlines() if line.startswith("mean\t"))
+    assert mean[1:4] == ["1.000"] * 3 and float(mean[4]) < 0.999
+    assert f"1.000  {CHINESE}" in own  # itself among the captions
+    graph["inspect"]["inputs"] |= {"clip": ["own", 0], "english": ENGLISH}
+    (other,) = sdxl.outputs(graph)["show"]["text"]
+    mean = next(line.split("\t") for line in other.splitlines() if line.startswith("mean\t"))
+    assert all(-1 <= float(value) < 0.999 for value in mean[1:4])
+
+
+@pytest.mark.slow
+def test_captions_are_not_read_by_a_clip_of_another_kind(sdxl: Host) -> None:
+    given = dict(zhclip=["clip", 0], text=CHINESE, clip=["ckpt", 1], captions="a cat\na dog")
+    graph = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=graphs.CHECKPOINT),
+        "clip": node("ZhCLIPLoader", file=ENCODER),
+        "inspect": node("ZhCLIPInspector", **given),
+    }
+    assert "SDXL" in sdxl.refuse(graph)
+
+
+@pytest.mark.slow
+def test_the_grid_paints_an_sdxl_encoder_beside_its_own_clip(sdxl: Host) -> None:
+    settings = dict(seed=1, steps=1, cfg=4.0, sampler_name="euler", scheduler="normal", width=32, height=32)
+    links = dict(model=["ckpt", 0], vae=["ckpt", 2], clip=["own", 0])
+    given = dict(encoders=f"english\n{ENCODER}", prompts=f"{CHINESE} | {ENGLISH}", negative="")
+    graph = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "own": node("SDXLClip"),
+        "grid": node("ZhCLIPCompareGrid", **links, **given, **settings),
+        "save": node("SaveImage", images=["grid", 0], filename_prefix="grid"),
+    }
+    (image,) = sdxl.outputs(graph)["save"]["images"]
+    assert sdxl.picture(image).height > 64
+
+
+def test_a_prompt_is_counted_by_an_sdxl_file_and_the_loader_shows_its_report(sdxl: Host) -> None:
+    counted = sdxl.post("/zhclip/count", {"file": ENCODER, "text": f"{CHINESE}, best quality", "bilingual": True})
+    assert counted["capacity"] == WINDOW - 2 and len(counted["windows"]) == 1 and counted["windows"][0] > 3
+    assert [span["language"] for span in counted["spans"]] == ["zh", "en"]
+    shown = sdxl.outputs(
+        graphs.encode("red cat", ENCODER) | {"show": node("ConditioningProbe", conditioning=["text", 0], name="show")}
+    )
+    assert "tests/teacher: 0.300" in str(shown["clip"]["text"])
+
+
+@pytest.mark.slow
+def test_calibration_fits_both_parts_and_the_pooled_vector(sdxl: Host) -> None:
+    path = sdxl.base / "models" / "text_encoders" / "tuned.safetensors"
+    graph: Graph = {"own": node("SDXLClip"), "clip": node("ZhCLIPLoader", file=ENCODER)}
+    graph["fit"] = node("ZhCLIPCalibrate", zhclip=["clip", 0], clip=["own", 0], pairs=200, save_as="tuned")
+    for name, clip, text in (("own", "own", ""), ("empty", "fit", ""), ("memory", "fit", "red cat")):
+        graph[f"{name}.text"] = node("CLIPTextEncode", clip=[clip, 0], text=text)
+        graph[f"{name}.probe"] = node("ConditioningProbe", conditioning=[f"{name}.text", 0], name=name)
+    said = sdxl.outputs(graph)["fit"]["text"][0].splitlines()
+    own, empty, memory = (load_file(sdxl.base / "output" / f"{n}.safetensors") for n in ("own", "empty", "memory"))
+    old, new = small.sdxl_artifact(WIDTHS, pooled=G), fmt.load(path)
+    loaded = sdxl.conditioning(graphs.encode("red cat", path.name))
+    path.unlink()
+    assert [line.split(":")[0] for line in said[1:3]] == ["Last layer", "Pooled vector"] and len(said) == 4
+    told = new.meta.report["calibration"]
+    assert told["applied"] == ["last", "pooled"] and new.meta.teacher.layer == -2 and new.meta.widths == WIDTHS
+    for at in ("last", "pooled"):
+        assert 0 < told[at]["loss"]["after"] < 0.9 * told[at]["loss"]["before"]
+    for kind in ("cond.0", "pooled.0"):
+        torch.testing.assert_close(empty[kind], own[kind], atol=2e-3, rtol=1e-3)
+        assert torch.equal(loaded[kind], memory[kind])
+    mean, std, table = (new.structure[name] for name in ("mean", "std", "norms"))
+    assert torch.equal(mean, old.structure["mean"])
+    assert table.shape == (WINDOW, 2) and new.pooled["norms"].shape == (1, 1)
+    standard = structures(new)["structure"].standardised()
+    states = (loaded["cond.0"][0] - mean) / std
+    parts = torch.stack([part.norm(dim=-1) for part in states.split(WIDTHS, dim=-1)], dim=-1)
+    torch.testing.assert_close(parts[1:], table[1:], rtol=1e-3, atol=1e-3)
+    assert standard.position0 is not None
+    torch.testing.assert_close(states[0], standard.position0, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_calibration_refuses_what_does_not_fit_in_one_sentence(sdxl: Host) -> None:
+    narrow = sdxl.base / "models" / "text_encoders" / "narrow.safetensors"
+    fmt.save(small.sdxl_artifact(WIDTHS, pooled=L), narrow)
+    graph: Graph = {"own": node("SDXLClip"), "clip": node("ZhCLIPLoader", file=narrow.name)}
+    graph["fit"] = node("ZhCLIPCalibrate", zhclip=["clip", 0], clip=["own", 0], pairs=200, save_as="")
+    message = sdxl.refuse(graph)
+    narrow.unlink()
+    assert "768 + 1280 and 768 pooled" in message and "768 + 1280 and 1280 pooled" in message, message
+    graph["clip"]["inputs"]["file"] = graphs.ENCODER
+    message = sdxl.refuse(graph)
+    assert "Stable Diffusion 1.5" in message and "\n" not in message, message
