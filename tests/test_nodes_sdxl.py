@@ -256,7 +256,7 @@ def test_controlnet_acts_and_the_conditioning_stays(
 
 
 @pytest.mark.parametrize(
-    ("make", "checkpoint", "figures"),
+    ("make", "model", "figures"),
     [
         (None, graphs.CHECKPOINT, ["2048", "SD15", "768"]),
         (lambda: small.artifact(), CHECKPOINT, ["768", "SDXL", "2048"]),
@@ -265,13 +265,13 @@ def test_controlnet_acts_and_the_conditioning_stays(
     ],
 )
 def test_a_file_for_another_kind_of_model_is_refused_at_the_loader(
-    sdxl: Host, make: Any, checkpoint: str, figures: list[str]
+    sdxl: Host, make: Any, model: str, figures: list[str]
 ) -> None:
     path = sdxl.encoders / ("other.safetensors" if make else ENCODER)
     if make:
         fmt.save(make(), path)
     graph = painting()
     graph["clip"]["inputs"]["file"] = path.name
-    graph["ckpt"]["inputs"]["ckpt_name"] = checkpoint
+    graph["ckpt"]["inputs"]["ckpt_name"] = model
     message = sdxl.refuse(graph)
     assert all(figure in message for figure in [str(path), *figures]) and "\n" not in message, message
