@@ -25,9 +25,9 @@ from trainer.corpus import stage as corpus
 from trainer.models.freezing import trunk_depth
 from trainer.models.teacher import teacher_of
 from trainer.models.tokenizer import load_tokens
-from trainer.report.floors import answers
-from trainer.training import checkpoint, opening
-from trainer.training.stage import clip_gradient
+from trainer.report.baselines import teacher_targets
+from trainer.training import checkpoint, setup
+from trainer.training.loop import clip_gradient
 
 
 def prepare_run(folder: Path, rows: int, settings: TrainSettings, quick: bool, sdxl: bool = False) -> Recipe:
@@ -45,7 +45,7 @@ def prepare_run(folder: Path, rows: int, settings: TrainSettings, quick: bool, s
 
 def ours(recipe: Recipe) -> Iterator[None]:
     """The trainer's loop without its logs and checkpoints. Yields after each step."""
-    training = opening.Training.open(recipe)
+    training = setup.Training.open(recipe)
     assert training is not None
     accelerator, student, limit = training.accelerator, training.student, recipe.train.clip or 1.0
     learning, depth = checkpoint.trainable(student), trunk_depth(recipe.train, student.depth) or 0
@@ -53,7 +53,7 @@ def ours(recipe: Recipe) -> Iterator[None]:
     model.train()
     for batch in training.batches():
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        z, pooled = model(batch["ids"], batch.get("trunk"), depth, batch["positions"], batch["kept"])
+        z, pooled = model(batch["ids"], batch.get("frozen_hidden"), depth, batch["positions"], batch["flat_index"])
         accelerator.backward(training.loss(z, pooled, batch)["objective"])
         clip_gradient(accelerator, list(learning.values()), limit)
         optimiser.step()
@@ -64,12 +64,12 @@ def ours(recipe: Recipe) -> Iterator[None]:
 def plain(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """The plain loop on the same captions, the teacher's answers in memory."""
     pairs, batch = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv"), recipe.train.batch
-    answer, rows = answers(teacher_of(recipe, device), pairs), range(len(pairs))
+    answer, rows = teacher_targets(teacher_of(recipe, device), pairs), range(len(pairs))
     target = torch.cat([answer(list(rows[at : at + 64])).half() for at in rows[::64]]).to(device)
     tokens = load_tokens(str(recipe.student.model), recipe.window)
     ids = torch.tensor([tokens.windows(pair.zh)[0] for pair in pairs], device=device)
     model = plain_loop.load(Path(str(recipe.student.model)), recipe.train.strategy).to(device)
-    return plain_loop.steps(model, ids, (ids != 0).long(), target, batch, opening.precision(recipe.train))
+    return plain_loop.steps(model, ids, (ids != 0).long(), target, batch, setup.precision(recipe.train))
 
 
 def finished(steps: Iterator[None], device: torch.device) -> None:
@@ -100,7 +100,7 @@ def main() -> None:
             recipe = prepare_run(folder, rows, settings, given.quick)
             one, other = plain(recipe, device), ours(recipe)
         measured = race(lambda: finished(one, device), lambda: finished(other, device), given.quick, repeat=4)
-    what = f"{device.type}, precision {opening.precision(settings)}, {rows} captions"
+    what = f"{device.type}, precision {setup.precision(settings)}, {rows} captions"
     beside = "SD1.5's" if given.sdxl else "plain loop"
     tell({f"{given.strategy}, a step of {batch}": measured}, beside, what, given.json)
 

@@ -9,8 +9,8 @@ from diffusers import UNet2DConditionModel
 from painter.drawable import HEARD, PLAIN, UNHEARD, Manner, Prompt, hand_written, held_out_prompts
 from painter.paint import Encode, score_encoder
 from painter.reader import ATTRIBUTES
-from trainer.base.html import markdown_table
 from trainer.models.student import Student
+from trainer.report.tables import markdown_table
 from zhclip.artifact import load
 
 DRAWINGS = (1, 2, 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.far_device import DOUBLE, NAME, WAITS  # first: it changes torch
 
 from tests import diffusion, encoders, runs, small  # isort: skip
 from tests.small import captions
-from trainer.base.recipe import Recipe, TrainSettings
+from trainer.base.recipe import TrainSettings
 from trainer.base.settings import parse_recipe
 from trainer.cache import stage as cache
 from trainer.cache.builder import CacheBuilder
@@ -31,13 +31,13 @@ from trainer.corpus.pairs import Pair
 from trainer.models.freezing import prepare
 from trainer.models.student import Student, load_student
 from trainer.models.teacher import Teacher, load_teacher
-from trainer.report import floors
-from trainer.report.floors import Floors, answers
-from trainer.report.scoring import score
-from trainer.training import checkpoint, opening
-from trainer.training import stage as training
-from trainer.training.batches import Captions, Piece
-from trainer.training.loss import Loss
+from trainer.report import baselines
+from trainer.report.baselines import Baselines, teacher_targets
+from trainer.report.score import score
+from trainer.training import checkpoint, setup
+from trainer.training import loop as training
+from trainer.training.data import CaptionDataset, Microbatch
+from trainer.training.losses import Loss
 from zhclip import artifact as fmt
 from zhclip import ridge
 from zhclip.pipelines import PromptEncoder
@@ -76,12 +76,12 @@ def of_loss(folder: Path, planted: bool) -> None:
     cache, train = cached(folder, teacher, student), TrainSettings(layers=1)
     prepare(student, train, cache.ridge(1e-3))
     student.to(NAME)
-    batch = Captions(cache, contrast=True).__getitems__(Piece(list(range(8)), 0, 8))
+    batch = CaptionDataset(cache, contrast=True)[Microbatch(list(range(8)), 0, 8)]
     batch = {name: tensor.to(NAME) for name, tensor in batch.items()}
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=1e-3)
-    z, pooled = student(batch["ids"], batch["trunk"], DEPTH, batch["positions"], batch["kept"])
-    loss = Loss.of(cache, train, student, torch.device("cpu" if planted else NAME))
+    z, pooled = student(batch["ids"], batch["frozen_hidden"], DEPTH, batch["positions"], batch["flat_index"])
+    loss = Loss.from_cache(cache, train, student, torch.device("cpu" if planted else NAME))
     before = [parameter.detach().cpu().clone() for parameter in learning]
     loss(z, pooled, batch)["objective"].backward()
     torch.nn.utils.clip_grad_norm_(learning, 1.0, foreach=False)
@@ -102,12 +102,14 @@ def of_cache(folder: Path, planted: bool) -> None:
 
 
 def of_scoring(folder: Path, planted: bool) -> None:
-    """A report with its floors."""
+    """A report with its baselines."""
     teacher, student = encoders_there(folder)
     train, dev = cached(folder, teacher, student), cached(folder, teacher, student, None)
     if planted:
-        floors.Floors.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
-    report = score(student, [(dev, Floors.of(train, 1e-3, answers(teacher, PAIRS)))], PAIRS).report
+        baselines.Baselines.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
+    report = score(
+        student, [(dev, Baselines.from_cache(train, 1e-3, teacher_targets(teacher, PAIRS)))], PAIRS, 8
+    ).report
     assert set(report["baselines"]) == {"constant", "nearest", "untrained", "ridge"}
 
 
@@ -132,27 +134,27 @@ def of_train(folder: Path, planted: bool) -> None:
     recipe.run, recipe.window, recipe.cache.dir = str(folder / "run"), 32, str(folder / "cache")
     recipe.student.model, recipe.teacher.model, recipe.corpus.train, recipe.corpus.dev = given.values()
     recipe.train = replace(recipe.train, steps=9, save_every=9, dev_every=None, accumulate=2, precision="no")
-    accelerator_of, ahead, means = opening.accelerator_of, opening.ahead, training._means
+    make_accelerator, prefetch, means = setup.make_accelerator, setup.prefetch, training._means
     waited, device = [], torch.device("cpu")
 
-    def there(recipe: Recipe) -> Accelerator:
-        accelerator = accelerator_of(recipe)
+    def there(train: TrainSettings) -> Accelerator:
+        accelerator = make_accelerator(train)
         # The student is there already, and torch would make its parameters anew (far_device.py).
         accelerator.device_placement = False
         accelerator.state.device = PartialState().device = device
         return accelerator
 
-    def watched(batches: Iterable[opening.Batch]) -> Iterator[opening.Batch]:
-        for number, batch in enumerate(ahead(batches)):
+    def watched(batches: Iterator[setup.Batch]) -> Generator[setup.Batch, None, None]:
+        for number, batch in enumerate(prefetch(batches)):
             if number == 0:  # the cache goes there once, before it
                 WAITS.clear()
             yield batch
 
-    def told(pending: list[opening.Batch], accelerator: Accelerator) -> dict[str, float]:
+    def told(pending: list[setup.Batch], accelerator: Accelerator) -> dict[str, float]:
         waited.extend(WAITS)  # before the figures of the last steps are asked for, which torch gives of no such tensor
         return means([{name: tensor.cpu() for name, tensor in terms.items()} for terms in pending], accelerator)
 
-    opening.accelerator_of, opening.ahead, training._means = there, watched, told
+    setup.make_accelerator, setup.prefetch, training._means = there, watched, told
     for stage in (corpus, cache, training):
         stage.run(recipe)
     waited.clear()
@@ -161,7 +163,7 @@ def of_train(folder: Path, planted: bool) -> None:
         torch.Tensor.pin_memory = unpinned  # type: ignore[method-assign, assignment]
     here = load_file(checkpoint.final(recipe.folder / "checkpoints"))
     for moved in (True, False):
-        opening.fits_on = [never, always][moved]
+        setup.fits_on = [never, always][moved]
         recipe.run = str(folder / f"far{moved}")
         training.run(recipe)
         assert not waited, f"the device is waited for: {sorted(set(waited))}"

@@ -33,8 +33,6 @@ def run(folder: Path, given: dict[str, str], *more: str) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder by name, without TensorBoard's, which carry times, and without locks."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    named = {str(path.relative_to(folder)): path for path in files}
-    kept = {n: p for n, p in named.items() if "logs" not in Path(n).parts and not n.endswith(".lock")}
-    return {name: path.read_bytes() for name, path in kept.items()}
+    """Every file below the folder by name, without locks."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -12,16 +12,19 @@ from tests.small import captions
 from trainer.base.recipe import TrainSettings
 from trainer.models.freezing import prepare
 from trainer.models.student import Ridge, Student, load_student
-from trainer.training.batches import ROWS, Order, computed
-from trainer.training.objective import cosine_loss
+from trainer.training.data import MULTIPLE, Order, flat_index
+from trainer.training.losses import cosine_loss
 from zhclip.positions import draw_positions, position_weights
 
 WINDOW = 40
 
 
 def batches(**settings: Any) -> list[list[int]]:
-    """The rows of each piece of an order of ten captions."""
-    return [piece.rows for piece in Order(**{"rows": 10, "batch": 4, "seed": 3, "first": 0, "last": 9, **settings})]
+    """The rows of each microbatch of an order of ten captions."""
+    return [
+        microbatch.rows
+        for microbatch in Order(**{"rows": 10, "batch": 4, "seed": 3, "first": 0, "last": 9, **settings})
+    ]
 
 
 def test_order_is_a_function_of_seed_and_step() -> None:
@@ -36,12 +39,16 @@ def test_order_is_a_function_of_seed_and_step() -> None:
 
 def test_passes_and_processes_share_a_step() -> None:
     whole = batches()
-    halves = batches(parts=2)
+    halves = batches(accumulate=2)
     assert [a + b for a, b in zip(halves[::2], halves[1::2])] == whole
-    mine, others = (batches(parts=2, processes=2, process=i) for i in (0, 1))
+    mine, others = (batches(accumulate=2, processes=2, process=i) for i in (0, 1))
     assert [a + b for a, b in zip(mine, others)] == halves
-    pieces = list(Order(rows=10, batch=4, seed=3, first=0, last=9, parts=2))
-    assert [piece.step for piece in pieces[::2]] == [piece.step for piece in pieces[1::2]] == whole
+    microbatches = list(Order(rows=10, batch=4, seed=3, first=0, last=9, accumulate=2))
+    assert (
+        [microbatch.step for microbatch in microbatches[::2]]
+        == [microbatch.step for microbatch in microbatches[1::2]]
+        == whole
+    )
 
 
 def test_a_corpus_smaller_than_a_batch_fills_it() -> None:
@@ -50,11 +57,11 @@ def test_a_corpus_smaller_than_a_batch_fills_it() -> None:
 
 def test_what_counts_is_computed_and_of_the_filling_what_rounds_it() -> None:
     for counts, length in (([40, 60, 30, 77], 256), ([77, 77, 50, 75], 308), ([64], 64), ([3, 9, 1], 27)):
-        drawn = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]) / WINDOW
-        rows = computed(drawn)
+        weights = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]) / WINDOW
+        rows = flat_index(weights)
         assert len(rows) == length == len(set(rows.tolist()))
-        assert set(drawn.flatten().nonzero()[:, 0].tolist()) <= set(rows.tolist())
-        assert length % ROWS == 0 or length == drawn.numel()
+        assert set(weights.flatten().nonzero()[:, 0].tolist()) <= set(rows.tolist())
+        assert length % MULTIPLE == 0 or length == weights.numel()
 
 
 def test_kept_positions_weigh_as_much_as_all() -> None:

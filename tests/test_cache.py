@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import captions
-from trainer.base.device import allow_tf32, is_out_of_memory
+from trainer.base.device import is_out_of_memory, matmul_precision
 from trainer.base.recipe import SettingsError
 from trainer.cache.builder import SUM_ROWS, CacheBuilder, sum_pads
 from trainer.cache.shards import Cache
@@ -23,7 +23,7 @@ from trainer.corpus.pairs import Pair
 from trainer.models.student import Student, load_student
 from trainer.models.teacher import Teacher, load_teacher
 from trainer.progress import Cancelled, Progress
-from trainer.training.batches import Captions, Piece
+from trainer.training.data import CaptionDataset, Microbatch
 from zhclip.bert import Bert
 
 PAIRS = [Pair(zh, en) for zh, en in captions()[:50]]
@@ -82,10 +82,12 @@ def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(whole:
     step = [49, 3, 16, 15, 40, 7]
     target, lengths = whole.teacher.encode([PAIRS[i].en for i in step])
     means = [normalize(target[i, :length], dim=-1).mean(dim=0) for i, length in enumerate(lengths.tolist())]
-    dataset = Captions(built(tmp_path, replace(whole, pads=3)), contrast=True)
+    dataset = CaptionDataset(built(tmp_path, replace(whole, pads=3)), contrast=True)
     for begin, end in ((0, 6), (2, 4)):
-        batch = dataset.__getitems__(Piece(step, begin, end))
-        assert batch["en"].dtype == torch.float32 and torch.allclose(batch["en"], torch.stack(means), atol=1e-3)
+        batch = dataset[Microbatch(step, begin, end)]
+        assert batch["english"].dtype == torch.float32 and torch.allclose(
+            batch["english"], torch.stack(means), atol=1e-3
+        )
         assert batch["own"].nonzero().tolist() == [[i, begin + i] for i in range(end - begin)]
 
 
@@ -245,7 +247,7 @@ def test_errors_that_say_that_memory_is_used_up() -> None:
 
 def test_tf32_is_allowed_in_a_block_alone() -> None:
     before = torch.get_float32_matmul_precision()
-    with pytest.raises(ValueError), allow_tf32():
+    with pytest.raises(ValueError), matmul_precision("high"):
         assert torch.get_float32_matmul_precision() == "high"
         raise ValueError
     assert torch.get_float32_matmul_precision() == before

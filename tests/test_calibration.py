@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from torch.overrides import TorchFunctionMode
 
 from tests.tree import ROOT
-from trainer.report.retrieval import retrieval
+from trainer.report.score import retrieval
 from zhclip.calibration import CHOOSE, FIT, JUDGE, Evaluation, LayerFit, residual
 from zhclip.positions import Batch, TokenPair, batches
 from zhclip.prompt import normalise

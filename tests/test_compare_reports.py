@@ -15,9 +15,9 @@ from tests import runs
 from trainer.__main__ import main
 from trainer.report import captions
 from trainer.report.captions import Caption
-from trainer.report.differences import RESAMPLES, bootstrap
+from trainer.report.compare import RESAMPLES, bootstrap
 
-Said = pytest.CaptureFixture[str]
+Printed = pytest.CaptureFixture[str]
 FILES = ("report.json", "report.captions.tsv")
 
 
@@ -46,7 +46,7 @@ def as_they_are(rows: list[Caption]) -> list[Caption]:
     return rows
 
 
-def test_runs_lie_side_by_side_and_each_floor_once(pair: tuple[Path, Path], tmp_path: Path, capsys: Said) -> None:
+def test_runs_lie_side_by_side_and_each_baseline_once(pair: tuple[Path, Path], tmp_path: Path, capsys: Printed) -> None:
     ridge, trained = pair
     for name in ("C.md", "C.html"):
         assert main(["compare-reports", str(ridge), str(trained / "report.json"), "--out", str(tmp_path / name)]) == 0
@@ -59,14 +59,14 @@ def test_runs_lie_side_by_side_and_each_floor_once(pair: tuple[Path, Path], tmp_
         zones = [f"{report['loss'][zone]:.3f}" for zone in ("all", "position0", "content", "end", "pad")]
         assert f"| {name} | {' | '.join(zones)} | {report['skill']:.3f} | {report['norm_ratio']:.3f} |" in text
         assert f" | {report['retrieval_content']['en_to_zh']['R@1']:.3f} |\n" in text
-    for floor in ("ridge map, no gradient", "nearest training caption", "constant per position", "untrained student"):
-        assert text.count(f"| {floor} |") == 2  # losses, retrieval
+    for label in ("ridge map, no gradient", "nearest training caption", "constant per position", "untrained student"):
+        assert text.count(f"| {label} |") == 2  # losses, retrieval
     page = (tmp_path / "C.html").read_text(encoding="utf-8")
     assert page.count("<tr>") == 3 + 2 * 6 + 1 and "95 % interval" in page
 
 
 def test_a_difference_beyond_its_interval_is_told_from_chance(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: Said
+    pair: tuple[Path, Path], tmp_path: Path, capsys: Printed
 ) -> None:
     def better(rows: list[Caption]) -> list[Caption]:
         """Each a little better in loss, all missed; content up and down in turns."""
@@ -90,7 +90,9 @@ def test_a_difference_beyond_its_interval_is_told_from_chance(
     assert rows[-1].count("within chance") == 4
 
 
-def test_floors_that_differ_are_shown_with_their_owner(pair: tuple[Path, Path], tmp_path: Path, capsys: Said) -> None:
+def test_baselines_that_differ_are_shown_with_their_owner(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: Printed
+) -> None:
     floors = json.loads((pair[0] / "report.json").read_text(encoding="utf-8"))["baselines"]
     other = changed(pair[0], tmp_path / "other", as_they_are, baselines=floors | {"ridge": floors["nearest"]})
     assert main(["compare-reports", str(pair[0]), str(other)]) == 0
@@ -110,7 +112,9 @@ def test_the_interval_is_the_means_own() -> None:
     assert RESAMPLES == 2000
 
 
-def test_what_cannot_be_compared_is_refused_in_one_line(pair: tuple[Path, Path], tmp_path: Path, capsys: Said) -> None:
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: Printed
+) -> None:
     ridge = str(pair[0])
     shorter = changed(pair[0], tmp_path / "shorter", lambda rows: rows[1:])
     wider = changed(pair[0], tmp_path / "wider", as_they_are, window=77)
@@ -118,25 +122,20 @@ def test_what_cannot_be_compared_is_refused_in_one_line(pair: tuple[Path, Path],
     broken, none = tmp_path / "broken.json", tmp_path / "none.json"
     broken.write_text("{", encoding="utf-8")
     none.write_text('{"loss": 1}', encoding="utf-8")
-    alone = tmp_path / "alone.json"
+    alone = tmp_path / "alone.json"  # without its captions
     shutil.copy(pair[0] / "report.json", alone)
-    old = tmp_path / "old.json"
-    report = json.loads(alone.read_text(encoding="utf-8"))
-    del report["retrieval_content"]
-    old.write_text(json.dumps(report), encoding="utf-8")
-    for arguments, says in (
-        ([ridge], "give two reports or more"),
-        ([ridge, str(shorter)], "were scored on different captions (1 of the first's"),
-        ([ridge, str(turned)], "their order differs); score both on one corpus"),
-        ([ridge, str(wider)], "was scored at 32 positions and"),
-        ([ridge, str(tmp_path / "nowhere")], "nowhere: not there; give a run's folder"),
-        ([ridge, str(tmp_path)], "report.json: not there"),
-        ([ridge, str(broken)], "broken.json: not a report of the evaluate stage"),
-        ([ridge, str(none)], "none.json: not a report of the evaluate stage"),
-        ([ridge, str(old)], "old.json: of an older evaluate stage"),
-        ([str(alone), ridge], "alone.captions.tsv: not there; evaluate writes it beside the report"),
+    for arguments, names in (
+        ([ridge], "reports"),
+        ([ridge, str(shorter)], str(shorter)),
+        ([ridge, str(turned)], str(turned)),
+        ([ridge, str(wider)], str(wider)),
+        ([ridge, str(tmp_path / "nowhere")], "nowhere"),
+        ([ridge, str(tmp_path)], "report.json"),
+        ([ridge, str(broken)], "broken.json"),
+        ([ridge, str(none)], "none.json"),
+        ([str(alone), ridge], "alone.captions.tsv"),
     ):
         assert main(["compare-reports", *arguments]) == 1
-        said = capsys.readouterr()
-        assert says in said.err and len(said.err.strip().splitlines()) == 1, said.err
-        assert not said.out
+        printed = capsys.readouterr()
+        assert names in printed.err and len(printed.err.strip().splitlines()) == 1, printed.err
+        assert not printed.out

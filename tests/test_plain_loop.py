@@ -19,9 +19,9 @@ from trainer.cache import stage as cache
 from trainer.cache.shards import Cache
 from trainer.corpus import stage as corpus
 from trainer.models.freezing import trunk_depth
-from trainer.training.batches import Captions, Piece
-from trainer.training.objective import cosine_loss
-from trainer.training.opening import open_training
+from trainer.training.data import CaptionDataset, Microbatch
+from trainer.training.losses import cosine_loss
+from trainer.training.setup import open_student
 from zhclip.bert import attention
 from zhclip.positions import draw_positions
 
@@ -90,15 +90,15 @@ def ours(
 ) -> Iterator[tuple[float, dict[str, Tensor]]]:
     """The same from the cache, as steps of training compute it, with or without filling: one for each seed that
     positions are drawn by."""
-    student, _, cached = open_training(recipe, "cpu")
+    student, _, cached = open_student(recipe, "cpu")
     depth = trunk_depth(recipe.train, student.depth)
     assert depth is not None
     for seed in seeds:
         student.zero_grad()
-        batch = Captions(kept(cached, pads, seed)).__getitems__(Piece(STEP, 0, len(STEP)))
-        rows = batch["kept"] if filling else batch["drawn"].flatten().nonzero()[:, 0]
-        z = student(batch["ids"], batch["trunk"], depth, batch["positions"], rows)[0]
-        loss = (cosine_loss(z, batch["target"]) * batch["drawn"]).sum(dim=1).mean()
+        batch = CaptionDataset(kept(cached, pads, seed))[Microbatch(STEP, 0, len(STEP))]
+        rows = batch["flat_index"] if filling else batch["weights"].flatten().nonzero()[:, 0]
+        z = student(batch["ids"], batch["frozen_hidden"], depth, batch["positions"], rows)[0]
+        loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
         loss.backward()
         yield loss.item(), learning(student.bert.encoder.layer[-LAYERS:])
 

@@ -1,4 +1,4 @@
-"""The page of a report, the table of its captions, and its figures in TensorBoard, of a real small run."""
+"""The page of a report, the table of its captions, and the metrics of training that it shows, of a real small run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from string import Formatter
 from typing import Any
 
 import pytest
-from torch.utils.tensorboard import SummaryWriter
 
 from tests import runs
 from trainer.__main__ import main
 from trainer.base.recipe import SettingsError
 from trainer.corpus.stage import read_pairs
-from trainer.report import captions, curves
-from trainer.report.charts import Axis, Curves, Histogram, running_mean, thinned
-from trainer.report.evaluation import Evaluation
-from trainer.report.page import LANGUAGES, page
-from trainer.report.predictors import WORDS
+from trainer.report import captions
+from trainer.report.charts import Axis, Histogram, LineChart, averaged
+from trainer.report.page import LANGUAGES, WORDS, page
+from trainer.report.score import Evaluation
+from trainer.report.tables import LABELS
+from trainer.training import metrics
 
 WRITTEN = ("report.json", "report.md", "report.html", "report.captions.tsv")
 
@@ -84,38 +84,22 @@ def test_the_captions_add_up_to_the_report(finished: Path) -> None:
     assert all(row.nearest in english - {row.en} for row in rows)
 
 
-def test_a_second_evaluation_leaves_the_same_bytes_and_one_set_of_figures(finished: Path) -> None:
+def test_a_second_evaluation_leaves_the_same_bytes(finished: Path) -> None:
     before = {name: (finished / name).read_bytes() for name in WRITTEN}
     assert main(["evaluate", "--run", str(finished)]) == 0
     assert {name: (finished / name).read_bytes() for name in WRITTEN} == before
-    assert len(list((finished / "logs" / "report").iterdir())) == 1
     assert not list(finished.rglob("*.tmp")) and not list(finished.glob(".report-*"))
 
 
-def test_tensorboard_has_the_reports_figures_under_its_keys(finished: Path) -> None:
-    (file,) = (finished / "logs" / "report").iterdir()
-    logged = curves.EventAccumulator(str(file), size_guidance=curves.ALL).Reload()
-    report = read(finished)
-    expected = dict(curves.figures(report))
-    assert set(logged.Tags()["scalars"]) == set(expected) >= {"report/loss/all", "report/skill"}
-    assert expected["report/baselines/constant/content"] == report["baselines"]["constant"]["content"]
-    for name, value in expected.items():
-        (event,) = logged.Scalars(name)
-        assert event.value == pytest.approx(value, rel=1e-6) and event.step in (4, 8, 12)
-
-
-def test_curves_of_a_resumed_run_are_one_curve(tmp_path: Path) -> None:
-    for begun, folder, first in ((1, "zhclip", 0), (2, "zhclip", 20), (3, "report", 0)):
-        writer = SummaryWriter(str(tmp_path / folder))
-        for step in range(first, first + 40, 10):
-            writer.add_scalar("train/loss", begun, step)
-        writer.close()
-        (path,) = (tmp_path / folder).glob("events.out.tfevents.*")
-        path.rename(tmp_path / folder / f"begun-{begun}")  # out of the way: two of one second may share a name
-    for path in list(tmp_path.rglob("begun-*")):
-        path.rename(path.with_name(f"events.out.tfevents.000000000{path.name[-1]}.host"))
-    assert curves.read(tmp_path) == {"train/loss": [(0, 1), (10, 1), (20, 2), (30, 2), (40, 2), (50, 2)]}
-    assert curves.read(tmp_path / "nowhere") == {}
+def test_metrics_of_a_resumed_run_continue_from_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / metrics.FILE
+    assert metrics.read(path) == []
+    for step in (10, 20, 30):
+        metrics.append(path, step, {"loss": step / 7})
+    path.write_bytes(path.read_bytes()[:-5])  # killed while it was written
+    metrics.truncate(path, 10)
+    metrics.append(path, 20, {"loss": 0.5})
+    assert metrics.read(path) == [{"step": 10, "loss": 10 / 7}, {"step": 20, "loss": 0.5}]
 
 
 def test_a_caption_is_text_and_never_markup(finished: Path) -> None:
@@ -136,32 +120,33 @@ def test_every_phrase_stands_in_both_languages_with_the_same_places() -> None:
 
 
 def test_reasons_for_leaving_a_row_out_are_translated() -> None:
-    folder = Path(curves.__file__).parent.parent / "corpus"
+    folder = Path(captions.__file__).parent.parent / "corpus"
     source = "".join((folder / name).read_text(encoding="ascii") for name in ("pairs.py", "clean.py"))
     assert set(WORDS["reason"]) >= set(re.findall(r'"((?:Chinese|English|no|near|also|mostly) [A-Za-z ]+)"', source))
+
+
+def test_the_page_names_the_predictors_as_the_tables_do() -> None:
+    assert {name: english for name, (english, _) in WORDS["predictor"].items()} == LABELS
 
 
 def test_charts_hold_what_they_are_given() -> None:
     assert Axis(0, 1.05, 0, 100).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert Axis(-0.2, 0.3, 0, 100).ticks() == pytest.approx([-0.2, -0.1, 0, 0.1, 0.2, 0.3])
-    long = [(float(step), 1.0) for step in range(5000)]
-    assert running_mean(long)[2500] == (2500.0, 1.0) and running_mean(long[:30]) == long[:30]
-    rising = [(float(step), float(step)) for step in range(100)]
-    assert running_mean(rising)[:2] == [(0.0, 0.5), (1.0, 1.0)]
-    assert len(thinned(long)) < 700 and thinned(long)[-1] == long[-1]
-    drawn = Curves.of({"aligned": [(0, -0.5), (10, 0.5)], "dev": [(10, 0.4)]})
-    assert [name for name, _ in drawn.lines] == ["aligned", "dev"]
-    assert all(0 < y < 260 for _, points in drawn.lines for _, y in points)
-    assert [name for name, _ in Curves.of({"aligned": long}).lines] == ["aligned thin", "aligned"]
-    bars = Histogram.of([0.0, 0.5, 1.0, 1.0], {"constant": 0.7}).bars
+    rising = [(float(step), float(step)) for step in range(5000)]
+    assert len(averaged(rising)) <= 240 and averaged(rising[:30]) == rising[:30]
+    assert averaged(rising)[0] == (20.0, 10.0) and averaged(rising)[-1][0] == 4999
+    chart = LineChart.from_points({"aligned": [(0, -0.5), (10, 0.5)], "dev": [(10, 0.4)]})
+    assert [name for name, _ in chart.lines] == ["aligned", "dev"]
+    assert all(0 < y < 260 for _, points in chart.lines for _, y in points)
+    bars = Histogram.from_values([0.0, 0.5, 1.0, 1.0], {"constant": 0.7}).bars
     assert (len(bars), sum(rows for *_, rows in bars), bars[0][0], bars[0][2]) == (48, 4, 0, 1)
     assert bars[-1][2] == 2 and bars[-1][1] == pytest.approx(1.02)
 
 
-def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"R\.captions\.tsv: not there; evaluate writes it beside the report"):
-        captions.read(captions.beside(tmp_path / "R.json"))
-    for text in ("", "zh\ten\n", "\t".join(captions.COLUMNS) + "\nonly\n"):
-        (tmp_path / "R.captions.tsv").write_text(text, encoding="utf-8")
-        with pytest.raises(SettingsError, match="not a table of captions as evaluate writes it"):
-            captions.read(tmp_path / "R.captions.tsv")
+@pytest.mark.parametrize("text", [None, "", "zh\ten\n", "\t".join(captions.COLUMNS) + "\nonly\n"])
+def test_a_malformed_table_is_refused(tmp_path: Path, text: str | None) -> None:
+    path = captions.path_beside(tmp_path / "R.json")
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"R\.captions\.tsv"):
+        captions.read(path)

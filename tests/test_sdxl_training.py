@@ -17,8 +17,8 @@ from trainer.base.settings import parse_recipe
 from trainer.cache.shards import Cache
 from trainer.cache.standardise import standardised_teacher
 from trainer.models.student import Student
-from trainer.report.stage import Finished
-from trainer.training.objective import cosine_loss
+from trainer.training.losses import cosine_loss
+from trainer.training.trained import TrainedRun
 from zhclip.artifact import load
 from zhclip.vectors import unit
 
@@ -45,7 +45,7 @@ def test_the_file_has_two_parts_and_answers_as_the_trained_student(finished: Pat
     meta = artifact.meta
     assert (meta.keys, meta.teacher.layer, meta.position0) == (("l", "g"), -2, "stored")
     assert (sum(meta.widths), meta.pooled) == (meta.teacher.width, len(artifact.pooled["proj_weight"]))
-    run = Finished.open(parse_recipe(finished / "recipe.yaml"), "cpu")
+    run = TrainedRun.open(parse_recipe(finished / "recipe.yaml"), "cpu")
     if run.adapter is not None:
         run.adapter.merge_and_unload()
     made = Student.from_artifact(artifact)
@@ -62,7 +62,7 @@ def test_the_file_has_two_parts_and_answers_as_the_trained_student(finished: Pat
     assert torch.allclose(projected[:1], plain.encode_pooled([""]), atol=1e-4)
 
 
-def test_the_report_has_each_part_and_the_pooled_vector_beside_their_floors(finished: Path) -> None:
+def test_the_report_has_each_part_and_the_pooled_vector_beside_their_baselines(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text(encoding="utf-8"))
     parts = report["parts"]
     assert [name.split(",")[0] for name in parts] == ["part 1", "part 2", "pooled"]

@@ -58,7 +58,7 @@ def test_run_leaves_what_it_promises(finished: Path) -> None:
         assert set(found["zh_to_en"]) == {"R@1", "R@5", "R@10"}
     assert "| constant per position |" in (finished / "report.md").read_text(encoding="utf-8")
     assert parse_recipe(finished / "recipe.yaml").train.steps == 12
-    assert list((finished / "logs").rglob("events.out.tfevents.*"))
+    assert (finished / "metrics.jsonl").is_file()
     summary = json.loads((finished / "corpus" / "summary.json").read_text(encoding="utf-8"))
     rejected = sum(sum(split["rejected"].values()) for split in summary.values())
     rejects = (finished / "corpus" / "rejects.tsv").read_text(encoding="utf-8").splitlines()

@@ -62,9 +62,9 @@ def _sweep(given: tuple[Recipe, settings.SweepSettings], progress: Listener | No
 
 
 def _evaluate(given: settings.EvaluateSettings, progress: Listener | None) -> None:
-    from .report.stage import evaluate
+    from .report.evaluate import evaluate
 
-    evaluate(given)
+    evaluate(given, progress)
 
 
 def _translate(given: settings.Translation, progress: Listener | None) -> None:
@@ -80,7 +80,7 @@ def _convert(given: settings.ConvertSettings, progress: Listener | None) -> None
 
 
 def _compare_reports(given: settings.CompareReportsSettings, progress: Listener | None) -> None:
-    from .report.differences import compare_reports
+    from .report.compare import compare_reports
 
     compare_reports(given)
 

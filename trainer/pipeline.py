@@ -15,8 +15,8 @@ from .cache import stage as cache
 from .corpus import stage as corpus
 from .plan import in_words, plan
 from .progress import Listener, Progress
-from .report.stage import evaluate_run
-from .training import stage as training
+from .report.evaluate import evaluate_run
+from .training import loop as training
 
 logger = logging.getLogger(__name__)
 

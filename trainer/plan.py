@@ -12,7 +12,7 @@ import psutil
 import torch
 from huggingface_hub import constants
 
-from .artifact.export import FILE, installed
+from .artifact.export import FILE, install_path
 from .base.comfyui import install_folder
 from .base.device import is_out_of_memory, processes
 from .base.disk import free_bytes
@@ -27,10 +27,10 @@ from .models.freezing import prepare, trunk_depth
 from .models.student import Ridge, Student, load_student
 from .models.teacher import Teacher, load_teacher
 from .training import checkpoint
-from .training.batches import Captions, Piece
-from .training.loss import Loss
-from .training.opening import check_batch, precision
+from .training.data import CaptionDataset, Microbatch
+from .training.losses import Loss
 from .training.schedule import total_steps
+from .training.setup import check_batch, precision
 
 START_SECONDS = 8.0  # of a stage, to load the encoders
 DEV_CAPTIONS, DEV_COST = 512, 2 / 3  # of a scoring during training; what one costs against a caption of a step
@@ -72,7 +72,7 @@ def plan(recipe: Recipe) -> Plan:
     began, state, train, given = time.perf_counter(), processes(), recipe.train, recipe.teacher
     check_batch(train, state.num_processes)
     comfyui = install_folder(recipe.install)
-    copy = installed(comfyui, recipe.folder.resolve().name) if comfyui else None
+    copy = install_path(comfyui, recipe.folder.resolve().name) if comfyui else None
     chinese = require(recipe.student.model, "student.model", "the Chinese encoder")
     english = require(given.model, "teacher.model", "the English encoder")
     missing = {chinese: missing_weights(chinese, "student.model"), english: missing_weights(english, "teacher.model")}
@@ -199,15 +199,17 @@ def measure_speed(recipe: Recipe, sample: Sample, student: Student, teacher: Tea
     student.to(device).train()
     trainable = list(checkpoint.trainable(student).values())
     optimiser = torch.optim.AdamW(trainable, lr=0.0, fused=True)
-    loss, dataset = Loss.of(cache, train, student, device), Captions(cache, train.contrast > 0)
+    loss, dataset = Loss.from_cache(cache, train, student, device), CaptionDataset(cache, train.contrast > 0)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(train))
 
     def one_pass() -> None:
         count = min(batch, rows)
-        inputs = dataset.__getitems__(Piece(list(range(count)), 0, count))
+        inputs = dataset[Microbatch(list(range(count)), 0, count)]
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            z, pooled = student(inputs["ids"], inputs.get("trunk"), depth or 0, inputs["positions"], inputs["kept"])
+            z, pooled = student(
+                inputs["ids"], inputs.get("frozen_hidden"), depth or 0, inputs["positions"], inputs["flat_index"]
+            )
         loss(z, pooled, inputs)["objective"].backward()
 
     while True:

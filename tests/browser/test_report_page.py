@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from tests import runs
 from tests.browser.ui import SHOTS
-from trainer.report.predictors import WORDS
+from trainer.report.page import WORDS
 
 pytestmark = pytest.mark.slow  # it needs a browser
 WIDTHS = {"light": 1000, "dark": 390}

@@ -1,2 +1,1 @@
-"""The encoder as one file: from a trained run or from a published encoder, read back and compared, and sent to a model
-hub. It hands on the safetensors file that the nodes load."""
+"""The encoder's file: exported from a trained run or converted from a published encoder, and published on a hub."""

@@ -23,7 +23,7 @@ from ..models.load import ModelError, load_bert, read_config, read_tokenizer, re
 from ..models.student import Student
 from ..models.tokenizer import tokens_of
 from ..progress import Listener
-from .export import ExportError, artifact_of
+from .export import ExportError, artifact_from_student
 
 log = logging.getLogger(__name__)
 FLAG = "source"
@@ -66,7 +66,7 @@ def convert_published(settings: ConvertSettings, progress: Listener | None = Non
     text_weights(source, FLAG, progress)
     student, tokenizer, window = _load(path, folder, is_pipeline, config, settings.window)
     # As it is: no projection, no stored structure, no report.
-    artifact = artifact_of(
+    artifact = artifact_from_student(
         student,
         positions=student.bert.dimensions.positions,
         window=window,

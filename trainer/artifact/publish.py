@@ -22,7 +22,7 @@ from ..base.locks import hold
 from ..base.recipe import SettingsError
 from ..base.settings import require
 from ..base.stage_settings import PublishSettings
-from ..report.markdown import to_markdown
+from ..report.tables import to_markdown
 from .export import FILE
 
 log = logging.getLogger(__name__)

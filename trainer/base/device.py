@@ -35,11 +35,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def allow_tf32() -> Iterator[None]:
-    """Matrix products in TF32 on GPUs that have it. So rounded, all-MiniLM-L6-v2's targets turn by a mean 1 - cos of
-    2.4e-7."""
+def matmul_precision(name: str) -> Iterator[None]:
+    """Set torch's precision of fp32 matrix products, and restore the process's setting afterwards.
+
+    "highest" is fp32. "high" lets GPUs that have TF32 round to it; all-MiniLM-L6-v2's targets then change by a mean
+    1 - cos of 2.4e-7.
+    """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(name)
     try:
         yield
     finally:

@@ -122,9 +122,7 @@ class TrainSettings:
     contrast: float = 0.02
     """Weight of the contrastive loss: each Chinese caption has to find its English one in the batch. 0: none."""
     dev_every: int | None = 1000
-    """Steps between scorings on up to 512 dev pairs. null: none."""
-    patience: int | None = None
-    """Stop after so many scorings without a better dev skill, and keep the best weights. Needs `dev_every`."""
+    """Steps between scorings on up to 512 dev pairs, in one line and in RUN/metrics.jsonl. null: none."""
     lr: float = 3e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
@@ -157,8 +155,6 @@ class TrainSettings:
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto: bf16 if the device supports it (NVIDIA from Ampere on, or a CPU with AVX512-BF16), fp16 with a gradient
     scaler on Volta and Turing, else fp32 (no)."""
-    report_to: str = "tensorboard"
-    """Trackers that Accelerate knows, by name."""
 
 
 @dataclass

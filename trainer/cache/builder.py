@@ -21,7 +21,7 @@ from zhclip.positions import draw_positions, position_weights
 from zhclip.ridge import RidgeSums, sum_by_position
 from zhclip.vectors import norms, sentence_vector, unit
 
-from ..base.device import allow_tf32, is_out_of_memory
+from ..base.device import is_out_of_memory, matmul_precision
 from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
 from ..models.load import check_finite
@@ -148,7 +148,7 @@ class CacheBuilder:
         while rows:
             part, result = rows[: self.batch], None
             try:
-                with allow_tf32():
+                with matmul_precision("high"):
                     result = run(part)
             except RuntimeError as error:
                 if len(part) == 1 or not is_out_of_memory(error):

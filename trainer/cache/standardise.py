@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..base.device import allow_tf32
+from ..base.device import matmul_precision
 from ..base.files import read_header, read_tensors, write_tensors
 from ..base.recipe import Recipe, SettingsError
 from ..corpus import stage as corpus
@@ -62,7 +62,7 @@ def statistics(teacher: Teacher, pairs: list[Pair]) -> dict[str, torch.Tensor]:
     for first in range(0, len(texts), BATCH):
         ids, lengths = teacher.tokens(texts[first : first + BATCH])
         positions = torch.arange(int(lengths.max())).expand(len(ids), -1)
-        with allow_tf32():
+        with matmul_precision("high"):
             hidden, vectors = teacher.outputs(*(x.to(teacher.models[0].device) for x in (ids, lengths, positions)))
         states.append(hidden.cpu()[(positions > 0) & (positions < lengths[:, None])])
         pooled += [] if vectors is None else [vectors.cpu()]

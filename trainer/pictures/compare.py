@@ -27,13 +27,13 @@ from zhclip.io import atomic_write
 from zhclip.pipelines import check_fit
 
 from ..base.files import file_sha256, read_json, read_tensors, write_tensors, write_text
-from ..base.html import markdown_table
 from ..base.locks import hold
 from ..base.recipe import SettingsError
 from ..base.settings import public_name, require
 from ..base.stage_settings import CompareSettings
 from ..models.load import resolve
 from ..progress import Counter, Listener
+from ..report.tables import markdown_table
 from .page import page
 from .painting import (
     ENGLISH,

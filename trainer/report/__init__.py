@@ -1,2 +1,1 @@
-"""How close an encoder comes, beside what needs no training to come as close: losses by zone, floors, retrieval, and
-the pages that show them. It hands on RUN/report.json and what the artifact stores beside the weights."""
+"""The evaluate stage: losses by zone and retrieval beside baselines, and the report's files."""

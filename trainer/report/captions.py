@@ -1,4 +1,4 @@
-"""The scored captions one by one, as a table beside the report: what two reports can be compared by, in pairs."""
+"""The table of scored captions beside a report, by which two reports are compared in pairs."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from ..base.recipe import SettingsError
 
 @dataclass(frozen=True)
 class Caption:
-    """One scored caption. Ranks count the English captions that stand before its own, 0: found first."""
+    """One scored caption. Losses are means over positions; a rank of 0 means that its own English is the nearest."""
 
     zh: str
     en: str
-    loss: float  # over all positions
+    loss: float
     loss_content: float
     rank: int
-    rank_content: int  # by content positions alone
-    nearest: str  # the English caption, not its own, that is most alike
+    rank_content: int  # from the content positions alone
+    nearest: str  # the most similar English caption other than its own
 
 
 COLUMNS = [field.name for field in fields(Caption)]
 
 
-def beside(report: Path) -> Path:
-    """The table of a report: R.json's is R.captions.tsv."""
+def path_beside(report: Path) -> Path:
+    """Path of a report's table: R.captions.tsv for R.json."""
     return report.with_suffix(".captions.tsv")
 
 
 def write(path: Path, captions: list[Caption]) -> None:
-    """Write the table, whole or not at all."""
+    """Write the table atomically."""
     lines = ["\t".join(f"{v:.6f}" if isinstance(v, float) else str(v) for v in astuple(c)) for c in captions]
     write_text(path, "\n".join(["\t".join(COLUMNS), *lines]) + "\n")
 
 
 def read(path: Path) -> list[Caption]:
-    """Read it again. Raises SettingsError when it is missing or not such a table."""
+    """Read the table. Raises SettingsError if it is missing or malformed."""
     if not path.is_file():
-        raise SettingsError(f"{path}: not there; evaluate writes it beside the report, run that again")
+        raise SettingsError(f"{path}: missing; run evaluate again, which writes it beside the report")
     lines = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     if not lines or lines[0] != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
         raise SettingsError(f"{path}: not a table of captions as evaluate writes it; run evaluate again")

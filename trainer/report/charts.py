@@ -1,25 +1,25 @@
-"""Figures as places on a chart, which the page's template draws."""
+"""Line charts and histograms as coordinates, which the page's template draws as SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 
 Points = Sequence[tuple[float, float]]
-WIDTH, HEIGHT, TALL = 720, 260, 100  # of curves and of a histogram's bars
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 26
-DRAWN = 600  # points of a line: more than a screen shows
-SMOOTH = 40  # a running mean takes this fraction of a line's points
+WIDTH, HEIGHT, BAR_HEIGHT = 720, 260, 100
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 26  # margins
+MOST = 240  # points of a line; of a longer one, means of neighbours
 BARS = 48
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high`, drawn from `start` to `end`."""
+    """Values from `low` to `high`, drawn from coordinate `start` to `end`."""
 
     low: float
     high: float
@@ -27,61 +27,51 @@ class Axis:
     end: float
 
     def at(self, value: float) -> float:
-        """Where a value lies."""
+        """Coordinate of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
-    def ticks(self, about: int = 5) -> list[float]:
-        """Round numbers from low to high, about so many."""
-        raw = (self.high - self.low) / about
-        size = 10 ** math.floor(math.log10(raw))
-        step = min((size * m for m in (1, 2, 5, 10)), key=lambda s: abs(s - raw))
-        first = math.ceil(self.low / step - 1e-9)
-        return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
+    def ticks(self, count: int = 5) -> list[float]:
+        """About `count` round values from low to high."""
+        raw = (self.high - self.low) / count
+        power = 10 ** math.floor(math.log10(raw))
+        step = min((power * m for m in (1, 2, 5, 10)), key=lambda size: abs(size - raw))
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [n * step for n in range(first, last + 1)]
 
 
-class Curves(NamedTuple):
-    """Lines by CSS class over common axes, the vertical one with 0. A long one lies thin under its running mean."""
+class LineChart(NamedTuple):
+    """Lines by CSS class on common axes; the vertical one includes 0."""
 
     x: Axis
     y: Axis
     lines: list[tuple[str, Points]]
 
     @classmethod
-    def of(cls, series: Mapping[str, Points]) -> Curves:
+    def from_points(cls, series: Mapping[str, Points]) -> LineChart:
         """Of points by CSS class."""
+        series = {name: averaged(points) for name, points in series.items()}
         xs, ys = zip(*(point for points in series.values() for point in points))
         x = Axis(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)
         y = Axis(min(0.0, *ys), max(0.0, *ys) * 1.05 or 1.0, HEIGHT - BOTTOM, TOP)
-        lines = [(f"{name} thin", points) for name, points in series.items() if running_mean(points) is not points]
-        lines += [(name, running_mean(points)) for name, points in series.items()]
-        return cls(x, y, [(name, [(x.at(a), y.at(b)) for a, b in thinned(points)]) for name, points in lines])
+        return cls(x, y, [(name, [(x.at(a), y.at(b)) for a, b in points]) for name, points in series.items()])
 
 
-def running_mean(points: Points) -> Points:
-    """Each point's mean with its neighbours; the points themselves where they are few."""
-    reach = len(points) // SMOOTH // 2
-    if not reach:
-        return points
-    ys = [y for _, y in points]
-    near = [ys[max(0, i - reach) : i + reach + 1] for i in range(len(ys))]
-    return [(x, sum(some) / len(some)) for (x, _), some in zip(points, near)]
-
-
-def thinned(points: Points) -> Points:
-    """At most about DRAWN of the points, the last one among them."""
-    step = max(1, len(points) // DRAWN)
-    return [*points[:-1:step], points[-1]]
+def averaged(points: Points) -> Points:
+    """At most MOST points: the means of groups of neighbours, each at its group's last x."""
+    size = math.ceil(len(points) / MOST)
+    groups = [points[at : at + size] for at in range(0, len(points), size)]
+    return [(group[-1][0], fmean(y for _, y in group)) for group in groups]
 
 
 class Histogram(NamedTuple):
-    """Bars from 0 to the largest of values and marks. A mark is an upright line of its CSS class."""
+    """Bars (from, to, count) from 0 to the largest value; marks are vertical lines by CSS class."""
 
     x: Axis
-    bars: list[tuple[float, float, int]]  # from, to, count
+    bars: list[tuple[float, float, int]]
     marks: Mapping[str, float]
 
     @classmethod
-    def of(cls, values: Sequence[float], marks: Mapping[str, float]) -> Histogram:
+    def from_values(cls, values: Sequence[float], marks: Mapping[str, float]) -> Histogram:
         """Of values, and marks by CSS class."""
         top = max([*values, *marks.values()]) * 1.02 or 1.0
         counts, edges = np.histogram(np.clip(values, 0, top), BARS, (0, top))

@@ -1,25 +1,26 @@
-"""The report as one page that needs no other file: English and Chinese, light and dark."""
+"""The report as one HTML page that needs no other file: English and Chinese, light and dark."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..base.html import STYLE
 from . import charts
-from .charts import Curves, Histogram, Points
-from .evaluation import Evaluation
-from .predictors import WORDS, by_predictor
-from .retrieval import RANKS, SIDES
+from .charts import Histogram, LineChart
+from .score import Evaluation
+from .tables import DIRECTIONS, RANKS, STYLE, by_predictor
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
-HARD, EASY = 15, 5
+WORDS: dict[str, Any] = json.loads(Path(__file__).with_name("report_words.json").read_text(encoding="utf-8"))
+"""The page's phrases, each (English, Chinese), or groups of them by a word of the report."""
 LANGUAGES = ("en", "zh")
+HARD, EASY = 15, 5  # captions shown
 RETRIEVALS = {"found_all": "retrieval", "found_content": "retrieval_content"}  # by title
 
 
@@ -30,27 +31,28 @@ def page(evaluation: Evaluation) -> str:
         TEMPLATE.read_text(encoding="utf-8")
     )
     losses = by_predictor(report, "loss")
-    means = {"aligned": report["loss"]["all"], "constant": report["baselines"]["constant"]["all"]}
+    marks = {"aligned": report["loss"]["all"], "constant": report["baselines"]["constant"]["all"]}
+    skills = series(evaluation.metrics, "dev_skill")
     return template.render(
         report=report,
         style=Markup(STYLE),
         charts=charts,
         t=text,
         count=lambda n: f"{n:,}",
-        three=lambda x: f"{round(x, 3) + 0:.3f}",  # -0.000 would look like a figure
+        three=lambda x: f"{round(x, 3) + 0:.3f}",  # without -0.000
         percent=lambda x: f"{x:.1%}",
         losses=losses,
         largest=max(max(loss.values()) for loss in losses.values()) or 1,
         retrievals={title: by_predictor(report, part) for title, part in RETRIEVALS.items()},
-        sides=SIDES,
+        sides=list(DIRECTIONS),
         ranks=[f"R@{k}" for k in RANKS],
         hard=sorted(captions, key=lambda c: (-c.rank, -c.loss))[:HARD],
         easy=sorted(captions, key=lambda c: (c.rank, c.loss))[:EASY],
         mapped=[captions[i] for i in evaluation.mapped],
-        likeness=evaluation.likeness,
-        spread=Histogram.of([c.loss for c in captions], means),
-        curve=training(evaluation.curves, report["loss"]["all"]),
-        skills=Curves.of({"aligned": evaluation.curves["dev/skill"]}) if evaluation.curves.get("dev/skill") else None,
+        similarity=evaluation.similarity,
+        spread=Histogram.from_values([c.loss for c in captions], marks),
+        curve=loss_chart(evaluation.metrics, report["loss"]["all"]),
+        skills=LineChart.from_points({"aligned": skills}) if skills else None,
         corpus=evaluation.corpus or {"dev": {"rows": report["rows"], "rejected": report["corpus"]["rejected"]}},
         recipe=recipe,
         settings=yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False, allow_unicode=True),
@@ -58,21 +60,28 @@ def page(evaluation: Evaluation) -> str:
 
 
 def text(key: str, inner: str = "", **values: object) -> Markup:
-    """A phrase in both languages, of which the page's style shows one. `inner` chooses from a group, such as a zone; a
-    word that the group lacks stands as it is."""
+    """A phrase in both languages, of which the page's style shows one.
+
+    `inner` chooses from a group, such as a zone; one that is not in the group is shown as it is.
+    """
     phrase = WORDS[key].get(inner) if inner else WORDS[key]
     span = Markup('<span class="{0}" lang="{0}">{1}</span>')
-    if phrase is None:  # a word from outside, which may hold braces
+    if phrase is None:  # not a format string: it may contain braces
         return Markup("").join(span.format(language, inner) for language in LANGUAGES)
     return Markup("").join(
-        span.format(language, Markup.escape(said).format(**values)) for language, said in zip(LANGUAGES, phrase)
+        span.format(language, Markup.escape(words).format(**values)) for language, words in zip(LANGUAGES, phrase)
     )
 
 
-def training(logged: Mapping[str, Points], dev_loss: float) -> Curves | None:
-    """The loss as training logged it, the constant's, and the dev captions' at the end; None without a log."""
-    loss = logged.get("train/loss")
+def series(metrics: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """(step, value) of a metric where it was logged."""
+    return [(row["step"], row[name]) for row in metrics if name in row]
+
+
+def loss_chart(metrics: Sequence[Mapping[str, float]], dev_loss: float) -> LineChart | None:
+    """The training loss beside the constant's, and the final loss on the dev captions; None without metrics."""
+    loss = series(metrics, "loss")
     if not loss:
         return None
-    constant = {"constant": logged["train/floor_constant"]} if logged.get("train/floor_constant") else {}
-    return Curves.of({"aligned": loss, **constant, "dev": [(loss[-1][0], dev_loss)]})
+    constant = series(metrics, "constant_loss")
+    return LineChart.from_points({"aligned": loss, "constant": constant, "dev": [(loss[-1][0], dev_loss)]})

@@ -28,8 +28,8 @@ from ..base.stage_settings import SweepSettings
 from ..cache import stage as cache
 from ..corpus import stage as corpus
 from ..progress import Listener
-from ..report.stage import evaluate_run
-from ..training import stage as training
+from ..report.evaluate import evaluate_run
+from ..training import loop as training
 from ..training.schedule import DivergedError
 from .grid import Job, plan_jobs, read_grid, run_settings
 from .table import Outcome, summary, to_markdown

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..base.html import markdown_table
-from ..report.predictors import LABELS, by_predictor
+from ..report.tables import LABELS, by_predictor, markdown_table
 
 SKILL, SECONDS = "skill", "seconds"
 Figures = dict[str, float]

@@ -1,2 +1,1 @@
-"""Gradient descent from the ridge map towards the cached targets: the loop, its loss and its checkpoints. It hands on
-`trained_student`."""
+"""The train stage: gradient descent from the ridge map towards the cached targets."""

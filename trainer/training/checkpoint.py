@@ -10,97 +10,80 @@ from pathlib import Path
 import torch
 
 from ..base.files import read_header, read_tensors, write_tensors
-from .best import Best
 
-KEEP = 2
+KEEP = 2  # files
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+HINT = "delete it and run the train stage again, which continues from the checkpoint before it, or from the start"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A read checkpoint: tensors by "param/NAME" and "exp_avg/NAME" ..., the step, the losses so far, and the figures
-    of the best weights, and the gradient scaler's state in fp16."""
+    """A checkpoint on the CPU.
+
+    tensors: by "param/NAME", "exp_avg/NAME", ...; losses: what the check for divergence remembers; scaler: state of the
+    fp16 gradient scaler.
+    """
 
     tensors: dict[str, torch.Tensor]
     step: int
     losses: dict[str, list[float]]
-    best: dict[str, float]
     scaler: dict[str, float]
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint or the final weights. Raises DamagedError."""
+        header, tensors = read_header(path, HINT), read_tensors(path, HINT)
+        return cls(tensors, int(header["step"]), json.loads(header["losses"]), json.loads(header["scaler"]))
+
+    def restore(self, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
+        """Copy the values into the module's trainable parameters and, if given, the optimiser's state."""
+        for name, parameter in trainable(module).items():
+            parameter.data.copy_(self.tensors[f"param/{name}"])
+            if optimiser is not None and f"step/{name}" in self.tensors:
+                moments = {moment: self.tensors[f"{moment}/{name}"] for moment in MOMENTS}
+                optimiser.state[parameter] = {m: t.to(parameter.device, copy=True) for m, t in moments.items()}
 
 
 def trainable(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that learn, by name."""
+    """The parameters that require a gradient, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def save(
     folder: Path,
     step: int,
-    learning: Mapping[str, torch.Tensor],
+    parameters: Mapping[str, torch.Tensor],
     optimiser: torch.optim.Optimizer,
     losses: dict[str, list[float]],
-    best: Best,
     scaler: dict[str, float] | None = None,
 ) -> None:
-    """Write folder/step-NNNNNN.safetensors whole or not at all, and drop all but the newest two."""
+    """Write folder/step-NNNNNN.safetensors atomically, and delete all but the newest KEEP."""
     tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in learning.items():
+    for name, parameter in parameters.items():
         tensors[f"param/{name}"] = parameter.detach()
         state = optimiser.state.get(parameter, {})
         tensors |= {f"{moment}/{name}": state[moment] for moment in MOMENTS if moment in state}
-    tensors |= {f"best/{name}": tensor for name, tensor in best.weights.items()}
-    figures = {"best_skill": best.skill, "best_step": best.step, "waited": best.waited} if best.weights else {}
-    header = {"step": str(step), "losses": json.dumps(losses), "kept": json.dumps(figures)}
-    header["scaler"] = json.dumps(scaler or {})
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / f"step-{step:06d}.safetensors", tensors, header)
+    write_tensors(folder / f"step-{step:06d}.safetensors", tensors, _header(step, losses, scaler))
     for old in sorted(folder.glob("step-*.safetensors"))[:-KEEP]:
         old.unlink()
 
 
-def save_final(folder: Path, weights: Mapping[str, torch.Tensor], step: int) -> None:
-    """Write folder/final.safetensors, the weights that the encoder gets, as they were at `step`."""
-    header = {"step": str(step), "losses": "{}", "kept": "{}"}
-    write_tensors(final(folder), {f"param/{name}": tensor.detach() for name, tensor in weights.items()}, header)
+def save_final(folder: Path, parameters: Mapping[str, torch.Tensor], step: int) -> None:
+    """Write folder/final.safetensors, the weights after the last step."""
+    tensors = {f"param/{name}": tensor.detach() for name, tensor in parameters.items()}
+    write_tensors(final(folder), tensors, _header(step, {}, None))
 
 
 def final(folder: Path) -> Path:
-    """Where the weights stand that training ended with."""
+    """Path of the final weights."""
     return folder / "final.safetensors"
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint of a run, or None."""
+    """Path of a run's newest checkpoint, or None."""
     return max(folder.glob("step-*.safetensors"), default=None)
 
 
-def read(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU. Raises DamagedError."""
-    cure = "Delete it and run the train stage again: it goes on from the checkpoint before it, or from the start."
-    header, tensors = read_header(path, cure), read_tensors(path, cure)
-    return Checkpoint(
-        tensors,
-        int(header["step"]),
-        json.loads(header["losses"]),
-        json.loads(header["kept"]),
-        json.loads(header.get("scaler", "{}")),
-    )
-
-
-def restore(
-    checkpoint: Checkpoint,
-    module: torch.nn.Module,
-    optimiser: torch.optim.Optimizer | None = None,
-    best: Best | None = None,
-) -> None:
-    """Put a checkpoint's values into the parameters that learn and, when given, the optimiser and the best weights."""
-    for name, parameter in trainable(module).items():
-        parameter.data.copy_(checkpoint.tensors[f"param/{name}"])
-        if optimiser is not None and f"step/{name}" in checkpoint.tensors:
-            state = {m: checkpoint.tensors[f"{m}/{name}"] for m in MOMENTS}
-            optimiser.state[parameter] = {m: t.to(parameter.device, copy=True) for m, t in state.items()}
-        if best is not None and f"best/{name}" in checkpoint.tensors:
-            best.weights[name] = checkpoint.tensors[f"best/{name}"].to(parameter.device, copy=True)
-    if best is not None and best.weights:
-        best.skill, best.step = checkpoint.best["best_skill"], int(checkpoint.best["best_step"])
-        best.waited = int(checkpoint.best["waited"])
+def _header(step: int, losses: dict[str, list[float]], scaler: dict[str, float] | None) -> dict[str, str]:
+    return {"step": str(step), "losses": json.dumps(losses), "scaler": json.dumps(scaler or {})}

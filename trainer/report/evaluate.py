@@ -1,0 +1,165 @@
+"""Stage `evaluate`: how close an encoder's output is to the teacher's, beside baselines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+
+from zhclip.artifact import Artifact, load
+from zhclip.models import kind_of, relative_layer
+
+from ..base.device import default_device
+from ..base.files import read_json, write_text
+from ..base.locks import hold
+from ..base.recipe import CacheSettings, Recipe, SettingsError, TrainSettings
+from ..base.settings import corpus_name, parse_recipe, public, require
+from ..base.stage_settings import EvaluateSettings
+from ..cache.builder import CacheBuilder
+from ..cache.shards import Cache
+from ..cache.stage import build
+from ..corpus import stage as corpus
+from ..corpus.pairs import Pair
+from ..models.student import Student, load_student
+from ..models.teacher import Teacher, load_teacher
+from ..progress import Listener
+from ..training import metrics
+from ..training.trained import TrainedRun, strategy_name
+from . import captions
+from .baselines import Baselines, teacher_targets
+from .page import page
+from .score import Evaluation, score
+from .tables import to_markdown
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(settings: EvaluateSettings, progress: Listener | None = None) -> None:
+    """Stage `evaluate`: of an artifact, or of a run. Raises SettingsError when neither is given."""
+    if settings.artifact:
+        evaluation = evaluate_artifact(settings, progress)
+    elif settings.run:
+        recipe = parse_recipe(Path(settings.run) / "recipe.yaml")
+        recipe.run = settings.run  # the folder may have been moved
+        with hold(recipe.folder, "--run"):
+            evaluation = evaluate_run(recipe, progress)
+    else:
+        raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
+    if settings.report:
+        write_report(Path(settings.report), evaluation)
+    logger.info(to_markdown(evaluation.report))
+
+
+def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation:
+    """Score a trained run on its dev pairs: RUN/report.json, report.md, report.html and report.captions.tsv.
+
+    Raises SettingsError when training has not finished.
+    """
+    folder = recipe.folder / "corpus"
+    summary = read_json(folder / "summary.json", "delete it and run the corpus stage again")
+    run = TrainedRun.open(recipe, default_device())
+    targets = teacher_targets(run.teacher, corpus.read_pairs(folder / "train.tsv"))
+    baselines = Baselines.from_cache(run.cache, recipe.train.ridge_lambda, targets)
+    dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
+    pairs = corpus.read_pairs(folder / "dev.tsv")
+    scored = score(run.student, [(dev, baselines)], pairs, recipe.cache.batch, progress)
+    facts = {
+        "baselines_from": "training pairs",
+        "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
+        "strategy": strategy_name(recipe.train),
+    }
+    evaluation = replace(
+        scored,
+        report=scored.report | facts,
+        recipe=public(recipe),
+        metrics=metrics.read(recipe.folder / metrics.FILE),
+        corpus=summary,
+    )
+    write_report(recipe.folder / "report.json", evaluation)
+    return evaluation
+
+
+def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = None) -> Evaluation:
+    """Score an artifact on a corpus.
+
+    Baselines come from its run's cache if it lies in the run's folder; else those of each half of the scored pairs come
+    from the other half. Raises SettingsError, CorpusError, ArtifactError, ModelError.
+    """
+    path = require(settings.artifact, "artifact", "the encoder to score")
+    source = require(settings.corpus, "corpus", "the pairs to score it on")
+    device = default_device()
+    artifact = load(path)
+    meta = artifact.meta
+    student = Student.from_artifact(artifact).to(device)
+    teacher = _load_teacher(settings, artifact, device)
+    student.structure = student.structure.standardised()
+    student.pooled = student.pooled.standardised() if student.pooled else None
+    run = _recipe_beside(Path(path))
+    model = settings.student.model or (run.student.model if run else None)
+    untrained = load_student(require(model, "student.model", "the untrained student"), meta.window, device)
+    cleaned = corpus.scorable(source, student.tokens.length, teacher.length, meta.window)
+    penalty = float(meta.recipe.get("train", {}).get("ridge_lambda", TrainSettings.ridge_lambda))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        caches = _cache_halves(Path(temporary), cleaned.pairs, teacher, untrained)
+        if run is not None and (run.cache_folder / "train").is_dir():
+            train = Cache.open(run.cache_folder / "train", None, run.train.pad_positions)
+            targets = teacher_targets(teacher, corpus.read_pairs(run.folder / "corpus" / "train.tsv"))
+            baselines, origin = [Baselines.from_cache(train, penalty, targets)] * 2, "training pairs"
+        else:
+            baselines = [Baselines.from_cache(half, penalty) for half in reversed(caches)]
+            origin = "the other half of the scored pairs"
+        parts = list(zip(caches, baselines, strict=True))
+        scored = score(student, parts, cleaned.pairs, CacheSettings.batch, progress)
+    about = {"name": Path(source).name, "rejected": cleaned.counts()}
+    facts = {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
+    return replace(scored, report=scored.report | facts, recipe=meta.recipe)
+
+
+def _cache_halves(folder: Path, pairs: list[Pair], teacher: Teacher, untrained: Student) -> list[Cache]:
+    """Both halves of the pairs as caches of all positions and all the untrained student's layers."""
+    half = (len(pairs) + 1) // 2
+    caches = []
+    for name, chosen in (("first", pairs[:half]), ("second", pairs[half:])):
+        build(folder / name, CacheBuilder(teacher, untrained, chosen, untrained.depth, None, half, CacheSettings.batch))
+        caches.append(Cache.open(folder / name, untrained.depth, None))
+    return caches
+
+
+def _load_teacher(settings: EvaluateSettings, artifact: Artifact, device: str) -> Teacher:
+    """The artifact's teacher, whose outputs are standardised as the artifact's were in training."""
+    model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
+    meta, own = artifact.meta, artifact.meta.teacher
+    layer = relative_layer(own.layer, kind_of(meta.keys).parts[0].layer)
+    teacher = load_teacher(model, meta.window, layer, settings.teacher.tokenizer, device)
+    # A converted encoder names no teacher and can be scored beside any of its width.
+    if own.sha256 and teacher.sha256 != own.sha256:
+        raise SettingsError(
+            f"--teacher.model {model} has sha256 {teacher.sha256[:12]}, and {settings.artifact} was aligned to "
+            f"{own.id} with {own.sha256[:12]}; give that teacher"
+        )
+    if teacher.width != own.width:
+        raise SettingsError(f"--teacher.model {model} is {teacher.width} wide and {settings.artifact} {own.width}")
+    if "mean" not in artifact.structure:
+        return teacher
+    moments = {name: artifact.structure[name].float() for name in ("mean", "std")}
+    moments |= {f"pooled_{name}": artifact.pooled[name].float() for name in moments if name in artifact.pooled}
+    teacher = copy(teacher)
+    vars(teacher).update(moments)
+    return teacher
+
+
+def _recipe_beside(artifact: Path) -> Recipe | None:
+    """The recipe of the run whose folder the artifact is in, or None."""
+    path = artifact.parent / "recipe.yaml"
+    return parse_recipe(path) if path.is_file() else None
+
+
+def write_report(path: Path, evaluation: Evaluation) -> None:
+    """Write R.captions.tsv, R.html, R.md and, last, R.json, so that files beside a report are of the same encoder."""
+    captions.write(captions.path_beside(path), evaluation.captions)
+    write_text(path.with_suffix(".html"), page(evaluation))
+    write_text(path.with_suffix(".md"), to_markdown(evaluation.report))
+    write_text(path, json.dumps(evaluation.report, indent=1))

@@ -1,0 +1,200 @@
+"""Losses by zone, norm ratios and retrieval of an encoder over cached captions, beside its baselines."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache
+
+from zhclip.vectors import centred_similarity, ranks, recall, sentence_vector
+
+from ..base.device import is_out_of_memory
+from ..cache.shards import Cache
+from ..corpus.pairs import Pair
+from ..models.student import Student
+from ..progress import Counter, Listener
+from ..training.losses import cosine_loss, zone_masks
+from .baselines import Baselines
+from .captions import Caption
+from .tables import RANKS
+
+BASELINES = ("constant", "nearest", "untrained", "ridge")
+MAPPED = 20  # captions in the page's heat map
+Columns = dict[str, torch.Tensor]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A report as plain JSON values, its captions, and what the page shows beside them; the last three are a run's.
+
+    mapped: indices of the captions in the heat map; similarity: of these, Chinese by English.
+    """
+
+    report: dict[str, Any]
+    captions: list[Caption]
+    mapped: Sequence[int]
+    similarity: Sequence[Sequence[float]]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, float]] = ()
+    corpus: Mapping[str, dict] = field(default_factory=dict)  # rows and rejected, by split
+
+
+def score(
+    student: Student,
+    parts: Sequence[tuple[Cache, Baselines]],
+    pairs: Sequence[Pair],
+    batch: int,
+    progress: Listener | None = None,
+) -> Evaluation:
+    """Score a student on cached pairs, with all positions and all layers' output, each cache with its own baselines.
+
+    `batch` captions at once, or fewer if they do not fit into GPU memory.
+    """
+    cache = parts[0][0]
+    while True:
+        try:
+            columns, lengths = measure_all(student, parts, batch, progress)
+            break
+        except RuntimeError as error:
+            if batch == 1 or not is_out_of_memory(error):
+                raise
+        clear_device_cache(garbage_collection=True)
+        batch //= 2
+        logger.warning(f"evaluate: out of memory; scoring {batch} captions at once (--cache.batch {batch})")
+    zones = zone_masks(lengths, cache.window)
+    english, aligned = columns.pop("english"), columns["aligned"]
+    losses = {name: zone_means(own["loss"], zones) for name, own in columns.items()}
+    skills = {zone: 1 - losses["aligned"][zone] / loss for zone, loss in losses["constant"].items() if loss > 1e-6}
+    whole = {name: retrieval(own["sentence"], english["sentence"]) for name, own in columns.items()}
+    content = {name: retrieval(own["content"], english["content"]) for name, own in columns.items()}
+    ratios = zone_ratios(aligned["norm"], english["norm"], zones)
+    report = {
+        "rows": len(lengths),
+        "window": cache.window,
+        "loss": losses["aligned"],
+        "baselines": {name: losses.get(name) for name in BASELINES},
+        "skill": skills["all"],
+        "skill_zones": skills,
+        "retrieval": whole["aligned"],
+        "baselines_retrieval": {name: whole.get(name) for name in BASELINES},
+        "retrieval_content": content["aligned"],
+        "baselines_retrieval_content": {name: content.get(name) for name in BASELINES},
+        "norm_ratio": ratios["all"],
+        "norm_ratio_zones": ratios,
+    }
+    if cache.widths:
+        report["parts"] = by_part(columns, english, zones, cache.widths)
+    similarity = centred_similarity(aligned["sentence"], english["sentence"])
+    mapped = torch.linspace(0, len(lengths) - 1, min(MAPPED, len(lengths))).long()
+    captions = caption_table(aligned, english, zones["content"], similarity, pairs)
+    return Evaluation(report, captions, mapped.tolist(), similarity[mapped][:, mapped].tolist())
+
+
+def caption_table(
+    aligned: Columns, english: Columns, content: torch.Tensor, similarity: torch.Tensor, pairs: Sequence[Pair]
+) -> list[Caption]:
+    """Each caption's figures, in the order of the pairs. content: (N, W) bool; similarity: (N, N)."""
+    loss = aligned["loss"].double()
+    loss_content = (loss * content).sum(dim=1) / content.sum(dim=1).clamp_min(1)
+    by_content = centred_similarity(aligned["content"], english["content"])
+    figures = (loss.mean(dim=1), loss_content, ranks(similarity), ranks(by_content), nearest_other(similarity))
+    rows = zip(pairs, *(column.tolist() for column in figures), strict=True)
+    return [
+        Caption(pair.zh, pair.en, loss, loss_content, rank, rank_content, pairs[nearest].en)
+        for pair, loss, loss_content, rank, rank_content, nearest in rows
+    ]
+
+
+def by_part(
+    columns: dict[str, Columns], english: Columns, zones: dict[str, torch.Tensor], widths: Sequence[int]
+) -> dict[str, dict]:
+    """Loss and retrieval of every predictor for each of the teacher's encoders, and for the pooled vector if it has
+    one: {"loss": {predictor: {zone: mean}}, "retrieval": {predictor: recalls}}."""
+    split = {name: own["sentence"].split(tuple(widths), dim=-1) for name, own in columns.items()}
+    figures: dict[str, dict] = {}
+    for part, target in enumerate(english["sentence"].split(tuple(widths), dim=-1)):
+        losses = {name: zone_means(own["part_loss"][..., part], zones) for name, own in columns.items()}
+        recalls = {name: retrieval(own[part], target) for name, own in split.items()}
+        figures[f"part {part + 1}, {widths[part]} wide"] = {"loss": losses, "retrieval": recalls}
+    if "pooled" in english:
+        target, pooled = english["pooled"], {name: own["pooled"] for name, own in columns.items() if "pooled" in own}
+        losses = {name: {"all": float(cosine_loss(z, target).double().mean())} for name, z in pooled.items()}
+        figures["pooled"] = {"loss": losses, "retrieval": {name: retrieval(z, target) for name, z in pooled.items()}}
+    return figures
+
+
+@torch.inference_mode()
+def measure_all(
+    student: Student, parts: Sequence[tuple[Cache, Baselines]], batch: int, progress: Listener | None = None
+) -> tuple[dict[str, Columns], torch.Tensor]:
+    """The `measure` of every predictor, and of the `english` targets themselves, over all captions; and the teacher's
+    lengths (N,)."""
+    batches: dict[str, list[Columns]] = defaultdict(list)
+    lengths = torch.cat([cache.column("en_length") for cache, _ in parts])
+    counter = Counter("evaluate", len(lengths), progress)
+    for cache, baselines in parts:
+        nearest = baselines.nearest(cache.column("pooled"))
+        for rows in (chosen.tolist() for chosen in torch.arange(len(cache)).split(batch)):
+            ids, target = cache.rows("ids", rows).long(), cache.rows("target", rows).float()
+            untrained, nearest_rows = cache.rows("frozen_hidden", rows).float(), [nearest[row] for row in rows]
+            aligned, pooled = student.encode_both(ids)
+            predictions = {"aligned": aligned.cpu(), **baselines.predict(untrained, nearest_rows)}
+            mask = student.tokens.key_mask(ids)
+            for name, z in predictions.items():
+                batches[name].append(measure(z, target, mask, cache.widths))
+            ends = cache.rows("en_length", rows)[:, None]
+            batches["english"].append(measure(target, target, torch.arange(cache.window) < ends, cache.widths))
+            if pooled is not None:
+                vectors = baselines.predict_pooled(untrained[:, 0], nearest_rows)
+                vectors |= {"aligned": pooled.cpu(), "english": cache.rows("projected", rows).float()}
+                for name, vector in vectors.items():
+                    batches[name][-1]["pooled"] = vector
+            counter.add(len(rows))
+    joined = {name: {key: torch.cat([one[key] for one in own]) for key in own[0]} for name, own in batches.items()}
+    return joined, lengths
+
+
+def measure(z: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, widths: Sequence[int] = ()) -> Columns:
+    """Figures of vectors z (B, W, D) against the target (B, W, D); mask (B, W) is z's text with start and end token.
+
+    loss, norm (B, W); sentence, content (B, D), the sentence vectors of all text and of that between start and end;
+    with the `widths` of several parts also part_loss (B, W, parts).
+    """
+    content = zone_masks(mask.sum(dim=1), z.shape[1])["content"]
+    own = {"loss": cosine_loss(z, target, widths), "norm": z.norm(dim=-1)}
+    if widths:
+        sides = zip(z.split(tuple(widths), dim=-1), target.split(tuple(widths), dim=-1))
+        own["part_loss"] = torch.stack([cosine_loss(*part) for part in sides], dim=-1)
+    return own | {"sentence": sentence_vector(z, mask, widths), "content": sentence_vector(z, content, widths)}
+
+
+def zone_means(values: torch.Tensor, zones: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Mean of values (N, W) in each zone that has positions."""
+    return {zone: float(values[mask].double().mean()) for zone, mask in zones.items() if mask.any()}
+
+
+def zone_ratios(norm: torch.Tensor, target_norm: torch.Tensor, zones: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Mean norm over the teacher's mean norm, both (N, W), in each zone that has positions."""
+    targets, means = zone_means(target_norm, zones), zone_means(norm, zones)
+    return {zone: means[zone] / target for zone, target in targets.items() if target}
+
+
+def retrieval(zh: torch.Tensor, en: torch.Tensor) -> dict[str, dict[str, float]]:
+    """R@k in both directions of sentence vectors (N, D)."""
+    similarity = centred_similarity(zh, en)
+    return {
+        direction: {f"R@{k}": recall(matrix, k) for k in RANKS}
+        for direction, matrix in (("zh_to_en", similarity), ("en_to_zh", similarity.T))
+    }
+
+
+def nearest_other(similarity: torch.Tensor) -> torch.Tensor:
+    """The column (N,) with the largest value of each row of similarity (N, N), other than its own."""
+    own = torch.eye(len(similarity), dtype=torch.bool)
+    return similarity.masked_fill(own, -torch.inf).argmax(dim=1)

@@ -1,0 +1,213 @@
+"""Opens a training: the student prepared for its strategy, and all that a step reads and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from zhclip.device import best_precision
+
+from ..base.device import processes
+from ..base.recipe import Recipe, SettingsError, TrainSettings
+from ..base.settings import check_settings, require
+from ..cache.shards import Cache
+from ..models.freezing import prepare, trunk_depth
+from ..models.student import Student, load_student
+from . import checkpoint, metrics
+from .checkpoint import Checkpoint
+from .data import Batch, CaptionDataset, Order
+from .dev import DevMetrics
+from .losses import Loss
+from .schedule import total_steps
+
+
+@dataclass
+class Training:
+    """State of the loop.
+
+    steps: in all; first: steps already done, from a checkpoint. dev: None without dev_every, and in all processes but
+    the main one. losses: what the check for divergence remembers.
+    """
+
+    recipe: Recipe
+    accelerator: Accelerator
+    student: Student
+    cache: Cache
+    steps: int
+    optimiser: torch.optim.Optimizer
+    loss: Loss
+    dev: DevMetrics | None
+    losses: dict[str, list[float]]
+    first: int
+
+    @classmethod
+    def open(cls, recipe: Recipe) -> Training | None:
+        """The training of a recipe from its newest checkpoint on, or None if it is finished. Raises SettingsError."""
+        train, folder = recipe.train, recipe.folder / "checkpoints"
+        accelerator = make_accelerator(train)
+        check_batch(train, accelerator.num_processes)
+        student, _, cache = open_student(recipe, accelerator.device)
+        steps = total_steps(train, len(cache))
+        with accelerator.main_process_first():
+            check_settings(folder, _settings(recipe, cache, steps))
+        if steps == 0 or checkpoint.final(folder).is_file():
+            return None
+        parameters = checkpoint.trainable(student).values()
+        optimiser = torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
+        scored = train.dev_every and accelerator.is_main_process
+        dev = DevMetrics.from_cache(recipe, cache, student) if scored else None
+        first, losses = 0, dict[str, list[float]](start=[], recent=[])
+        newest = checkpoint.newest(folder)
+        if newest is not None:
+            saved = Checkpoint.load(newest)
+            saved.restore(student, optimiser)
+            first, losses = saved.step, saved.losses
+            if accelerator.scaler and saved.scaler:
+                accelerator.scaler.load_state_dict(saved.scaler)
+        loss = Loss.from_cache(cache, train, student, accelerator.device)
+        return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, losses, first)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.recipe.folder / "checkpoints"
+
+    def batches(self) -> Generator[Batch, None, None]:
+        """Batches of the remaining steps, those of this process."""
+        return loader(self.recipe.train, self.cache, range(self.first, self.steps), self.accelerator)
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Append a step's metrics to RUN/metrics.jsonl."""
+        if values and self.accelerator.is_main_process:
+            metrics.append(self.recipe.folder / metrics.FILE, step, values)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint."""
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+            parameters = checkpoint.trainable(self.student)
+            checkpoint.save(self.folder, step, parameters, self.optimiser, self.losses, scaler)
+        self.accelerator.wait_for_everyone()
+
+    def save_final(self) -> None:
+        """Write the weights after the last step."""
+        if self.accelerator.is_main_process:
+            checkpoint.save_final(self.folder, checkpoint.trainable(self.student), self.steps)
+
+
+def make_accelerator(train: TrainSettings) -> Accelerator:
+    """Accelerate's object for devices, precision and gradient accumulation."""
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=precision(train),
+        gradient_accumulation_steps=train.accumulate,
+    )
+
+
+@contextmanager
+def unchanged_process() -> Iterator[None]:
+    """Restore torch's random state and Accelerate's shared state afterwards: a node trains in ComfyUI's process."""
+    states = (AcceleratorState, GradientState)
+    before = [dict(state._shared_state) for state in states]
+    device = processes().device
+    AcceleratorState._reset_state()  # it keeps one precision a process
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for state, values in zip(states, before):
+            state._shared_state.clear()
+            state._shared_state.update(values)
+
+
+def open_student(recipe: Recipe, device: torch.device | str) -> tuple[Student, Any, Cache]:
+    """The untrained student prepared for its strategy, PEFT's model around its BERT for lora, and the training cache.
+
+    Raises SettingsError.
+    """
+    train = recipe.train
+    student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
+    depth = trunk_depth(train, student.depth)
+    cache = Cache.open(recipe.cache_folder / "train", depth, train.pad_positions)
+    ridge_start = train.start == "ridge" or train.strategy == "ridge"
+    if not ridge_start and cache.width != student.bert.dimensions.width:
+        raise SettingsError(
+            f"the student is {student.bert.dimensions.width} wide and the teacher {cache.width}: "
+            "only --train.start ridge brings the map between them"
+        )
+    maps = [cache.ridge(train.ridge_lambda), cache.projected_ridge(train.ridge_lambda)] if ridge_start else [None]
+    with torch.random.fork_rng([]):  # seeded for the adapters
+        peft_model = prepare(student, train, *maps)
+    return student.to(device), peft_model, cache
+
+
+def check_batch(train: TrainSettings, processes: int) -> None:
+    """Raise SettingsError unless a step's batch can be split over passes and processes."""
+    parts = train.accumulate * processes
+    if train.batch % parts:
+        raise SettingsError(
+            f"--train.batch {train.batch} is not a multiple of {parts} (--train.accumulate {train.accumulate} "
+            f"times {processes} processes)"
+        )
+
+
+def precision(train: TrainSettings) -> str:
+    """Accelerate's name of the precision that the settings ask for, on this device."""
+    return best_precision() if train.precision == "auto" else train.precision
+
+
+def loader(train: TrainSettings, cache: Cache, steps: range, accelerator: Accelerator) -> Generator[Batch, None, None]:
+    """Batches of these steps, those of this process, from the GPU's memory if the cache fits there.
+
+    With a GPU, a batch is read while the previous one is in use, and is pinned, so that no step waits for a copy.
+    """
+    device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
+    order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, *share)
+    resident = fits_on(device, cache.large_bytes())
+    dataset = CaptionDataset(cache.moved(device) if resident else cache, train.contrast > 0)
+    batches = (dataset[microbatch] for microbatch in order)
+    return batches if device.type == "cpu" else prefetch(_pinned(batch) for batch in batches)
+
+
+def prefetch(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+    """The batches, each read by a thread while the previous one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, batches, None)
+        while (batch := future.result()) is not None:
+            future = pool.submit(next, batches, None)
+            yield batch
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether so many bytes leave half of a GPU's free memory to the step. False on a CPU, which maps files."""
+    if device.type != "cuda":
+        return False
+    torch.cuda.empty_cache()  # blocks in torch's own cache count as used
+    return 2 * size < torch.cuda.mem_get_info(device)[0]
+
+
+def _pinned(batch: Batch) -> Batch:
+    return {name: tensor.pin_memory() if tensor.device.type == "cpu" else tensor for name, tensor in batch.items()}
+
+
+def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
+    """Settings that the weights depend on."""
+    train = asdict(recipe.train)
+    for name in ("epochs", "save_every", "accumulate", "dev_every"):
+        del train[name]
+    return train | {
+        "precision": precision(recipe.train),  # the one that auto chose on this device
+        "steps": steps,
+        "rows": len(cache),
+        "window": recipe.window,
+        "student": recipe.student.model,
+        "teacher": recipe.teacher.model,
+    }
