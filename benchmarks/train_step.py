@@ -1,9 +1,9 @@
 """A step of training beside the plain loop's: python -m benchmarks.train_step [--strategy unfreeze|lora] [--batch 32]
 
 Further options: [--sdxl] [--captions 512] [--quick] [--json F]. At full shape, 12 x 768 with random weights and 77
-positions: stored trunk and compact positions against every layer at every position (plain_loop.py). With --sdxl the
-recommended recipe's step to SDXL's two text encoders and pooled vector beside its step to CLIP-L. Both train in turns,
-in one process, the same strategy at the same precision, on a GPU where there is one.
+positions: stored frozen hidden states and compact positions against every layer at every position (plain_loop.py).
+With --sdxl the recommended recipe's step to SDXL's two text encoders and pooled vector beside its step to CLIP-L. Both
+train in turns, in one process, the same strategy at the same precision, on a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainer.base.device import default_device
 from trainer.base.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.cache import stage as cache
 from trainer.corpus import stage as corpus
-from trainer.models.freezing import trunk_depth
+from trainer.models.freezing import frozen_depth
 from trainer.models.teacher import teacher_of
 from trainer.models.tokenizer import load_tokens
 from trainer.report.baselines import teacher_targets
@@ -48,7 +48,7 @@ def ours(recipe: Recipe) -> Iterator[None]:
     training = setup.Training.open(recipe)
     assert training is not None
     accelerator, student, limit = training.accelerator, training.student, recipe.train.clip or 1.0
-    learning, depth = checkpoint.trainable(student), trunk_depth(recipe.train, student.depth) or 0
+    learning, depth = checkpoint.trainable(student), frozen_depth(recipe.train, student.depth) or 0
     model, optimiser = accelerator.prepare(student, training.optimiser)
     model.train()
     for batch in training.batches():

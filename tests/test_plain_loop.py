@@ -18,7 +18,7 @@ from trainer.base.recipe import CorpusSettings, Recipe, StudentSettings, Teacher
 from trainer.cache import stage as cache
 from trainer.cache.shards import Cache
 from trainer.corpus import stage as corpus
-from trainer.models.freezing import trunk_depth
+from trainer.models.freezing import frozen_depth
 from trainer.training.data import CaptionDataset, Microbatch
 from trainer.training.losses import cosine_loss
 from trainer.training.setup import open_student
@@ -91,7 +91,7 @@ def ours(
     """The same from the cache, as steps of training compute it, with or without filling: one for each seed that
     positions are drawn by."""
     student, _, cached = open_student(recipe, "cpu")
-    depth = trunk_depth(recipe.train, student.depth)
+    depth = frozen_depth(recipe.train, student.depth)
     assert depth is not None
     for seed in seeds:
         student.zero_grad()

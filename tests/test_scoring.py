@@ -79,7 +79,7 @@ def test_nearest_by_shards_is_the_nearest_of_all() -> None:
     shards: list[dict[str, torch.Tensor]] = []
     for rows in torch.arange(1000).split(300):  # the last one is shorter
         column = {
-            "pooled": pooled[rows],
+            "zh_sentence": pooled[rows],
             "target": target[rows].half().flatten(0, 1),
             "count": torch.full(rows.shape, 4),
         }

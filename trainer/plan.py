@@ -23,7 +23,7 @@ from .cache.builder import CacheBuilder, sum_pads
 from .cache.shards import Cache, Shard
 from .corpus.sample import Sample, sampled
 from .models.download import Weights, missing_weights
-from .models.freezing import prepare, trunk_depth
+from .models.freezing import frozen_depth, prepare
 from .models.student import Ridge, Student, load_student
 from .models.teacher import Teacher, load_teacher
 from .training import checkpoint
@@ -124,7 +124,7 @@ def planned_outputs(
     """What a run writes below its folders; checkpoints at their most. `weights`: number of the student's weights."""
     train, pairs = recipe.train, sample.pairs
     targets, states = gigabytes(recipe, sample.train, pairs, student, teacher)
-    stored = trunk_depth(train, student.depth) is not None and fits_both(recipe, sample.train, targets, states)
+    stored = frozen_depth(train, student.depth) is not None and fits_both(recipe, sample.train, targets, states)
     all_positions = replace(recipe, train=replace(train, pad_positions=None))
     dev = sum(gigabytes(all_positions, sample.dev, pairs, student, teacher))
     saves = -(-total_steps(train, sample.train) // train.save_every)
@@ -179,7 +179,7 @@ def measure_speed(recipe: Recipe, sample: Sample, student: Student, teacher: Tea
 
     A batch that does not fit the GPU's memory is tried in halves, as the train stage does.
     """
-    train, device, depth = recipe.train, student.bert.device, trunk_depth(recipe.train, student.depth)
+    train, device, depth = recipe.train, student.bert.device, frozen_depth(recipe.train, student.depth)
     batch = train.batch // train.accumulate // processes().num_processes
     rows = max(recipe.cache.batch, batch) if device.type == "cuda" else PROBE_CAPTIONS
     ordered = sorted(sample.pairs, key=lambda pair: len(pair.en))

@@ -8,7 +8,7 @@ from ..base.disk import free_bytes
 from ..base.files import write_text
 from ..base.recipe import Recipe, SettingsError
 from ..corpus.pairs import Pair
-from ..models.freezing import trunk_depth
+from ..models.freezing import frozen_depth
 from ..models.student import Student
 from ..models.teacher import Teacher
 from .shards import omitted_note, part_names
@@ -24,7 +24,7 @@ def stored_depth(recipe: Recipe, pairs: list[Pair], student: Student, teacher: T
 
     Raises SettingsError if --cache.budget is too small for the targets.
     """
-    depth, pads = trunk_depth(recipe.train, student.depth), recipe.train.pad_positions
+    depth, pads = frozen_depth(recipe.train, student.depth), recipe.train.pad_positions
     if pads is not None and pads < 1:  # nothing would stand for the padding that is left out
         raise SettingsError(f"--train.pad_positions {pads}: give 1 or more, or null for all padded positions")
     if depth is None:

@@ -185,12 +185,12 @@ class CacheBuilder:
         last = self.student.bert(ids, keys, positions, index, frozen, self.depth or 0)
         hidden = unpack(last, index, mask.shape)  # (B, P, S)
         check_finite(hidden, [p.zh for p in pairs], "--student.model")
-        vectors = {"pooled": sentence_vector(hidden, self.student.tokens.key_mask(ids) & mask)}
+        vectors = {"zh_sentence": sentence_vector(hidden, self.student.tokens.key_mask(ids) & mask)}
         sums = position_sums(last, target[mask], positions[mask], weights[mask], zh.shape[1], self.teacher.widths)
         english = sentence_vector(target, (positions < en_length[:, None]) & mask, self.teacher.widths)
-        sums["en_pooled_sum"] = english.double().sum(dim=0)  # (D,)
+        sums["en_sentence_sum"] = english.double().sum(dim=0)  # (D,)
         if pooled is not None:
-            vectors["projected"] = pooled
+            vectors["teacher_pooled"] = pooled
             sums |= pooled_sums(hidden[:, 0], pooled)
         vectors, sums = ({name: x.cpu() for name, x in columns.items()} for columns in (vectors, sums))
         halves = {name: vector.half() for name, vector in vectors.items()}
@@ -236,7 +236,7 @@ def pooled_sums(x: torch.Tensor, pooled: torch.Tensor) -> Shard:
     """The same over the student's first states (B, S) and the teacher's pooled vectors (B, G)."""
     ridge = RidgeSums.zeros(1, x.shape[1], pooled.shape[1], x.device)
     ridge.add(x, unit(pooled), x.new_zeros(len(x), dtype=torch.long), x.new_ones(len(x)))
-    return ridge.tensors("projected_") | {"projected_norm_sum": norms(pooled).double().sum(dim=0, keepdim=True)}
+    return ridge.tensors("pooled_") | {"pooled_norm_sum": norms(pooled).double().sum(dim=0, keepdim=True)}
 
 
 def add_sums(one: Shard, other: Shard) -> Shard:

@@ -18,7 +18,8 @@ from ..models.student import Ridge
 
 CURE = "run the cache stage again, which computes damaged shards anew"
 LARGE = ("target", "frozen_hidden")
-SMALL = ("position", "ids", "count", "length", "en_length", "projected")  # what a step reads beside the large ones
+# Beside the large columns a training step reads these.
+SMALL = ("position", "ids", "count", "length", "en_length", "teacher_pooled")
 PER_POSITION = ("target", "frozen_hidden", "position", "ids")
 SUMS = "sums.safetensors"
 Shard = dict[str, torch.Tensor]
@@ -47,8 +48,9 @@ class Cache:
 
     Columns with a value a position hold the stored positions of one caption after another, "count" of them each:
     "target" (_, D) and "frozen_hidden" (_, S) fp16, "position" and "ids". Columns with a value a caption: "count",
-    "length" (positions of its longer text), "en_length", "pooled" (S,) fp16, the untrained student's sentence vector,
-    and for a teacher with pooled vectors "projected" (G,) fp16. `widths` of the targets' parts if there are several.
+    "length" (positions of its longer text), "en_length", "zh_sentence" (S,) fp16, the untrained student's sentence
+    vector, and for a teacher with pooled vectors "teacher_pooled" (G,) fp16. `widths` of the targets' parts if there
+    are several.
     """
 
     shards: list[Shard]
@@ -109,7 +111,7 @@ class Cache:
     @property
     def pooled_width(self) -> int:
         """Width G of the teacher's pooled vectors, 0 without them."""
-        return self.shards[0]["projected"].shape[1] if "projected" in self.shards[0] else 0
+        return self.shards[0]["teacher_pooled"].shape[1] if "teacher_pooled" in self.shards[0] else 0
 
     @property
     def window(self) -> int:
@@ -186,17 +188,17 @@ class Cache:
         """The ridge regression (zhclip/ridge.py) from the untrained student's output to the unit targets."""
         return _solve(self.sums, "", penalty)
 
-    def projected_constant(self) -> torch.Tensor:
+    def pooled_constant(self) -> torch.Tensor:
         """The mean unit pooled vector (G,)."""
-        return (self.sums["projected_y"][0] / len(self)).float()
+        return (self.sums["pooled_y"][0] / len(self)).float()
 
-    def projected_norm(self) -> torch.Tensor:
+    def pooled_norm(self) -> torch.Tensor:
         """The mean norm of the teacher's pooled vectors (1, 1)."""
-        return (self.sums["projected_norm_sum"] / len(self)).float()
+        return (self.sums["pooled_norm_sum"] / len(self)).float()
 
-    def projected_ridge(self, penalty: float) -> Ridge | None:
+    def pooled_ridge(self, penalty: float) -> Ridge | None:
         """`ridge` from the student's first position to the unit pooled vectors; None without them."""
-        return _solve(self.sums, "projected_", penalty) if self.pooled_width else None
+        return _solve(self.sums, "pooled_", penalty) if self.pooled_width else None
 
 
 def _solve(sums: Shard, prefix: str, penalty: float) -> Ridge:

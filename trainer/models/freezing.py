@@ -45,7 +45,7 @@ def learning_layers(train: TrainSettings, depth: int) -> int:
     return learning
 
 
-def trunk_depth(train: TrainSettings, depth: int) -> int | None:
+def frozen_depth(train: TrainSettings, depth: int) -> int | None:
     """How many of the student's layers stay frozen below the first that learns; None when nothing of it is stored.
 
     Raises SettingsError for settings that cannot train a student of that depth.

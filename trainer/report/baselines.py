@@ -42,10 +42,10 @@ class Baselines:
     @classmethod
     def from_cache(cls, cache: Cache, penalty: float, targets: Targets | None = None) -> Baselines:
         """Solve them from the cache's sums. `targets` is needed if the cache does not have all positions."""
-        total = torch.stack([shard["pooled"].double().sum(dim=0) for shard in cache.shards]).sum(dim=0)
+        total = torch.stack([shard["zh_sentence"].double().sum(dim=0) for shard in cache.shards]).sum(dim=0)
         centre = (total / len(cache)).float()
         targets = targets or partial(cache.rows, "target")
-        return cls(cache, cache.constant(), cache.ridge(penalty), centre, targets, cache.projected_ridge(penalty))
+        return cls(cache, cache.constant(), cache.ridge(penalty), centre, targets, cache.pooled_ridge(penalty))
 
     def nearest(self, vectors: torch.Tensor) -> list[int]:
         """For each sentence vector (N, S) of the untrained student, the row of the cache with the largest cosine.
@@ -56,10 +56,10 @@ class Baselines:
         best, rows = torch.full((len(vectors),), -torch.inf), torch.zeros(len(vectors), dtype=torch.long)
         first = 0
         for shard in self.cache.shards:
-            cosine, row = (centred @ normalize(shard["pooled"] - self.centre, dim=-1).T).max(dim=1)
+            cosine, row = (centred @ normalize(shard["zh_sentence"] - self.centre, dim=-1).T).max(dim=1)
             rows = torch.where(cosine > best, first + row, rows)
             best = torch.maximum(cosine, best)
-            first += len(shard["pooled"])
+            first += len(shard["zh_sentence"])
         return rows.tolist()
 
     def predict(self, untrained: torch.Tensor, nearest: list[int]) -> dict[str, torch.Tensor]:
@@ -79,8 +79,8 @@ class Baselines:
     def predict_pooled(self, first: torch.Tensor, nearest: list[int]) -> dict[str, torch.Tensor]:
         """Predictions of pooled vectors (B, G), from the untrained student's output (B, S) at the first position."""
         predictions = {
-            "constant": self.cache.projected_constant().expand(len(first), -1),
-            "nearest": self.cache.rows("projected", nearest).float(),
+            "constant": self.cache.pooled_constant().expand(len(first), -1),
+            "nearest": self.cache.rows("teacher_pooled", nearest).float(),
         }
         if self.pooled_ridge is not None:
             predictions["ridge"] = project(first, self.pooled_ridge.weight, self.pooled_ridge.bias)

@@ -139,7 +139,7 @@ def measure_all(
     lengths = torch.cat([cache.column("en_length") for cache, _ in parts])
     counter = Counter("evaluate", len(lengths), progress)
     for cache, baselines in parts:
-        nearest = baselines.nearest(cache.column("pooled"))
+        nearest = baselines.nearest(cache.column("zh_sentence"))
         for rows in (chosen.tolist() for chosen in torch.arange(len(cache)).split(batch)):
             ids, target = cache.rows("ids", rows).long(), cache.rows("target", rows).float()
             untrained, nearest_rows = cache.rows("frozen_hidden", rows).float(), [nearest[row] for row in rows]
@@ -152,7 +152,7 @@ def measure_all(
             batches["english"].append(measure(target, target, torch.arange(cache.window) < ends, cache.widths))
             if pooled is not None:
                 vectors = baselines.predict_pooled(untrained[:, 0], nearest_rows)
-                vectors |= {"aligned": pooled.cpu(), "english": cache.rows("projected", rows).float()}
+                vectors |= {"aligned": pooled.cpu(), "english": cache.rows("teacher_pooled", rows).float()}
                 for name, vector in vectors.items():
                     batches[name][-1]["pooled"] = vector
             counter.add(len(rows))

@@ -103,7 +103,7 @@ class CaptionDataset:
         if cache.has_frozen_hidden:
             batch["frozen_hidden"] = cache.rows("frozen_hidden", rows)
         if cache.pooled_width:
-            batch["pooled_target"] = cache.rows("projected", rows)
+            batch["pooled_target"] = cache.rows("teacher_pooled", rows)
         if self.contrast:
             step = torch.tensor(microbatch.step)
             target = batch["target"] if rows == microbatch.step else cache.rows("target", microbatch.step)

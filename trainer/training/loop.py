@@ -11,7 +11,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from ..base.device import is_out_of_memory, matmul_precision, processes
 from ..base.recipe import Recipe
-from ..models.freezing import trunk_depth
+from ..models.freezing import frozen_depth
 from ..progress import Counter, Listener
 from . import checkpoint, metrics
 from .schedule import check_divergence, learning_rate
@@ -53,7 +53,7 @@ def train_steps(recipe: Recipe, progress: Listener | None) -> None:
         metrics.truncate(recipe.folder / metrics.FILE, training.first)
     model, optimiser = accelerator.prepare(training.student, training.optimiser)
     parameters = list(checkpoint.trainable(training.student).values())
-    depth = trunk_depth(train, training.student.depth) or 0
+    depth = frozen_depth(train, training.student.depth) or 0
     constant_loss = training.cache.constant_loss()
     counter = Counter("train", steps, progress if accelerator.is_main_process else None, training.first)
     pending: list[dict[str, torch.Tensor]] = []  # terms of each pass since they were logged

@@ -75,7 +75,7 @@ class Loss:
     @classmethod
     def from_cache(cls, cache: Cache, train: TrainSettings, student: Student, device: torch.device) -> Loss:
         """The objective with constants from the cache's sums, on `device`."""
-        centre = (cache.sums["en_pooled_sum"] / len(cache)).float().to(device)
+        centre = (cache.sums["en_sentence_sum"] / len(cache)).float().to(device)
         return cls(train, student, centre, cache.widths)
 
     def __call__(self, z: torch.Tensor, pooled: torch.Tensor | None, batch: Batch) -> dict[str, torch.Tensor]:

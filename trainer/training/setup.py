@@ -19,7 +19,7 @@ from ..base.device import processes
 from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import check_settings, require
 from ..cache.shards import Cache
-from ..models.freezing import prepare, trunk_depth
+from ..models.freezing import frozen_depth, prepare
 from ..models.student import Student, load_student
 from . import checkpoint, metrics
 from .checkpoint import Checkpoint
@@ -135,7 +135,7 @@ def open_student(recipe: Recipe, device: torch.device | str) -> tuple[Student, A
     """
     train = recipe.train
     student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
-    depth = trunk_depth(train, student.depth)
+    depth = frozen_depth(train, student.depth)
     cache = Cache.open(recipe.cache_folder / "train", depth, train.pad_positions)
     ridge_start = train.start == "ridge" or train.strategy == "ridge"
     if not ridge_start and cache.width != student.bert.dimensions.width:
@@ -143,7 +143,7 @@ def open_student(recipe: Recipe, device: torch.device | str) -> tuple[Student, A
             f"the student is {student.bert.dimensions.width} wide and the teacher {cache.width}: "
             "only --train.start ridge brings the map between them"
         )
-    maps = [cache.ridge(train.ridge_lambda), cache.projected_ridge(train.ridge_lambda)] if ridge_start else [None]
+    maps = [cache.ridge(train.ridge_lambda), cache.pooled_ridge(train.ridge_lambda)] if ridge_start else [None]
     with torch.random.fork_rng([]):  # seeded for the adapters
         peft_model = prepare(student, train, *maps)
     return student.to(device), peft_model, cache

@@ -56,7 +56,7 @@ def build_structure(teacher: Teacher, cache: Cache) -> tuple[Structure, Structur
     pooled = teacher.encode_pooled([""])
     if pooled is None:
         return structure, None
-    return structure, Structure(empty=pooled.cpu(), norms=cache.projected_norm())
+    return structure, Structure(empty=pooled.cpu(), norms=cache.pooled_norm())
 
 
 def strategy_name(train: TrainSettings) -> str:
