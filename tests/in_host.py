@@ -101,14 +101,15 @@ def memory_modes(job: str) -> None:
     for mode in ("NORMAL_VRAM", "LOW_VRAM", "NO_VRAM"):
         memory.unload_all_models()
         memory.is_device_cpu, memory.get_free_memory, memory.module_size = is_cpu, free_memory, module_size
+        if mode != "NORMAL_VRAM":
+            # 0.3.64 grants each model 128 MB whatever is free, which is more than these take.
+            memory.module_size = lambda module: module_size(module) * 2**20
         with torch.inference_mode():
             model, _, vae, _ = comfy.sd.load_checkpoint_guess_config(given["checkpoint"], output_clip=False)
             if mode != "NORMAL_VRAM":
                 memory.vram_state = memory.VRAMState[mode]
                 memory.is_device_cpu = lambda _: False
                 memory.get_free_memory = lambda _=None, torch_free_too=False: (free, free) if torch_free_too else free
-                # 0.3.64 grants each model 128 MB whatever is free, which is more than these take.
-                memory.module_size = lambda module: module_size(module) * 2**20
             clip = load_clip(given["artifact"])
             made = paint(clip, model, vae, given["prompts"])
         made["streamed.clip"] = torch.tensor(streamed(clip.cond_stage_model))

@@ -58,7 +58,8 @@ def modes(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> dict[st
 def test_streamed_encoder_and_model_make_what_loaded_ones_make(modes: dict, mode: str) -> None:
     loaded, found = modes["NORMAL_VRAM"], modes[mode]
     assert int(loaded.pop("streamed.clip", 0)) == int(loaded.pop("streamed.model", 0)) == 0
-    assert int(found.pop("streamed.clip")) >= 20 and int(found.pop("streamed.model")) >= 50
+    # At least the encoder's linear layers, six in each of two, and most of the UNet.
+    assert int(found.pop("streamed.clip")) >= 12 and int(found.pop("streamed.model")) >= 50
     assert found["cond.2"].shape == (1, 2 * WINDOW, 768) and found["picture"].std() > 0.05
     assert {name: float((found[name] - loaded[name]).abs().max()) for name in loaded} == dict.fromkeys(loaded, 0.0)
 
