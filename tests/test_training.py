@@ -25,6 +25,7 @@ from transformers import ChineseCLIPModel
 
 from tests import encoders
 from trainer.artifact import export
+from trainer.base.device import default_device, gpu_problem, use_device
 from trainer.base.recipe import LORA, Recipe, SettingsError, TrainSettings
 from trainer.base.settings import parse_recipe
 from trainer.cache import stage as cache
@@ -41,7 +42,7 @@ from trainer.training.losses import Loss, contrast_loss, cosine_loss
 from trainer.training.setup import fits_on, make_accelerator, prefetch
 from trainer.training.trained import TrainedRun
 from zhclip.artifact import Artifact, load
-from zhclip.device import best_precision, nvidia_precision
+from zhclip.device import best_precision, is_covered, nvidia_precision, usable_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "recipes" / "tiny.yaml"
@@ -368,11 +369,44 @@ def test_precision_follows_what_a_card_computes_in_itself(card: tuple[tuple[int,
     assert nvidia_precision(*card) == CARDS[card]
 
 
+@pytest.mark.parametrize(
+    ("capability", "architectures", "covered"),
+    [
+        ((6, 1), "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120", False),  # PyPI's wheels and a GTX 1080
+        ((6, 1), "sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90", True),  # the CUDA 12.6 wheels
+        ((8, 9), "sm_75 sm_80 sm_86 sm_90", True),
+        ((8, 0), "sm_75 sm_86", False),
+        ((12, 0), "sm_75 sm_80 sm_86 sm_90", False),
+        ((12, 0), "sm_80 compute_90", True),
+        ((9, 0), "", False),
+    ],
+)
+def test_a_gpu_that_torch_was_not_built_for_is_not_used(
+    capability: tuple[int, int], architectures: str, covered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert is_covered(capability, architectures.split()) == covered
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: architectures.split())
+    assert usable_gpu() == covered
+    assert (gpu_problem() is None) == covered
+
+
+def test_a_device_that_is_asked_for_and_not_there_is_refused() -> None:
+    use_device("cpu")
+    assert default_device() == "cpu"
+    if not usable_gpu():
+        with pytest.raises(SettingsError, match="--device"):
+            use_device("cuda")
+    use_device("auto")
+
+
 def test_the_precision_that_was_chosen_is_written_down(base: Recipe, tmp_path: Path) -> None:
     recipe = run_stages(changed(base, tmp_path / "run", precision="auto"), corpus, cache, train)
     settings = recipe.folder / "checkpoints" / "settings.json"
     chosen = json.loads(settings.read_text(encoding="utf-8"))["precision"]
-    assert chosen == best_precision()
+    assert chosen == best_precision(usable_gpu())
     other = {"no": "bf16", "bf16": "no"}[chosen]
     with pytest.raises(SettingsError, match=f"precision was '{chosen}' and is now '{other}'"):
         train.run(changed(base, tmp_path / "run", precision=other))

@@ -6,7 +6,7 @@ import logging
 from contextlib import nullcontext
 
 from .artifact.export import export_run
-from .base.device import processes
+from .base.device import processes, use_device
 from .base.files import write_text
 from .base.locks import hold
 from .base.recipe import Recipe
@@ -39,6 +39,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     OSError, and what the listener raises, such as Cancelled.
     """
     recipe = checked(recipe)
+    use_device(recipe.device)
     with hold(recipe.folder, "--run"):
         seconds: dict[str, float] = {}
         if processes().is_main_process:
@@ -60,6 +61,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
 def run_stage(stage: str, recipe: Recipe, progress: Listener | None = None) -> None:
     """Run one of STAGES in the run's folder. Raises what `run` raises."""
     recipe = checked(recipe)
+    use_device(recipe.device)
     with hold(recipe.folder, "--run"):
         _remember(recipe, again=False)
         _run_stage(stage, recipe, progress)

@@ -1,4 +1,4 @@
-"""The precision that a device computes in fastest."""
+"""The GPU that torch can use, and the precision that a device computes in fastest."""
 
 from __future__ import annotations
 
@@ -10,9 +10,30 @@ import torch
 NO_TENSOR_CORES = re.compile(r"\b(16[3-6]0|MX[45]50|T5[05]0|T600|T1000|T1200|T2000|30HX)\b")
 
 
-def best_precision() -> str:
-    """Accelerate's name of the fastest precision of the first GPU, else of the CPU: bf16, fp16, or no for fp32."""
+def usable_gpu() -> bool:
+    """Whether torch finds a GPU and was built for it; with another one, the first kernel fails."""
     if not torch.cuda.is_available():
+        return False
+    return bool(torch.version.hip) or is_covered(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
+
+
+def is_covered(capability: tuple[int, int], architectures: list[str]) -> bool:
+    """Whether code for one of these architectures runs on an NVIDIA GPU of this compute capability.
+
+    Code for sm_86 runs on 8.6 and later 8.x; the driver compiles that for compute_90 on 9.0 and everything later.
+    """
+    for name in architectures:
+        parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)", name)
+        if parts:
+            built = int(parts[2]), int(parts[3])
+            if built <= capability and (parts[1] == "compute" or built[0] == capability[0]):
+                return True
+    return False
+
+
+def best_precision(gpu: bool) -> str:
+    """Accelerate's name of the fastest precision of the first GPU, or of the CPU: bf16, fp16, or no for fp32."""
+    if not gpu:
         return "bf16" if cpu_has_bf16() else "no"
     if torch.version.hip:
         return "bf16"

@@ -185,6 +185,9 @@ class Recipe:
     """A ComfyUI folder to copy the encoder to (models/text_encoders). around: the ComfyUI that contains this clone in
     its custom_nodes, if any. null: no copy."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What the stages compute on. auto: the first NVIDIA or ROCm GPU that torch can use, else the CPU."""
+
     @property
     def folder(self) -> Path:
         """The run's folder."""

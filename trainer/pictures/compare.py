@@ -23,6 +23,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 
 from zhclip.artifact import read_meta
+from zhclip.device import usable_gpu
 from zhclip.io import atomic_write
 from zhclip.pipelines import check_fit
 
@@ -133,7 +134,7 @@ def run(settings: CompareSettings, progress: Listener | None = None) -> dict[str
         sha256 = checkpoint_sha256(checkpoint)
         rows = make_rows(settings, all(prompt.paraphrase for prompt in prompts), sha256)
         common: dict[str, Any] = {"checkpoint": public_name(settings.checkpoint), "checkpoint sha256": sha256}
-        common |= {"clip layer": clip_layer(rows), "precision": "fp16" if torch.cuda.is_available() else "fp32"}
+        common |= {"clip layer": clip_layer(rows), "precision": "fp16" if usable_gpu() else "fp32"}
         common |= {name: getattr(settings, name) for name in ("sampler", "steps", "guidance", "width", "height")}
         columns = [{**vars(p), "empty": "", "other": another(prompts, at)} for at, p in enumerate(prompts)]
         texts: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from zhclip.device import usable_gpu
 from zhclip.pipelines import PromptEncoder, one_length
 
 from ..base.device import default_device
@@ -71,7 +72,7 @@ def load_pipeline(checkpoint: Path, sampler: str, layout: str) -> StableDiffusio
             )
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
-        return pipe.to(default_device(), torch.float16 if torch.cuda.is_available() else torch.float32)
+        return pipe.to(default_device(), torch.float16 if usable_gpu() else torch.float32)
     except ModelError:
         raise
     except Exception as error:

@@ -106,7 +106,7 @@ class Training:
 def make_accelerator(train: TrainSettings) -> Accelerator:
     """Accelerate's object for devices, precision and gradient accumulation."""
     return Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=processes().device.type == "cpu",
         mixed_precision=precision(train),
         gradient_accumulation_steps=train.accumulate,
     )
@@ -161,7 +161,7 @@ def check_batch(train: TrainSettings, processes: int) -> None:
 
 def precision(train: TrainSettings) -> str:
     """Accelerate's name of the precision that the settings ask for, on this device."""
-    return best_precision() if train.precision == "auto" else train.precision
+    return best_precision(processes().device.type == "cuda") if train.precision == "auto" else train.precision
 
 
 def loader(train: TrainSettings, cache: Cache, steps: range, accelerator: Accelerator) -> Generator[Batch, None, None]:

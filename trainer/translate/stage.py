@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from zhclip.device import best_precision
+from zhclip.device import best_precision, usable_gpu
 from zhclip.io import atomic_write
 from zhclip.prompt import normalise
 
@@ -160,7 +160,7 @@ def translate(
 
 def dtype_of(settings: TranslateSettings) -> torch.dtype:
     """bf16 where it is asked for, or `auto` and a GPU computes in it; else fp32."""
-    gpu = torch.cuda.is_available() and best_precision() == "bf16"
+    gpu = usable_gpu() and best_precision(gpu=True) == "bf16"
     return torch.bfloat16 if settings.precision == "bf16" or (settings.precision == "auto" and gpu) else torch.float32
 
 
