@@ -23,7 +23,7 @@ from trainer.base.recipe import CacheSettings, CorpusSettings, Recipe, StudentSe
 from trainer.cache import stage as cache
 from trainer.corpus import stage as corpus
 from trainer.models.freezing import frozen_depth
-from trainer.models.teacher import teacher_of
+from trainer.models.teacher import teacher_from_recipe
 from trainer.models.tokenizer import load_tokens
 from trainer.report.baselines import teacher_targets
 from trainer.training import checkpoint, setup
@@ -64,7 +64,7 @@ def ours(recipe: Recipe) -> Iterator[None]:
 def plain(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """The plain loop on the same captions, the teacher's answers in memory."""
     pairs, batch = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv"), recipe.train.batch
-    answer, rows = teacher_targets(teacher_of(recipe, device), pairs), range(len(pairs))
+    answer, rows = teacher_targets(teacher_from_recipe(recipe, device), pairs), range(len(pairs))
     target = torch.cat([answer(list(rows[at : at + 64])).half() for at in rows[::64]]).to(device)
     tokens = load_tokens(str(recipe.student.model), recipe.window)
     ids = torch.tensor([tokens.windows(pair.zh)[0] for pair in pairs], device=device)

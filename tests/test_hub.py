@@ -1,4 +1,4 @@
-"""Models by hub id, from a local stand-in of the hub, in a real process with HF_ENDPOINT."""
+"""Models by hub id, from a local stand-in of the hub that the setting `endpoint` names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tests import encoders, hub
 from tests.tree import trainer
+
+NOBODY = "http://127.0.0.1:9"
 
 
 def test_models_come_by_id_from_a_mirror_and_bring_no_more_than_needed(tmp_path: Path) -> None:
@@ -22,7 +24,8 @@ def test_models_come_by_id_from_a_mirror_and_bring_no_more_than_needed(tmp_path:
     flags += ["--student.model", "someone/chinese-clip", "--teacher.model", "someone/sd15"]
     flags += ["--corpus.train", str(train), "--corpus.dev", str(dev)]
     with hub.serve(repositories) as (endpoint, asked):
-        own = hub.settings(endpoint, tmp_path / "home")
+        own = hub.settings(NOBODY, tmp_path / "home")
+        flags += ["--endpoint", endpoint]
         done = trainer("run", *flags, **own)
         assert done.returncode == 0, done.stderr
         assert not any("v1-5-pruned" in path for path in asked)

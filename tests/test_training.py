@@ -32,7 +32,7 @@ from trainer.cache import stage as cache
 from trainer.cache.shards import part_names
 from trainer.corpus import stage as corpus
 from trainer.models.student import Student
-from trainer.progress import Cancelled, Progress
+from trainer.progress import Cancelled, Listener, Progress
 from trainer.report.evaluate import evaluate_run
 from trainer.training import checkpoint, metrics, setup
 from trainer.training import loop as train
@@ -190,9 +190,9 @@ def test_training_leaves_no_memory_behind(
     made: list[weakref.ref[Any]] = []
     opened = setup.Training.open
 
-    def watched(recipe: Recipe) -> setup.Training | None:
+    def watched(recipe: Recipe, progress: Listener | None) -> setup.Training | None:
         assert not any(reference() for reference in made)  # a retry does not hold the previous training
-        training = opened(recipe)
+        training = opened(recipe, progress)
         assert training is not None
         made.extend(map(weakref.ref, (training.student, training.optimiser, training.cache)))
         return training

@@ -24,8 +24,8 @@ from .cache.shards import Cache, Shard
 from .corpus.sample import Sample, sampled
 from .models.download import Weights, missing_weights
 from .models.freezing import frozen_depth, prepare
-from .models.student import Ridge, Student, load_student
-from .models.teacher import Teacher, load_teacher
+from .models.student import Ridge, Student, student_from_recipe
+from .models.teacher import Teacher, teacher_from_recipe
 from .training import checkpoint
 from .training.data import CaptionDataset, Microbatch
 from .training.losses import Loss
@@ -69,16 +69,19 @@ def plan(recipe: Recipe) -> Plan:
 
     Raises SettingsError when a disk is too small, and whatever is wrong with settings, models or corpus.
     """
-    began, state, train, given = time.perf_counter(), processes(), recipe.train, recipe.teacher
+    began, state, train = time.perf_counter(), processes(), recipe.train
     check_batch(train, state.num_processes)
     comfyui = install_folder(recipe.install)
     copy = install_path(comfyui, recipe.folder.resolve().name) if comfyui else None
     chinese = require(recipe.student.model, "student.model", "the Chinese encoder")
-    english = require(given.model, "teacher.model", "the English encoder")
-    missing = {chinese: missing_weights(chinese, "student.model"), english: missing_weights(english, "teacher.model")}
+    english = require(recipe.teacher.model, "teacher.model", "the English encoder")
+    missing = {
+        chinese: missing_weights(chinese, "student.model", recipe.endpoint),
+        english: missing_weights(english, "teacher.model", recipe.endpoint),
+    }
     # Where weights are missing, random ones of the same shapes take as long.
-    teacher = load_teacher(english, recipe.window, given.layer, given.tokenizer, state.device, not missing[english])
-    student = load_student(chinese, recipe.window, state.device, not missing[chinese])
+    teacher = teacher_from_recipe(recipe, state.device, weights=not missing[english])
+    student = student_from_recipe(recipe, state.device, weights=not missing[chinese])
     sample = sampled(recipe, student.tokens.length, teacher.length)
     downloads = sum(weights.size for parts in missing.values() for weights in parts.values())
     weights = sum(parameter.numel() for parameter in student.parameters())

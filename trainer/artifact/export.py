@@ -49,10 +49,10 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
     report = recipe.folder / "report.json"
     if not report.is_file():
         raise SettingsError(f"{report}: missing; run the evaluate stage first (`python -m trainer evaluate`)")
-    run = TrainedRun.open(recipe, default_device())
+    run = TrainedRun.open(recipe, default_device(), progress)
     restore_scale(run)
     captions = [pair.zh for pair in corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")]
-    compare_tokenizers(str(recipe.student.model), run.student.tokens, captions[:COMPARED])
+    compare_tokenizers(str(recipe.student.model), run.student.tokens, captions[:COMPARED], recipe.endpoint)
     ids = sample_ids(recipe, run.student)
     with matmul_precision("highest"):
         before = outputs(run.student, ids, progress)

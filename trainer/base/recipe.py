@@ -181,6 +181,9 @@ class Recipe:
     cache: CacheSettings = field(default_factory=CacheSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+    endpoint: str | None = None
+    """Address of the hub that models are downloaded from, such as https://hf-mirror.com. null: the environment's
+    HF_ENDPOINT, else https://huggingface.co."""
     install: str | None = AROUND
     """A ComfyUI folder to copy the encoder to (models/text_encoders). around: the ComfyUI that contains this clone in
     its custom_nodes, if any. null: no copy."""

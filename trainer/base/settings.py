@@ -149,7 +149,7 @@ def to_yaml(recipe: Recipe) -> str:
 def public(recipe: Recipe) -> dict[str, Any]:
     """The recipe for the artifact's header: settings that shape the encoder, and of a local path its name only."""
     settings = json.loads(json.dumps(asdict(recipe)))
-    for name in ("run", "install", "device"):
+    for name in ("run", "install", "endpoint", "device"):
         del settings[name]
     settings["cache"].pop("dir")
     for group in ("student", "teacher"):

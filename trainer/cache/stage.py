@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from ..base.device import processes
 from ..base.files import DamagedError, read_tensors, write_tensors
 from ..base.recipe import Recipe
-from ..base.settings import check_settings, require
+from ..base.settings import check_settings
 from ..corpus import stage as corpus
-from ..models.student import load_student
-from ..models.teacher import teacher_of
+from ..models.student import student_from_recipe
+from ..models.teacher import teacher_from_recipe
 from ..progress import Listener, track
 from . import budget, standardise
 from .builder import CacheBuilder, add_sums
@@ -41,9 +41,8 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     Raises ModelError, SettingsError.
     """
     state = processes()
-    model = require(recipe.student.model, "student.model", "the Chinese encoder")
-    student = load_student(model, recipe.window, state.device, progress=progress)
-    teacher = teacher_of(recipe, state.device, progress)
+    student = student_from_recipe(recipe, state.device, progress)
+    teacher = teacher_from_recipe(recipe, state.device, progress)
     train, dev = (corpus.read_pairs(recipe.folder / "corpus" / f"{split}.tsv") for split in ("train", "dev"))
     with state.main_process_first():
         teacher = standardise.measure(recipe.cache_folder, teacher, train)

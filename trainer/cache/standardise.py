@@ -18,7 +18,8 @@ from ..base.files import read_header, read_tensors, write_tensors
 from ..base.recipe import Recipe, SettingsError
 from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
-from ..models.teacher import Teacher, teacher_of
+from ..models.teacher import Teacher, teacher_from_recipe
+from ..progress import Listener
 
 FILE = "standard.safetensors"
 CURE = "delete it and run the cache stage again"
@@ -45,9 +46,9 @@ def measure(folder: Path, teacher: Teacher, pairs: list[Pair]) -> Teacher:
     return _with_statistics(teacher, path)
 
 
-def standardised_teacher(recipe: Recipe, device: torch.device | str) -> Teacher:
+def standardised_teacher(recipe: Recipe, device: torch.device | str, progress: Listener | None = None) -> Teacher:
     """The recipe's teacher with the targets of its cache. Raises SettingsError if there is no cache."""
-    teacher, path = teacher_of(recipe, device), recipe.cache_folder / FILE
+    teacher, path = teacher_from_recipe(recipe, device, progress), recipe.cache_folder / FILE
     if teacher.final_norm:
         return teacher
     if not path.is_file():

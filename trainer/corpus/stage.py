@@ -99,11 +99,11 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     check_settings(folder, _settings(recipe))
     if (folder / "summary.json").is_file():
         return
-    en_length = partial(caption_length, load_tokenizer(teacher, recipe.teacher.tokenizer))
+    en_length = partial(caption_length, load_tokenizer(teacher, recipe.teacher.tokenizer, recipe.endpoint))
     splits: dict[str, Split] = {}
     unknown = None
     if settings.train:
-        tokens = load_tokens(student, recipe.window)
+        tokens = load_tokens(student, recipe.window, recipe.endpoint)
         splits = _clean_splits(settings, tokens, en_length, recipe.window, progress)
         pairs = splits["train"][0].pairs
         ids = [i for pair in pairs[:: len(pairs) // SAMPLE + 1] for i in tokens.ids(pair.zh)]

@@ -43,15 +43,17 @@ class Weights:
         return len(self.header) + sum(end - begin for begin, end in self.ranges) if self.header else self.whole
 
 
-def text_weights(model: str, flag: str, progress: Listener | None = None) -> Path:
+def text_weights(model: str, flag: str, progress: Listener | None = None, endpoint: str | None = None) -> Path:
     """A model's folder or file; of a hub id the folder in the hub's cache, with the weights of its text encoders.
+
+    endpoint: address of the hub; None: huggingface_hub's own.
 
     An interrupted download continues from its last byte. Raises ModelError, and Cancelled by the listener.
     """
-    folder = resolve(model, flag)
+    folder = resolve(model, flag, endpoint=endpoint)
     for part in _missing(model, folder, flag):
         try:
-            _download(model, folder, part, progress)
+            _download(model, folder, part, progress, endpoint)
         except Cancelled:
             raise
         except Exception as error:
@@ -62,12 +64,12 @@ def text_weights(model: str, flag: str, progress: Listener | None = None) -> Pat
     return folder
 
 
-def missing_weights(model: str, flag: str) -> dict[str, Weights]:
+def missing_weights(model: str, flag: str, endpoint: str | None = None) -> dict[str, Weights]:
     """The files that `text_weights` would download, by folder of the repository. Raises ModelError."""
-    folder = resolve(model, flag)
+    folder = resolve(model, flag, endpoint=endpoint)
     parts = _missing(model, folder, flag)
     try:
-        files = {part.relative_to(folder).as_posix(): _remote(model, folder, part) for part in parts}
+        files = {part.relative_to(folder).as_posix(): _remote(model, folder, part, endpoint) for part in parts}
     except Exception as error:
         raise ModelError(f"--{flag} {model}: the hub does not say how large it is ({one_line(error)})") from error
     return {name: weights for name, weights in files.items() if weights}
@@ -81,22 +83,23 @@ def _missing(model: str, folder: Path, flag: str) -> list[Path]:
     return [part for part in text_encoder_folders(folder, flag)[1] if weight_files(part) in ([], [part / HALF])]
 
 
-def _download(model: str, folder: Path, part: Path, progress: Listener | None) -> None:
-    weights, stage = _remote(model, folder, part), f"download {model}"
+def _download(model: str, folder: Path, part: Path, progress: Listener | None, endpoint: str | None) -> None:
+    weights, stage = _remote(model, folder, part, endpoint), f"download {model}"
     if weights and weights.header:
         fetch(weights, part / TEXT, stage, progress)
     else:
         names = [weights.url.rpartition("/")[2]] if weights else WEIGHTS
         patterns = [(part.relative_to(folder) / name).as_posix() for name in names]
         counter = Counter(stage, 1, progress)
-        snapshot_download(model, revision=folder.name, allow_patterns=patterns, tqdm_class=Quiet if progress else None)
+        bars = Quiet if progress else None
+        snapshot_download(model, revision=folder.name, allow_patterns=patterns, endpoint=endpoint, tqdm_class=bars)
         counter.add()
 
 
-def _remote(model: str, folder: Path, part: Path) -> Weights | None:
+def _remote(model: str, folder: Path, part: Path, endpoint: str | None) -> Weights | None:
     """The weights of a part of the snapshot in `folder`, which is named by its commit; None if they are in shards."""
     for name in ("model.safetensors", "pytorch_model.bin", HALF):
-        url = hf_hub_url(model, (part.relative_to(folder) / name).as_posix(), revision=folder.name)
+        url = hf_hub_url(model, (part.relative_to(folder) / name).as_posix(), revision=folder.name, endpoint=endpoint)
         answer = http_backoff("HEAD", url, headers=_headers(), timeout=TIMEOUT)
         if answer.status_code == 404:
             continue

@@ -60,9 +60,9 @@ class Quiet(tqdm):
         super().__init__(*arguments, **settings | {"disable": True})
 
 
-def resolve(model: str, flag: str, patterns: list[str] = CONFIGS) -> Path:
+def resolve(model: str, flag: str, patterns: list[str] = CONFIGS, endpoint: str | None = None) -> Path:
     """A local folder or file, or the folder in the hub's cache of that id, with the files that match `patterns`: by
-    default configuration and tokenizer. HF_ENDPOINT chooses a mirror.
+    default configuration and tokenizer. endpoint: address of the hub; None: huggingface_hub's own.
 
     Weights in torch's old format follow if weights are among the patterns and the hub has none in safetensors.
     """
@@ -73,13 +73,13 @@ def resolve(model: str, flag: str, patterns: list[str] = CONFIGS) -> Path:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
     try:
         bars = Quiet if patterns is CONFIGS else None  # small files are asked for in every stage
-        folder = Path(snapshot_download(model, allow_patterns=patterns, tqdm_class=bars))
+        folder = Path(snapshot_download(model, allow_patterns=patterns, endpoint=endpoint, tqdm_class=bars))
         if patterns is not CONFIGS and not list(folder.rglob("*.safetensors")):
-            snapshot_download(model, allow_patterns=OLD_WEIGHTS)
+            snapshot_download(model, allow_patterns=OLD_WEIGHTS, endpoint=endpoint)
     except Exception as error:
         raise ModelError(
             f"--{flag} {model}: neither a local folder nor to be had from the hub ({one_line(error)}) "
-            "Download it by hand and give its folder, or set HF_ENDPOINT to a mirror."
+            "Download it by hand and give its folder, or take a mirror (HF_ENDPOINT, or a run's --endpoint)."
         ) from error
     return folder
 

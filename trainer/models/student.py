@@ -13,6 +13,8 @@ from zhclip.emphasis import combine, rows
 from zhclip.structure import Structure, project, structures
 from zhclip.tokens import PromptTokenizer
 
+from ..base.recipe import Recipe
+from ..base.settings import require
 from ..progress import Listener
 from .download import text_weights
 from .load import ModelError, load_bert, resolve
@@ -134,18 +136,27 @@ def load_student(
     device: torch.device | str = "cpu",
     weights: bool = True,
     progress: Listener | None = None,
+    endpoint: str | None = None,
 ) -> Student:
     """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel; without `weights` its shapes alone, for
-    which no weights are downloaded. `progress` is told of a download.
+    which no weights are downloaded. `progress` hears of a download, from the hub at `endpoint`.
 
     Raises ModelError if the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    folder = text_weights(model, FLAG, progress) if weights else resolve(model, FLAG)
+    folder = text_weights(model, FLAG, progress, endpoint) if weights else resolve(model, FLAG, endpoint=endpoint)
     bert = load_bert(folder, FLAG, weights)
     positions = bert.dimensions.positions
     if window > positions:
         raise ModelError(f"--{FLAG} {folder}: {positions} positions, and --window asks for {window}")
-    return Student(bert, load_tokens(model, window)).requires_grad_(False).train(False).to(device)
+    return Student(bert, load_tokens(model, window, endpoint)).requires_grad_(False).train(False).to(device)
+
+
+def student_from_recipe(
+    recipe: Recipe, device: torch.device | str, progress: Listener | None = None, weights: bool = True
+) -> Student:
+    """The recipe's student, untrained."""
+    model = require(recipe.student.model, FLAG, "the Chinese encoder")
+    return load_student(model, recipe.window, device, weights, progress, recipe.endpoint)
 
 
 def bias_at(bias: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor | None:

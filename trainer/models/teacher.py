@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from zhclip.bert import Bert
 from zhclip.io import digest
@@ -186,11 +186,13 @@ def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
-def load_tokenizer(model: str, fallback: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, fallback: str | None, endpoint: str | None = None) -> PreTrainedTokenizerBase:
     """The teacher's tokenizer; for a checkpoint file that of `fallback`, by default CLIP's. Raises ModelError."""
-    path = resolve(model, FLAG)
-    source = resolve(fallback or clip_tokenizer(), "teacher.tokenizer") if path.is_file() else path
-    folder = source / "tokenizer" if (source / "model_index.json").is_file() else source
+    folder = resolve(model, FLAG, endpoint=endpoint)
+    if folder.is_file():
+        folder = resolve(fallback or clip_tokenizer(), "teacher.tokenizer", endpoint=endpoint)
+    if (folder / "model_index.json").is_file():
+        folder = folder / "tokenizer"
     tokenizer = read_tokenizer(folder, FLAG)
     if tokenizer.pad_token is None:
         raise ModelError(f"--{FLAG} {folder}: its tokenizer has no padding token; SD1.5's CLIP pads with its end token")
@@ -205,17 +207,27 @@ def load_teacher(
     device: torch.device | str = "cpu",
     weights: bool = True,
     progress: Listener | None = None,
+    endpoint: str | None = None,
 ) -> Teacher:
     """Load a teacher from a folder, a hub id or a checkpoint file, which shows its kind; without `weights` its shapes
-    alone, for which no weights are downloaded. `progress` is told of a download.
+    alone, for which no weights are downloaded. `progress` hears of a download, from the hub at `endpoint`.
 
     Raises ModelError if the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    path = resolve(model, FLAG)
-    kind, encoders = load_checkpoint(path, FLAG) if path.is_file() else _from_folder(model, path, weights, progress)
+    path = resolve(model, FLAG, endpoint=endpoint)
+    if path.is_file():
+        kind, encoders = load_checkpoint(path, FLAG)
+    else:
+        kind, folders = text_encoder_folders(path, FLAG)
+        configs = [clip_config(kind, folder, FLAG) for folder in folders]  # refuses other models before a download
+        if weights:
+            text_weights(model, FLAG, progress, endpoint)
+        loaded = zip(kind.parts, folders, configs)
+        encoders = tuple(_load_folder(kind, part, folder, config, weights) for part, folder, config in loaded)
     for encoder in encoders:
         encoder.requires_grad_(False).train(False).to(device)
-    teacher = Teacher(encoders, kind, load_tokenizer(model, tokenizer), window, layer, public_name(model) or model)
+    teacher_tokenizer = load_tokenizer(model, tokenizer, endpoint)
+    teacher = Teacher(encoders, kind, teacher_tokenizer, window, layer, public_name(model) or model)
     positions = min(map(positions_of, encoders))
     if window > positions:
         raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
@@ -226,25 +238,20 @@ def load_teacher(
     return teacher
 
 
-def _from_folder(
-    model: str, folder: Path, weights: bool, progress: Listener | None
-) -> tuple[CheckpointKind, tuple[Clip | Bert, ...]]:
-    kind, folders = text_encoder_folders(folder, FLAG)
-    configs = [clip_config(kind, own, FLAG) for own in folders]  # refuses other models before they are downloaded
-    if weights:
-        text_weights(model, FLAG, progress)
-    encoders: list[Clip | Bert] = []
-    for part, own, config in zip(kind.parts, folders, configs):
-        if config is None:
-            encoders.append(load_bert(own, FLAG, weights))
-        else:
-            tensors = clip_tensors(read_tensors(own, FLAG)) if weights else None
-            encoders.append(load_clip(clip_class(kind, part), config, tensors, f"--{FLAG} {own}"))
-    return kind, tuple(encoders)
+def _load_folder(
+    kind: CheckpointKind, part: Part, folder: Path, config: CLIPTextConfig | None, weights: bool
+) -> Clip | Bert:
+    """One text encoder of Hugging Face layout; a BERT where `config` is None."""
+    if config is None:
+        return load_bert(folder, FLAG, weights)
+    tensors = clip_tensors(read_tensors(folder, FLAG)) if weights else None
+    return load_clip(clip_class(kind, part), config, tensors, f"--{FLAG} {folder}")
 
 
-def teacher_of(recipe: Recipe, device: torch.device | str, progress: Listener | None = None) -> Teacher:
+def teacher_from_recipe(
+    recipe: Recipe, device: torch.device | str, progress: Listener | None = None, weights: bool = True
+) -> Teacher:
     """The recipe's teacher."""
-    model = require(recipe.teacher.model, "teacher.model", "the English encoder")
     given = recipe.teacher
-    return load_teacher(model, recipe.window, given.layer, given.tokenizer, device, progress=progress)
+    model = require(given.model, FLAG, "the English encoder")
+    return load_teacher(model, recipe.window, given.layer, given.tokenizer, device, weights, progress, recipe.endpoint)

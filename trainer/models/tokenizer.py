@@ -38,9 +38,9 @@ class UnsupportedTokenizer(ValueError):
     """A tokenizer of another kind than artifacts store; the message names the part."""
 
 
-def load_tokens(model: str, window: int) -> PromptTokenizer:
+def load_tokens(model: str, window: int, endpoint: str | None = None) -> PromptTokenizer:
     """The student's tokenizer. Raises ModelError when it lacks a special token or is of another kind."""
-    return _load_tokens(resolve(model, FLAG), window)
+    return _load_tokens(resolve(model, FLAG, endpoint=endpoint), window)
 
 
 @functools.lru_cache(maxsize=1)  # every stage of a run asks for it, and a large vocabulary takes seconds
@@ -160,9 +160,9 @@ def require_match(
             )
 
 
-def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str]) -> None:
+def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str], endpoint: str | None = None) -> None:
     """`require_match` with the tokenizer of a student's model. Raises ModelError."""
-    folder = resolve(model, FLAG)
+    folder = resolve(model, FLAG, endpoint=endpoint)
     require_match(tokens, load_hf_tokenizer(folder), texts, f"--{FLAG} {folder}")
 
 

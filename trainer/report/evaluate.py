@@ -60,7 +60,7 @@ def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation
     """
     folder = recipe.folder / "corpus"
     summary = read_json(folder / "summary.json", "delete it and run the corpus stage again")
-    run = TrainedRun.open(recipe, default_device())
+    run = TrainedRun.open(recipe, default_device(), progress)
     targets = teacher_targets(run.teacher, corpus.read_pairs(folder / "train.tsv"))
     baselines = Baselines.from_cache(run.cache, recipe.train.ridge_lambda, targets)
     dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
@@ -94,12 +94,13 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
     artifact = load(path)
     meta = artifact.meta
     student = Student.from_artifact(artifact).to(device)
-    teacher = _load_teacher(settings, artifact, device)
+    teacher = _load_teacher(settings, artifact, device, progress)
     student.structure = student.structure.standardised()
     student.pooled = student.pooled.standardised() if student.pooled else None
     run = _recipe_beside(Path(path))
     model = settings.student.model or (run.student.model if run else None)
-    untrained = load_student(require(model, "student.model", "the untrained student"), meta.window, device)
+    model = require(model, "student.model", "the untrained student")
+    untrained = load_student(model, meta.window, device, progress=progress)
     cleaned = corpus.scorable(source, student.tokens.length, teacher.length, meta.window)
     penalty = float(meta.recipe.get("train", {}).get("ridge_lambda", TrainSettings.ridge_lambda))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
@@ -128,12 +129,12 @@ def _cache_halves(folder: Path, pairs: list[Pair], teacher: Teacher, untrained: 
     return caches
 
 
-def _load_teacher(settings: EvaluateSettings, artifact: Artifact, device: str) -> Teacher:
+def _load_teacher(settings: EvaluateSettings, artifact: Artifact, device: str, progress: Listener | None) -> Teacher:
     """The artifact's teacher, whose outputs are standardised as the artifact's were in training."""
     model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
     meta, own = artifact.meta, artifact.meta.teacher
     layer = relative_layer(own.layer, kind_of(meta.keys).parts[0].layer)
-    teacher = load_teacher(model, meta.window, layer, settings.teacher.tokenizer, device)
+    teacher = load_teacher(model, meta.window, layer, settings.teacher.tokenizer, device, progress=progress)
     # A converted encoder names no teacher and can be scored beside any of its width.
     if own.sha256 and teacher.sha256 != own.sha256:
         raise SettingsError(

@@ -45,7 +45,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
 
 def train_steps(recipe: Recipe, progress: Listener | None) -> None:
     """The remaining steps, then the final weights."""
-    training = Training.open(recipe)
+    training = Training.open(recipe, progress)
     if training is None:
         return
     train, accelerator, steps, dev = recipe.train, training.accelerator, training.steps, training.dev

@@ -17,10 +17,11 @@ from zhclip.device import best_precision
 
 from ..base.device import processes
 from ..base.recipe import Recipe, SettingsError, TrainSettings
-from ..base.settings import check_settings, require
+from ..base.settings import check_settings
 from ..cache.shards import Cache
 from ..models.freezing import frozen_depth, prepare
-from ..models.student import Student, load_student
+from ..models.student import Student, student_from_recipe
+from ..progress import Listener
 from . import checkpoint, metrics
 from .checkpoint import Checkpoint
 from .data import Batch, CaptionDataset, Order
@@ -49,12 +50,12 @@ class Training:
     first: int
 
     @classmethod
-    def open(cls, recipe: Recipe) -> Training | None:
+    def open(cls, recipe: Recipe, progress: Listener | None = None) -> Training | None:
         """The training of a recipe from its newest checkpoint on, or None if it is finished. Raises SettingsError."""
         train, folder = recipe.train, recipe.folder / "checkpoints"
         accelerator = make_accelerator(train)
         check_batch(train, accelerator.num_processes)
-        student, _, cache = open_student(recipe, accelerator.device)
+        student, _, cache = open_student(recipe, accelerator.device, progress)
         steps = total_steps(train, len(cache))
         with accelerator.main_process_first():
             check_settings(folder, _settings(recipe, cache, steps))
@@ -128,13 +129,15 @@ def unchanged_process() -> Iterator[None]:
             state._shared_state.update(values)
 
 
-def open_student(recipe: Recipe, device: torch.device | str) -> tuple[Student, Any, Cache]:
+def open_student(
+    recipe: Recipe, device: torch.device | str, progress: Listener | None = None
+) -> tuple[Student, Any, Cache]:
     """The untrained student prepared for its strategy, PEFT's model around its BERT for lora, and the training cache.
 
     Raises SettingsError.
     """
     train = recipe.train
-    student = load_student(require(recipe.student.model, "student.model", "the Chinese encoder"), recipe.window, device)
+    student = student_from_recipe(recipe, device, progress)
     depth = frozen_depth(train, student.depth)
     cache = Cache.open(recipe.cache_folder / "train", depth, train.pad_positions)
     ridge_start = train.start == "ridge" or train.strategy == "ridge"

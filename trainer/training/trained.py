@@ -12,6 +12,7 @@ from ..cache.shards import Cache
 from ..cache.standardise import standardised_teacher
 from ..models.student import Student
 from ..models.teacher import Teacher
+from ..progress import Listener
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .schedule import total_steps
@@ -31,16 +32,16 @@ class TrainedRun:
     cache: Cache
 
     @classmethod
-    def open(cls, recipe: Recipe, device: str) -> TrainedRun:
+    def open(cls, recipe: Recipe, device: str, progress: Listener | None = None) -> TrainedRun:
         """Raises SettingsError when training has not finished."""
-        student, adapter, cache = open_student(recipe, device)
+        student, adapter, cache = open_student(recipe, device, progress)
         if total_steps(recipe.train, len(cache)):
             path = checkpoint.final(recipe.folder / "checkpoints")
             if not path.is_file():
                 raise SettingsError(f"{path}: missing; run the train stage first (`python -m trainer train`)")
             Checkpoint.load(path).restore(student)
         student.requires_grad_(False).train(False)
-        teacher = standardised_teacher(recipe, device)
+        teacher = standardised_teacher(recipe, device, progress)
         student.structure, student.pooled = build_structure(teacher, cache)
         return cls(student, adapter, teacher, cache)
 
