@@ -21,7 +21,14 @@ DOUBLE: set[str] = set()
 TELL = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
 COPIES = {"_to_copy", "copy_"}
 _setup_privateuseone_for_python_backend(NAME)
-torch.inference_mode = torch.no_grad  # type: ignore[misc, assignment]  # which such tensors cannot enter
+
+
+def _inference_mode(mode: bool = True) -> torch.no_grad | torch.enable_grad:
+    """In place of torch.inference_mode, which such tensors cannot enter."""
+    return torch.no_grad() if mode else torch.enable_grad()
+
+
+torch.inference_mode = _inference_mode  # type: ignore[misc, assignment]
 torch.__future__.set_overwrite_module_params_on_conversion(True)  # Module.to cannot change a tensor's class in place
 
 
