@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from benchmarks.rounds import ROOT, options
 from benchmarks.texts import FIRST_IDEOGRAPH, VOCABULARY, WORDS, pieces
 from zhclip import artifact, tokenizer
+from zhclip.schema import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, TokenizerInfo
 
 
 def arguments(doc: str | None, *switches: str) -> argparse.Namespace:
@@ -53,22 +54,22 @@ def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32, sd
     """Write an artifact of random weights as export does, of full size or tiny, with all that is optional."""
     layers, width, size = (2, 64, 400) if quick else (12, 768, VOCABULARY)
     window, pooled = 77, 1280 if sdxl else 0
-    parts = (artifact.PartInfo("l", 768), artifact.PartInfo("g", 1280))[: 1 + sdxl]
+    parts = (PartInfo("l", 768), PartInfo("g", 1280))[: 1 + sdxl]
     teacher = 768 + pooled
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
         return (torch.randn(shape, generator=generator) * scale).to(dtype)
 
-    dimensions = artifact.Dimensions(layers, width, width // 64, 4 * width, size, window, 2, 1e-12)
+    dimensions = Dimensions(layers, width, width // 64, 4 * width, size, window, 2, 1e-12)
     bert = {name: random(*shape, scale=shape[-1] ** -0.5) for name, shape in artifact.bert_shapes(dimensions).items()}
     bert |= {name: torch.ones_like(value) for name, value in bert.items() if name.endswith("LayerNorm.weight")}
-    ids, corpus = artifact.SpecialIds(start=2, end=3, pad=0, unknown=1), artifact.CorpusInfo(0, "0" * 64)
-    of = artifact.TeacherInfo("random", "0" * 64, -2 if sdxl else -1, teacher)
+    ids, corpus = SpecialIds(start=2, end=3, pad=0, unknown=1), CorpusInfo(0, "0" * 64)
+    of = TeacherInfo("random", "0" * 64, -2 if sdxl else -1, teacher)
     kinds: dict[str, Any] = dict(mask_padding=True, position0="stored", strategy="random", licence="Apache-2.0")
-    reading = artifact.TokenizerInfo("wordpiece", True, True, True, True)
+    reading = TokenizerInfo("wordpiece", True, True, True, True)
     kinds |= dict(teacher=of, corpus=corpus, parts=parts, pooled=pooled)
-    meta = artifact.Meta(dimensions, ids, reading, window, **kinds)
+    meta = Meta(dimensions, ids, reading, window, **kinds)
     standard = {"mean": random(teacher), "std": 1 + random(teacher, scale=0.1)} if sdxl else {}
     encoder = artifact.Artifact(
         meta=meta,

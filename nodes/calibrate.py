@@ -12,11 +12,12 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..zhclip.artifact import Artifact, TeacherInfo, load, save
+from ..zhclip.artifact import Artifact, load, save
 from ..zhclip.calibration import CHOOSE, FIT, JUDGE, LayerFit
 from ..zhclip.device import cpu_has_bf16
 from ..zhclip.models import kind_of
 from ..zhclip.positions import WHOLE_EVERY, TokenPair, batches
+from ..zhclip.schema import TeacherInfo
 from ..zhclip.structure import Structure, structures
 from .common import FOLDER, schema
 

@@ -14,7 +14,7 @@ from ..zhclip.models import kind_of
 from .common import schema
 
 if TYPE_CHECKING:
-    from ..zhclip.artifact import Meta
+    from ..zhclip.schema import Meta
 
 Entry = list[Any]  # of ComfyUI's CONDITIONING: [tensor (1, tokens, D), dict with pooled_output and others]
 NOT_CONNECTED = object()  # a checkpoint without a text encoder gives None

@@ -11,7 +11,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..zhclip.artifact import ArtifactError, read_meta
+from ..zhclip.artifact import read_meta
+from ..zhclip.io import ArtifactError
 from .common import FOLDER, HOW_TO_ADD, encoder_names, file_stamp, schema
 from .report import alignment_warning, summary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..zhclip.artifact import Meta
+from ..zhclip.schema import Meta
 
 BASELINES = ("ridge", "nearest", "constant", "untrained")
 

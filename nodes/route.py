@@ -15,7 +15,8 @@ from typing import Any
 
 import folder_paths
 
-from ..zhclip.artifact import ArtifactError, read_tokenizer
+from ..zhclip.artifact import read_tokenizer
+from ..zhclip.io import ArtifactError
 from .common import FOLDER, file_stamp
 
 BODY_LIMIT = 300_000  # bytes: as many characters, each as two JSON escapes of six bytes

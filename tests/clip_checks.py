@@ -84,7 +84,7 @@ def sd15(path: str) -> None:
     assert "40 tokens" in refusal(lambda: clip.encode_from_tokens({"l": [tokens["l"][0][:40]]}))
     refusal(lambda: clip.tokenize("a" * 20_001))
     refusal(lambda: clip.encode("(\u732b:1.2)\u4e00" * 2_000))
-    error = pack_module("zhclip.artifact").ArtifactError
+    error = pack_module("zhclip.io").ArtifactError
     assert path in refusal(lambda: model.clip_l.load_sd({"bert.foreign": torch.zeros(1)}), error)
 
 

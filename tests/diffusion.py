@@ -18,7 +18,7 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tests import encoders
-from zhclip.artifact import Meta
+from zhclip.schema import Meta
 
 WIDTH = 64
 UNET_WIDTHS = (32, 32, 64, 64)

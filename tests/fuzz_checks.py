@@ -70,7 +70,8 @@ def change_tensor(tensors: dict[str, torch.Tensor], name: str, kind: str) -> Non
 def try_file(case: dict[str, Any], folder: Path) -> bool:
     """Whether the trainer's reader and the node take a file; both do, or both refuse it in a sentence."""
     from trainer.models.student import Student
-    from zhclip.artifact import ArtifactError, is_artifact, load
+    from zhclip.artifact import is_artifact, load
+    from zhclip.io import ArtifactError
 
     path = folder / "encoder.safetensors"
     build(case, path)
@@ -80,7 +81,7 @@ def try_file(case: dict[str, Any], folder: Path) -> bool:
         try:
             read()
             taken.append(True)
-        except (ArtifactError, module("zhclip.artifact").ArtifactError) as error:
+        except (ArtifactError, module("zhclip.io").ArtifactError) as error:
             taken.append(False)
             said = str(error).replace(str(path), "")
             assert str(path) in str(error) and len(said) < SENTENCE and "\n" not in said, error

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertModel
 
 from zhclip import artifact as fmt
 from zhclip import tokenizer
+from zhclip.schema import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, TokenizerInfo
 from zhclip.tokens import PromptTokenizer
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -59,10 +60,8 @@ def pieces() -> tuple[str, ...]:
     return ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *seen)
 
 
-WORDPIECE = fmt.TokenizerInfo(
-    "wordpiece", lowercase=True, strip_accents=True, clean_text=True, handle_chinese_chars=True
-)
-SPECIAL = fmt.SpecialIds(start=2, end=3, pad=0, unknown=1)
+WORDPIECE = TokenizerInfo("wordpiece", lowercase=True, strip_accents=True, clean_text=True, handle_chinese_chars=True)
+SPECIAL = SpecialIds(start=2, end=3, pad=0, unknown=1)
 
 
 def tokens(window: int = 77) -> PromptTokenizer:
@@ -85,19 +84,19 @@ def artifact(
     `changes` are fields of its metadata."""
     generator = torch.Generator().manual_seed(seed)
     vocabulary = len(pieces())
-    dimensions = fmt.Dimensions(layers, width, 4, 2 * width, vocabulary, window + 3, 2, 1e-12)
+    dimensions = Dimensions(layers, width, 4, 2 * width, vocabulary, window + 3, 2, 1e-12)
     loss = 0.3 if aligned else 0.9
-    meta = fmt.Meta(
+    meta = Meta(
         dimensions=dimensions,
         special_ids=SPECIAL,
         tokenizer=WORDPIECE,
         window=window,
         mask_padding=True,
         position0="stored" if structured else "learnt",
-        teacher=fmt.TeacherInfo("tests/teacher", "0" * 64, -1, teacher_width),
-        parts=(fmt.PartInfo("l", teacher_width),),
+        teacher=TeacherInfo("tests/teacher", "0" * 64, -1, teacher_width),
+        parts=(PartInfo("l", teacher_width),),
         strategy="unfreeze",
-        corpus=fmt.CorpusInfo(10, "0" * 64),
+        corpus=CorpusInfo(10, "0" * 64),
         licence="Apache-2.0",
         report={"loss": {"all": loss}, "baselines": {"constant": {"all": 0.5}}},
     )
@@ -159,7 +158,7 @@ def sdxl_artifact(widths: tuple[int, int] = SDXL_WIDTHS, pooled: int = 20, **opt
         plain,
         meta=dataclasses.replace(
             plain.meta,
-            parts=tuple(fmt.PartInfo(name, part) for name, part in zip(("l", "g"), widths)),
+            parts=tuple(PartInfo(name, part) for name, part in zip(("l", "g"), widths)),
             pooled=pooled,
             teacher=dataclasses.replace(plain.meta.teacher, layer=-2),
         ),
@@ -200,6 +199,6 @@ def unigram_artifact(mapped: bytes = b"") -> fmt.Artifact:
     """`artifact` with XLM-RoBERTa's kind of tokenizer, over six pieces."""
     plain = artifact(structured=False)
     texts, scores = ["<s>", "<pad>", "</s>", "<unk>", "\u2581cat", "a"], [0.0, 0.0, 0.0, 0.0, -1.0, -2.0]
-    info = fmt.TokenizerInfo("unigram", normalizer="precompiled" if mapped else "nfkc", join_spaces=True)
-    meta = dataclasses.replace(plain.meta, tokenizer=info, special_ids=fmt.SpecialIds(0, 2, 1, 3))
+    info = TokenizerInfo("unigram", normalizer="precompiled" if mapped else "nfkc", join_spaces=True)
+    meta = dataclasses.replace(plain.meta, tokenizer=info, special_ids=SpecialIds(0, 2, 1, 3))
     return dataclasses.replace(plain, meta=meta, tokenizer=tokenizer.pack(texts, scores, mapped))

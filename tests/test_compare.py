@@ -18,7 +18,7 @@ from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.pictures.painting import ENGLISH, encode_texts, load_pipeline, noise_errors, paint
 from trainer.pictures.prompts import DEFAULT, another, read_prompts
-from zhclip.artifact import TeacherInfo
+from zhclip.schema import TeacherInfo
 
 SIZE = ["--width", "64", "--height", "64", "--steps", "5"]
 PICTURES = 2 + 2 + 2 + 1  # english, cat, paraphrase, and one empty prompt; `another` is the other column's english

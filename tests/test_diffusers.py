@@ -18,6 +18,7 @@ from tests import diffusion, small
 from tests.tree import ROOT, python
 from trainer.models.student import Student
 from zhclip import artifact as fmt
+from zhclip.io import ArtifactError
 from zhclip.pipelines import PromptEncoder, one_length
 from zhclip.structure import structures
 from zhclip.tokens import PromptTokenizer, Window
@@ -186,7 +187,7 @@ def test_another_kind_of_unet_is_refused(tmp_path: Path) -> None:
         fmt.save(artifact, tmp_path / f"{name}.safetensors")
     said = {}
     for name, kind in (("sd15", "sdxl"), ("sdxl", "sd15"), ("wide", "sd15"), ("pooled", "sdxl")):
-        with pytest.raises(fmt.ArtifactError) as refused:
+        with pytest.raises(ArtifactError) as refused:
             PromptEncoder(tmp_path / f"{name}.safetensors", pipes[kind])
         said[name] = str(refused.value).removeprefix(str(tmp_path))[1:]
     assert said["sd15"] == (
@@ -208,9 +209,9 @@ class TransformerPipeline(DiffusionPipeline):
 
 def test_a_pipeline_without_a_unet_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
     path = small.saved(tmp_path / "encoder.safetensors")
-    with pytest.raises(fmt.ArtifactError, match="TransformerPipeline, of no stated width"):
+    with pytest.raises(ArtifactError, match="TransformerPipeline, of no stated width"):
         PromptEncoder(path, TransformerPipeline(diffusion.small_vae()))
-    with pytest.raises(fmt.ArtifactError):
+    with pytest.raises(ArtifactError):
         PromptEncoder(tmp_path / "none.safetensors", diffusion.pipeline_for(small.artifact().meta))
 
 

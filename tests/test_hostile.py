@@ -16,7 +16,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from tests import small
 from zhclip import artifact as fmt
-from zhclip.io import read_tensors
+from zhclip.io import ArtifactError, DamagedArtifactError, VersionError, read_tensors
 from zhclip.tokenizer import MAX_PIECE, pack
 from zhclip.tokens import PromptTokenizer
 
@@ -34,9 +34,9 @@ def rewrite(path: Path, meta: str | None = None, tensors: Mapping[str, torch.Ten
     return path
 
 
-def refused(path: Path, read: Callable[[Path], object] = fmt.load) -> fmt.ArtifactError:
+def refused(path: Path, read: Callable[[Path], object] = fmt.load) -> ArtifactError:
     """The error of a file, which must be one sentence that begins with its path."""
-    with pytest.raises(fmt.ArtifactError) as caught:
+    with pytest.raises(ArtifactError) as caught:
         read(path)
     said = str(caught.value)
     assert said.startswith(str(path)) and len(said) < 500 + len(str(path)) and "\n" not in said
@@ -100,27 +100,26 @@ METADATA: list[tuple[dict[str, Any], str]] = [
     ({"parts": []}, "parts"),
     ({"parts": "l"}, "parts"),
     ({"pooled": 20}, "pooled"),
+    ({"rotation": 1}, "rotation"),
+    ({"report": {"loss": {"all": 10**400}}}, "loss.all"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "named"), METADATA, ids=str)
 def test_metadata_of_a_wrong_type_or_range_is_refused(path: Path, changes: dict[str, Any], named: str) -> None:
     error = refused(rewrite(path, json.dumps(GOOD | changes)))
-    assert type(error) is fmt.DamagedArtifactError and named in error.found
+    assert type(error) is DamagedArtifactError and named in error.found
 
 
 L, G = {"name": "l", "width": 12}, {"name": "g", "width": 20}
 # Changed metadata of a file with parts 12 and 20 wide and a pooled vector of 20, and the class of its error.
 PARTS: list[tuple[dict[str, Any], type]] = [
-    *(
-        ({"parts": value}, fmt.DamagedArtifactError)
-        for value in ("lg", [], [L, G] * 500, [["l", 12]], [L | {"a": 1}, G])
-    ),
-    *(({"parts": [L | {"width": w}, G]}, fmt.DamagedArtifactError) for w in ("12", True, 0, 10**6, 13)),
-    ({"parts": [G, L]}, fmt.VersionError),
-    ({"parts": [L, G | {"name": "t5"}]}, fmt.VersionError),
-    ({"parts": [L | {"width": 32}]}, fmt.DamagedArtifactError),
-    *(({"pooled": value}, fmt.DamagedArtifactError) for value in (0, "20", 10**6, 21)),
+    *(({"parts": value}, DamagedArtifactError) for value in ("lg", [], [L, G] * 500, [["l", 12]], [L | {"a": 1}, G])),
+    *(({"parts": [L | {"width": w}, G]}, DamagedArtifactError) for w in ("12", True, 0, 10**6, 13)),
+    ({"parts": [G, L]}, DamagedArtifactError),
+    ({"parts": [L, G | {"name": "t5"}]}, DamagedArtifactError),
+    ({"parts": [L | {"width": 32}]}, DamagedArtifactError),
+    *(({"pooled": value}, DamagedArtifactError) for value in (0, "20", 10**6, 21)),
 ]
 
 
@@ -131,14 +130,9 @@ def test_metadata_of_several_parts_is_refused_alike(tmp_path: Path, changes: dic
     assert type(refused(rewrite(path, json.dumps(good | changes)))) is kind
 
 
-@pytest.mark.parametrize("changes", [{"format_version": v} for v in (0, 2, True, 1.0, "1", None)] + [{"rotation": 1}])
+@pytest.mark.parametrize("changes", [{"format_version": v} for v in (0, 2, True, 1.0, "1", None)])
 def test_another_version_is_refused(path: Path, changes: dict[str, Any]) -> None:
-    assert type(refused(rewrite(path, json.dumps(GOOD | changes)), fmt.read_meta)) is fmt.VersionError
-
-
-def test_a_file_of_before_the_first_release_is_to_be_exported_again(path: Path) -> None:
-    older = {name: value for name, value in GOOD.items() if name not in ("parts", "pooled", "tokenizer")}
-    assert refused(rewrite(path, json.dumps(older))).cure.startswith("Export the file again")
+    assert type(refused(rewrite(path, json.dumps(GOOD | changes)), fmt.read_meta)) is VersionError
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", '{"format_version":1' + ',"a":[' * 3000, "1" * 5000, ""])
@@ -149,22 +143,22 @@ def test_metadata_that_is_no_object_is_refused(path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "tensor", "kind"),
     [
-        ("structure.rotation", torch.zeros(2), fmt.VersionError),
-        ("hook", torch.zeros(2), fmt.VersionError),
-        ("skip.empty", torch.zeros(77, 768), fmt.DamagedArtifactError),  # without its projection
-        ("bert.embeddings.LayerNorm.bias", None, fmt.DamagedArtifactError),
-        ("tokenizer.vocabulary", None, fmt.DamagedArtifactError),
-        ("tokenizer.scores", torch.zeros(257), fmt.VersionError),
-        ("structure.position0", None, fmt.DamagedArtifactError),
-        ("structure.proj_weight", None, fmt.DamagedArtifactError),
-        ("structure.proj_weight", torch.zeros(3, 3), fmt.DamagedArtifactError),
-        ("structure.empty", torch.zeros(76, 768), fmt.DamagedArtifactError),
-        ("structure.norms", torch.zeros(77), fmt.DamagedArtifactError),
-        ("structure.norms", torch.zeros([1] * 60), fmt.DamagedArtifactError),
-        ("structure.mean", torch.zeros(768), fmt.DamagedArtifactError),  # without std
-        *(("structure.norms", torch.zeros(77, 1, dtype=getattr(torch, d)), fmt.DamagedArtifactError)
+        ("structure.rotation", torch.zeros(2), DamagedArtifactError),
+        ("hook", torch.zeros(2), DamagedArtifactError),
+        ("skip.empty", torch.zeros(77, 768), DamagedArtifactError),  # without its projection
+        ("bert.embeddings.LayerNorm.bias", None, DamagedArtifactError),
+        ("tokenizer.vocabulary", None, DamagedArtifactError),
+        ("tokenizer.scores", torch.zeros(257), DamagedArtifactError),
+        ("structure.position0", None, DamagedArtifactError),
+        ("structure.proj_weight", None, DamagedArtifactError),
+        ("structure.proj_weight", torch.zeros(3, 3), DamagedArtifactError),
+        ("structure.empty", torch.zeros(76, 768), DamagedArtifactError),
+        ("structure.norms", torch.zeros(77), DamagedArtifactError),
+        ("structure.norms", torch.zeros([1] * 60), DamagedArtifactError),
+        ("structure.mean", torch.zeros(768), DamagedArtifactError),  # without std
+        *(("structure.norms", torch.zeros(77, 1, dtype=getattr(torch, d)), DamagedArtifactError)
           for d in ("int64", "uint8", "float64", "bool", "float8_e4m3fn")),
-        *(("bert.encoder.layer.1.output.dense.weight", torch.full((64, 128), float(v)), fmt.DamagedArtifactError)
+        *(("bert.encoder.layer.1.output.dense.weight", torch.full((64, 128), float(v)), DamagedArtifactError)
           for v in ("nan", "inf", "-inf")),
     ],
 )  # fmt: skip
@@ -266,7 +260,7 @@ def test_a_tokenizer_that_may_do_harm_is_refused(path: Path, name: str) -> None:
         lambda at: PromptTokenizer.from_artifact(fmt.load(at)),
         lambda at: PromptTokenizer.from_meta(*fmt.read_tokenizer(at), str(at)),
     ):
-        assert type(refused(path, read)) is fmt.DamagedArtifactError
+        assert type(refused(path, read)) is DamagedArtifactError
 
 
 @pytest.mark.parametrize("piece", ["", "\0", "\ud7ff", " ", "a" * MAX_PIECE])
@@ -283,20 +277,20 @@ def test_a_panic_of_the_library_is_an_artifact_error() -> None:
     """Should a kind of panic be left, a host that catches Exception continues."""
     tokens = small.tokens()
     tokens.tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
-    with pytest.raises(fmt.DamagedArtifactError):
+    with pytest.raises(DamagedArtifactError):
         tokens.windows("a" * 30 + "!")
 
 
 def test_a_charsmap_that_points_nowhere_is_a_sentence_and_no_panic() -> None:
     """A map that passes the checks, and whose trie leads outside of it."""
     charsmap = (8).to_bytes(4, "little") + b"\xff" * 8 + b"a\0"
-    with pytest.raises(fmt.DamagedArtifactError):
+    with pytest.raises(DamagedArtifactError):
         PromptTokenizer.from_artifact(small.unigram_artifact(charsmap)).windows("cat")
 
 
 def test_only_the_asked_tensors_are_read(path: Path) -> None:
     change_header(path, lambda found: found["structure.norms"].update(dtype="F4"))
-    assert set(read_tensors(path, "tokenizer.")) == {"tokenizer.vocabulary"}
+    assert set(read_tensors(path, "tokenizer.")[1]) == {"tokenizer.vocabulary"}
 
 
 def test_a_precompiled_map_is_applied() -> None:

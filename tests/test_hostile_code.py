@@ -21,7 +21,8 @@ from trainer.models.student import load_student
 from trainer.models.teacher import load_teacher
 from trainer.models.tokenizer import load_tokens
 from trainer.translate.translator import load_translator
-from zhclip.artifact import NotAnArtifactError, load
+from zhclip.artifact import load
+from zhclip.io import NotAnArtifactError
 
 
 class Code:

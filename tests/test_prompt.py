@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import small
-from zhclip.artifact import SpecialIds
 from zhclip.languages import route, spans
 from zhclip.prompt import MAX_LENGTH, PromptError, cut, normalise, sections
+from zhclip.schema import SpecialIds
 from zhclip.tokens import PromptTokenizer
 
 SPECIAL = SpecialIds(start=2, end=3, pad=0, unknown=1)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from .artifact import Dimensions
+from .schema import Dimensions
 
 
 class Bert(nn.Module):

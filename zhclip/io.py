@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,6 +17,7 @@ import safetensors.torch
 import torch
 
 HEADER_LIMIT = 100_000_000  # bytes, safetensors' own limit
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "U8": torch.uint8}
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
 
 
@@ -51,33 +55,20 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         return _header(path, file)
 
 
-def read_tensors(path: str | os.PathLike[str], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, and no other bytes of the file. Raises as `read_header`."""
-    with _open(path) as file:
-        header = _header(path, file)
-        entries: dict[str, Any] = {}
-        data = b""
-        for name in header.entries:
-            if name.startswith(prefix):
-                entries[name], content = _entry(path, file, header, name, len(data))
-                data += content
-    return _parse(path, _join(entries, data))
+def read_tensors(path: str | os.PathLike[str], prefix: str = "") -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Metadata, and the tensors whose names begin with `prefix`, in the file's dtypes. Raises as `read_header`.
 
-
-def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Metadata and all tensors, in the file's dtypes. Raises as `read_header`.
-
-    The file is read and not mapped: touching a mapped file that was cut short would end the process.
+    Each tensor is read into memory of its own. Mapping the file would not copy less once the tensors are used, and
+    touching a mapped file that was cut short ends the process.
     """
     with _open(path) as file:
         header = _header(path, file)
-        file.seek(0)
-        data = file.read()
-    return header.metadata, _parse(path, data)
+        wanted = {name: entry for name, entry in header.entries.items() if name.startswith(prefix)}
+        return header.metadata, {name: _tensor(path, file, header, name) for name in wanted}
 
 
 @contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def _open(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     try:
         with open(path, "rb") as file:
             yield file
@@ -86,7 +77,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise ArtifactError(path, found, "a safetensors file", "Check the path.") from error
 
 
-def _header(path: str | os.PathLike[str], file: BinaryIO) -> Header:
+def _header(path: str | os.PathLike[str], file: BufferedReader) -> Header:
     start = file.read(8)
     if start[:2] in PICKLES:
         raise NotAnArtifactError(
@@ -99,42 +90,39 @@ def _header(path: str | os.PathLike[str], file: BinaryIO) -> Header:
     if not 2 <= length <= min(HEADER_LIMIT, size - 8):
         raise _unreadable(path, "its header is not whole")
     try:
-        header = json.loads(file.read(length).decode("utf-8"))
+        entries = json.loads(file.read(length).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"its header is no JSON, {str(error)[:80]}") from error
-    metadata = header.pop("__metadata__", {}) if type(header) is dict else None
-    if type(metadata) is not dict:
+    metadata = entries.pop("__metadata__", {}) if type(entries) is dict else None
+    if type(metadata) is not dict or not all(type(entry) is dict for entry in entries.values()):
         raise _unreadable(path, "its header is no JSON object of objects")
-    return Header(metadata, header, 8 + length)
+    _check_offsets(path, entries, size - 8 - length)
+    return Header(metadata, entries, 8 + length)
 
 
-def _entry(
-    path: str | os.PathLike[str], file: BinaryIO, header: Header, name: str, at: int
-) -> tuple[dict[str, Any], bytes]:
-    """A tensor's entry, moved to byte `at` of other data, and its bytes."""
+def _check_offsets(path: str | os.PathLike[str], entries: dict[str, Any], size: int) -> None:
+    """Refuse tensors that do not fill the data of `size` bytes one after another, as in a truncated file."""
+    offsets = [entry.get("data_offsets") for entry in entries.values()]
+    if not all(type(each) is list and [type(at) for at in each] == [int, int] for each in offsets):
+        raise _unreadable(path, "a tensor has no offsets")
+    bounds = [0, *itertools.chain(*sorted(offsets)), size]
+    if bounds[::2] != bounds[1::2] or bounds != sorted(bounds):
+        raise _unreadable(path, "its tensors overlap, leave a gap or end elsewhere than the file")
+
+
+def _tensor(path: str | os.PathLike[str], file: BufferedReader, header: Header, name: str) -> torch.Tensor:
     entry = header.entries[name]
-    offsets = entry.get("data_offsets") if type(entry) is dict else None
-    if type(offsets) is not list or len(offsets) != 2 or not all(type(each) is int for each in offsets):
-        raise _unreadable(path, f"the entry of {name[:80]!a} has no offsets")
-    begin, end = offsets
-    if not 0 <= begin <= end <= os.fstat(file.fileno()).st_size - header.start:
-        raise _unreadable(path, f"{name[:80]!a} lies outside the file")
+    begin, end = entry["data_offsets"]
+    dtype, shape = DTYPES.get(str(entry.get("dtype"))), entry.get("shape")
+    if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 8:
+        raise _unreadable(path, f"{name[:80]!a} has no shape")
+    if dtype is None or math.prod(shape) * dtype.itemsize != end - begin:
+        raise _unreadable(path, f"{name[:80]!a} has another dtype than {', '.join(DTYPES)}, or another size")
+    data = torch.empty(end - begin, dtype=torch.uint8)
     file.seek(header.start + begin)
-    return {**entry, "data_offsets": [at, at + end - begin]}, file.read(end - begin)
-
-
-def _join(entries: dict[str, Any], data: bytes) -> bytes:
-    """The bytes of a safetensors file."""
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    text = text.ljust(-(-len(text) // 8) * 8)  # so that the data begin at a multiple of 8
-    return b"".join((len(text).to_bytes(8, "little"), text, data))
-
-
-def _parse(path: str | os.PathLike[str], data: bytes) -> dict[str, torch.Tensor]:
-    try:
-        return safetensors.torch.load(data)
-    except Exception as error:  # SafetensorError, KeyError for a dtype that torch lacks, and torch's own
-        raise _unreadable(path, f"{type(error).__name__} {str(error)[:80]}") from error
+    if file.readinto(data.numpy().data) != len(data):
+        raise _unreadable(path, "it became shorter while it was read")
+    return data.view(dtype).reshape(shape)
 
 
 def _unreadable(path: str | os.PathLike[str], reason: str) -> DamagedArtifactError:
@@ -174,8 +162,10 @@ def save_tensors(
     length = int.from_bytes(data[:8], "little")
     # safetensors writes metadata in an order that differs from run to run.
     header = {"__metadata__": dict(sorted(metadata.items()))} | json.loads(data[8 : 8 + length])
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = text.ljust(-(-len(text) // 8) * 8)  # so that the data begin at a multiple of 8
     with atomic_write(path) as file:
-        file.write(_join(header, b""))
+        file.write(len(text).to_bytes(8, "little") + text)
         file.write(memoryview(data)[8 + length :])
 
 

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
-from .artifact import ArtifactError, Meta, load
+from .artifact import load
 from .bert import Bert
 from .emphasis import Row, combine, rows
+from .io import ArtifactError
 from .models import kind_of
+from .schema import Meta
 from .structure import structures
 from .tokens import PromptTokenizer
 

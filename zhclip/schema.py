@@ -7,19 +7,23 @@ same check: what cannot be read is not written.
 from __future__ import annotations
 
 import json
-import math
 import os
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from .io import DamagedArtifactError, VersionError
-from .models import KINDS, kind_of
+from .models import KINDS
 
 FORMAT_VERSION = 1
 MAX_PARTS = 4
 MAX_NESTING = 32  # levels of report and recipe, of which the trainer writes six
 MAX_TEXT = 10_000  # characters of a name or a licence
-JSON_NAMES = {int: "an integer", bool: "true or false", str: "a text", float: "a number", dict: "an object"}
+JSON_NAMES = dict(
+    int="an integer", bool="true or false", str="a text", float="a number", dict="an object", list="a list"
+)
+# Figures of a report that the nodes and the model card read, and how deeply they are nested.
+MAX_FIGURE = 1e300
+REPORT_FIGURES = {"loss": 1, "baselines": 2, "retrieval": 2, "baselines_retrieval": 3}
 
 
 class Range(NamedTuple):
@@ -149,95 +153,79 @@ class Meta:
 class _Invalid(Exception):
     """What the metadata has, and what it should have."""
 
-    def __init__(self, found: str, expected: str) -> None:
-        self.found, self.expected = f"metadata {found}", expected
-
 
 def parse(path: str | os.PathLike[str], text: str) -> Meta:
     """The header's JSON as checked metadata. Raises DamagedArtifactError or VersionError."""
+    cure = "Update ZhCLIP, or export the file again."
     try:
         raw = json.loads(text)
-        version = raw.pop("format_version", None) if type(raw) is dict else FORMAT_VERSION
-        if type(version) is not int or version != FORMAT_VERSION:
-            cure = "Update ZhCLIP, or export the file again."
-            raise VersionError(path, f"format version {_short(version)}", f"version {FORMAT_VERSION}", cure)
-        unknown = sorted(set(raw) - {f.name for f in fields(Meta)}) if type(raw) is dict else []
-        if unknown:
-            found, expected = f"unknown metadata {_short(', '.join(unknown))}", f"format version {version} alone"
-            raise VersionError(path, found, expected, "Update ZhCLIP.")
-        meta = from_json(Meta, raw, "")
-        _check_meta(path, meta)
-    except _Invalid as error:
-        raise _damaged(path, error.found, error.expected) from None
-    except (VersionError, DamagedArtifactError):
-        raise
+        version = raw.pop("format_version", None) if type(raw) is dict else None
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"metadata that is no JSON ({_short(error)})", "JSON") from error
+        raise DamagedArtifactError(path, f"metadata that is no JSON ({_short(error)})", "JSON", cure) from error
+    if type(raw) is dict and (type(version) is not int or version != FORMAT_VERSION):
+        raise VersionError(path, f"format version {_short(version)}", f"version {FORMAT_VERSION}", cure)
+    try:
+        meta = from_json(Meta, raw, "metadata")
+        _check_meta(meta)
+    except _Invalid as error:
+        found, expected = error.args
+        raise DamagedArtifactError(path, found, expected, cure) from None
     return meta
 
 
-def from_json(kind: type, raw: Any, prefix: str) -> Any:
-    """A dataclass of this module from its JSON object, whose keys must be its fields. Raises _Invalid."""
-    names = [f.name for f in fields(kind)]
-    if type(raw) is not dict:
-        raise _Invalid(f"whose {prefix[:-1] or 'whole'} is {_describe(raw)}", "an object")
-    wrong = sorted(set(raw) ^ set(names))
-    if wrong:
-        has = "without" if wrong[0] in names else "with"
-        raise _Invalid(f"{has} {prefix}{_short(', '.join(wrong))}", ", ".join(names))
-    hints = get_type_hints(kind, include_extras=True)
-    return kind(**{name: _value(hints[name], raw[name], f"{prefix}{name}") for name in names})
-
-
-def _value(hint: Any, value: Any, name: str) -> Any:
-    """A checked value of a type hint. Raises _Invalid."""
-    if is_dataclass(hint):
-        return from_json(hint, value, f"{name}.")  # type: ignore[arg-type]  # no instance, a class
-    if get_origin(hint) is tuple:
-        if type(value) is not list or not 1 <= len(value) <= MAX_PARTS:
-            raise _Invalid(f"whose {name} is {_describe(value)}", f"a list of 1 to {MAX_PARTS}")
-        return tuple(_value(get_args(hint)[0], each, name) for each in value)
-    if get_origin(hint) is Literal:
-        if type(value) is not str or value not in get_args(hint):
-            raise _Invalid(f"whose {name} is {_short(value)}", " or ".join(get_args(hint)))
-        return value
+def from_json(hint: Any, value: Any, name: str) -> Any:
+    """A JSON value as the type that `hint` states; a dataclass from an object with exactly its fields as keys. `name`
+    is for messages. Raises _Invalid."""
     limits = None
     if get_origin(hint) is Annotated:
         hint, limits = get_args(hint)
-    wanted = get_origin(hint) or hint
-    if type(value) is not wanted and not (wanted is float and type(value) is int):
-        raise _Invalid(f"whose {name} is {_describe(value)}", JSON_NAMES[wanted])
+    kind: Any = get_origin(hint) or hint
+    wanted = dict if is_dataclass(kind) else {tuple: list, Literal: str}.get(kind, kind)
+    if type(value) is not wanted and (wanted, type(value)) != (float, int):
+        raise _Invalid(f"{name} that is {_type(value)}", JSON_NAMES[wanted.__name__])
+    if is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        wrong = sorted(set(value) ^ set(hints))
+        if wrong:
+            raise _Invalid(f"{name} {'without' if wrong[0] in hints else 'with'} {_short(wrong[0])}", ", ".join(hints))
+        return kind(**{key: from_json(hint, value[key], f"{name}.{key}") for key, hint in hints.items()})  # type: ignore[operator]
+    if kind is tuple:
+        if not 1 <= len(value) <= MAX_PARTS:
+            raise _Invalid(f"{name} of {len(value)} entries", f"1 to {MAX_PARTS}")
+        return tuple(from_json(get_args(hint)[0], each, name) for each in value)
+    if kind is Literal and value not in get_args(hint):
+        raise _Invalid(f"{name} {_short(value)}", " or ".join(get_args(hint)))
     if limits and not limits.least <= value <= limits.most:  # NaN is not either
-        raise _Invalid(f"whose {name} is {_short(value)}", f"{limits.least} to {limits.most}")
-    if wanted is str and len(value) > MAX_TEXT:
-        raise _Invalid(f"whose {name} has {len(value)} characters", f"at most {MAX_TEXT}")
+        raise _Invalid(f"{name} {_short(value)}", f"{limits.least} to {limits.most}")
+    if kind is str and len(value) > MAX_TEXT:
+        raise _Invalid(f"{name} of {len(value)} characters", f"at most {MAX_TEXT}")
     return value
 
 
-def _check_meta(path: str | os.PathLike[str], meta: Meta) -> None:
-    """Check values against each other. Raises _Invalid or VersionError."""
-    d, special = meta.dimensions, meta.special_ids
-    for name, token in vars(special).items():
-        if token >= d.vocabulary:
-            raise _Invalid(f"whose special_ids.{name} is {token}", f"0 to {d.vocabulary - 1}")
-    if special.end in (special.start, special.unknown):
-        raise _Invalid(f"whose end is token {special.end}, as another is", "an end of its own")
-    if meta.window > d.positions:
-        raise _Invalid(f"whose window is {meta.window}", f"3 to {d.positions}, the positions")
-    if d.width % d.heads:
-        raise _Invalid(f"with {d.heads} heads over a width of {d.width}", "heads that divide it")
-    if meta.keys not in {kind.keys for kind in KINDS}:
-        names = _short(", ".join(meta.keys))
-        raise VersionError(path, f"an encoder of the parts {names}", "those of a known checkpoint", "Update ZhCLIP.")
-    if kind_of(meta.keys).pooled != bool(meta.pooled):
-        raise _Invalid(f"whose pooled is {meta.pooled}", "a pooled vector exactly where the UNet reads one")
-    if sum(meta.widths) != meta.teacher.width:
-        raise _Invalid(f"with parts {sum(meta.widths)} wide", f"{meta.teacher.width}, the teacher's width")
-    for rare, known in meta.folding.items():
-        if type(known) is not str or len(rare) != 1 or len(known) != 1:
-            raise _Invalid("whose folding maps something else", "single characters to single characters")
+def _check_meta(meta: Meta) -> None:
+    """Check values against each other. Raises _Invalid."""
+    d, special, width = meta.dimensions, meta.special_ids, sum(meta.widths)
+    kind = next((kind for kind in KINDS if kind.keys == meta.keys), None)
+    folded = [*meta.folding, *meta.folding.values()]
+    for valid, found, expected in (
+        (max(vars(special).values()) < d.vocabulary, f"{special}", f"ids below {d.vocabulary}"),
+        (special.end not in (special.start, special.unknown), f"{special}", "an end of its own"),
+        (meta.window <= d.positions, f"window {meta.window}", f"at most {d.positions}, the student's positions"),
+        (d.width % d.heads == 0, f"{d.heads} heads over a width of {d.width}", "heads that divide it"),
+        (kind, f"parts {_short(', '.join(meta.keys))}", " or ".join(", ".join(kind.keys) for kind in KINDS)),
+        (
+            kind and kind.pooled == bool(meta.pooled),
+            f"pooled {meta.pooled}",
+            "above 0 where the UNet reads one, else 0",
+        ),
+        (width == meta.teacher.width, f"parts {width} wide", f"{meta.teacher.width}, the teacher's width"),
+        (all(type(c) is str and len(c) == 1 for c in folded), "folding of other things", "of single characters"),
+    ):
+        if not valid:
+            raise _Invalid(found, expected)
     _check_nesting([meta.report, meta.recipe])
-    _check_report(meta.report)
+    for name, depth in REPORT_FIGURES.items():
+        _check_figures(f"report.{name}", meta.report.get(name), depth)
 
 
 def _check_nesting(level: list[Any]) -> None:
@@ -246,48 +234,24 @@ def _check_nesting(level: list[Any]) -> None:
         children = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
         level = [child for child in children if isinstance(child, (dict, list))]
     if level:
-        raise _Invalid(f"with a report or recipe of more than {MAX_NESTING} nested levels", "fewer")
+        raise _Invalid(f"a report or recipe of more than {MAX_NESTING} nested levels", "fewer")
 
 
-def _check_report(report: dict[str, Any]) -> None:
-    """Check the figures that the nodes and the model card read; the rest of a report is only shown. Raises _Invalid."""
-
-    def table(name: str, value: Any) -> dict[str, Any]:
-        if value is not None and type(value) is not dict:
-            raise _Invalid(f"whose report has a {_short(name)} that is {_describe(value)}", "an object")
-        return value or {}
-
-    def number(name: str, value: Any) -> None:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise _Invalid(f"whose report has a {_short(name)} that is {_describe(value)}", "a finite number")
-
-    losses = {"loss": report.get("loss")}
-    losses |= {f"baselines.{name}": loss for name, loss in table("baselines", report.get("baselines")).items()}
-    for name, loss in losses.items():
-        for zone, value in table(name, loss).items():
-            if value is not None or zone == "all":
-                number(f"{name}.{zone}", value)
-    recalls = {"retrieval": report.get("retrieval"), **table("baselines_retrieval", report.get("baselines_retrieval"))}
-    for name, directions in recalls.items():
-        recall = table(name, directions).get("zh_to_en")
-        if type(recall) is dict and "R@1" in recall:
-            number(f"{name}.zh_to_en.R@1", recall["R@1"])
+def _check_figures(name: str, value: Any, depth: int) -> None:
+    """Check that objects nested `depth` levels hold finite numbers, or null except as "all". Raises _Invalid."""
+    if value is None and not name.endswith(".all"):
+        return
+    if depth and type(value) is dict:
+        for key, each in value.items():
+            _check_figures(f"{name}.{_short(key)}", each, depth - 1)
+    elif depth or type(value) not in (int, float) or not abs(value) < MAX_FIGURE:  # NaN is not either
+        raise _Invalid(f"{name} that is {_type(value)}", "an object" if depth else "a finite number")
 
 
-def _describe(value: Any) -> str:
-    if value is None:
-        return "missing"
-    if type(value) is list:
-        return f"a list of {len(value)}"
-    if type(value) is float and not math.isfinite(value):
-        return str(value)
-    return JSON_NAMES[type(value)]
+def _type(value: Any) -> str:
+    return str(value) if type(value) is float else JSON_NAMES.get(type(value).__name__, "null")
 
 
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 80 else text[:80] + "..."
-
-
-def _damaged(path: str | os.PathLike[str], found: str, expected: str) -> DamagedArtifactError:
-    return DamagedArtifactError(path, found, expected, "Export the file again, or ask its author to.")

@@ -15,8 +15,9 @@ import comfy.sample
 import comfy.samplers
 import torch
 
-from ...zhclip.artifact import ArtifactError, Meta
+from ...zhclip.io import ArtifactError
 from ...zhclip.pipelines import one_length
+from ...zhclip.schema import Meta
 
 STEPS = 3
 SIDE = 32  # of the latent: a quarter of 512 x 512 pixels, which is enough queries for a mean

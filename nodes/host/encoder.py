@@ -8,8 +8,9 @@ import comfy.model_management
 import comfy.sd1_clip
 import torch
 
-from ...zhclip.artifact import Artifact, ArtifactError
+from ...zhclip.artifact import Artifact
 from ...zhclip.emphasis import Row, combine, rows
+from ...zhclip.io import ArtifactError
 from ...zhclip.models import kind_of, relative_layer
 from ...zhclip.structure import structures
 from ...zhclip.tokens import Window

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from zhclip.artifact import CorpusInfo, PartInfo, TeacherInfo, load, save
+from zhclip.artifact import load, save
+from zhclip.schema import CorpusInfo, PartInfo, TeacherInfo
 
 from ..base.files import scratch
 from ..base.recipe import SettingsError

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from zhclip.artifact import Artifact, CorpusInfo, Meta, PartInfo, TeacherInfo, load, save
+from zhclip.artifact import Artifact, load, save
 from zhclip.io import atomic_write
+from zhclip.schema import CorpusInfo, Meta, PartInfo, TeacherInfo
 
 from ..base.comfyui import install_folder
 from ..base.device import default_device, matmul_precision

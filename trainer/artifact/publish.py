@@ -14,7 +14,8 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData, get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from zhclip.artifact import Artifact, Meta, load
+from zhclip.artifact import Artifact, load
+from zhclip.schema import Meta
 
 from ..base.errors import TrainerError, one_line
 from ..base.files import write_text

@@ -20,9 +20,10 @@ from safetensors import safe_open
 from tqdm import tqdm
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 
-from zhclip.artifact import Dimensions, bert_shapes
+from zhclip.artifact import bert_shapes
 from zhclip.bert import Bert
 from zhclip.models import KINDS, SD15, CheckpointKind
+from zhclip.schema import Dimensions
 
 from ..base.errors import TrainerError, one_line
 

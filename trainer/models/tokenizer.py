@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from zhclip.artifact import ArtifactError, SpecialIds, TokenizerInfo
+from zhclip.io import ArtifactError
 from zhclip.prompt import normalise
+from zhclip.schema import SpecialIds, TokenizerInfo
 from zhclip.tokenizer import MAX_WORD, METASPACE, pack
 from zhclip.tokens import PromptTokenizer
 
