@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from accelerate.utils.environment import get_int_from_env
 from safetensors import SafetensorError
 from tqdm import tqdm
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 SWITCHES = ("--plan", "--push", "--sweep.export")  # flags that stand alone; all others take a value
-MAIN_PROCESS = os.environ.get("RANK", "0") == "0"  # of those that `accelerate launch` or `torchrun` start
+MAIN_PROCESS = get_int_from_env(["RANK"], 0) == 0  # of those that `accelerate launch` or `torchrun` start
 
 
 def _run(recipe: Recipe, progress: Listener | None, plan_only: bool = False) -> None:
@@ -86,8 +86,11 @@ def _compare_reports(given: settings.CompareReportsSettings, progress: Listener 
 
 
 def _compare(given: settings.CompareSettings, progress: Listener | None) -> None:
+    from diffusers.utils import logging as diffusers_logging
+
     from .pictures.compare import run
 
+    diffusers_logging.set_verbosity_error()
     run(given, progress)
 
 
@@ -182,7 +185,7 @@ def run_command(arguments: list[str] | None = None) -> int:
             return _fail(f"{name}: {error}", 2)
         set_up_process()
         function(bars if MAIN_PROCESS else None)
-        if os.environ.get("WORLD_SIZE", "1") != "1":
+        if get_int_from_env(["WORLD_SIZE"], 1) > 1:
             processes().destroy_process_group()
     except KeyboardInterrupt:
         bars.close()
@@ -245,12 +248,13 @@ class LogLines(logging.Handler):
 
 
 def set_up_process() -> None:
-    """Logging, other libraries' verbosity and malloc."""
+    """Logging, transformers' verbosity and malloc."""
+    from transformers.utils import logging as transformers_logging
+
     logger = logging.getLogger(__package__)
     logger.handlers = [LogLines()]
     logger.setLevel(logging.INFO if MAIN_PROCESS else logging.WARNING)
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    transformers_logging.set_verbosity_error()
     # By default glibc returns large freed tensors to the system, which clears every page before the next tensor of the
     # same size: a sixth of the cache stage. Numbers from glibc's malloc.h; other C libraries are left as they are.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -18,7 +18,7 @@ import torch
 
 HEADER_LIMIT = 100_000_000  # bytes, safetensors' own limit
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "U8": torch.uint8}
-PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
+OBJECT_FILES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
 
 
 class ArtifactError(ValueError):
@@ -30,7 +30,7 @@ class ArtifactError(ValueError):
 
 
 class NotAnArtifactError(ArtifactError):
-    """Another kind of file: a checkpoint, a LoRA, a pickle."""
+    """Another kind of file: a checkpoint, a LoRA, a file of Python objects."""
 
 
 class DamagedArtifactError(ArtifactError):
@@ -79,7 +79,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
 
 def _header(path: str | os.PathLike[str], file: BufferedReader) -> Header:
     start = file.read(8)
-    if start[:2] in PICKLES:
+    if start[:2] in OBJECT_FILES:
         raise NotAnArtifactError(
             path,
             "a file of Python objects (.pt, .bin, .ckpt), which can run code",

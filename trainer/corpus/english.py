@@ -10,7 +10,6 @@ import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote_plus
 
 from .lines import Row, read_lines
 
@@ -32,11 +31,18 @@ def read_yfcc(file: Path) -> Iterator[Row]:
         if len(fields) not in COLUMNS:
             yield Row(number, "", line, fault or "missing column")
             continue
-        texts = [unquote_plus(fields[at]) for at in COLUMNS[len(fields)]]
+        texts = [url_decoded(fields[at]) for at in COLUMNS[len(fields)]]
         for text in dict.fromkeys(text for text in texts if text.strip()) or [""]:
             caption = plain(text)
             lost = text.strip() and not caption
             yield Row(number, "", caption or text, fault or ("only hashtags or markup" if lost else ""))
+
+
+def url_decoded(text: str) -> str:
+    """Text with each `+` as a space and each %XX as a byte of UTF-8."""
+    encoded = text.replace("+", " ").encode("utf-8", "surrogatepass")
+    decoded = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes.fromhex(match[1].decode()), encoded)
+    return decoded.decode("utf-8", "replace")
 
 
 def plain(text: str) -> str:

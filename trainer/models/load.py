@@ -139,7 +139,7 @@ def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ()) -> Tenso
     """All tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file; if there are names
     that begin with one of `prefixes`, those alone.
 
-    Pickled files are read with weights_only, which runs no code. Raises ModelError.
+    .ckpt and .bin files are read with weights_only, which runs no code. Raises ModelError.
     """
     files = [path] if path.is_file() else weight_files(path, flag)
     if not files:

@@ -104,7 +104,7 @@ def load_translator(
     model.generation_config.max_length = None  # max_new_tokens decides
     code = settings.target_code if target == "zh" else None
     prefix, first = select_languages(tokenizer, where, target, code)
-    return Translator(model.requires_grad_(False).eval().to(device), tokenizer, settings, prefix, first)
+    return Translator(model.requires_grad_(False).train(False).to(device), tokenizer, settings, prefix, first)
 
 
 def select_languages(tokenizer: Any, where: str, target: str, code: str | None) -> tuple[str, int | None]:
