@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from trainer.base.recipe import Source
 
@@ -33,6 +33,16 @@ def put(path: Path, content: str | bytes, compress: bool = False) -> Path:
     return path
 
 
+def write(path: Path, pairs: list[tuple[str, str]]) -> str:
+    """Write pairs as a TSV and return its path."""
+    return str(put(path, "zh\ten\n" + "".join(f"{zh}\t{en}\n" for zh, en in pairs)))
+
+
+def many(count: int) -> list[tuple[str, str]]:
+    """Different pairs of one word and a number, in the vocabulary of tests/encoders.py."""
+    return [(f"{DOG}{n}", f"a dog {n}") for n in range(count)]
+
+
 def parquet(columns: dict[str, list]) -> bytes:
     """A Parquet file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -48,12 +58,12 @@ def a_file(name: str, content: str | bytes, compress: bool = False, **columns: s
     return lambda folder: Source(str(put(folder / name, content, compress)), **columns)  # type: ignore[arg-type]
 
 
-def moses(zh: str | bytes, en: str | bytes, given: str = "T.en-zh.zh", ending: str = "") -> Maker:
+def moses(zh: str | bytes, en: str | bytes, given: str = "T.en-zh.zh") -> Maker:
     """Two line-aligned files, of which the source names `given`."""
 
     def make(folder: Path) -> Source:
-        put(folder / f"T.en-zh.zh{ending}", zh, bool(ending))
-        put(folder / f"T.en-zh.en{ending}", en, bool(ending))
+        put(folder / "T.en-zh.zh", zh)
+        put(folder / "T.en-zh.en", en)
         return Source(str(folder / given))
 
     return make
@@ -67,17 +77,6 @@ def a_folder(files: dict[str, str | bytes]) -> Maker:
         for name, content in files.items():
             put(folder / "d" / name, content)
         return Source(str(folder / "d"))
-
-    return make
-
-
-def saved(columns: dict[str, list], split: str = "", wanted: str = "train", **source: str) -> Maker:
-    """A folder that `datasets` saved."""
-
-    def make(folder: Path) -> Source:
-        data = Dataset.from_dict(columns)
-        (DatasetDict({split: data}) if split else data).save_to_disk(str(folder / "saved"))
-        return Source(str(folder / "saved"), split=wanted, **source)  # type: ignore[arg-type]
 
     return make
 
@@ -97,11 +96,7 @@ WHOLE: dict[str, Maker] = {
     "JSON lines, records": a_file("a.jsonl", RECORDS, **NESTED),
     "Parquet": a_file("a.parquet", PARQUET),
     "folder": a_folder({"a.tsv": TSV.rsplit(DOG)[0], "deep/b.jsonl": JSONL.split("\n")[1], "README.md": "no corpus"}),
-    "saved dataset": saved(COLUMNS),
-    "saved dataset, split and records": saved(TRANSLATION, "validation", "validation", **NESTED),
     "Moses, Chinese file given": moses(ZH, EN),
     "Moses, English file given": moses(ZH, EN, "T.en-zh.en"),
     "Moses, common name given": moses(ZH, EN, "T.en-zh"),
-    "Moses, gzipped": moses(ZH, EN, "T.en-zh.zh.gz", ".gz"),
-    "Moses in a folder": a_folder({"T.en-zh.en": EN, "T.en-zh.zh_CN": ZH}),
 }

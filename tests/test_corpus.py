@@ -1,65 +1,173 @@
-"""Rows that are rejected with a reason, and the pairs' own file."""
+"""The corpus stage: sources with weights, the split into training and dev pairs, and what it writes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.corpora import CAT, DOG, ROWS
+from tests import encoders
+from tests.corpora import CAT, DOG, many, put, write
+from trainer.__main__ import main
 from trainer.base.files import DamagedError
-from trainer.base.recipe import CorpusSettings, SettingsError, Source
-from trainer.corpus.pairs import Cleaned, Pair, clean
-from trainer.corpus.readers import read
-from trainer.corpus.stage import Mixture, read_pairs, rejects_table, write_pairs
+from trainer.base.recipe import CorpusSettings, Recipe, SettingsError, Source
+from trainer.base.settings import corpus_name, public, sources
+from trainer.corpus.pairs import Pair
+from trainer.corpus.stage import read_pairs, weighted_rows, write_pairs
 from trainer.progress import Cancelled, Progress
 
 
-def length(text: str) -> int:
-    return len(text) + 2
+def test_a_weight_takes_its_share_and_the_same_rows_each_time(tmp_path: Path) -> None:
+    whole, part = write(tmp_path / "whole.tsv", many(1000)), write(tmp_path / "part.tsv", many(1000))
+
+    def taken(weight: float) -> set[str]:
+        rows = list(weighted_rows([Source(whole), Source(part, weight)]))
+        assert sum(row.source == "whole.tsv" for row in rows) == 1000
+        return {row.en for row in rows if row.source == "part.tsv"}
+
+    assert 250 < len(taken(0.3)) < 350
+    assert taken(0.3) == taken(0.3) < taken(0.6) < taken(1)  # a larger share holds the smaller one
+    for weight in (0, -1, 1.5):
+        with pytest.raises(SettingsError):
+            sources([Source(whole, weight)])
 
 
-def cleaned(rows: list[tuple[str, str]], path: Path, taken: Sequence[Pair] = (), **settings) -> Cleaned:
-    path.write_text("\n".join(["zh\ten", *(f"{zh}\t{en}" for zh, en in rows)]) + "\n", encoding="utf-8")
-    return clean(read(str(path)), length, length, 20, CorpusSettings(**settings), taken)
+def test_a_shared_file_names_its_corpora_without_their_folders(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.tsv", many(1)), write(tmp_path / "b.tsv", many(1))
+    recipe = Recipe(corpus=CorpusSettings([Source(a, 0.5), Source("me/pairs", zh="x")], a, b))
+    shown = public(recipe)["corpus"]
+    assert [source["path"] for source in shown["train"]] == ["a.tsv", "me/pairs"]
+    assert (shown["train"][0]["weight"], shown["dev"], shown["english"]) == (0.5, "a.tsv", "b.tsv")
+    assert corpus_name(recipe.corpus) == "a.tsv"
+    recipe.corpus.dev = None
+    assert corpus_name(recipe.corpus) == "a.tsv + me/pairs (held out)"
 
 
-def test_every_reason_is_counted_and_no_row_is_lost(tmp_path: Path) -> None:
-    rows = [
-        (CAT, "a cat"),
-        (CAT, "one cat"),
-        (DOG, "A  CAT"),
-        ("", "nothing"),
-        ("dog", "a dog"),
-        (DOG + "\ufffd", "a dog"),
-        (DOG, DOG),
-        (DOG * 9, "a dog in the rain"),
-        (DOG, "a dog that is far too long for it"),
-        (DOG, "in the dev set"),
-    ]
-    result = cleaned(rows, tmp_path / "a.tsv", taken=[Pair("\u732b", "In the dev set")])
-    assert result.counts() == {
-        "Chinese over the window": 1,
-        "English over the window": 1,
-        "also in dev": 1,
-        "duplicate": 2,
-        "empty": 1,
-        "identical sides": 1,
-        "no Chinese": 1,
-        "wrong encoding": 1,
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("models")
+    student, teacher = encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher")
+    return ["--student.model", str(student), "--teacher.model", str(teacher), "--window", "32"]
+
+
+def english_of(path: Path) -> list[str]:
+    return [line.split("\t")[1] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+
+
+def test_without_dev_pairs_the_hash_splits_and_never_moves_a_row(models: list[str], tmp_path: Path) -> None:
+    doubled = many(400) + [(f"{CAT}{n}", f"A  Dog {n}") for n in range(400)]  # the same captions, written otherwise
+    small_corpus, large = write(tmp_path / "a.tsv", doubled), write(tmp_path / "b.tsv", doubled + many(900)[400:])
+    splits = {}
+    for name, path in (("first", small_corpus), ("again", small_corpus), ("more", large)):
+        flags = ["--corpus.train", path, "--corpus.dev_share", "0.1"]
+        assert main(["corpus", "--run", str(tmp_path / name), *models, *flags]) == 0
+        splits[name] = {s: english_of(tmp_path / name / "corpus" / f"{s}.tsv") for s in ("train", "dev")}
+    assert splits["first"] == splits["again"]
+    assert set(splits["first"]["dev"]) < set(splits["more"]["dev"])
+    assert set(splits["first"]["train"]) < set(splits["more"]["train"])
+    assert 20 < len(splits["first"]["dev"]) < 65
+    for split in splits.values():
+        assert not {en.lower() for en in split["dev"]} & {en.lower() for en in split["train"]}
+        assert len(set(split["train"])) == len(split["train"])
+    files = sorted((tmp_path / "first" / "corpus").iterdir())
+    assert [file.name for file in files] == [*("dev.tsv", "rejects.tsv", "settings.json", "summary.json", "train.tsv")]
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "again" / "corpus" / file.name).read_bytes(), file.name
+
+
+@pytest.fixture(scope="module")
+def mixed(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a corpus stage over a mixture in YAML, English captions beside it."""
+    folder = tmp_path_factory.mktemp("mixed")
+    write(folder / "a.tsv", [*many(40), (CAT, "IMG_1234"), (CAT, "a <i>cat</i>"), ("\u4e00\u5c01<b>", "www.x.org")])
+    put(folder / "m.en-zh.en", "".join(f"a cat {n}\n" for n in range(200)))
+    put(folder / "m.en-zh.zh", "".join(f"{CAT}{n}\n" for n in range(200)))
+    write(folder / "dev.tsv", many(50)[40:] + [(f"{DOG}3", "in train too")])
+    put(folder / "captions.txt", "A red dog\nDSC_0001\na RED dog\nA blue <b>\nA bird\n")
+    recipe = {
+        "run": str(folder / "run"),
+        "corpus": {
+            "train": [{"path": str(folder / "a.tsv")}, {"path": str(folder / "m.en-zh"), "weight": 0.5}],
+            "dev": str(folder / "dev.tsv"),
+            "english": str(folder / "captions.txt"),
+        },
     }
-    assert len(result.pairs) + len(result.rejects) == len(rows)
-    table = rejects_table({"train": result}).splitlines()
-    assert len(table) == 1 + len(result.rejects)
-    assert table[1].split("\t") == ["train", "3", "duplicate", CAT, "one cat"]
+    (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    assert main(["corpus", "--config", str(folder / "recipe.yaml"), *models]) == 0
+    yield folder / "run" / "corpus"
 
 
-def test_limit_stops_at_so_many_clean_pairs(tmp_path: Path) -> None:
-    assert len(cleaned(ROWS, tmp_path / "a.tsv", limit=1).pairs) == 1
+def test_a_mixture_writes_pairs_captions_and_every_reject(mixed: Path) -> None:
+    summary = json.loads((mixed / "summary.json").read_text(encoding="utf-8"))
+    train = english_of(mixed / "train.tsv")
+    assert sum(en.startswith("a dog") for en in train) == 39
+    assert 70 < sum(en.startswith("a cat") for en in train) < 130
+    assert summary["train"]["rejected"] == {"also in dev": 1, "boilerplate": 2, "file name": 1}
+    assert summary["train"]["rows"] == len(train)
+    assert (mixed / "english.tsv").read_text(encoding="utf-8") == "en\nA red dog\nA bird\n"
+    assert summary["english"]["rejected"] == {"boilerplate": 1, "duplicate": 1, "file name": 1}
+    rejects = [line.split("\t") for line in (mixed / "rejects.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    assert [row[:3] for row in rejects if row[0] == "train"] == [
+        ["train", "a.tsv:5", "also in dev"],
+        ["train", "a.tsv:42", "file name"],
+        ["train", "a.tsv:43", "boilerplate"],
+        ["train", "a.tsv:44", "boilerplate"],
+    ]
+    assert len(rejects) == sum(sum(split["rejected"].values()) for split in summary.values())
 
 
-def test_pairs_survive_the_disk(tmp_path: Path) -> None:
+def test_english_captions_alone_need_no_pairs_and_no_student(models: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("A red dog\nA bird\n", encoding="utf-8")
+    flags = ["--run", str(tmp_path / "run"), "--corpus.english", str(tmp_path / "a.txt"), *models[2:]]
+    assert main(["corpus", *flags]) == 0
+    written = {file.name for file in (tmp_path / "run" / "corpus").iterdir()}
+    assert written == {"english.tsv", "rejects.tsv", "settings.json", "summary.json"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [("near", (0.9, 0.8)), ("dev_share", (0.02, 0.5))],
+)
+def test_other_rules_for_a_finished_corpus_are_refused_and_both_values_shown(
+    mixed: Path, models: list[str], setting: str, values: tuple[object, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--corpus.{setting}", str(values[1])]
+    assert main(["corpus", "--config", str(mixed.parent.parent / "recipe.yaml"), *models, *flags]) == 1
+    said = capsys.readouterr().err
+    assert all(text in said for text in (setting, *map(str, values)))
+
+
+def test_a_changed_file_is_another_corpus(
+    models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("m.en", "a cat\na dog\n"), ("m.zh", f"{CAT}\n{DOG}\n"), ("dev.tsv", "")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    flags = ["--corpus.train", str(tmp_path / "m.zh"), "--corpus.dev", write(tmp_path / "dev.tsv", many(4))]
+    assert main(["corpus", "--run", str(tmp_path / "run"), *models, *flags]) == 0
+    (tmp_path / "m.en").write_text("a cat\na fox\n", encoding="utf-8")  # the other half of the pair
+    assert main(["corpus", "--run", str(tmp_path / "run"), *models, *flags]) == 1
+    assert "train 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--corpus.train", "[{pth: a.tsv}]"], "pth"),
+        (["--corpus.train", "[{path: a.tsv, weight: 2}]"], "weight"),
+        (["--corpus.train", "a.tsv", "--corpus.near", "80"], "--corpus.near"),
+        (["--corpus.train", "nowhere.tsv"], "nowhere.tsv"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_in_one_line(
+    models: list[str], tmp_path: Path, flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["corpus", "--run", str(tmp_path / "run"), *models, *flags]) in (1, 2)
+    assert named in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_pairs_are_read_back_or_refused(tmp_path: Path) -> None:
     path, pairs = tmp_path / "p.tsv", [Pair(CAT, "a cat"), Pair(DOG, 'a "dog" #1')]
     write_pairs(path, pairs)
     assert read_pairs(path) == pairs
@@ -71,8 +179,7 @@ def test_pairs_survive_the_disk(tmp_path: Path) -> None:
 
 
 def test_reading_reports_progress_and_can_be_cancelled(tmp_path: Path) -> None:
-    path = tmp_path / "a.tsv"
-    path.write_text("zh\ten\n" + f"{CAT}\ta cat\n" * 5000, encoding="utf-8")
+    path = put(tmp_path / "a.tsv", "zh\ten\n" + f"{CAT}\ta cat\n" * 5000)
     events: list[Progress] = []
 
     def listener(event: Progress) -> None:
@@ -81,5 +188,5 @@ def test_reading_reports_progress_and_can_be_cancelled(tmp_path: Path) -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        list(Mixture([Source(str(path))], "train", listener).rows())
-    assert [(event.stage, event.done) for event in events] == [("corpus train", n) for n in (1000, 2000, 3000)]
+        list(weighted_rows([Source(str(path))], listener))
+    assert [(event.stage, event.done) for event in events] == [("corpus", n) for n in (1000, 2000, 3000)]

@@ -12,7 +12,6 @@ import pytest
 from tests import hub
 from tests.corpora import (
     CAT,
-    COLUMNS,
     CSV,
     DOG,
     EN,
@@ -30,7 +29,6 @@ from tests.corpora import (
     moses,
     parquet,
     put,
-    saved,
 )
 from tests.tree import ROOT, python
 from trainer.base.recipe import Source
@@ -41,32 +39,7 @@ from trainer.corpus.readers import read
 Expected = tuple[int, dict[str, int]]  # clean pairs, rejected rows by reason
 
 
-def photo(title: str, description: str, camera: str = "Canon+EOS+5D") -> str:
-    """A line of YFCC100M: row, id, hash, user, name, two dates, camera, title, description, tags ..."""
-    fields = ["0", "6185218911", "4e2f7a26a1dfbf165a7e30bdabf7e72a", "39019111@N00", "someone", "2012-02-16 09:56:37.0"]
-    fields += ["1331840483", camera, title, description, "cat,dog", "", "-81.8", "24.5", "12", "http://f", "http://g"]
-    return "\t".join([*fields, "Attribution", "http://l", "72", "6", "8", "9", "jpg", "0"]) + "\n"
-
-
-def photos(content: str | bytes) -> Maker:
-    """YFCC100M's metadata as a source of English captions."""
-    return a_file("yfcc.tsv", content, zh="")
-
-
-def damaged(make: Maker, name: str, content: bytes) -> Maker:
-    """A source of which the files of one name hold other bytes."""
-
-    def broken(folder: Path) -> Source:
-        source = make(folder)
-        for file in folder.rglob(name):
-            file.write_bytes(content)
-        return source
-
-    return broken
-
-
 GBK = DOG.encode("gbk")
-GOOD = photo("A+cat", "")
 NO_OBJECT = "not a JSON object with zh and en"
 # Files that are read, with the rows that are rejected.
 FAULTY: dict[str, tuple[Maker, Expected]] = {
@@ -75,7 +48,6 @@ FAULTY: dict[str, tuple[Maker, Expected]] = {
     "TSV, a line of GBK": (a_file("a.tsv", TSV.encode() + GBK + b"\tx\n"), (2, {"not UTF-8": 1})),
     "TSV, NUL": (a_file("a.tsv", TSV + f"{DOG}\0\tb\n"), (2, {"control characters": 1})),
     "CSV, header alone": (a_file("a.csv", "zh,en\n"), (0, {})),
-    "CSV, text behind a quote": (a_file("a.csv", CSV.replace('"a cat"', '"a" cat')), (1, {"wrong quoting": 1})),
     "CSV, short line": (a_file("a.csv", CSV + "3\n"), (2, {"missing column": 1})),
     "CSV, a line of GBK": (a_file("a.csv", CSV.encode() + b"3,x," + GBK + b"\n"), (2, {"not UTF-8": 1})),
     "CSV, NUL": (a_file("a.csv", CSV + f"3,b\0,{DOG}\n"), (2, {"control characters": 1})),
@@ -90,21 +62,10 @@ FAULTY: dict[str, tuple[Maker, Expected]] = {
     "Parquet, numbers": (a_file("a.parquet", parquet({"zh": [1], "en": [2]})), (0, {"not text": 1})),
     "Parquet, nulls": (a_file("a.parquet", parquet({"zh": [CAT, None], "en": [None, "x"]})), (0, {"empty": 2})),
     "Parquet, lists": (a_file("a.parquet", parquet({"zh": [[CAT]], "en": [["x"]]})), (0, {"not text": 1})),
-    "saved dataset, nulls": (saved({"zh": [None, CAT], "en": ["a", None]}), (0, {"empty": 2})),
     "Moses, a line of GBK": (moses(ZH.encode() + GBK, EN + "x"), (2, {"not UTF-8": 1})),
     "Moses, NUL": (moses(ZH + CAT, EN + "a\0"), (2, {"control characters": 1})),
     "Moses, blank line on one side": (moses(ZH + CAT, EN + "\n"), (2, {"empty": 1})),
-    "Moses, sides swapped": (moses(EN, ZH), (0, {"no Chinese": 2})),
-    "YFCC, short line": (photos(GOOD + "1\t2\n"), (1, {"missing column": 1})),
-    "YFCC, file names": (photos(photo("IMG_0520", "") + photo("dsc01234.jpg", "")), (0, {"file name": 2})),
-    "YFCC, camera names": (photos(photo("Canon+EOS+5D", "Nikon+D90")), (0, {"camera name": 2})),
-    "YFCC, hashtags": (photos(photo("%23a+%23b", "")), (0, {"only hashtags or markup": 1})),
-    "YFCC, no text": (photos(photo("", "")), (0, {"empty": 1})),
-    "YFCC, bytes of Latin-1": (photos(photo("caf%E9", "")), (0, {"wrong encoding": 1})),
-    "YFCC, bad escapes": (photos(photo("100%+a%2cat", "")), (1, {})),
-    "YFCC, Chinese titles": (photos(photo("%E7%8C%AB%E7%8C%AB", "")), (0, {"no English": 1})),
-    "YFCC, links": (photos(photo("", "See+http%3A%2F%2Fx.org")), (0, {"boilerplate": 1})),
-    "YFCC, NUL": (photos(photo("a%00cat", "")), (0, {"control characters": 1})),
+    "Moses, sides swapped": (moses(EN, ZH), (0, {"no English": 2})),
 }
 # Sources that are refused, with the name that the message has to hold.
 REFUSED: dict[str, tuple[Maker, str]] = {
@@ -113,7 +74,7 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "TSV, missing column": (a_file("a.tsv", TSV.replace("zh\ten", "zh\tfr")), "a.tsv"),
     "TSV, no header": (a_file("a.tsv", TSV.partition("\n")[2]), "a.tsv"),
     "TSV, commas": (a_file("a.tsv", TSV.replace("\t", ",")), "a.tsv"),
-    "TSV, UTF-16": (a_file("a.tsv", TSV.encode("utf-16")), "UTF-16"),
+    "TSV, UTF-16": (a_file("a.tsv", TSV.encode("utf-16")), "UTF-8"),
     "TSV, truncated gzip": (a_file("a.tsv.gz", gzip.compress(TSV.encode())[:-12]), "a.tsv.gz"),
     "TSV, a gzip's bytes changed": (a_file("a.tsv.gz", gzip.compress(TSV.encode())[:10] + b"\xff" * 40), "a.tsv.gz"),
     "TSV, not gzip": (a_file("a.tsv.gz", TSV), "a.tsv.gz"),
@@ -123,6 +84,7 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "CSV, empty": (a_file("a.csv", ""), "a.csv"),
     "CSV, missing column": (a_file("a.csv", "id,zh\n1,x\n"), "a.csv"),
     "CSV, tabs": (a_file("a.csv", TSV), "a.csv"),
+    "CSV, text behind a quote": (a_file("a.csv", CSV.replace('"a cat"', '"a" cat')), "line 2"),
     "CSV, quote never closed": (a_file("a.csv", CSV.replace('"a cat"', '"a cat')), "line 2"),
     "JSON, empty": (a_file("a.jsonl", ""), "a.jsonl"),
     "JSON, truncated gzip": (a_file("a.jsonl.gz", gzip.compress(JSONL.encode())[:-12]), "a.jsonl.gz"),
@@ -136,31 +98,18 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "folder, of other files": (a_folder({"README.md": "x"}), "d"),
     "folder, one file is empty": (a_folder({"a.tsv": TSV, "b.tsv": ""}), "b.tsv"),
     "folder, one file lacks a column": (a_folder({"a.tsv": TSV, "b.csv": "x,en\n"}), "b.csv"),
-    "folder, half a Moses pair": (a_folder({"T.en-zh.zh": ZH, "x/T.en-zh.en": EN}), "T.en-zh.zh"),
     "folder, a damaged file": (a_folder({"a.tsv": TSV, "b/c/d.parquet": PARQUET[:-40]}), "d.parquet"),
     "folder, missing": (lambda folder: Source(str(folder / "no")), "no"),
-    "saved dataset, another split": (saved(COLUMNS, "test"), "'test'"),
-    "saved dataset, missing column": (saved({"zh": [CAT]}), "saved"),
-    "saved dataset, no rows": (saved({"zh": [], "en": []}), "saved"),
-    "saved dataset, empty shard": (damaged(saved(COLUMNS), "*.arrow", b""), "saved"),
-    "saved dataset, foreign shard": (damaged(saved(COLUMNS), "*.arrow", b"x" * 99), "saved"),
-    "saved dataset, broken state": (damaged(saved(COLUMNS), "state.json", b"{"), "saved"),
-    "saved dataset, broken info": (damaged(saved(COLUMNS), "dataset_info.json", b"["), "saved"),
     "Moses, line counts": (moses(ZH, EN + "more\n"), "T.en-zh.zh"),
     "Moses, one side empty": (moses(ZH, ""), "T.en-zh.en"),
     "Moses, Chinese side alone": (a_file("T.en-zh.zh", ZH), "T.en-zh.zh"),
     "Moses, English side alone": (a_file("T.en-zh.en", EN), "T.en-zh.en"),
-    "Moses, two Chinese sides": (
-        lambda folder: Source(f"{a_folder({'a.en': EN, 'a.zh': ZH, 'a.cmn': ZH})(folder).path}/a.en"),
-        "a.en",
-    ),
-    "YFCC, cut first line": (photos(GOOD[:80] + "\n"), "yfcc.tsv"),
 }
 
 
 def cleaned_of(source: Source) -> Expected:
     """Clean pairs of a source, and its rejected rows by reason."""
-    cleaned = clean(read(source), len if source.zh else None, len, 99)
+    cleaned = clean(read(source), len, len, 99)
     return len(cleaned.pairs), cleaned.counts()
 
 
@@ -185,23 +134,15 @@ def test_a_broken_source_is_refused_in_one_line(name: str, tmp_path: Path) -> No
     assert named in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_photographs_give_their_captions_alone(tmp_path: Path) -> None:
-    lines = [
-        photo("IMG_0520", "A+cat+sleeps+on+a+red+sofa.%0ATaken+at+home.+%23cat+%23sofa"),
-        photo("Tom+%26amp%3B+Jerry%2C+caf%C3%A9", "%3Ca+href%3D%22http%3A%2F%2Fx%22%3EA+%23dog%3C%2Fa%3E+in+the+rain"),
-        photo("Canon+EOS+5D", "%23sunset+%23beach"),
-    ]
-    expected = ["A cat sleeps on a red sofa.", "Tom & Jerry, caf\u00e9", "A dog in the rain"]
-    fewer = ["\t".join(line.split("\t")[1:2] + line.split("\t")[3:]) for line in lines]  # the first publication's 23
-    for content in (lines, fewer):
-        cleaned = clean(read(photos("".join(content))(tmp_path)), None, len, 99)
-        assert [pair.en for pair in cleaned.pairs] == expected
-        assert cleaned.counts() == {"camera name": 1, "file name": 1, "only hashtags or markup": 1}
-
-
 def test_english_text_is_read_as_it_is(tmp_path: Path) -> None:
     rows = list(read(a_file("a.txt", "A cat\nA 100%25 dog\n", zh="")(tmp_path)))
     assert [(row.number, row.en) for row in rows] == [(1, "A cat"), (2, "A 100%25 dog")]
+
+
+def test_a_moses_pair_in_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moses(ZH, EN)(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    assert len(list(read(f"{tmp_path.name}/T.en-zh"))) == 2
 
 
 def test_rows_are_numbered_as_a_person_counts_and_named_in_a_folder(tmp_path: Path) -> None:

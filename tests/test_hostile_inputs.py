@@ -159,7 +159,7 @@ def test_a_recipe_that_multiplies_is_refused_in_one_sentence(
         ("train.lr", ".inf", "--train.lr inf: give 0 or more"),
         ("train.lr", "-1", "--train.lr -1.0: give 0 or more"),
         ("cache.batch", "-1", "--cache.batch -1: give 1 or more"),
-        ("corpus.min_han", "2", "--corpus.min_han 2.0: give 0 to 1"),
+        ("corpus.near", "2", "--corpus.near 2.0: give 0 to 1"),
     ],
 )
 def test_a_number_out_of_range_is_refused_before_anything_runs(

@@ -203,7 +203,7 @@ def test_the_stage_draws_it_and_knows_its_size(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "run" / "corpus"
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    assert summary["train"]["read"] == {"starter:300": 300} and summary["train"]["rows"] > 200
+    assert summary["train"]["rows"] > 200
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     assert settings["train 0"]["sha256"] == f"{starter.digest()}, 300 rows"
     flags["--corpus.train"] = "starter:301"

@@ -227,7 +227,7 @@ class Bars:
         if event.metrics:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in event.metrics.items()}, refresh=False)
         self.bar.update(event.done - self.bar.n)
-        if event.done >= event.total:
+        if 0 < event.total <= event.done:
             self.close()
 
     def close(self) -> None:

@@ -41,12 +41,11 @@ class TeacherSettings:
 
 @dataclass
 class Source:
-    """One source of pairs: a file, a folder of files, a Moses pair, a saved dataset or a dataset of the hub."""
+    """One source of pairs: a file, a folder of files, a Moses pair or a dataset of the hub."""
 
     path: str
-    """A .tsv, .csv, .jsonl (or .gz of them), .parquet, one of two Moses files or what their names have in common, a
-    folder of such files, a folder that `datasets` saved, a hub id, or `starter`; `starter:60000` draws 60,000 pairs
-    in place of 20,000."""
+    """A .tsv, .csv, .jsonl (or .gz of them) or .parquet, a folder of such files, NAME of the Moses pair NAME.zh and
+    NAME.en, a hub id, or `starter`; `starter:60000` draws 60,000 pairs in place of 20,000."""
     weight: float = 1.0
     """Share of its rows to use, chosen by a hash of the English side: the same rows each time."""
     zh: str = "zh"
@@ -56,7 +55,7 @@ class Source:
     config: str | None = None
     """Hub: the dataset's configuration."""
     split: str = "train"
-    """Hub or saved dataset: the split that is read."""
+    """Hub: the split that is read."""
     revision: str | None = None
     """Hub: a commit or tag, so that the dataset does not change."""
 
@@ -72,20 +71,14 @@ class CorpusSettings:
     """Pairs to score on; they are removed from the training pairs. null: dev_share of the training
     pairs is held out."""
     english: list[Source] | str | None = None
-    """English captions alone, cleaned into RUN/corpus/english.tsv for a translator: a table with a column en, one
-    caption per line (.txt), or YFCC100M's metadata. Given alone, nothing else is written."""
+    """English captions alone, cleaned into RUN/corpus/english.tsv for a translator: a table with a column en, or one
+    caption per line (.txt). Given alone, nothing else is written."""
     dev_share: float = 0.02
     """Without dev: the share of English captions held out, chosen by a hash, so that a row never changes sides."""
     limit: int | None = None
     """Use this many clean training pairs at most, from the first sources on."""
-    min_han: float = 0.2
-    """Least share of ideographs in the Chinese side; a word of another script counts as one character."""
-    min_latin: float = 0.5
-    """Least share of Latin letters among the English side's letters."""
     near: float | None = 0.9
     """Jaccard similarity of word 1- to 3-grams from which two English captions count as duplicates; null keeps all."""
-    script: Literal["keep", "simplify", "both"] = "keep"
-    """Traditional Chinese: as written, simplified by OpenCC, or, in the training pairs, both."""
 
 
 @dataclass

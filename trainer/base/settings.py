@@ -27,8 +27,6 @@ LIMITS: dict[str, tuple[float, float]] = {
     "window": (3, MANY),
     "corpus.dev_share": (0, 1),
     "corpus.limit": (1, MANY),
-    "corpus.min_han": (0, 1),
-    "corpus.min_latin": (0, 1),
     "corpus.near": (0, 1),
     "cache.shard_rows": (1, MANY),
     "cache.batch": (1, MANY),

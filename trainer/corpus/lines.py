@@ -14,8 +14,6 @@ from ..base.errors import TrainerError
 MAX_LINE = 1 << 20  # bytes; a caption has some hundred
 # An archive may expand to MAX_EXPANDED bytes, or to MAX_RATIO times its own size; text packs to a tenth.
 MAX_EXPANDED, MAX_RATIO = 100 << 20, 100
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
-UTF8_MARK = b"\xef\xbb\xbf"
 
 
 class CorpusError(TrainerError):
@@ -43,45 +41,34 @@ class Line(NamedTuple):
 
 
 def read_lines(file: Path) -> Iterator[Line]:
-    """Lines of a UTF-8 file, decompressed if it is a .gz. Of a line over MAX_LINE bytes only the beginning is kept.
+    """Lines of a UTF-8 file, decompressed if it is a .gz. Of a line over MAX_LINE bytes only the beginning is read.
 
-    Raises CorpusError if the file is empty, UTF-16, a damaged archive, or an archive that expands without end.
+    Raises CorpusError if the file is empty, a damaged archive, or an archive that expands without end.
     """
     number, continued = 0, False
-    for chunk in _chunks(file):
-        ends = chunk.endswith(b"\n")
-        if not continued:
-            number += 1
-            yield Line(number, *_decode(chunk, too_long=len(chunk) == MAX_LINE and not ends))
-        continued = not ends
+    limit = max(MAX_EXPANDED, MAX_RATIO * file.stat().st_size)
+    handle: IO[bytes] | gzip.GzipFile
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
+            while chunk := handle.readline(MAX_LINE):
+                if handle.tell() > limit:
+                    raise CorpusError(f"{file}: it expands to more than {MAX_RATIO} times its size, which no text does")
+                ends = chunk.endswith(b"\n")
+                if not continued:
+                    number += 1
+                    yield Line(number, *_decode(chunk, too_long=len(chunk) == MAX_LINE and not ends))
+                continued = not ends
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CorpusError(f"{file}: the archive is damaged or cut short ({error}); download it again") from error
     if not number:
         raise CorpusError(f"{file}: it is empty")
 
 
-def _chunks(file: Path) -> Iterator[bytes]:
-    """Lines as bytes, in chunks of at most MAX_LINE, without a byte order mark."""
-    left = max(MAX_EXPANDED, MAX_RATIO * file.stat().st_size)
-    try:
-        handle: IO[bytes] | gzip.GzipFile
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
-            first = handle.readline(MAX_LINE)
-            if first.startswith(UTF16):
-                raise CorpusError(f"{file}: it is UTF-16; save it as UTF-8")
-            chunk = first.removeprefix(UTF8_MARK)
-            while chunk:
-                left -= len(chunk)
-                if left < 0:
-                    raise CorpusError(f"{file}: it expands to more than {MAX_RATIO} times its size, which no text does")
-                yield chunk
-                chunk = handle.readline(MAX_LINE)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CorpusError(f"{file}: the archive is damaged or cut short ({error}); download it again") from error
-
-
 def _decode(raw: bytes, too_long: bool) -> tuple[str, str]:
-    """Text and fault of one line; bytes that are not UTF-8 spoil their own line only."""
+    """Text and fault of one line, without a byte order mark; bytes that are not UTF-8 spoil their own line only."""
+    fault = ""
     try:
-        text, fault = raw.decode("utf-8"), ""
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         text, fault = raw.decode("utf-8", "replace"), "not UTF-8"
     if "\0" in text:  # Python 3.10's csv stops at one

@@ -1,4 +1,4 @@
-"""Rows of a corpus: tables, Moses pairs, folders of them, saved datasets, datasets of the hub, the starter corpus.
+"""Rows of a corpus: tables, folders of tables, Moses pairs, datasets of the hub, the starter corpus.
 
 A column name with dots reaches into records: `translation.zh` is the layout of OPUS on the hub.
 """
@@ -18,14 +18,13 @@ from typing import Any
 from ..base.errors import one_line
 from ..base.files import file_sha256
 from ..base.recipe import STARTER, Source
-from . import english, starter
+from . import starter
 from .lines import CorpusError, Row, read_lines
 
-TABLES = (".tsv", ".csv", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".parquet")
-FORMATS = f"{', '.join(TABLES)}, or one of two Moses files that end in .zh and .en (.gz or not)"
+TABLES = (".tsv", ".csv", ".jsonl", ".parquet")
+MOSES = (".zh", ".en")
+FORMATS = f"{', '.join(TABLES)} (.gz or not), or two files NAME.zh and NAME.en"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# OPUS writes zh, zh_CN, zh_TW, zh-Hant, and cmn in a few corpora.
-LANGUAGES = {"zh": re.compile(r"(?:zh|cmn)(?:[_-]\w+)?", re.I), "en": re.compile(r"en(?:[_-]\w+)?", re.I)}
 Record = tuple[int, list[str], str]  # number, fields, fault
 
 
@@ -39,7 +38,9 @@ def read(source: Source | str) -> Iterator[Row]:
         return starter.read(rows)
     if is_hub(source.path):
         return _read_hub(source)
-    parts = files(source)
+    parts = files(source.path)
+    if parts[0].suffix in MOSES:
+        return _read_moses(*parts)
     if len(parts) == 1:
         return _read_file(parts[0], source)
     return (replace(row, source=file.name) for file in parts for row in _read_file(file, source))
@@ -53,83 +54,64 @@ def starter_rows(path: str) -> int:
 
 def is_hub(path: str) -> bool:
     """Whether a path is the id of a dataset of the hub: owner/name, and no file of that name or kind."""
-    return not os.path.exists(path) and bool(HUB_ID.fullmatch(path)) and not _is_corpus(Path(path))
+    is_file = os.path.exists(path) or os.path.exists(f"{path}.zh") or _kind(Path(path)) in (*TABLES, *MOSES, ".txt")
+    return bool(HUB_ID.fullmatch(path)) and not is_file
 
 
-def files(source: Source) -> list[Path]:
-    """Sorted files of a local source; of a Moses pair its Chinese side; of a saved dataset its folder.
+def files(path: str) -> list[Path]:
+    """Files of a local source, sorted; of a Moses pair, named by one file or without its suffix, Chinese and English.
 
     Raises CorpusError if there are none.
     """
-    path = Path(source.path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        beside = path.parent.iterdir() if path.parent.is_dir() else iter(())
-        sides = [p for p in beside if p.name.startswith(f"{path.name}.") and _moses_language(p) == "zh"]
-        if len(sides) == 1:
-            return sides
-        raise CorpusError(f"{source.path}: there is no such corpus file, nor a folder or a Moses pair of that name")
-    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return [path]
-    parts = sorted(p for p in path.rglob("*") if p.is_file() and _is_corpus(p) and _moses_language(p) != "en")
-    if not parts:
-        raise CorpusError(f"{source.path}: there is no corpus file in that folder; it is one of {FORMATS}")
-    return parts
+    given = Path(path)
+    if given.is_dir():
+        parts = sorted(file for file in given.rglob("*") if file.is_file() and _kind(file) in TABLES)
+        if not parts:
+            raise CorpusError(f"{path}: there is no table in that folder; it is one of {', '.join(TABLES)}")
+        return parts
+    if given.is_file() and given.suffix not in MOSES:
+        return [given]
+    stem = given.with_suffix("") if given.suffix in MOSES else given
+    pair = [Path(f"{stem}{suffix}") for suffix in MOSES]
+    if missing := [str(file) for file in pair if not file.is_file()]:
+        raise CorpusError(f"{path}: there is no such file, folder or Moses pair ({' and '.join(missing)} missing)")
+    return pair
 
 
 def source_sha256(source: Source) -> str:
-    """Digest of a local source's files, both of a Moses pair, or of the starter's tables; of the hub the id.
+    """Digest of a local source's files, or of the starter's tables; of the hub the id.
 
     Raises CorpusError if there are none.
     """
     if rows := starter_rows(source.path):
         return f"{starter.digest()}, {rows} rows"
-    if is_hub(source.path):
-        return source.path
-    parts: list[Path] = []
-    for file in files(source):
-        if file.is_dir():
-            parts += sorted(p for p in file.rglob("*") if p.is_file())
-        else:
-            parts += sorted(_moses_sides(file).values()) if _moses_language(file) else [file]
-    return file_sha256(*parts)
+    return source.path if is_hub(source.path) else file_sha256(*files(source.path))
 
 
-def _is_corpus(path: Path) -> bool:
-    return _suffix(path) in TABLES or bool(_moses_language(path))
-
-
-def _suffix(path: Path) -> str:
-    last = path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:]
-    return "".join(last).lower()
+def _kind(path: Path) -> str:
+    """The suffix that says how to read a file, without .gz and in lower case."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _read_file(path: Path, source: Source) -> Iterator[Row]:
-    suffix = _suffix(path)
-    kind = suffix.removesuffix(".gz")
-    if path.is_dir() or kind == ".parquet":
-        return _read_dataset(path, source)
-    if not source.zh and kind == ".txt":
+    kind = _kind(path)
+    if kind == ".txt" and not source.zh:
         return (Row(number, "", text, fault) for number, text, fault in read_lines(path))
-    if not source.zh and kind in (".tsv", "") and english.is_yfcc(next(read_lines(path)).text):
-        return english.read_yfcc(path)
-    if _moses_language(path):
-        return _read_moses(path)
-    if suffix not in TABLES:
-        raise CorpusError(f"{path}: a corpus is one of {FORMATS}, not {path.suffix or 'without a suffix'}")
     if kind == ".jsonl":
         return _read_jsonl(path, source)
-    fields = ((number, text.split("\t"), fault) for number, text, fault in read_lines(path))
-    return _read_table(path, _csv_records(path) if kind == ".csv" else fields, source)
-
-
-# Text tables
+    if kind == ".parquet":
+        return _read_parquet(path, source)
+    if kind not in TABLES:
+        raise CorpusError(f"{path}: a corpus is one of {FORMATS}, not {kind or 'without a suffix'}")
+    lines = ((number, text.split("\t"), fault) for number, text, fault in read_lines(path))
+    return _read_table(path, _csv_records(path) if kind == ".csv" else lines, source)
 
 
 def _read_table(file: Path, records: Iterator[Record], source: Source) -> Iterator[Row]:
     """Rows of records of which the first names the columns."""
-    names = next(records)[1]
+    _, names, fault = next(records)
+    if fault:
+        raise CorpusError(f"{file}: its first line, the names of the columns: {fault}; save it as UTF-8")
     _check_columns(f"{file}: its first line is", names, source, nested=False)
     zh, en = names.index(source.zh) if source.zh else -1, names.index(source.en)
     for number, fields, fault in records:
@@ -140,27 +122,22 @@ def _read_table(file: Path, records: Iterator[Record], source: Source) -> Iterat
 
 
 def _csv_records(file: Path) -> Iterator[Record]:
-    """Records quoted as in RFC 4180, each with the number of its first line. Raises CorpusError for an open quote."""
-    faults: list[str] = []
+    """Records quoted as in RFC 4180, each with the number of its first line. Raises CorpusError for a wrong quote."""
+    faults: list[str] = []  # of the lines of one record
 
     def text() -> Iterator[str]:
         for _, line, fault in read_lines(file):
             faults.append(fault)
             yield line + "\n"
 
-    reader = csv.reader(text(), strict=True)
-    while True:
-        first, fields = reader.line_num + 1, []
-        faults.clear()
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if reader.line_num > first or "end of data" in str(error):
-                raise CorpusError(f"{file}: the quote in line {first} is never closed ({error})") from error
-            faults[:] = ["wrong quoting"]
-        yield first, fields, next(filter(None, faults), "")
+    reader, first = csv.reader(text(), strict=True), 1
+    try:
+        for fields in reader:
+            yield first, fields, next(filter(None, faults), "")
+            first = reader.line_num + 1
+            faults.clear()
+    except csv.Error as error:
+        raise CorpusError(f"{file}: line {first} has a wrong quote, or one that is never closed ({error})") from error
 
 
 def _read_jsonl(file: Path, source: Source) -> Iterator[Row]:
@@ -202,55 +179,20 @@ def _value(record: Any, name: str) -> Any:
     return record
 
 
-# Moses pairs: two line-aligned files, corpus.en-zh.zh and corpus.en-zh.en
-
-
-def _moses_stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").rpartition(".")[0]
-
-
-def _moses_language(path: Path) -> str:
-    """zh or en for a name such as corpus.en-zh.en or corpus.en-zh.zh_CN.gz, else empty."""
-    code = path.name.removesuffix(".gz").rpartition(".")[2] if _moses_stem(path) else ""
-    return next((name for name, pattern in LANGUAGES.items() if pattern.fullmatch(code)), "")
-
-
-def _moses_sides(file: Path) -> dict[str, Path]:
-    """Both files of the pair that `file` is one of. Raises CorpusError unless there is one other."""
-    stem, own = _moses_stem(file), _moses_language(file)
-    other = "en" if own == "zh" else "zh"
-    found = [p for p in file.parent.iterdir() if _moses_stem(p) == stem and _moses_language(p) == other]
-    if len(found) != 1:
-        names = sorted(p.name for p in found) or "none"
-        raise CorpusError(f"{file}: a Moses pair has one file ending in .{other}; here are {names}")
-    return {own: file, other: found[0]}
-
-
-def _read_moses(file: Path) -> Iterator[Row]:
-    sides = _moses_sides(file)
-    for zh, en in zip_longest(read_lines(sides["zh"]), read_lines(sides["en"])):
+def _read_moses(zh_file: Path, en_file: Path) -> Iterator[Row]:
+    """Rows of two line-aligned files."""
+    for zh, en in zip_longest(read_lines(zh_file), read_lines(en_file)):
         if zh is None or en is None:
-            raise CorpusError(
-                f"{file}: the two sides are not line-aligned, one has {(zh or en).number - 1} lines and the other "
-                "more; download both again"
-            )
+            lines = (zh or en).number - 1
+            raise CorpusError(f"{zh_file}, {en_file}: not line-aligned, one has {lines} lines; download both again")
         yield Row(zh.number, zh.text, en.text, zh.fault or en.fault)
 
 
-# What `datasets` reads
+def _read_parquet(path: Path, source: Source) -> Iterator[Row]:
+    from datasets import Dataset
 
-
-def _read_dataset(path: Path, source: Source) -> Iterator[Row]:
-    """Rows of a Parquet file, or of what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
-    from datasets import Dataset, DatasetDict, load_from_disk
-
-    load = load_from_disk if path.is_dir() else Dataset.from_parquet
-    table = _call(f"{path}: cannot be read as a dataset", "write or download it again", load, str(path))
-    if isinstance(table, DatasetDict):
-        if source.split not in table:
-            raise CorpusError(f"{path}: it has the splits {sorted(table)}, not {source.split!r}; set `split`")
-        table = table[source.split]
-    return _dataset_rows(str(path), table, source)
+    cure = "write or download it again"
+    return _dataset_rows(str(path), _call(f"{path}: not Parquet", cure, Dataset.from_parquet, str(path)), source)
 
 
 def _read_hub(source: Source) -> Iterator[Row]:

@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass, replace
 
 from ..base.recipe import Recipe
-from ..base.settings import sources
-from .lines import CorpusError, Row
+from ..progress import Listener
+from .lines import CorpusError
 from .pairs import Length, Pair, clean
-from .stage import Mixture, read_pairs
+from .stage import read_pairs, split_rows
 
 SIZE = 400
 
@@ -25,7 +25,7 @@ class Sample:
     seconds: float
 
 
-def sampled(recipe: Recipe, zh_length: Length, en_length: Length) -> Sample:
+def sampled(recipe: Recipe, zh_length: Length, en_length: Length, progress: Listener | None = None) -> Sample:
     """The finished stage's pairs, else an estimate from a random few of its rows.
 
     Raises CorpusError if none of those is usable.
@@ -35,19 +35,13 @@ def sampled(recipe: Recipe, zh_length: Length, en_length: Length) -> Sample:
         train, dev = (read_pairs(folder / f"{split}.tsv") for split in ("train", "dev"))
         return Sample(train[:: -(-len(train) // SIZE)], len(train), len(dev), 0.0)
     began = time.perf_counter()
-    chance, rows, total = random.Random(0), list[Row](), 0
-    for total, row in enumerate(Mixture(sources(settings.train)).rows(), 1):  # reservoir sampling
-        if total <= SIZE:
-            rows.append(row)
-        elif (at := chance.randrange(total)) < SIZE:
-            rows[at] = row
-    read = time.perf_counter() - began
+    train_rows = list(split_rows(settings, "train", progress))
+    dev_rows = sum(1 for _ in split_rows(settings, "dev", progress))
+    reading = time.perf_counter() - began
+    rows = random.Random(0).sample(train_rows, min(SIZE, len(train_rows)))
     cleaned = clean(rows, zh_length, en_length, recipe.window, replace(settings, limit=None))
     if not cleaned.pairs:
         raise CorpusError(f"of {len(rows)} of its rows none can be used; rejected: {cleaned.counts()}")
-    each, usable = (time.perf_counter() - began - read) / len(rows), len(cleaned.pairs) / len(rows)
-    held = sum(1 for _ in Mixture(sources(settings.dev)).rows()) if settings.dev else int(total * settings.dev_share)
-    total -= 0 if settings.dev else held
-    count = min(int(total * usable), settings.limit or total)
-    # Each split reads all rows, and cleans its own up to the limit.
-    return Sample(cleaned.pairs, count, int(held * usable), 2 * read + each * (count / usable + held))
+    each, usable = (time.perf_counter() - began - reading) / len(rows), len(cleaned.pairs) / len(rows)
+    pairs = min(int(len(train_rows) * usable), settings.limit or len(train_rows))
+    return Sample(cleaned.pairs, pairs, int(dev_rows * usable), reading + each * (pairs / usable + dev_rows))

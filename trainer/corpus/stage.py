@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-
-from zhclip.tokens import PromptTokenizer
 
 from ..base.files import DamagedError, write_text
 from ..base.recipe import CorpusSettings, Recipe, SettingsError, Source
@@ -23,7 +20,6 @@ from .lines import Row
 from .pairs import Cleaned, Length, Pair, clean, share
 from .readers import read, source_sha256
 
-SAMPLE = 20_000  # pairs at most whose tokens are looked up for the share of unknown ones
 EVENT_ROWS = 1000  # rows between two progress events
 logger = logging.getLogger(__name__)
 
@@ -57,33 +53,21 @@ def scorable(source: str, zh_length: Length, en_length: Length, window: int) -> 
     return clean(read(source), zh_length, en_length, window).at_least(4, source)
 
 
-@dataclass
-class Mixture:
-    """Rows of several sources with weights. `read` and `left_out` count them by source while they are iterated."""
+def weighted_rows(given: list[Source], progress: Listener | None = None, stage: str = "corpus") -> Iterator[Row]:
+    """Rows that the sources' weights take; if there are several sources, each row names its own.
 
-    sources: list[Source]
-    name: str = ""  # of the split, in progress events
-    progress: Listener | None = None
-    read: Counter[str] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
-
-    def rows(self) -> Iterator[Row]:
-        """Rows that the weights take, with the name of their source if there are several."""
-        names = Counter(Path(source.path).name for source in self.sources)
-        for source in self.sources:
-            name = Path(source.path).name
-            name = name if names[name] == 1 else source.path
-            for row in read(source):
-                self.read[name] += 1
-                if self.progress and self.read[name] % EVENT_ROWS == 0:
-                    self.progress(Progress(f"corpus {self.name}", self.read.total(), 0))
-                if source.weight < 1 and share(row.en, "weight") >= source.weight:
-                    self.left_out[name] += 1
-                    continue
-                yield replace(row, source=row.source or name) if len(self.sources) > 1 else row
-
-
-Split = tuple[Cleaned, Mixture]
+    A progress event is sent every EVENT_ROWS rows.
+    """
+    names = [Path(source.path).name for source in given]
+    total = 0
+    for source, name in zip(given, names):
+        name = name if names.count(name) == 1 else source.path
+        for row in read(source):
+            total += 1
+            if progress and total % EVENT_ROWS == 0:
+                progress(Progress(stage, total, 0))
+            if source.weight == 1 or share(row.en, "weight") < source.weight:
+                yield replace(row, source=row.source or name) if len(given) > 1 else row
 
 
 def run(recipe: Recipe, progress: Listener | None = None) -> None:
@@ -100,57 +84,47 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     if (folder / "summary.json").is_file():
         return
     en_length = partial(caption_length, load_tokenizer(teacher, recipe.teacher.tokenizer, recipe.endpoint))
-    splits: dict[str, Split] = {}
-    unknown = None
+    splits: dict[str, Cleaned] = {}
     if settings.train:
-        tokens = load_tokens(student, recipe.window, recipe.endpoint)
-        splits = _clean_splits(settings, tokens, en_length, recipe.window, progress)
-        pairs = splits["train"][0].pairs
-        ids = [i for pair in pairs[:: len(pairs) // SAMPLE + 1] for i in tokens.ids(pair.zh)]
-        unknown = ids.count(tokens.special.unknown) / max(1, len(ids))
+        zh_length = load_tokens(student, recipe.window, recipe.endpoint).length
+        dev = clean(split_rows(settings, "dev", progress), zh_length, en_length, recipe.window, _unlimited(settings))
+        train = split_rows(settings, "train", progress)
+        splits["train"] = clean(train, zh_length, en_length, recipe.window, settings, dev.pairs)
+        splits["dev"] = dev
     if settings.english:
-        mixture = Mixture([replace(source, zh="") for source in sources(settings.english)], "english", progress)
-        cleaned = clean(mixture.rows(), None, en_length, recipe.window, replace(settings, limit=None))
-        splits["english"] = (cleaned, mixture)
-    for name, (cleaned, mixture) in splits.items():
-        cleaned.at_least(2, " + ".join(source.path for source in mixture.sources), f"{name} pairs")
-    _write(folder, splits, unknown)
+        given = [replace(source, zh="") for source in sources(settings.english)]
+        captions = weighted_rows(given, progress, "corpus english")
+        splits["english"] = clean(captions, None, en_length, recipe.window, _unlimited(settings))
+    for name, cleaned in splits.items():
+        paths = sources(getattr(settings, name) or settings.train)
+        cleaned.at_least(2, " + ".join(source.path for source in paths), f"{name} pairs")
+    _write(folder, splits)
 
 
-def _clean_splits(
-    settings: CorpusSettings, tokens: PromptTokenizer, en_length: Length, window: int, progress: Listener | None
-) -> dict[str, Split]:
-    """Training and dev pairs of two corpora, or of one by the hash of each English caption."""
-    train = Mixture(sources(settings.train), "train", progress)
-    held = Mixture(sources(settings.dev or settings.train), "dev", progress)
-
-    def rows(mixture: Mixture, dev: bool) -> Iterator[Row]:
-        every = mixture.rows()
-        return every if settings.dev else (row for row in every if (share(row.en, "dev") < settings.dev_share) == dev)
-
-    # A dev set with twins would ask the encoder to tell two equal captions apart.
-    own = replace(settings, limit=None, script="keep" if settings.script == "both" else settings.script)
-    dev = clean(rows(held, True), tokens.length, en_length, window, own)
-    pairs = clean(rows(train, False), tokens.length, en_length, window, settings, taken=dev.pairs)
-    return {"train": (pairs, train), "dev": (dev, held)}
+def split_rows(settings: CorpusSettings, split: str, progress: Listener | None = None) -> Iterator[Row]:
+    """Rows of one split, "train" or "dev": of its own sources, or by the hash of the English captions."""
+    given = settings.dev if split == "dev" and settings.dev else settings.train
+    rows = weighted_rows(sources(given), progress, f"corpus {split}")
+    if settings.dev:
+        return rows
+    return (row for row in rows if (share(row.en, "dev") < settings.dev_share) == (split == "dev"))
 
 
-def _write(folder: Path, splits: dict[str, Split], unknown: float | None) -> None:
+def _unlimited(settings: CorpusSettings) -> CorpusSettings:
+    """The settings without the limit, which counts training pairs."""
+    return replace(settings, limit=None)
+
+
+def _write(folder: Path, splits: dict[str, Cleaned]) -> None:
     """Write all files; summary.json last, which marks the others as complete."""
-    summary: dict[str, dict] = {}
-    for name, (cleaned, mixture) in splits.items():
+    for name, cleaned in splits.items():
         if name == "english":
             write_text(folder / "english.tsv", "en\n" + "".join(f"{pair.en}\n" for pair in cleaned.pairs))
         else:
             write_pairs(folder / f"{name}.tsv", cleaned.pairs)
-        summary[name] = {"rows": len(cleaned.pairs), "rejected": cleaned.counts(), "read": dict(mixture.read)}
-        counts = {"left_out_by_weight": dict(mixture.left_out), "simplified_twins": cleaned.twins}
-        summary[name] |= {key: value for key, value in counts.items() if value}
         logger.info("corpus: %s %d rows, rejected %s", name, len(cleaned.pairs), cleaned.counts() or "none")
-    if unknown is not None:
-        summary["train"]["unknown_tokens"] = unknown
-        logger.info("corpus: %.2f%% of the Chinese tokens are unknown to the student's vocabulary", 100 * unknown)
-    write_text(folder / "rejects.tsv", rejects_table({name: cleaned for name, (cleaned, _) in splits.items()}))
+    write_text(folder / "rejects.tsv", rejects_table(splits))
+    summary = {name: {"rows": len(split.pairs), "rejected": split.counts()} for name, split in splits.items()}
     write_text(folder / "summary.json", json.dumps(summary, indent=1))
 
 

@@ -7,7 +7,7 @@ import unicodedata
 
 from zhclip.prompt import normalise
 
-from ..corpus.pairs import has_chinese
+from ..corpus.clean import HAN
 
 DIGITS = {c: i for i, c in enumerate("\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d")}
 DIGITS |= {"\u3007": 0, "\u4e24": 2, "\u53cc": 2, "\u4fe9": 2}  # another zero, and three words for two
@@ -27,7 +27,7 @@ def fault(en: str, zh: str, min_ratio: float, max_ratio: float) -> str:
         return "empty output"
     if is_copy(en, zh):
         return "copy of the caption"
-    if not has_chinese(zh):
+    if not HAN.search(zh):
         return "no Chinese"
     if has_loop(zh) and not has_loop(en):
         return "repetition loop"
