@@ -90,12 +90,13 @@ def started(base: Path, checkpoint: Path, *options: str) -> Iterator[Host]:
         yield host
 
 
-def in_host(function: str, *arguments: str | Path, timeout: float = 600) -> Any:
-    """Call `module.function` of tests/ in a process that can import ComfyUI. Returns its result, by JSON."""
+def in_host(function: str, *arguments: str | Path, timeout: float = 600, precision: str = "--fp32-text-enc") -> Any:
+    """Call `module.function` of tests/ in a process that can import ComfyUI, started with `precision`. Returns its
+    result, by JSON."""
     path = os.pathsep.join([str(comfyui.comfyui()), str(ROOT)])
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "in_host.py"), function, *map(str, arguments)],
-        env={**os.environ, **QUIET, "PYTHONPATH": path},
+        env={**os.environ, **QUIET, "PYTHONPATH": path, "TEXT_ENCODER_PRECISION": precision},
         capture_output=True,
         encoding="utf-8",
         timeout=timeout,

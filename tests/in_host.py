@@ -11,6 +11,7 @@ import gc
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     """ComfyUI's command line is read before comfy.* is imported, as by its main.py."""
     name, *arguments = sys.argv[1:]
-    sys.argv = [sys.argv[0], "--cpu", "--fp32-text-enc"]
+    sys.argv = [sys.argv[0], "--cpu", os.environ["TEXT_ENCODER_PRECISION"]]
     import comfy.options
 
     comfy.options.enable_args_parsing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -13,12 +14,25 @@ from safetensors.torch import load_file
 
 from tests import graphs, small
 from tests.host import Host, in_host
+from trainer.models.student import Student
 
 LONG = "\u732b\u72d7, " * 4_900  # some 200 windows
 
 
 def test_other_packs_find_what_they_expect_of_sd15s_clip(tmp_path: Path) -> None:
     in_host("clip_checks.sd15", small.saved(tmp_path / "encoder.safetensors"))
+
+
+@pytest.mark.parametrize("precision", ["--fp8_e4m3fn-text-enc", "--fp8_e5m2-text-enc", "--fp16-text-enc"])
+def test_weights_are_loaded_at_the_hosts_precision(precision: str, tmp_path: Path) -> None:
+    path, out = small.saved(tmp_path / "encoder.safetensors"), tmp_path / "out.safetensors"
+    job = {"artifact": str(path), "prompts": ["red cat", ""], "mode": "loaded", "out": str(out)}
+    (tmp_path / "jobs.json").write_text(json.dumps([job]), encoding="utf-8")
+    in_host("in_host.encode", tmp_path / "jobs.json", precision=precision)
+    exact = Student.from_artifact(small.artifact()).encode_prompt("red cat")
+    cosine = torch.cosine_similarity(load_file(out)["cond.0"], exact, dim=-1)
+    assert cosine.min() > (0.99999 if "fp16" in precision else 0.9)
+    torch.testing.assert_close(load_file(out)["cond.1"], small.artifact().structure["empty"])
 
 
 def test_calibration_refuses_other_models_clips_by_name() -> None:

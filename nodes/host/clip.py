@@ -32,7 +32,8 @@ def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic:
     dtype = comfy.model_management.text_encoder_dtype(comfy.model_management.text_encoder_device())
     weights = {f"bert.{name}": tensor.to(dtype) for name, tensor in artifact.bert.items()}
     for module, structure in structures(artifact).items():
-        weights |= {f"{module}.{name}": tensor.float() for name, tensor in structure.tensors().items()}
+        named = structure.tensors().items()
+        weights |= {f"{module}.{name}": tensor.to(torch.float32, copy=True) for name, tensor in named}
     tokenizer = functools.partial(WindowTokenizer, PromptTokenizer.from_artifact(artifact))
     target = ClipTarget(
         functools.partial(PartsTokenizer, artifact.meta.keys, tokenizer=tokenizer),

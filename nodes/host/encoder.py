@@ -75,9 +75,10 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         return layer if abs(layer) <= self.num_layers else -1  # as core does
 
     def load_sd(self, sd: dict[str, torch.Tensor]) -> Any:
-        """Load the weights, as in core. Raises ArtifactError for missing or unexpected names: core only logs them, and
-        would run with uninitialised memory."""
-        loaded = super().load_sd(sd)
+        """Load the weights. Raises ArtifactError for missing or unexpected names, which core only logs."""
+        # On the CPU the weights take the place of the parameters, whose memory was never written: one copy less.
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self.transformer.parameters())
+        loaded = self.transformer.load_state_dict(sd, strict=False, assign=on_cpu)
         names = sorted([*loaded.missing_keys, *loaded.unexpected_keys])
         if names:
             mismatch = f"tensors that do not match core's BERT ({', '.join(names[:3])})"
