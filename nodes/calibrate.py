@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
@@ -19,7 +18,7 @@ from ..zhclip.models import kind_of
 from ..zhclip.positions import WHOLE_EVERY, TokenPair, batches
 from ..zhclip.schema import TeacherInfo
 from ..zhclip.structure import Structure, structures
-from .common import FOLDER, schema
+from .common import file_in_folder, schema
 
 if TYPE_CHECKING:
     from .host.teacher import Teacher
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 MIN_GAIN = 0.1  # a smaller decrease of the loss comes from the style of the pairs: docs/calibrate.md
 TITLES = {"last": "Last layer", "skip": "Clip skip (layer -2)", "pooled": "Pooled vector"}
 FILE_INPUTS = ("ckpt_name", "clip_name", "lora_name")  # of stock loaders, and of most other packs'
-FORBIDDEN = frozenset('<>:"|?*\\')
 PAIRS_FILE = Path(__file__).parent.parent / "zhclip" / "pairs.tsv"
 SENTENCES = 200  # the file's first rows are sentences written by hand; the others were composed from tables
 MIN_HELD_OUT = 20  # pairs
@@ -170,13 +168,7 @@ def destination(save_as: str) -> Path | None:
     name = save_as.strip()
     if not name:
         return None
-    folder = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
-    path = (folder / (name if name.lower().endswith(".safetensors") else f"{name}.safetensors")).resolve()
-    if FORBIDDEN & set(name) or not name.isprintable() or not path.is_relative_to(folder) or path.stem in ("", "."):
-        raise ValueError(
-            f"save_as is {name!r}, which is no name for a file inside {folder}: write one like mine-zhclip."
-        )
-    return path
+    return file_in_folder(name, "save_as", "mine-zhclip")
 
 
 def read_pairs(count: int) -> dict[str, list[tuple[str, str]]]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..zhclip.artifact import is_artifact
+from ..zhclip.artifact import ArtifactError, is_artifact
+from ..zhclip.io import read_header
 
 FOLDER = "text_encoders"
+FORBIDDEN = frozenset('<>:"|?*\\')
 SUFFIXES = (".safetensors", ".sft")
 HOW_TO_ADD = (
     "Copy an aligned encoder (a .safetensors file that `python -m trainer run` wrote) there, press R, and choose it."
@@ -27,6 +31,29 @@ def schema(**values: Any) -> io.Schema:
     """
     known = {field.name for field in fields(io.Schema)}
     return io.Schema(**{name: value for name, value in values.items() if name in known})
+
+
+def prompt_server() -> Any:
+    """ComfyUI's running server, or None in a process without one (comfy-cli's, a test's).
+
+    Its module is looked up and not imported: that takes a second.
+    """
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def core_category(before_2026: str, since: str) -> str:
+    """The menu of core's own nodes of a kind, which moved below `model` in 2026."""
+    loader = getattr(sys.modules.get("nodes"), "CheckpointLoaderSimple", None)  # of ComfyUI's own nodes.py
+    return since if loader and loader.CATEGORY.startswith("model/") else before_2026
+
+
+def file_in_folder(name: str, field: str, example: str) -> Path:
+    """Path of a new encoder in models/text_encoders. Raises ValueError for a name that is not a file in the folder."""
+    folder = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
+    path = (folder / (name if name.lower().endswith(".safetensors") else f"{name}.safetensors")).resolve()
+    if FORBIDDEN & set(name) or not name.isprintable() or not path.is_relative_to(folder) or path.stem in ("", "."):
+        raise ValueError(f"{field} is {name!r}, which is no name for a file inside {folder}: write one like {example}.")
+    return path
 
 
 def numbered_lines(text: str) -> list[tuple[int, str]]:
@@ -58,3 +85,11 @@ def file_stamp(path: str) -> str:
     """The file's modification time and size."""
     status = os.stat(path)
     return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def has_tensors(path: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a safetensors file has a tensor whose name begins with one of these; False for a damaged file."""
+    try:
+        return any(name.startswith(prefixes) for name in read_header(path).entries)
+    except (ArtifactError, OSError):
+        return False

@@ -10,6 +10,7 @@ from .compare import ZhCLIPCompareGrid, ZhCLIPGrid
 from .encode import ZhCLIPTextEncode
 from .inspector import ZhCLIPInspector
 from .loader import ZhCLIPLoader
+from .train import ZhCLIPTrain
 
 
 class ZhCLIPExtension(ComfyExtension):
@@ -24,6 +25,7 @@ class ZhCLIPExtension(ComfyExtension):
             ZhCLIPGrid,
             ZhCLIPInspector,
             ZhCLIPCalibrate,
+            ZhCLIPTrain,
         ]
 
 

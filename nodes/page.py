@@ -110,7 +110,7 @@ def _sections(findings: Findings) -> Iterator[Section]:
         heading = f"Nearest captions (cosine), read by {findings.captions_by}"
         yield Section(heading, lines, [drawing.bars(rows, 1.0, WIDTH)])
     if findings.scores:
-        yield _scores(findings.scores)
+        yield scores_section(findings.scores)
 
 
 def _prompt(findings: Findings) -> Section:
@@ -136,7 +136,8 @@ def _window(heading: str, window: list[Token]) -> Section:
     return Section(heading, [f"  {text or '(the empty prompt)'}"], [block])
 
 
-def _scores(scores: list[Score]) -> Section:
+def scores_section(scores: list[Score]) -> Section:
+    """The report of an encoder beside its baselines."""
     note = "Mean cosine loss of all positions, lower is better; R@1 is retrieval, higher is better."
     losses = {score.name: score.loss for score in scores}
     if {"aligned", "constant"} <= set(losses):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import sys
 from math import isfinite
 from typing import Any
 
@@ -17,7 +16,7 @@ import folder_paths
 
 from ..zhclip.artifact import read_tokenizer
 from ..zhclip.io import ArtifactError
-from .common import FOLDER, file_stamp
+from .common import FOLDER, file_stamp, prompt_server
 
 BODY_LIMIT = 300_000  # bytes: as many characters, each as two JSON escapes of six bytes
 
@@ -27,13 +26,8 @@ class RequestError(ValueError):
 
 
 def register() -> None:
-    """Add the route to the running server, if there is one.
-
-    The module is looked up and not imported: in a process without a server (comfy-cli's, a test's) its import takes a
-    second.
-    """
-    server = getattr(sys.modules.get("server"), "PromptServer", None)
-    instance = getattr(server, "instance", None)
+    """Add the route to the running server, if there is one."""
+    instance = prompt_server()
     if instance is None:
         return
     from aiohttp import web

@@ -31,6 +31,7 @@ NODES = {
     "ZhCLIPInspector",
     "ZhCLIPLoader",
     "ZhCLIPTextEncode",
+    "ZhCLIPTrain",
 }
 SHIPPED = {
     "CHANGELOG.md",

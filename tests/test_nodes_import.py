@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from tests.host import in_host
 from tests.tree import ROOT, tracked
 
-NODES = ["Loader", "TextEncode", "Inspector", "Calibrate", "CompareGrid", "Grid"]
+NODES = ["Loader", "TextEncode", "Inspector", "Calibrate", "CompareGrid", "Grid", "Train"]
 # Every ComfyUI has loaded the latter two before any pack. How long the import takes is measured by benchmarks.load.
 LIGHT = {"pack", "safetensors", "comfy_execution"}
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "nodes", "server"}

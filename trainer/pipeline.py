@@ -33,7 +33,8 @@ DISTRIBUTED = ("cache", "train")  # stages that all processes of a launcher work
 def run(recipe: Recipe, progress: Listener | None = None) -> None:
     """Plan the run, then run all stages in the folder `recipe.run`, continuing where an earlier call stopped.
 
-    Between stages the listener gets Progress("run", stages done, stages, seconds left of the whole run).
+    Before each stage the listener gets Progress("run", stages done, stages, seconds left of the whole run), whose
+    metrics are the planned seconds of each stage.
 
     Raises TrainerError for what the caller can cure (settings, models, corpus, disk, another process in the folder),
     OSError, and what the listener raises, such as Cancelled.
@@ -53,7 +54,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
                 left = sum(list(seconds.values())[done:])
                 logger.info(f"run: {stage}, about {in_words(left)} left")
                 if progress:
-                    progress(Progress("run", done, len(STAGES), left))
+                    progress(Progress("run", done, len(STAGES), left, seconds))
             _run_stage(stage, recipe, progress)
         _remember(recipe)
 

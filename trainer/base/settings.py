@@ -152,6 +152,7 @@ def public(recipe: Recipe) -> dict[str, Any]:
     settings["cache"].pop("dir")
     for group in ("student", "teacher"):
         settings[group]["model"] = public_name(settings[group]["model"])
+    settings["teacher"]["tokenizer"] = public_name(settings["teacher"]["tokenizer"])
     for key in ("train", "dev", "english"):
         given = settings["corpus"][key]
         if isinstance(given, list):
@@ -190,8 +191,11 @@ def corpus_name(corpus: CorpusSettings) -> str:
 
 
 def public_name(model: str | None) -> str | None:
-    """A local path's last part, or the hub id as it is: a shared file should not carry its maker's folders."""
-    return Path(model).name if model and os.path.exists(model) else model
+    """A local path's last part, or the hub id: a shared file should not carry its maker's folders."""
+    if not model or not os.path.exists(model):
+        return model
+    cached = re.fullmatch(r"models--([^/]+)--([^/]+)/snapshots/[0-9a-f]{40}", "/".join(Path(model).parts[-3:]))
+    return f"{cached[1]}/{cached[2]}" if cached else Path(model).name  # of a folder in the hub's cache its id
 
 
 def check_settings(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> None:

@@ -64,6 +64,16 @@ def text_weights(model: str, flag: str, progress: Listener | None = None, endpoi
     return folder
 
 
+def cached_weights(model: str, flag: str) -> Path | None:
+    """What `text_weights` returns of a hub id if all of it is in the hub's cache, else None. Asks no server."""
+    try:
+        folder = Path(snapshot_download(model, local_files_only=True))
+        has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+        return folder if has_tokenizer and not _missing(model, folder, flag) else None
+    except (OSError, ValueError, ModelError):  # not in the cache; cut short
+        return None
+
+
 def missing_weights(model: str, flag: str, endpoint: str | None = None) -> dict[str, Weights]:
     """The files that `text_weights` would download, by folder of the repository. Raises ModelError."""
     folder = resolve(model, flag, endpoint=endpoint)
