@@ -12,8 +12,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..zhclip.artifact import ArtifactError, is_artifact
-from ..zhclip.io import read_header
+from ..zhclip.artifact import is_artifact
+from ..zhclip.io import ArtifactError, read_header
 
 FOLDER = "text_encoders"
 FORBIDDEN = frozenset('<>:"|?*\\')
