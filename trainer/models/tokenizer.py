@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from zhclip.io import ArtifactError
 from zhclip.prompt import normalise
 from zhclip.schema import SpecialIds, TokenizerInfo
-from zhclip.tokenizer import MAX_WORD, METASPACE, pack
+from zhclip.tokenizer import pack
 from zhclip.tokens import PromptTokenizer
 
-from .load import ModelError, resolve
+from .load import ModelError, read_tokenizer, resolve
 
 FLAG = "student.model"
-EXPECTED = "BERT's WordPiece or XLM-RoBERTa's Unigram"
 IDEOGRAPHS = [*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xF900, 0xFB00), *range(0x20000, 0x33480)]
 # Chinese, English, both, numbers, signs, accents, full-width forms, pictures, a long word.
 SAMPLES = (
@@ -35,10 +33,6 @@ SAMPLES = (
 )
 
 
-class UnsupportedTokenizer(ValueError):
-    """A tokenizer of another kind than artifacts store; the message names the part."""
-
-
 def load_tokens(model: str, window: int, endpoint: str | None = None) -> PromptTokenizer:
     """The student's tokenizer. Raises ModelError when it lacks a special token or is of another kind."""
     return _load_tokens(resolve(model, FLAG, endpoint=endpoint), window)
@@ -46,15 +40,7 @@ def load_tokens(model: str, window: int, endpoint: str | None = None) -> PromptT
 
 @functools.lru_cache(maxsize=1)  # every stage of a run asks for it, and a large vocabulary takes seconds
 def _load_tokens(folder: Path, window: int) -> PromptTokenizer:
-    return tokens_of(load_hf_tokenizer(folder), window, f"--{FLAG} {folder}")
-
-
-def load_hf_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """transformers' tokenizer of a folder. Raises ModelError."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"--{FLAG} {folder}: its tokenizer cannot be read ({error})") from error
+    return tokens_of(read_tokenizer(folder, FLAG), window, f"--{FLAG} {folder}")
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, window: int, where: str) -> PromptTokenizer:
@@ -66,84 +52,43 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, window: int, where: str) -> Pr
     if None in ids:
         raise ModelError(f"{where}: its tokenizer lacks a start, end, padding or unknown token")
     try:
-        info, tensors = tokenizer_info(tokenizer)
+        info, tensors = tokenizer_info(json.loads(tokenizer.backend_tokenizer.to_str()))
         tokens = PromptTokenizer.from_info(info, tensors, SpecialIds(*ids), window, where)
-    except (UnsupportedTokenizer, ArtifactError) as error:
-        raise ModelError(f"{where}: the nodes run {EXPECTED}; {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a setting that its kind lacks, ArtifactError
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{where}: the nodes run BERT's WordPiece or XLM-RoBERTa's Unigram; {reason}") from error
     require_match(tokens, tokenizer, SAMPLES, where)
     return dataclasses.replace(tokens, folding=str.maketrans(folding(tokens)))
 
 
-def tokenizer_info(tokenizer: PreTrainedTokenizerBase) -> tuple[TokenizerInfo, dict[str, torch.Tensor]]:
-    """The settings and tensors that artifacts store. Raises UnsupportedTokenizer."""
-    try:
-        raw = json.loads(tokenizer.backend_tokenizer.to_str())
-    except Exception as error:
-        raise UnsupportedTokenizer(f"it has no fast tokenizer ({error})") from error
+def tokenizer_info(raw: dict[str, Any]) -> tuple[TokenizerInfo, dict[str, torch.Tensor]]:
+    """The settings and tensors that artifacts store, from tokenizer.json. Raises KeyError, TypeError or ValueError for
+    another kind; settings that artifacts do not store are left to `require_match`."""
     added = [token["content"] for token in raw["added_tokens"] if not token["special"]]
     if added:
-        raise UnsupportedTokenizer(f"it has added tokens ({added[0]!a}), which artifacts do not store")
-    model, kind = raw["model"], raw["model"]["type"]
-    if kind == "WordPiece":
-        normalizer = _only(raw["normalizer"], "BertNormalizer")
-        _only(raw["pre_tokenizer"], "BertPreTokenizer")
+        raise ValueError(f"it has added tokens ({added[0]!a}), which artifacts do not store")
+    model, normalizer = raw["model"], raw["normalizer"]
+    if model["type"] == "WordPiece":
         settings = {name: normalizer[name] for name in ("lowercase", "clean_text", "handle_chinese_chars")}
         accents = normalizer["strip_accents"]
         settings["strip_accents"] = settings["lowercase"] if accents is None else accents
-        _require(model, continuing_subword_prefix="##", max_input_chars_per_word=MAX_WORD)
         pieces = [max(model["vocab"], key=model["vocab"].get)] * (max(model["vocab"].values()) + 1)
         for piece, number in model["vocab"].items():  # a piece that also fills ids without one has its own in the end
             pieces[number] = piece
         return TokenizerInfo("wordpiece", **settings), pack(pieces)
-    if kind != "Unigram":
-        raise UnsupportedTokenizer(f"its model is {kind}")
-    _require(model, byte_fallback=False)
-    settings, charsmap = _unigram_normalizer(raw["normalizer"])
-    *split, metaspace = _steps(raw["pre_tokenizer"], "pretokenizers")
-    if [step["type"] for step in split] not in ([], ["WhitespaceSplit"]):
-        raise UnsupportedTokenizer(f"its pre_tokenizer begins with {split[0]['type']}")
-    _only(metaspace, "Metaspace")
-    _require({"split": True} | metaspace, replacement=METASPACE, split=True)
-    settings |= {"whitespace_split": bool(split), "prepend_scheme": metaspace["prepend_scheme"]}
+    steps = {step["type"]: step for step in normalizer.get("normalizers", [normalizer])}
+    charsmap = base64.b64decode(steps["Precompiled"]["precompiled_charsmap"]) if "Precompiled" in steps else b""
+    splits = raw["pre_tokenizer"].get("pretokenizers", [raw["pre_tokenizer"]])
+    info = TokenizerInfo(
+        "unigram",
+        normalizer="precompiled" if charsmap else "nfkc",
+        # As a plain text, transformers' own pattern does nothing.
+        join_spaces="Replace" in steps and "Regex" in steps["Replace"]["pattern"],
+        whitespace_split=splits[0]["type"] == "WhitespaceSplit",
+        prepend_scheme=splits[-1]["prepend_scheme"],
+    )
     scored: list[tuple[str, float]] = model["vocab"]
-    vocabulary = pack([piece for piece, _ in scored], [score for _, score in scored], charsmap)
-    return TokenizerInfo("unigram", **settings), vocabulary
-
-
-def _unigram_normalizer(raw: Any) -> tuple[dict[str, Any], bytes]:
-    """Settings of NFKC or a precompiled map, with or without joined spaces, and the map. Prompts come stripped."""
-    settings: dict[str, Any] = {}
-    charsmap = b""
-    for step in _steps(raw, "normalizers"):
-        if step["type"] in ("NFKC", "Precompiled") and not settings:
-            settings["normalizer"] = step["type"].lower()
-            charsmap = base64.b64decode(step.get("precompiled_charsmap", ""))
-        elif step["type"] == "Replace" and settings and "{2,}" in str(step["pattern"]) and step["content"] == " ":
-            settings["join_spaces"] = "Regex" in step["pattern"]  # as a plain text, transformers' own, it does nothing
-        elif step["type"] != "Strip":
-            raise UnsupportedTokenizer(f"its normalizer has {step['type']}")
-    if not settings:
-        raise UnsupportedTokenizer("its normalizer is neither NFKC nor a precompiled map")
-    return settings, charsmap
-
-
-def _steps(raw: Any, name: str) -> list[dict[str, Any]]:
-    """The steps of a sequence, or the only one."""
-    if raw is None:
-        raise UnsupportedTokenizer(f"it has no {name}")
-    return raw[name] if raw["type"] == "Sequence" else [raw]
-
-
-def _only(raw: Any, kind: str) -> dict[str, Any]:
-    if raw is None or raw["type"] != kind:
-        raise UnsupportedTokenizer(f"it has {raw and raw['type']} in place of {kind}")
-    return raw
-
-
-def _require(raw: dict[str, Any], **settings: Any) -> None:
-    for name, value in settings.items():
-        if raw.get(name, value) != value:
-            raise UnsupportedTokenizer(f"its {name} is {raw[name]!a} and not {value!a}")
+    return info, pack([piece for piece, _ in scored], [score for _, score in scored], charsmap)
 
 
 def require_match(
@@ -164,7 +109,7 @@ def require_match(
 def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str], endpoint: str | None = None) -> None:
     """`require_match` with the tokenizer of a student's model. Raises ModelError."""
     folder = resolve(model, FLAG, endpoint=endpoint)
-    require_match(tokens, load_hf_tokenizer(folder), texts, f"--{FLAG} {folder}")
+    require_match(tokens, read_tokenizer(folder, FLAG), texts, f"--{FLAG} {folder}")
 
 
 def folding(tokens: PromptTokenizer) -> dict[str, str]:
