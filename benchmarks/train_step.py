@@ -27,7 +27,6 @@ from trainer.models.teacher import teacher_from_recipe
 from trainer.models.tokenizer import load_tokens
 from trainer.report.baselines import teacher_targets
 from trainer.training import checkpoint, setup
-from trainer.training.loop import clip_gradient
 
 
 def prepare_run(folder: Path, rows: int, settings: TrainSettings, quick: bool, sdxl: bool = False) -> Recipe:
@@ -55,7 +54,7 @@ def ours(recipe: Recipe) -> Iterator[None]:
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         z, pooled = model(batch["ids"], batch.get("frozen_hidden"), depth, batch["positions"], batch["flat_index"])
         accelerator.backward(training.loss(z, pooled, batch)["objective"])
-        clip_gradient(accelerator, list(learning.values()), limit)
+        accelerator.clip_grad_norm_(learning.values(), limit)
         optimiser.step()
         optimiser.zero_grad()
         yield

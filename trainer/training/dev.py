@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -39,18 +39,18 @@ class DevMetrics:
         """The first rows of the dev cache, with baselines from the training cache and the student before training."""
         dev = Cache.open(recipe.cache_folder / "dev", student.depth, None)
         dataset = CaptionDataset(_with_padding(dev, min(len(dev), ROWS), recipe.train.pad_positions), contrast=True)
-        unscored = cls(dataset, int(cache.has_constant_start()))
-        constant = cache.constant()
-        loss, found = unscored.evaluate(student, lambda batch: constant.to(batch["target"].device)[batch["positions"]])
+        captions = cls(dataset, int(cache.has_constant_start()))
+        vectors = cache.constant().to(student.bert.device)
+        loss, constant = captions.evaluate(student, lambda batch: vectors[batch["positions"]])
         # The cache has the output of all the student's layers, so that its start needs no forward pass.
-        _, start = unscored.evaluate(student, lambda batch: _output(student, batch, batch["frozen_hidden"]))
-        return cls(dataset, unscored.first, loss, found, start)
+        _, start = captions.evaluate(student, lambda batch: _output(student, batch, batch["frozen_hidden"]))
+        return replace(captions, constant_loss=loss, constant_recall=constant, start_recall=start)
 
     def score(self, student: Student) -> dict[str, float]:
         """dev_skill, 1 - loss / the constant's loss, and dev_recall, R@1 from Chinese to English."""
         student.train(False)
-        loss, found = self.evaluate(student, lambda batch: _output(student, batch, None))
-        return {"dev_skill": 1 - loss / self.constant_loss, "dev_recall": found}
+        loss, recalled = self.evaluate(student, lambda batch: _output(student, batch, None))
+        return {"dev_skill": 1 - loss / self.constant_loss, "dev_recall": recalled}
 
     @torch.no_grad()
     def evaluate(self, student: Student, predict: Callable[[Batch], torch.Tensor]) -> tuple[float, float]:
@@ -70,10 +70,8 @@ class DevMetrics:
 
     def describe(self, metrics: dict[str, float]) -> str:
         """One sentence about what `score` returned, with the baselines."""
-        return (
-            f"dev skill {metrics['dev_skill']:.3f}, R@1 {metrics['dev_recall']:.3f} of {len(self.dataset)} captions "
-            f"(constant {self.constant_recall:.3f}, start {self.start_recall:.3f})"
-        )
+        baselines = f"(constant {self.constant_recall:.3f}, start {self.start_recall:.3f})"
+        return f"dev skill {metrics['dev_skill']:.3f}, R@1 {metrics['dev_recall']:.3f} {baselines}"
 
 
 def _output(student: Student, batch: Batch, hidden: torch.Tensor | None) -> torch.Tensor:

@@ -48,16 +48,18 @@ def train_steps(recipe: Recipe, progress: Listener | None) -> None:
     training = Training.open(recipe, progress)
     if training is None:
         return
-    train, accelerator, steps, dev = recipe.train, training.accelerator, training.steps, training.dev
-    if accelerator.is_main_process:
-        metrics.truncate(recipe.folder / metrics.FILE, training.first)
+    train, accelerator, steps, step = recipe.train, training.accelerator, training.steps, training.first
+    path, main = recipe.folder / metrics.FILE, accelerator.is_main_process
+    objectives = [row["objective"] for row in metrics.read(path) if "objective" in row and row["step"] <= step]
+    if main:
+        metrics.truncate(path, step)
     model, optimiser = accelerator.prepare(training.student, training.optimiser)
-    parameters = list(checkpoint.trainable(training.student).values())
+    parameters = checkpoint.trainable(training.student).values()
     depth = frozen_depth(train, training.student.depth) or 0
     constant_loss = training.cache.constant_loss()
-    counter = Counter("train", steps, progress if accelerator.is_main_process else None, training.first)
+    counter = Counter("train", steps, progress if main else None, step)
     pending: list[dict[str, torch.Tensor]] = []  # terms of each pass since they were logged
-    step, batches = training.first, training.batches()
+    batches = training.batches()
     model.train()
     try:
         for batch in batches:
@@ -73,7 +75,7 @@ def train_steps(recipe: Recipe, progress: Listener | None) -> None:
                 terms = training.loss(z, pooled, batch)
                 accelerator.backward(terms["objective"])
                 if accelerator.sync_gradients and train.clip is not None:
-                    clip_gradient(accelerator, parameters, train.clip)
+                    accelerator.clip_grad_norm_(parameters, train.clip)
                 optimiser.step()
                 optimiser.zero_grad()
             pending.append({name: value.detach() for name, value in terms.items()})
@@ -85,32 +87,22 @@ def train_steps(recipe: Recipe, progress: Listener | None) -> None:
                 values = _means(pending, accelerator) | {"constant_loss": constant_loss}
                 values["lr"] = learning_rate(train, step - 1, steps)
                 pending.clear()
-                check_divergence(training.losses, values["objective"], step, train)
-            if dev and train.dev_every and (step % train.dev_every == 0 or step == steps):
-                values |= dev.score(training.student)
+                objectives.append(values["objective"])
+                check_divergence(objectives, step, train)
+            if training.dev and train.dev_every and (step % train.dev_every == 0 or step == steps):
+                values |= training.dev.score(training.student)
                 model.train()
-                logger.info(f"step {step}: {dev.describe(values)}")
-            training.record(step, values)
-            if step % train.save_every == 0 or step == steps:
+                logger.info(f"step {step}: {training.dev.describe(values)}")
+            if values and main:
+                metrics.append(path, step, values)
+            if step % train.save_every == 0 and step < steps:
                 training.save(step)
             counter.add(metrics=values)
     finally:
         batches.close()
         # Accelerate replaces the model's forward by a method bound to the model: a cycle that keeps it in memory.
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    training.save_final()
-
-
-def clip_gradient(accelerator: Accelerator, parameters: list[torch.nn.Parameter], limit: float) -> None:
-    """Scale the gradient to norm `limit` if it is longer.
-
-    On a CPU a gradient within the limit is left alone: torch would multiply all of it by 1.
-    """
-    if accelerator.device.type == "cpu":
-        norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
-        if torch.stack(norms).norm() <= limit:
-            return
-    accelerator.clip_grad_norm_(parameters, limit)
+    training.save(steps)
 
 
 def _means(pending: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> dict[str, float]:

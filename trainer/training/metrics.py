@@ -20,11 +20,9 @@ def read(path: Path) -> list[dict[str, float]]:
     """The objects of all complete lines; none without the file. A killed run can leave an incomplete last line."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def truncate(path: Path, step: int) -> None:
     """Remove the lines after `step`, from which a resumed run continues."""
-    rows = [row for row in read(path) if row["step"] <= step]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in read(path) if row["step"] <= step))

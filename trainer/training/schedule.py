@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 
 from ..base.errors import TrainerError
@@ -40,22 +41,11 @@ def learning_rate(train: TrainSettings, step: int, steps: int) -> float:
     return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def check_divergence(losses: dict[str, list[float]], value: float, step: int, train: TrainSettings) -> None:
-    """Raise DivergedError if the loss is not finite, or if the mean of the last ten is well above the first three.
-
-    `losses` holds those under "start" and "recent"; it is updated here and stored in checkpoints.
-    """
-    advice = (
-        f"lower --train.lr (now {train.lr:g}), lengthen --train.warmup (now {train.warmup}) "
-        f"or set --train.clip (now {train.clip})"
-    )
-    if not math.isfinite(value):
-        raise DivergedError(f"the loss is {value} at step {step}: {advice}; earlier checkpoints are kept")
-    if len(losses["start"]) < 3:
-        losses["start"].append(value)
-    losses["recent"] = [*losses["recent"], value][-10:]
-    start, recent = fmean(losses["start"]), fmean(losses["recent"])
-    if step > train.warmup + SETTLE and recent > DIVERGED * start:
-        raise DivergedError(
-            f"at step {step} the mean of the last losses is {recent:.4f}, above {start:.4f} at the start: {advice}"
-        )
+def check_divergence(objectives: Sequence[float], step: int, train: TrainSettings) -> None:
+    """Raise DivergedError if the last logged value is NaN, or the mean of the last ten well above the first three."""
+    advice = f"lower --train.lr (now {train.lr:g}), lengthen --train.warmup ({train.warmup}) or set --train.clip"
+    if not math.isfinite(objectives[-1]):
+        raise DivergedError(f"the loss is {objectives[-1]} at step {step}: {advice}; earlier checkpoints are kept")
+    first, last = fmean(objectives[:3]), fmean(objectives[-10:])
+    if step > train.warmup + SETTLE and last > DIVERGED * first:
+        raise DivergedError(f"at step {step} the loss is {last:.4f}, above {first:.4f} at the start: {advice}")

@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from ..cache.shards import Cache
 from ..models.freezing import frozen_depth, prepare
 from ..models.student import Student, student_from_recipe
 from ..progress import Listener
-from . import checkpoint, metrics
+from . import checkpoint
 from .checkpoint import Checkpoint
 from .data import Batch, CaptionDataset, Order
 from .dev import DevMetrics
@@ -32,10 +31,10 @@ from .schedule import total_steps
 
 @dataclass
 class Training:
-    """State of the loop.
+    """What the loop reads and changes.
 
     steps: in all; first: steps already done, from a checkpoint. dev: None without dev_every, and in all processes but
-    the main one. losses: what the check for divergence remembers.
+    the main one.
     """
 
     recipe: Recipe
@@ -46,7 +45,6 @@ class Training:
     optimiser: torch.optim.Optimizer
     loss: Loss
     dev: DevMetrics | None
-    losses: dict[str, list[float]]
     first: int
 
     @classmethod
@@ -65,43 +63,31 @@ class Training:
         optimiser = torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
         scored = train.dev_every and accelerator.is_main_process
         dev = DevMetrics.from_cache(recipe, cache, student) if scored else None
-        first, losses = 0, dict[str, list[float]](start=[], recent=[])
-        newest = checkpoint.newest(folder)
+        first, newest = 0, checkpoint.newest(folder)
         if newest is not None:
             saved = Checkpoint.load(newest)
             saved.restore(student, optimiser)
-            first, losses = saved.step, saved.losses
+            first = saved.step
             if accelerator.scaler and saved.scaler:
                 accelerator.scaler.load_state_dict(saved.scaler)
         loss = Loss.from_cache(cache, train, student, accelerator.device)
-        return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, losses, first)
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.recipe.folder / "checkpoints"
+        return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, first)
 
     def batches(self) -> Generator[Batch, None, None]:
         """Batches of the remaining steps, those of this process."""
         return loader(self.recipe.train, self.cache, range(self.first, self.steps), self.accelerator)
 
-    def record(self, step: int, values: dict[str, float]) -> None:
-        """Append a step's metrics to RUN/metrics.jsonl."""
-        if values and self.accelerator.is_main_process:
-            metrics.append(self.recipe.folder / metrics.FILE, step, values)
-
     def save(self, step: int) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, after the last step the final weights too; delete all but the newest checkpoints."""
+        folder, scaler = self.recipe.folder / "checkpoints", self.accelerator.scaler
         if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
-            parameters = checkpoint.trainable(self.student)
-            checkpoint.save(self.folder, step, parameters, self.optimiser, self.losses, scaler)
+            state = scaler.state_dict() if scaler else None
+            checkpoint.save(folder / f"step-{step:06d}.safetensors", step, self.student, self.optimiser, state)
+            for old in sorted(folder.glob("step-*.safetensors"))[: -checkpoint.KEEP]:
+                old.unlink()
+            if step == self.steps:
+                checkpoint.save(checkpoint.final(folder), step, self.student)
         self.accelerator.wait_for_everyone()
-
-    def save_final(self) -> None:
-        """Write the weights after the last step."""
-        if self.accelerator.is_main_process:
-            checkpoint.save_final(self.folder, checkpoint.trainable(self.student), self.steps)
 
 
 def make_accelerator(train: TrainSettings) -> Accelerator:
