@@ -69,11 +69,8 @@ def bert_teacher(folder: Path, width: int = WIDTH, seed: int = 2) -> Path:
     return folder
 
 
-def clip_teacher(
-    folder: Path, width: int = WIDTH, seed: int = 3, prefix: str = "", layers: int = 2, size: int = 0
-) -> Path:
-    """A CLIPTextModel with a byte-level BPE that knows the captions' words, filled up to `size`. `prefix` is the key
-    layout's."""
+def clip_teacher(folder: Path, width: int = WIDTH, seed: int = 3, layers: int = 2, size: int = 0) -> Path:
+    """A CLIPTextModel with a byte-level BPE that knows the captions' words, filled up to `size`."""
     torch.manual_seed(seed)
     letters = [chr(c) for c in range(33, 127)]
     words = sorted({w.strip(".,!?'\"").lower() for _, en in captions() for w in en.split() if w.isascii()} - {""})
@@ -85,7 +82,6 @@ def clip_teacher(
     fill = [f"<fill{i}>" for i in range(size - len(set(tokens)) - 2)]
     vocabulary = {t: i for i, t in enumerate(dict.fromkeys([*tokens, *fill, "<|startoftext|>", "<|endoftext|>"]))}
     CLIPTextModel(clip_config(vocabulary, width, layers)).save_pretrained(folder)
-    relayout(folder / "model.safetensors", prefix)
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

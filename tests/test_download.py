@@ -34,7 +34,8 @@ TEACHER = """
 import json, sys
 from trainer.models.download import missing_weights
 from trainer.models.teacher import load_teacher
-print(json.dumps({name: weights.size for name, weights in missing_weights(sys.argv[1], "teacher.model").items()}))
+missing = missing_weights(sys.argv[1], "teacher.model")
+print(json.dumps({weights.target.parent.name: weights.size for weights in missing}))
 print(load_teacher(sys.argv[1], 77, weights=False).width)
 print(load_teacher(sys.argv[1], 77).sha256)
 """
@@ -119,26 +120,16 @@ def test_the_text_tower_alone_is_downloaded_and_is_the_same(repository: Path, tm
     assert all(torch.equal(downloaded[name], tensor) for name, tensor in text.items())
 
 
-def test_a_server_without_ranges_gives_the_whole_file(repository: Path, tmp_path: Path) -> None:
+def test_a_server_without_ranges_is_refused(repository: Path, tmp_path: Path) -> None:
     with hub.serve(tmp_path / "hub", ranges=False) as (endpoint, _):
-        assert printed(endpoint, tmp_path / "home", STUDENT, "someone/student") == expected(repository)
-    (file,) = (tmp_path / "home").rglob("*.safetensors")
-    assert file.name == "model.safetensors"
-    assert file.stat().st_size == (repository / "model.safetensors").stat().st_size
+        done = run(endpoint, tmp_path / "home", STUDENT, "someone/student")
+    assert done.stderr.splitlines()[-1].startswith("trainer.models.load.ModelError: --student.model someone/student")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["torch's old format", "shards"])
-def test_weights_of_other_formats_are_downloaded_whole(kind: str, repository: Path, tmp_path: Path) -> None:
+def test_weights_of_the_old_format_are_downloaded_whole(repository: Path, tmp_path: Path) -> None:
     digest_of_all, tensors = expected(repository), load_file(repository / "model.safetensors")
     (repository / "model.safetensors").unlink()
-    if kind == "shards":
-        for number, part in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2])):
-            save_file({name: tensors[name] for name in part}, repository / f"model-{number}.safetensors")
-        index = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(sorted(tensors))}
-        (repository / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
-    else:
-        torch.save(tensors, repository / "pytorch_model.bin")
+    torch.save(tensors, repository / "pytorch_model.bin")
     with hub.serve(tmp_path / "hub") as (endpoint, _):
         assert printed(endpoint, tmp_path / "home", STUDENT, "someone/student") == digest_of_all
 

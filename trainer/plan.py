@@ -83,7 +83,7 @@ def plan(recipe: Recipe) -> Plan:
     teacher = teacher_from_recipe(recipe, state.device, weights=not missing[english])
     student = student_from_recipe(recipe, state.device, weights=not missing[chinese])
     sample = sampled(recipe, student.tokens.length, teacher.length)
-    downloads = sum(weights.size for parts in missing.values() for weights in parts.values())
+    downloads = sum(weights.size for parts in missing.values() for weights in parts)
     weights = sum(parameter.numel() for parameter in student.parameters())
     speed = measure_speed(recipe, sample, student, teacher)
     seconds = stage_seconds(recipe, sample, student, teacher, speed)
@@ -99,7 +99,7 @@ def plan(recipe: Recipe) -> Plan:
     stages = ", ".join(f"{name} {in_words(value)}" for name, value in seconds.items())
     corpora = " + ".join(source.path for source in sources(recipe.corpus.train))
     lines = [
-        *(f"download {model}: {_download(parts)}" for model, parts in missing.items()),
+        *(f"download {model}: {_download(parts, recipe.endpoint)}" for model, parts in missing.items()),
         f"corpus   {corpora}: about {sample.train:,} pairs to learn from, {sample.dev:,} to score on",
         f"device   {device}, {'fp32' if precision(train) == 'no' else precision(train)}",
         f"steps    {total_steps(train, sample.train):,} of {train.batch} captions, {train.strategy}",
@@ -112,13 +112,10 @@ def plan(recipe: Recipe) -> Plan:
     return Plan("\n".join(f"plan: {line}" for line in lines), seconds, outputs.sizes)
 
 
-def _download(parts: dict[str, Weights]) -> str:
-    if not parts:
+def _download(missing: list[Weights], endpoint: str | None) -> str:
+    if not missing:
         return "nothing, it is already on this machine"
-    sizes = [f"{folder} {size(each.size)}".removeprefix(". ") for folder, each in parts.items()]
-    needed, whole = (size(sum(getattr(each, name) for each in parts.values())) for name in ("size", "whole"))
-    part = f" (the text encoder's of {whole})" if needed != whole else ""
-    return f"{' and '.join(sizes)}{part} from {constants.ENDPOINT}"
+    return f"{size(sum(weights.size for weights in missing))} from {endpoint or constants.ENDPOINT}"
 
 
 def planned_outputs(

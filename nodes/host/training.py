@@ -153,7 +153,7 @@ def student_folder(job: Job, monitor: Monitor) -> Path:
         return Path(job.chinese_clip)
     download = trainer_module("models.download")
     cached = download.cached_weights(STUDENT, "student.model")
-    return cached or download.text_weights(STUDENT, "student.model", monitor, ENDPOINTS[job.chinese_clip])
+    return cached or download.download_weights(STUDENT, "student.model", monitor, ENDPOINTS[job.chinese_clip])
 
 
 def recipe(job: Job, student: Path) -> Any:

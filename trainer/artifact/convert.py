@@ -19,7 +19,7 @@ from ..base.files import scratch
 from ..base.recipe import SettingsError
 from ..base.settings import public_name, require
 from ..base.stage_settings import ConvertSettings
-from ..models.download import text_weights
+from ..models.download import download_weights
 from ..models.load import ModelError, load_bert, read_config, read_tokenizer, resolve
 from ..models.student import Student
 from ..models.tokenizer import tokens_of
@@ -64,7 +64,7 @@ def convert_published(settings: ConvertSettings, progress: Listener | None = Non
             f"{where}: an XLM-RoBERTa, as AltDiffusion's, and no BERT: its padding shares one position and its text is "
             "counted from 2, which the nodes' BERT cannot do"
         )
-    text_weights(source, FLAG, progress)
+    download_weights(source, FLAG, progress)
     student, tokenizer, window = _load(path, folder, is_pipeline, config, settings.window)
     # As it is: no projection, no stored structure, no report.
     artifact = artifact_from_student(
@@ -134,7 +134,7 @@ def compare(converted: Student, source: Student, tokenizer: PreTrainedTokenizerB
             f"file's {int(ids[row, at])}; the nodes frame and pad as BERT does, and cannot run it"
         )
     mask = batch.attention_mask.bool() if source.mask_padding else torch.ones_like(ids, dtype=torch.bool)
-    worst = float((converted.encode_ids(ids) - source.bert(ids, mask)).abs().max())
+    worst = float((converted.encode_both(ids)[0] - source.bert(ids, mask)).abs().max())
     if not worst <= TOLERANCE:
         raise ExportError(f"{where}: outputs of the file differ by {worst:.2e} from the source's, over {TOLERANCE:g}")
     return worst

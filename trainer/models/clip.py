@@ -18,7 +18,6 @@ from .load import (
     Tensors,
     check_tensors,
     prefix_of,
-    random_tensors,
     read_config,
     read_tensors,
     tensors_beside,
@@ -56,10 +55,8 @@ def clip_config(kind: CheckpointKind, folder: Path, flag: str) -> CLIPTextConfig
     if model_type not in CLIP_TYPES:
         known = [*CLIP_TYPES, *(["bert"] if len(kind.parts) == 1 else [])]
         raise ModelError(f"--{flag} {folder}: model_type is {model_type!r}; a teacher is one of {', '.join(known)}")
-    text = config.get("text_config", config) if model_type == "clip" else config
-    ignored = ("architectures", "model_type", "transformers_version", "dtype", "torch_dtype")
     try:
-        return CLIPTextConfig(**{name: value for name, value in text.items() if name not in ignored})
+        return CLIPTextConfig.from_pretrained(folder, dtype="float32")  # of a whole CLIPModel its text_config
     except Exception as error:
         raise ModelError(f"--{flag} {folder}: its config.json cannot be used ({one_line(error)})") from error
 
@@ -72,16 +69,16 @@ def clip_tensors(tensors: Tensors) -> Tensors:
 
 
 def load_clip(make: type[Clip], config: CLIPTextConfig, tensors: Tensors | None, where: str) -> Clip:
-    """A CLIP text encoder in fp32 from `clip_tensors`; of None its shapes, with random numbers.
+    """A CLIP text encoder in fp32 from `clip_tensors`; with random weights without them.
 
     Raises ModelError, which begins with `where`, if a tensor is missing or has another shape.
     """
     try:
+        if tensors is None:
+            return make(config)
         with torch.device("meta"):
             shapes = {name: tensor.shape for name, tensor in make(config).state_dict().items()}
         bare = {name: name.removeprefix("text_model.") for name in shapes}  # some versions of transformers have it
-        if tensors is None:
-            tensors = random_tensors({bare[name]: shape for name, shape in shapes.items()})
         check_tensors(tensors, {bare[name]: shape for name, shape in shapes.items()}, where)
         return make.from_pretrained(None, config=config, state_dict={name: tensors[bare[name]] for name in shapes})
     except ModelError:

@@ -7,9 +7,7 @@ as a ChineseCLIPTextModel is such a case. Here a missing tensor is refused.
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,26 +26,18 @@ from zhclip.schema import Dimensions
 from ..base.errors import TrainerError, one_line
 
 # Exact names: a pipeline's repository also holds checkpoints of many gigabytes.
-TOKENIZER_FILES = [
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt"),
-]
-CONFIGS = [*TOKENIZER_FILES, "config.json", "model_index.json", "tokenizer/*"]
-CONFIGS += dict.fromkeys(f"{part.folder}/config.json" for kind in KINDS for part in kind.parts)
-INDEX = "model.safetensors.index.json"
-WEIGHTS = ["model.safetensors", INDEX, "model-*.safetensors"]
-OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin", "text_encoder/pytorch_model.bin"]
+CONFIGS = ["config.json", "model_index.json", "text_encoder*/config.json", "tokenizer/*"]
+CONFIGS += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+CONFIGS += ["vocab.txt", "vocab.json", "merges.txt"]
 HALF = "model.fp16.safetensors"  # what diffusers writes in half precision, often beside the whole file
 TEXT = "zhclip-text.safetensors"  # the text encoder alone, written by trainer/models/download.py
+# Names of a folder's weights in the order of preference. Other programs may have left a half beside a whole file.
+WEIGHTS = ("model.safetensors", TEXT, "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin", HALF)
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
 BERT_TOKENS = "embeddings.word_embeddings.weight"
 BERT_TYPES = ("bert", "chinese_clip", "chinese_clip_text_model")
-BERT_ARGUMENTS = (  # of BertConfig, in the order of Dimensions
-    *("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"),
-    *("vocab_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
-)
 
 
 class ModelError(TrainerError):
@@ -61,46 +51,40 @@ class Quiet(tqdm):
         super().__init__(*arguments, **settings | {"disable": True})
 
 
-def resolve(model: str, flag: str, patterns: list[str] = CONFIGS, endpoint: str | None = None) -> Path:
-    """A local folder or file, or the folder in the hub's cache of that id, with the files that match `patterns`: by
-    default configuration and tokenizer. endpoint: address of the hub; None: huggingface_hub's own.
+def resolve(model: str, flag: str, patterns: list[str] | None = None, endpoint: str | None = None) -> Path:
+    """A local folder or file, or the folder in the hub's cache of that id, with its configuration and tokenizer, or,
+    if `patterns` are given, with the files that match them.
 
-    Weights in torch's old format follow if weights are among the patterns and the hub has none in safetensors.
+    endpoint: address of the hub; None: huggingface_hub's own. Raises ModelError.
     """
     path = Path(model)
     if os.path.exists(path):  # Path.exists raises for a name that is too long for the system
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix in CHECKPOINTS:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
+    bars = None if patterns else Quiet  # small files are asked for in every stage
     try:
-        bars = Quiet if patterns is CONFIGS else None  # small files are asked for in every stage
-        folder = Path(snapshot_download(model, allow_patterns=patterns, endpoint=endpoint, tqdm_class=bars))
-        if patterns is not CONFIGS and not list(folder.rglob("*.safetensors")):
-            snapshot_download(model, allow_patterns=OLD_WEIGHTS, endpoint=endpoint)
+        folder = snapshot_download(model, allow_patterns=patterns or CONFIGS, endpoint=endpoint, tqdm_class=bars)
     except Exception as error:
         raise ModelError(
             f"--{flag} {model}: neither a local folder nor to be had from the hub ({one_line(error)}) "
             "Download it by hand and give its folder, or take a mirror (HF_ENDPOINT, or a run's --endpoint)."
         ) from error
-    return folder
-
-
-def read_json(path: Path, flag: str) -> dict[str, Any]:
-    """A JSON object of a model's folder. Raises ModelError."""
-    if not path.is_file():
-        raise ModelError(f"--{flag} {path.parent}: it has no {path.name}; give a folder in Hugging Face layout")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if type(content) is not dict:
-            raise ValueError("no JSON object")
-    except ValueError as error:
-        raise ModelError(f"--{flag} {path}: damaged ({error}); copy or download it again") from error
-    return content
+    return Path(folder)
 
 
 def read_config(folder: Path, flag: str) -> dict[str, Any]:
     """The folder's config.json. Raises ModelError."""
-    return read_json(folder / "config.json", flag)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"--{flag} {folder}: it has no config.json; give a folder in Hugging Face layout")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if type(config) is not dict:
+            raise ValueError("no JSON object")
+    except ValueError as error:
+        raise ModelError(f"--{flag} {path}: damaged ({error}); copy or download it again") from error
+    return config
 
 
 def read_tokenizer(folder: Path, flag: str) -> PreTrainedTokenizerBase:
@@ -112,51 +96,54 @@ def read_tokenizer(folder: Path, flag: str) -> PreTrainedTokenizerBase:
 
 
 def text_encoder_folders(folder: Path, flag: str) -> tuple[CheckpointKind, list[Path]]:
-    """The kind of checkpoint that a model's folder belongs to, and the folders of its text encoders, of which a
-    pipeline has one each. Raises ModelError for a pipeline of another kind."""
-    if not (folder / "model_index.json").is_file():
+    """The kind of checkpoint that a model's folder belongs to, and the folders of its text encoders: of a diffusers
+    pipeline those named so, else the folder itself. Raises ModelError for a pipeline of another kind."""
+    names = sorted(path.name for path in folder.glob("text_encoder*"))
+    if not names:
         return SD15, [folder]
-    names = {*read_json(folder / "model_index.json", flag), *(path.name for path in folder.iterdir())}
-    encoders = {name for name in names if re.fullmatch(r"text_encoder(_\d+)?", name)} or {SD15.parts[0].folder}
     for kind in KINDS:
-        if encoders == {part.folder for part in kind.parts}:
-            return kind, [folder / part.folder for part in kind.parts]
+        if names == [part.folder for part in kind.parts]:
+            return kind, [folder / name for name in names]
     known = "; ".join(f"{kind.name}: {', '.join(part.folder for part in kind.parts)}" for kind in KINDS)
-    raise ModelError(f"--{flag} {folder}: a pipeline with {', '.join(sorted(encoders))}; supported are {known}")
+    raise ModelError(f"--{flag} {folder}: a pipeline with {', '.join(names)}; supported are {known}")
 
 
-def weight_files(folder: Path, flag: str = "model") -> list[Path]:
+def tokenizer_folder(folder: Path) -> Path:
+    """A pipeline's tokenizer has a folder of its own."""
+    return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+
+
+def weight_files(folder: Path) -> list[Path]:
     """The files that hold a folder's weights; an empty list if there are none."""
-    if (folder / INDEX).is_file():
-        return [folder / name for name in sorted(set(read_json(folder / INDEX, flag)["weight_map"].values()))]
-    for name in ("model.safetensors", TEXT, "pytorch_model.bin", "diffusion_pytorch_model.safetensors", HALF):
-        if (folder / name).is_file():
-            return [folder / name]
-    return sorted(folder.glob("pytorch_model-*.bin"))
+    return next((files for pattern in WEIGHTS if (files := sorted(folder.glob(pattern)))), [])
 
 
-def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ()) -> Tensors:
-    """All tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file; if there are names
-    that begin with one of `prefixes`, those alone.
+def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ("",)) -> Tensors:
+    """The tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file, whose names begin
+    with one of `prefixes`; all of them if there are no such names.
 
     .ckpt and .bin files are read with weights_only, which runs no code. Raises ModelError.
     """
-    files = [path] if path.is_file() else weight_files(path, flag)
+    files = [path] if path.is_file() else weight_files(path)
     if not files:
         raise ModelError(f"--{flag} {path}: it has neither model.safetensors nor pytorch_model.bin")
     tensors: Tensors = {}
     for file in files:
         try:
-            tensors |= _read_file(file, prefixes)
+            tensors |= _read_safetensors(file, prefixes) if file.suffix == ".safetensors" else _read_pickle(file)
         except Exception as error:
             raise ModelError(f"--{flag} {file}: cannot be read ({error}); copy or download it again") from error
     return tensors
 
 
-def _read_file(file: Path, prefixes: tuple[str, ...]) -> Tensors:
-    if file.suffix == ".safetensors":
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_tensor(name) for name in _below(opened.keys(), prefixes)}
+def _read_safetensors(file: Path, prefixes: tuple[str, ...]) -> Tensors:
+    with safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+        own = [name for name in names if name.startswith(prefixes)]
+        return {name: opened.get_tensor(name) for name in own or names}
+
+
+def _read_pickle(file: Path) -> Tensors:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -166,12 +153,7 @@ def _read_file(file: Path, prefixes: tuple[str, ...]) -> Tensors:
     tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
     if not tensors:
         raise ValueError("it holds no tensors by name")
-    return {name: tensors[name] for name in _below(tensors, prefixes)}
-
-
-def _below(names: Iterable[str], prefixes: tuple[str, ...]) -> list[str]:
-    everything = list(names)
-    return [name for name in everything if name.startswith(prefixes)] or everything
+    return tensors
 
 
 def prefix_of(names: Iterable[str], anchor: str) -> str | None:
@@ -205,17 +187,32 @@ def load_bert(folder: Path, flag: str, weights: bool = True) -> Bert:
     text = config.get("text_config") or config if model_type == "chinese_clip" else config
     if text.get("hidden_act", "gelu") != "gelu":
         raise ModelError(f"{where}: its activation is {text['hidden_act']}; only gelu is supported")
-    default = BertConfig()
-    dimensions = Dimensions(*(text.get(name, getattr(default, name)) for name in BERT_ARGUMENTS))
+    dimensions = dimensions_of(BertConfig.from_dict(text))
     if dimensions.width % dimensions.heads:
         raise ModelError(f"{where}: {dimensions.heads} attention heads do not divide its width of {dimensions.width}")
     shapes = bert_shapes(dimensions)
-    tensors = tensors_beside(read_tensors(folder, flag), BERT_TOKENS) if weights else random_tensors(shapes)
+    if not weights:
+        return Bert(dimensions)
+    tensors = tensors_beside(read_tensors(folder, flag), BERT_TOKENS)
     check_tensors(tensors, shapes, where)
     others = [name for name in tensors if name not in shapes and not name.startswith("pooler.")]
     if others:
         raise ModelError(f"{where}: {len(others)} tensors are not those of such a BERT, the first is {min(others)}")
     return Bert.from_tensors(dimensions, {name: tensors[name] for name in shapes})
+
+
+def dimensions_of(config: BertConfig) -> Dimensions:
+    """The shape that transformers' configuration describes."""
+    return Dimensions(
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        intermediate=config.intermediate_size,
+        vocabulary=config.vocab_size,
+        positions=config.max_position_embeddings,
+        types=config.type_vocab_size,
+        layer_norm_eps=config.layer_norm_eps,
+    )
 
 
 def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -226,13 +223,6 @@ def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], where
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise ModelError(f"{where}: {name} is {tuple(tensors[name].shape)}, its configuration says {tuple(shape)}")
-
-
-def random_tensors(shapes: Mapping[str, Iterable[int]]) -> Tensors:
-    """Small random numbers in place of weights, for measurements that only shapes decide."""
-    noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    return {name: noise.repeat(size // len(noise) + 1)[:size].view(*shapes[name]) for name, size in sizes.items()}
 
 
 def check_finite(outputs: torch.Tensor, texts: list[str], where: str) -> None:

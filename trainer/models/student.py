@@ -16,7 +16,7 @@ from zhclip.tokens import PromptTokenizer
 from ..base.recipe import Recipe
 from ..base.settings import require
 from ..progress import Listener
-from .download import text_weights
+from .download import download_weights
 from .load import ModelError, load_bert, resolve
 from .tokenizer import load_tokens
 
@@ -99,15 +99,12 @@ class Student(nn.Module):
         first = (last if index is None else unpack(last, index, keys.shape))[:, :1]  # a window of one, as in the file
         return z, project(first, self.pooled_weight, self.pooled_bias)[:, 0]
 
-    def encode_ids(self, ids: torch.Tensor, masked_keys: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, W) ids -> (B, W, D) conditioning, structure applied. `masked_keys` as in `forward`."""
-        return self.encode_both(ids, masked_keys)[0]
-
     @torch.inference_mode()
     def encode_both(
         self, ids: torch.Tensor, masked_keys: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`encode_ids`, and the pooled vectors (B, G) or None if there are none."""
+        """(B, W) ids -> (B, W, D) conditioning, structure applied, and the pooled vectors (B, G) or None if there are
+        none. `masked_keys` as in `forward`."""
         ids = ids.to(self.bert.device)
         masked_keys = None if masked_keys is None else masked_keys.to(ids.device)
         z, pooled = self(ids, masked_keys=masked_keys)
@@ -119,7 +116,7 @@ class Student(nn.Module):
     def encode(self, texts: list[str], batch: int = 64) -> torch.Tensor:
         """Captions of one window each -> (B, W, D) conditioning. A longer one keeps its first window."""
         ids = torch.tensor([self.tokens.windows(text)[0] for text in texts])
-        return torch.cat([self.encode_ids(part) for part in ids.split(batch)])
+        return torch.cat([self.encode_both(part)[0] for part in ids.split(batch)])
 
     def encode_prompt(self, text: str) -> torch.Tensor:
         """One prompt of any length, its syntax acted on -> (windows * W, D) conditioning, window after window."""
@@ -127,7 +124,7 @@ class Student(nn.Module):
         batch = rows(windows)
         ids = torch.tensor([row.ids for row in batch])
         masked_keys = torch.tensor([[at in row.hidden for at in range(len(row.ids))] for row in batch])
-        return combine(self.encode_ids(ids, masked_keys), windows).flatten(0, 1)
+        return combine(self.encode_both(ids, masked_keys)[0], windows).flatten(0, 1)
 
 
 def load_student(
@@ -143,7 +140,7 @@ def load_student(
 
     Raises ModelError if the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    folder = text_weights(model, FLAG, progress, endpoint) if weights else resolve(model, FLAG, endpoint=endpoint)
+    folder = download_weights(model, FLAG, progress, endpoint) if weights else resolve(model, FLAG, endpoint=endpoint)
     bert = load_bert(folder, FLAG, weights)
     positions = bert.dimensions.positions
     if window > positions:

@@ -19,30 +19,25 @@ from ..base.recipe import Recipe
 from ..base.settings import public_name, require
 from ..progress import Listener
 from .clip import Clip, clip_class, clip_config, clip_tensors, load_checkpoint, load_clip
-from .download import text_weights
-from .load import ModelError, load_bert, read_tensors, read_tokenizer, resolve, text_encoder_folders
+from .download import download_weights
+from .load import ModelError, load_bert, read_tensors, read_tokenizer, resolve, text_encoder_folders, tokenizer_folder
 
 FLAG = "teacher.model"
 
 
 @dataclass
 class Teacher:
-    """Frozen encoders of English captions, `models`, one for each part of `kind`. A BERT counts as SD1.5's one part.
+    """The frozen encoders of English captions. Targets and pooled vectors are standardised where means are set."""
 
-    `layer` is counted from the kind's own: -1 is what its UNet reads, -2 the one before. `mean` and `std`, (D,), and
-    `pooled_mean` and `pooled_std`, (G,), where they are set, are what targets and pooled vectors are standardised by.
-    `causal` teachers have a constant first position.
-    """
-
-    models: tuple[Clip | Bert, ...]
+    models: tuple[Clip | Bert, ...]  # one for each part of `kind`; a BERT counts as SD1.5's one part
     kind: CheckpointKind
     tokenizer: PreTrainedTokenizerBase
-    window: int
-    layer: int
+    window: int  # positions of a caption, with start and end
+    layer: int  # of the target: -1 is the hidden state that the kind's UNet reads, -2 the one before
     name: str
-    mean: torch.Tensor | None = None
+    mean: torch.Tensor | None = None  # (D,), as std
     std: torch.Tensor | None = None
-    pooled_mean: torch.Tensor | None = None
+    pooled_mean: torch.Tensor | None = None  # (G,), as pooled_std
     pooled_std: torch.Tensor | None = None
 
     @property
@@ -53,12 +48,12 @@ class Teacher:
     @property
     def width(self) -> int:
         """Width of the target vectors, D: that of all parts."""
-        return sum(map(width_of, self.models))
+        return sum(shape_of(model)[0] for model in self.models)
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Width of each part of the target vectors; empty where there is one."""
-        return tuple(map(width_of, self.models)) if len(self.models) > 1 else ()
+        return tuple(shape_of(model)[0] for model in self.models) if len(self.models) > 1 else ()
 
     @property
     def pooled_width(self) -> int:
@@ -128,7 +123,10 @@ class Teacher:
         causal. A BERT runs with its own mask, at these positions alone.
         """
         if not self.causal:
-            return self._bert_states(ids, lengths, positions), None
+            bert = self.models[0]
+            layers = self.layer % (shape_of(bert)[1] + 1)  # -1: all of them
+            hidden = bert(ids.gather(1, positions), positions < lengths[:, None], positions, last=layers)
+            return standardise(hidden.float(), self.mean, self.std), None
         ids = ids[:, : int(positions.max()) + 1]
         behind = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         states = []
@@ -154,26 +152,12 @@ class Teacher:
         hidden = out.hidden_states[layer]
         return tower.final_layer_norm(hidden) if part.final_norm else hidden, out.last_hidden_state
 
-    def _bert_states(self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        bert = self.models[0]
-        layers = self.layer % (layers_of(bert) + 1)  # -1: all of them
-        hidden = bert(ids.gather(1, positions), positions < lengths[:, None], positions, last=layers)
-        return standardise(hidden.float(), self.mean, self.std)
 
-
-def width_of(model: Clip | Bert) -> int:
-    """Width of a text encoder's hidden states."""
-    return model.dimensions.width if isinstance(model, Bert) else model.config.hidden_size
-
-
-def layers_of(model: Clip | Bert) -> int:
-    """Number of a text encoder's layers."""
-    return model.dimensions.layers if isinstance(model, Bert) else model.config.num_hidden_layers
-
-
-def positions_of(model: Clip | Bert) -> int:
-    """Number of a text encoder's positions."""
-    return model.dimensions.positions if isinstance(model, Bert) else model.config.max_position_embeddings
+def shape_of(model: Clip | Bert) -> tuple[int, int, int]:
+    """A text encoder's width, and its numbers of layers and positions."""
+    if isinstance(model, Bert):
+        return model.dimensions.width, model.dimensions.layers, model.dimensions.positions
+    return model.config.hidden_size, model.config.num_hidden_layers, model.config.max_position_embeddings
 
 
 def _at(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -191,9 +175,7 @@ def load_tokenizer(model: str, fallback: str | None, endpoint: str | None = None
     folder = resolve(model, FLAG, endpoint=endpoint)
     if folder.is_file():
         folder = resolve(fallback or clip_tokenizer(), "teacher.tokenizer", endpoint=endpoint)
-    if (folder / "model_index.json").is_file():
-        folder = folder / "tokenizer"
-    tokenizer = read_tokenizer(folder, FLAG)
+    tokenizer = read_tokenizer(tokenizer_folder(folder), FLAG)
     if tokenizer.pad_token is None:
         raise ModelError(f"--{FLAG} {folder}: its tokenizer has no padding token; SD1.5's CLIP pads with its end token")
     return tokenizer
@@ -221,21 +203,18 @@ def load_teacher(
         kind, folders = text_encoder_folders(path, FLAG)
         configs = [clip_config(kind, folder, FLAG) for folder in folders]  # refuses other models before a download
         if weights:
-            text_weights(model, FLAG, progress, endpoint)
+            download_weights(model, FLAG, progress, endpoint)
         loaded = zip(kind.parts, folders, configs)
         encoders = tuple(_load_folder(kind, part, folder, config, weights) for part, folder, config in loaded)
-    for encoder in encoders:
-        encoder.requires_grad_(False).train(False).to(device)
-    teacher_tokenizer = load_tokenizer(model, tokenizer, endpoint)
-    teacher = Teacher(encoders, kind, teacher_tokenizer, window, layer, public_name(model) or model)
-    positions = min(map(positions_of, encoders))
-    if window > positions:
-        raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
     for part, encoder in zip(kind.parts, encoders):
-        states = layers_of(encoder) + 1
-        if not -states <= absolute_layer(layer, part.layer) < states:
-            raise ModelError(f"--teacher.layer {layer}: {model} has no such hidden state, it has {states}")
-    return teacher
+        encoder.requires_grad_(False).train(False).to(device)
+        _, layers, positions = shape_of(encoder)
+        if window > positions:
+            raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
+        if not -layers - 1 <= absolute_layer(layer, part.layer) <= layers:
+            raise ModelError(f"--teacher.layer {layer}: {model} has no such hidden state, it has {layers + 1}")
+    name, teacher_tokenizer = public_name(model) or model, load_tokenizer(model, tokenizer, endpoint)
+    return Teacher(encoders, kind, teacher_tokenizer, window, layer, name)
 
 
 def _load_folder(

@@ -18,11 +18,11 @@ from ..base.device import default_device
 from ..base.errors import one_line
 from ..base.files import file_sha256
 from ..base.recipe import SettingsError
-from ..models.load import TOKENIZER_FILES, ModelError, resolve
+from ..models.load import ModelError, resolve
 
 ENGLISH = "english"  # the checkpoint's own CLIP, in place of an encoder's path
 WEIGHTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-CONFIGS = ["model_index.json", "scheduler/*.json", *(f"tokenizer/{name}" for name in TOKENIZER_FILES)]
+CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*"]
 CONFIGS += [f"{part}/config.json" for part in WEIGHTS]
 FILES = [*CONFIGS, "text_encoder/model.safetensors"]
 FILES += [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]

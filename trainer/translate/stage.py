@@ -37,7 +37,7 @@ from ..corpus.readers import read, source_sha256
 from ..models.load import ModelError, resolve
 from ..progress import Listener, track
 from .checks import back_score, fault
-from .translator import FILES, FLAGS, Output, load_translator
+from .translator import FILES, FLAGS, OLD_WEIGHTS, Output, load_translator
 
 log = logging.getLogger(__name__)
 CODE_VERSION = 2  # of the shards
@@ -128,6 +128,8 @@ def open_directions(settings: TranslateSettings, parts: Path, state: Any) -> lis
         if not model:
             continue
         folder = resolve(model, FLAGS[target], FILES)
+        if not list(folder.glob("*.safetensors")):
+            resolve(model, FLAGS[target], OLD_WEIGHTS)
         if not folder.is_dir():
             raise ModelError(f"--{FLAGS[target]} {model}: not a folder; give a translation model's, or a hub id")
         weights = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)

@@ -17,6 +17,7 @@ from ..models.load import ModelError
 
 FLAGS = {"zh": "translate.model", "en": "translate.back_model"}  # by the language that is translated into
 FILES = ["*.json", "*.spm", "*.model", "model.safetensors", "model-*.safetensors"]
+OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]  # read where there are none in safetensors
 CODES = {  # (language code, its token) of NLLB, mBART-50 and M2M100
     "en": (("eng_Latn", "eng_Latn"), ("en_XX", "en_XX"), ("en", "__en__")),
     "zh": (("zho_Hans", "zho_Hans"), ("zh_CN", "zh_CN"), ("zh", "__zh__")),
