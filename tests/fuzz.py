@@ -111,27 +111,4 @@ def draw_prompt(chance: Random) -> Any:
     return json.loads(json.dumps(text))  # joins the halves of a surrogate pair, as on the way to the node
 
 
-def draw_corpus(chance: Random) -> Any:
-    """Changes of the bytes of a good corpus's file, and of a source's columns."""
-    from tests.corpora import WHOLE
-
-    source = {side: chance.choice(LISTS["columns"]) for side in ("zh", "en") if chance.random() < 0.3}
-    steps = [draw_change(chance) for _ in range(chance.choice([0, 1, 1, 3]))]
-    inside = chance.random() < 0.7
-    return {"base": chance.choice(list(WHOLE)), "file": chance.randrange(9), "inside": inside, "steps": steps} | {
-        "source": source
-    }
-
-
-def draw_recipe(chance: Random) -> Any:
-    """Changes of the settings and bytes of a recipe, and flags beside it."""
-    root = DATA.parents[1]
-    base = chance.choice([path.relative_to(root).as_posix() for path in sorted((root / "recipes").glob("*.yaml"))])
-    values = [*LISTS["values"], *LISTS["settings"]]
-    settings = {chance.choice(LISTS["leaves"]): chance.choice(values) for _ in range(chance.choice([0, 1, 1, 2]))}
-    steps = [draw_change(chance) for _ in range(chance.choice([0, 0, 1, 3]))]
-    flags = [[chance.choice(LISTS["leaves"]), dump(chance.choice(values))] for _ in range(chance.choice([0, 0, 1]))]
-    return {"base": base, "set": settings, "steps": steps, "flags": flags}
-
-
-DRAWS = {"files": draw_file, "prompts": draw_prompt, "corpora": draw_corpus, "recipes": draw_recipe}
+DRAWS = {"files": draw_file, "prompts": draw_prompt}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,8 @@ from transformers import BertConfig, BertModel
 from zhclip import artifact as fmt
 from zhclip import tokenizer
 from zhclip.schema import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, TokenizerInfo
-from zhclip.tokens import PromptTokenizer
+from zhclip.structure import structures
+from zhclip.tokens import PromptTokenizer, Window
 
 DATA = Path(__file__).resolve().parent / "data"
 
@@ -140,6 +142,36 @@ def transformers_bert(artifact: fmt.Artifact) -> BertModel:
     odd = bert.load_state_dict({name: tensor.float() for name, tensor in artifact.bert.items()}, strict=False)
     assert not odd.unexpected_keys and all("position_ids" in name for name in odd.missing_keys)
     return bert
+
+
+def by_transformers(artifact: fmt.Artifact, prompts: list[str], layer: int = -1) -> dict[str, list[torch.Tensor]]:
+    """transformers' BertModel between zhclip's tokens and zhclip's structures: of each prompt (windows * W, D) vectors
+    and, where the artifact has them, (P,) of the first window. Weights as docs/encoding.md has the formula."""
+    bert, tokens, found = transformers_bert(artifact), PromptTokenizer.from_artifact(artifact), structures(artifact)
+    structure, pooled = found.get("skip" if layer == -2 else "structure", found["structure"]), found.get("pooled")
+
+    def encode(window: Window, hidden: list[int]) -> list[torch.Tensor]:
+        ids = torch.tensor([window.ids])
+        mask = tokens.key_mask(ids).long() if artifact.meta.mask_padding else torch.ones_like(ids)
+        mask[:, hidden] = 0
+        states = bert(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[layer]
+        empty = tokens.is_empty(ids)
+        return [structure.apply(states, empty)[0], *([pooled.apply(states[:, :1], empty)[0, 0]] if pooled else [])]
+
+    def emphasised(window: Window) -> list[torch.Tensor]:
+        full = out = encode(window, [])
+        at = 1
+        for weight, group in itertools.groupby(window.weights[1:]):
+            span = [*range(at, at + len([*group]))]
+            at = span[-1] + 1
+            if weight != 1.0:
+                out = [z + (weight - 1) * (f - w) for z, f, w in zip(out, full, encode(window, span))]
+        return out
+
+    with torch.inference_mode():
+        encoded = [[emphasised(window) for window in tokens.weighted_windows(text)] for text in prompts]
+    made = {"prompt_embeds": [torch.cat([window[0] for window in windows]) for windows in encoded]}
+    return made | ({"pooled_prompt_embeds": [windows[0][1] for windows in encoded]} if pooled else {})
 
 
 SDXL_WIDTHS = (12, 20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +19,6 @@ from trainer.models.student import Student
 from zhclip import artifact as fmt
 from zhclip.io import ArtifactError
 from zhclip.pipelines import PromptEncoder, one_length
-from zhclip.structure import structures
-from zhclip.tokens import PromptTokenizer, Window
 
 TOLERANCE = 1e-5
 WIDTH = sum(small.SDXL_WIDTHS)
@@ -39,35 +36,6 @@ def encoder_of(folder: Path, artifact: fmt.Artifact) -> tuple[PromptEncoder, Dif
     fmt.save(artifact, folder / "encoder.safetensors")
     pipe = diffusion.pipeline_for(artifact.meta)
     return PromptEncoder(folder / "encoder.safetensors", pipe), pipe
-
-
-def by_transformers(artifact: fmt.Artifact, prompts: list[str]) -> dict[str, list[torch.Tensor]]:
-    """transformers' BertModel between zhclip's tokens and zhclip's structures: of each prompt (windows * W, D) vectors
-    and, where the artifact has them, (P,) of the first window. Weights as docs/encoding.md has the formula."""
-    bert, tokens = small.transformers_bert(artifact), PromptTokenizer.from_artifact(artifact)
-    structure, pooled = structures(artifact)["structure"], structures(artifact).get("pooled")
-
-    def encode(window: Window, hidden: list[int]) -> list[torch.Tensor]:
-        ids = torch.tensor([window.ids])
-        mask = tokens.key_mask(ids).long() if artifact.meta.mask_padding else torch.ones_like(ids)
-        mask[:, hidden] = 0
-        states, empty = bert(input_ids=ids, attention_mask=mask).last_hidden_state, tokens.is_empty(ids)
-        return [structure.apply(states, empty)[0], *([pooled.apply(states[:, :1], empty)[0, 0]] if pooled else [])]
-
-    def emphasised(window: Window) -> list[torch.Tensor]:
-        full = out = encode(window, [])
-        at = 1
-        for weight, group in itertools.groupby(window.weights[1:]):
-            span = [*range(at, at + len([*group]))]
-            at = span[-1] + 1
-            if weight != 1.0:
-                out = [z + (weight - 1) * (f - w) for z, f, w in zip(out, full, encode(window, span))]
-        return out
-
-    with torch.inference_mode():
-        encoded = [[emphasised(window) for window in tokens.weighted_windows(text)] for text in prompts]
-    made = {"prompt_embeds": [torch.cat([window[0] for window in windows]) for windows in encoded]}
-    return made | ({"pooled_prompt_embeds": [windows[0][1] for windows in encoded]} if pooled else {})
 
 
 def test_the_pages_code_runs_as_written(tmp_path: Path) -> None:
@@ -100,7 +68,7 @@ def test_it_answers_as_transformers_bert_and_the_trainer_do(
     encoder, _ = encoder_of(tmp_path, artifact)
     prompts = small.prompts()[::4]
     prompts += small.weighted(prompts)
-    found, expected = [encoder(text, text) for text in prompts], by_transformers(artifact, prompts)
+    found, expected = [encoder(text, text) for text in prompts], small.by_transformers(artifact, prompts)
     assert {*found[0]} == {sign + name for name in expected for sign in ("", "negative_")}
     for name, vectors in expected.items():
         for sign in ("", "negative_"):

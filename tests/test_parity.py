@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,39 +14,8 @@ from tests import small
 from tests.host import in_host
 from trainer.models.student import Student
 from zhclip import artifact as fmt
-from zhclip.structure import structures
-from zhclip.tokens import PromptTokenizer, Window
 
 TOLERANCE = 1e-4
-
-
-def by_arithmetic(artifact: fmt.Artifact, prompts: list[str], layer: int = -1) -> list[torch.Tensor]:
-    """transformers' own BertModel between zhclip's tokens and zhclip's structure: [(windows * W, D)]. Weights, window
-    by window and span by span, as docs/encoding.md has the formula."""
-    bert, meta = small.transformers_bert(artifact), artifact.meta
-    tokens = PromptTokenizer.from_artifact(artifact)
-    found = structures(artifact)
-    structure = found.get("skip" if layer == -2 else "structure", found["structure"])
-
-    def encode(ids: torch.Tensor, hidden: list[int]) -> torch.Tensor:
-        mask = tokens.key_mask(ids).long() if meta.mask_padding else torch.ones_like(ids)
-        mask[:, hidden] = 0
-        states = bert(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[layer]
-        return structure.apply(states, tokens.is_empty(ids))[0]
-
-    def emphasised(window: Window) -> torch.Tensor:
-        ids = torch.tensor([window.ids])
-        full = z = encode(ids, [])
-        at = 1
-        for weight, group in itertools.groupby(window.weights[1:]):
-            span = list(range(at, at + len(list(group))))
-            at = span[-1] + 1
-            if weight != 1.0:
-                z = z + (weight - 1) * (full - encode(ids, span))
-        return z
-
-    with torch.inference_mode():
-        return [torch.cat([emphasised(window) for window in tokens.weighted_windows(text)]) for text in prompts]
 
 
 def by_node(folder: Path, *jobs: tuple[Path, str], prompts: list[str]) -> list[list[torch.Tensor]]:
@@ -74,7 +42,7 @@ def test_trainer_arithmetic_and_node_agree(
     prompts = prompts + small.weighted(prompts)
     student = Student.from_artifact(artifact)
     trained = [student.encode_prompt(text) for text in prompts]
-    plain = by_arithmetic(artifact, prompts)
+    plain = small.by_transformers(artifact, prompts)["prompt_embeds"]
     (node,) = by_node(tmp_path, (path, "loaded"), prompts=prompts)
     figures = {"trainer": small.largest_difference(trained, plain), "node": small.largest_difference(node, plain)}
     print(f"{pair}: largest difference from zhclip's arithmetic: {figures}")
@@ -96,7 +64,5 @@ def test_every_form_of_artifact_and_an_offloaded_model_agree_too(tmp_path: Path)
     jobs = [(tmp_path / f"{name}.safetensors", mode) for name in forms for mode in ("loaded", "offloaded", "skipped")]
     for (path, mode), node in zip(jobs, by_node(tmp_path / "out", *jobs, prompts=prompts)):
         layer = -2 if mode == "skipped" else -1
-        assert small.largest_difference(node, by_arithmetic(forms[path.stem], prompts, layer)) < TOLERANCE, (
-            path.stem,
-            mode,
-        )
+        expected = small.by_transformers(forms[path.stem], prompts, layer)["prompt_embeds"]
+        assert small.largest_difference(node, expected) < TOLERANCE, (path.stem, mode)
