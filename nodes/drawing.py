@@ -1,4 +1,4 @@
-"""Draws labelled grids, paragraphs, tables, bars and marked text as Pillow images, and converts ComfyUI's IMAGE.
+"""Draws labelled grids, paragraphs, bars and marked text as Pillow images, and converts ComfyUI's IMAGE.
 
 Each block is an image of a given width; `stack` puts blocks below one another. Colours are Okabe and Ito's (2008),
 which people with the common kinds of colour blindness tell apart; no meaning is carried by colour alone.
@@ -105,22 +105,6 @@ def labelled_grid(images: torch.Tensor, rows: Sequence[str], columns: Sequence[s
         for x in xs:
             image.paste(next(pictures), (x + (cell - width) // 2, y + (row_height - height) // 2))
         y += row_height + GAP
-    return image
-
-
-def table(rows: Sequence[Sequence[str]], width: int) -> Image.Image:
-    """Rows of cells under a first row of headings; the first column is left-aligned, the others are right-aligned."""
-    left = min(max(text_width(row[0], TEXT) for row in rows), width // 3) + GAP
-    cell = (width - left) / (len(rows[0]) - 1)
-    height = line_height(TEXT) + 4
-    image, draw = canvas(width, height * len(rows))
-    for r, (label, *cells) in enumerate(rows):
-        size, color = (TEXT, INK) if r else (14, FAINT)
-        if r % 2:
-            draw.rectangle((0, r * height, width, (r + 1) * height - 1), fill=TINT)
-        draw_text(draw, 4, r * height + 2, label, size, color)
-        for c, text in enumerate(cells):
-            _draw_lines(draw, left + c * cell, r * height + 2, cell - 4, [text], size, 1, color)
     return image
 
 

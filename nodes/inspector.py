@@ -9,15 +9,12 @@ import torch
 from comfy_api.latest import io, ui
 
 from .common import numbered_lines, schema
-from .encode import encode
 from .report import alignment_warning, scores
 
 if TYPE_CHECKING:
-    from .host.attention import Agreement
     from .host.encoder import WindowEncoder
     from .page import Findings
 
-UNRELATED = "a stone bridge over a river in the mountains"  # a caption that serves as a baseline of the agreement
 NEAREST = 5  # captions that are shown
 
 
@@ -31,28 +28,17 @@ class ZhCLIPInspector(io.ComfyNode):
             node_id="ZhCLIPInspector",
             display_name="ZhCLIP Inspector",
             category="ZhCLIP",
-            description="Shows how a ZhCLIP encoder reads a prompt: tokens, unknown ones marked, weights, windows and "
-            "languages. With MODEL, the checkpoint's CLIP and the same prompt in English, also how alike the MODEL's "
-            "cross-attention answers both.",
-            search_aliases=["token count", "prompt debug", "attention", "zhclip"],
+            description="Shows how a ZhCLIP encoder reads a prompt: tokens, unknown ones marked, weights, windows, "
+            "languages, and which of a list of captions are nearest to it.",
+            search_aliases=["token count", "prompt debug", "zhclip"],
             is_output_node=True,
             inputs=[
                 io.Clip.Input("zhclip", tooltip="From Load ZhCLIP Encoder."),
                 io.String.Input(
                     "text", multiline=True, dynamic_prompts=True, tooltip="The prompt, as you would paint with it."
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="Optional: the checkpoint's own CLIP, to compare with."),
-                io.String.Input(
-                    "english",
-                    multiline=True,
-                    default="",
-                    optional=True,
-                    tooltip="Optional: the prompt in English, which `clip` reads.",
-                ),
-                io.Model.Input(
-                    "model",
-                    optional=True,
-                    tooltip="Optional: the checkpoint's MODEL, with `clip` and `english`, for the attention agreement.",
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Optional: the checkpoint's own CLIP, which then reads the captions."
                 ),
                 io.String.Input(
                     "captions",
@@ -70,27 +56,23 @@ class ZhCLIPInspector(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, zhclip: Any, text: str, clip: Any = None, english: str = "", model: Any = None, captions: str = ""
-    ) -> io.NodeOutput:
+    def execute(cls, zhclip: Any, text: str, clip: Any = None, captions: str = "") -> io.NodeOutput:
         """The picture and the report. Raises ValueError or ArtifactError, whose message the user reads."""
         from . import drawing
         from .page import render
 
-        report, picture = render(collect(zhclip, text, clip, english.strip(), model, captions))
+        report, picture = render(collect(zhclip, text, clip, captions))
         image = drawing.to_tensor(picture)
         return io.NodeOutput(image, report, ui=ui.PreviewImage(image, cls=cls))
 
 
-def collect(zhclip: Any, text: str, clip: Any, english: str, model: Any, captions: str) -> Findings:
-    """Tokenizes the prompt, and compares it with the English prompt and the captions where they are given."""
+def collect(zhclip: Any, text: str, clip: Any, captions: str) -> Findings:
+    """Tokenizes the prompt, and compares it with the captions if there are any."""
     from ..zhclip.languages import spans
     from .host.clip import encoder_of, layer_in_use, tokenizer_of
     from .page import Findings, Token
 
     encoder, tokenizer = encoder_of(zhclip), tokenizer_of(zhclip)
-    check_inputs(clip, english, model)
-    agreement = [] if model is None else agreement_table(compare_attention(zhclip, text, clip, english, model))
     windows = tokenizer.weighted_windows(text)
     return Findings(
         file=os.path.basename(encoder.path),
@@ -109,23 +91,9 @@ def collect(zhclip: Any, text: str, clip: Any, english: str, model: Any, caption
         capacity=tokenizer.window - 2,
         unknown=tokenizer.unknown_in(windows),
         scores=scores(encoder.meta),
-        english=english,
-        agreement=agreement,
         nearest=nearest(zhclip, text, clip or zhclip, [line for _, line in numbered_lines(captions)]),
         captions_by="the checkpoint's CLIP" if clip else "this encoder",
     )
-
-
-def check_inputs(clip: Any, english: str, model: Any) -> None:
-    """Raise ValueError where an optional input is given without the one that it is compared with."""
-    if english and clip is None:
-        raise ValueError("english is given and clip is not: connect the checkpoint's own CLIP, which reads it.")
-    if model is not None and (clip is None or not english):
-        missing = "clip" if clip is None else "english"
-        raise ValueError(
-            f"model is connected and {missing} is missing: the attention agreement compares the prompt with the same "
-            "in English (english), read by the checkpoint's own CLIP (clip). Give both, or disconnect model."
-        )
 
 
 def warnings(encoder: WindowEncoder) -> list[str]:
@@ -136,32 +104,6 @@ def warnings(encoder: WindowEncoder) -> list[str]:
         changed = ", ".join(sorted(encoder.changes))
         sentences.append(f"changed in memory since it was loaded ({changed}): the report is of the file.")
     return sentences
-
-
-def compare_attention(zhclip: Any, text: str, clip: Any, english: str, model: Any) -> Agreement:
-    """Agreement with the English prompt of the prompt, of the empty prompt and of an unrelated caption."""
-    from .host.attention import attention_agreement, require_fit
-    from .host.clip import encoder_of
-    from .host.sentences import require_width
-
-    encoder = encoder_of(zhclip)
-    require_fit(encoder.path, encoder.meta, model)
-    prompts = [(clip, english), (zhclip, text), (clip, ""), (clip, UNRELATED)]
-    entries = [encode(reader, prompt)[0] for reader, prompt in prompts]
-    conditionings = [require_width(entry[0], encoder.meta.teacher.width) for entry in entries]
-    return attention_agreement(model, conditionings, entries[0][1]["pooled_output"])
-
-
-def agreement_table(agreement: Agreement) -> list[list[str]]:
-    """Headings, a row for each layer, and the mean row: the prompt at each noise level, each baseline averaged over the
-    levels."""
-    values = agreement.values  # (layers, levels, [English, prompt, empty prompt, unrelated caption])
-    columns = torch.cat([values[:, :, 1], values[:, :, 2:].mean(dim=1)], dim=1)
-    columns = torch.cat([columns, columns.mean(dim=0, keepdim=True)])
-    headings = [f"prompt, sigma {sigma:.1f}" for sigma in agreement.sigmas]
-    headings += ["baseline: empty prompt", "baseline: another caption"]
-    rows = zip([*agreement.layers, "mean"], columns.tolist())
-    return [["layer", *headings], *([name, *(f"{value:.3f}" for value in row)] for name, row in rows)]
 
 
 def nearest(zhclip: Any, text: str, reader: Any, captions: list[str]) -> list[tuple[str, float]]:

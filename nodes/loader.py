@@ -76,8 +76,8 @@ class ZhCLIPLoader(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, model: Any = None) -> io.NodeOutput:
         """The encoder as a CLIP. Raises ArtifactError, whose message the user reads."""
-        from .host.attention import require_fit
         from .host.clip import load_clip
+        from .host.model import require_fit
 
         path = folder_paths.get_full_path_or_raise(FOLDER, file)
         meta = read_meta(path)

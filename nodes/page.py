@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
@@ -30,10 +30,6 @@ PREDICTORS = {
     "constant": "constant per position",
     "untrained": "untrained student",
 }
-AGREEMENT_NOTE = (
-    "Cosine of the layer's outputs for the same queries, averaged: 1 is what the English prompt gives. The prompt "
-    "should lie above both baselines."
-)
 
 
 class Token(NamedTuple):
@@ -46,9 +42,11 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """What the Inspector collected. `text` and `english` are the prompts as typed, `unknown` the pieces that are not in
-    the vocabulary, `capacity` the tokens that fit in a window, `agreement` rows of cells, the headings first, `nearest`
-    captions with their cosines."""
+    """What the Inspector collected.
+
+    `text` is the prompt as typed, `capacity` the number of tokens that fit in a window, `unknown` the pieces that are
+    not in the vocabulary, `nearest` captions with their cosines.
+    """
 
     file: str
     teacher: str
@@ -60,10 +58,8 @@ class Findings:
     capacity: int
     unknown: list[str]
     scores: list[Score]
-    english: str = ""
-    agreement: list[list[str]] = field(default_factory=list)
-    nearest: list[tuple[str, float]] = field(default_factory=list)
-    captions_by: str = ""
+    nearest: list[tuple[str, float]]
+    captions_by: str
 
 
 class Section(NamedTuple):
@@ -99,11 +95,6 @@ def _sections(findings: Findings) -> Iterator[Section]:
     if findings.unknown:
         pieces = "  ".join(findings.unknown)
         yield Section("Not in the vocabulary, so read as unknown", [f"  {pieces}"], [drawing.paragraph(pieces, WIDTH)])
-    if findings.agreement:
-        table = findings.agreement
-        lines = [AGREEMENT_NOTE, *("\t".join(row) for row in table)]
-        blocks = [_note(AGREEMENT_NOTE), drawing.table(table, WIDTH)]
-        yield Section(f"Attention agreement with: {findings.english}", lines, blocks)
     if findings.nearest:
         rows = [(caption, cosine, f"{cosine:.2f}", drawing.BLUE) for caption, cosine in findings.nearest]
         lines = [f"  {cosine:.3f}  {caption}" for caption, cosine in findings.nearest]

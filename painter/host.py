@@ -44,25 +44,17 @@ class Host:
 
     def get(self, path: str) -> Any:
         """The JSON at a path."""
-        with urllib.request.urlopen(self.url(path), timeout=60) as answer:
-            return json.load(answer)
+        return self.post(path, None)
 
     def post(self, path: str, body: Any) -> Any:
-        """The JSON answer to a JSON body; that of a refusal too."""
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url(path), json.dumps(body).encode(), headers)
+        """The JSON answer to a JSON body, or to GET where that is None; that of a refusal too."""
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url(path), content, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             return json.loads(error.read())
-
-    def run(self, graph: dict[str, Any]) -> dict[str, Any]:
-        """Queue a workflow in API format and wait. Returns its entry in /history. Raises RuntimeError."""
-        answer = self.post("/prompt", {"prompt": graph})
-        if "prompt_id" not in answer or answer.get("node_errors"):
-            raise RuntimeError(f"ComfyUI refused the workflow: {answer}")
-        return self.wait(answer["prompt_id"])
 
     def wait(self, prompt: str) -> dict[str, Any]:
         """Wait for a queued workflow. Returns its entry in /history. Raises RuntimeError."""
@@ -75,8 +67,12 @@ class Host:
         raise RuntimeError(f"ComfyUI did not finish in {RUN_SECONDS} s. The end of {self.log}:\n{self.tail()}")
 
     def outputs(self, graph: dict[str, Any]) -> dict[str, Any]:
-        """The outputs of a workflow by node. Raises RuntimeError with ComfyUI's message where it fails."""
-        entry = self.run(graph)
+        """Queue a workflow in API format and wait. Returns its outputs by node. Raises RuntimeError with ComfyUI's
+        message where it is refused or fails."""
+        answer = self.post("/prompt", {"prompt": graph})
+        if "prompt_id" not in answer or answer.get("node_errors"):
+            raise RuntimeError(f"ComfyUI refused the workflow: {answer}")
+        entry = self.wait(answer["prompt_id"])
         if entry["status"]["status_str"] != "success":
             raise RuntimeError(error_of(entry))
         return entry["outputs"]
@@ -110,23 +106,14 @@ def comfyui() -> Path:
 def link(source: Path, target: Path) -> None:
     """Make `target` a link to a file or folder, in place of another link or file; a folder that is there stays."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_symlink() or target.is_file():
-        target.unlink()
-    if target.exists():
-        return
-    if os.name != "nt":
+    if target.is_symlink() or not target.is_dir():
+        target.unlink(missing_ok=True)
         target.symlink_to(source)
-    elif source.is_dir():
-        # Windows lets users make junctions and hard links, but symbolic links only in developer mode.
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(target), str(source)], check=True, stdout=subprocess.DEVNULL)
-    else:
-        os.link(source, target)
 
 
 def free_port() -> int:
     """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
@@ -142,18 +129,15 @@ def running(base: Path, packs: Mapping[str, Path] = PACKS, options: tuple[str, .
     command = [sys.executable, str(comfyui() / "main.py"), "--cpu", "--port", str(host.port), "--disable-auto-launch"]
     command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs, *options]
-    with host.log.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **QUIET})
+    with (
+        host.log.open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **QUIET}) as process,
+    ):
         try:
             _wait_until_ready(host, process)
             yield host
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(20)
+            process.kill()
 
 
 def _wait_until_ready(host: Host, process: subprocess.Popen[bytes]) -> None:

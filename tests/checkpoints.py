@@ -53,13 +53,12 @@ def sdxl(out: str) -> None:
     save_file(weights({"model.diffusion_model": unet(SDXL, [0] * 9), "first_stage_model": vae()}, seed=0), out)
 
 
-def controlnet(out: str, kind: str) -> None:
-    """Write a ControlNet for `sd15` or `sdxl` in fp16, under the names of the original."""
+def controlnet(out: str) -> None:
+    """Write a ControlNet for `sd15` in fp16, under the names of the original."""
     import comfy.ops
     from comfy.cldm.cldm import ControlNet
 
-    shape = {"sd15": SD15, "sdxl": SDXL}[kind]
-    net = ControlNet(**shape, hint_channels=3, operations=comfy.ops.disable_weight_init)
+    net = ControlNet(**SD15, hint_channels=3, operations=comfy.ops.disable_weight_init)
     save_file(weights({"": net}, seed=1), out)
 
 

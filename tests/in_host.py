@@ -1,19 +1,17 @@
 """Runs `module.function ARGUMENTS` of this folder in a process that can import ComfyUI, and prints its result as JSON.
 
-host.in_host starts it. Functions of this file: encoding by the node's CLIP, ComfyUI's memory modes, threads and memory,
-the import of the pack, and ComfyUI's own parser of weights.
+host.in_host starts it. Functions of this file: encoding by the node's CLIP, ComfyUI's memory modes, the import of the
+pack, and ComfyUI's own parser of weights.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import importlib.util
 import json
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,43 +129,6 @@ def paint(clip: Any, model: Any, vae: Any, prompts: list[str]) -> dict[str, torc
     tensors = {f"cond.{i}": cond[0][0] for i, cond in enumerate(conds)}
     tensors |= {"picture": picture, "gligen": gligen["gligen"][2][0][0], "pooled": conds[0][0][1]["pooled_output"]}
     return {name: tensor.float().contiguous().clone() for name, tensor in tensors.items()}
-
-
-def stress(path: str) -> dict[str, list[float]]:
-    """One CLIP in two threads ("clip") and one file in two loaders ("file"): the largest differences from an encoding
-    alone; and "memory", MB of the process after each of ten loads and frees."""
-    with torch.inference_mode():
-        alone, shared = encoded(load_clip(path)), load_clip(path)
-        with ThreadPoolExecutor(2) as threads:
-            both = list(threads.map(encoded, [shared, shared]))
-            twice = list(threads.map(lambda file: encoded(load_clip(file)), [path, path]))
-        memory = [load_and_free(path) for _ in range(10)]
-
-    def worst(other: list[torch.Tensor]) -> float:
-        return max(float((a - b).abs().max()) for a, b in zip(alone, other))
-
-    return {"clip": list(map(worst, both)), "file": list(map(worst, twice)), "memory": memory}
-
-
-@torch.inference_mode()
-def encoded(clip: Any) -> list[torch.Tensor]:
-    """Conditionings of a few prompts."""
-    prompts = ["", "\u4e00\u53ea\u732b", "(red:1.4) cat BREAK dog", "a cat, " * 60, "((\u732b)) (dog:0.2)"]
-    return [clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0].clone() for text in prompts]
-
-
-def load_and_free(path: str) -> float:
-    """MB of the process after a load, a prompt, and what ComfyUI does for POST /free."""
-    import comfy.model_management
-
-    clip = load_clip(path)
-    clip.encode_from_tokens_scheduled(clip.tokenize("cat"))
-    del clip
-    comfy.model_management.unload_all_models()
-    gc.collect()
-    comfy.model_management.soft_empty_cache()
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmRSS"))
 
 
 def import_pack() -> dict[str, list[str]]:

@@ -73,31 +73,6 @@ class AttentionProbe:
         return (patched,)
 
 
-class QueryProbe:
-    """A MODEL that writes to <name>.json, of each cross-attention in turn, how far the batch's queries lie apart."""
-
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "watch"
-    CATEGORY = "tests"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"model": ("MODEL",), "name": ("STRING", {})}}
-
-    def watch(self, model: Any, name: str) -> tuple[Any]:
-        """A clone of the MODEL with a patch that changes nothing."""
-        distances: list[float] = []
-
-        def note(queries: Any, keys: Any, values: Any, _options: Any) -> tuple[Any, Any, Any]:
-            distances.append(float((queries - queries[:1]).abs().max()))
-            (Path(folder_paths.get_output_directory()) / f"{name}.json").write_text(json.dumps(distances))
-            return queries, keys, values
-
-        watched = model.clone()
-        watched.set_model_attn2_patch(note)
-        return (watched,)
-
-
 @functools.cache
 def sdxl_clip() -> Any:
     """SDXL's CLIP, of core's own classes and at its own widths, three layers in each half and random weights. One
@@ -143,6 +118,5 @@ class SDXLClip:
 NODE_CLASS_MAPPINGS = {
     "ConditioningProbe": ConditioningProbe,
     "AttentionProbe": AttentionProbe,
-    "QueryProbe": QueryProbe,
     "SDXLClip": SDXLClip,
 }

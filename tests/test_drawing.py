@@ -126,19 +126,6 @@ def test_images_come_back_from_tensors() -> None:
     assert drawing.to_pil(torch.zeros(2, 3, 4)).mode == "RGB"
 
 
-def test_a_table_has_every_cell_in_its_column() -> None:
-    rows = [["layer", "a", "b"], ["input 1", "0.500", ""], ["mean", "", "0.250"]]
-    image = drawing.table(rows, 600)
-    paper = drawing.table([[""] * 3] * 3, 600)
-    changed = ~pixels(ImageChops.difference(image, paper), "#000000")
-    height = image.height // 3
-    filled = [
-        [bool(changed[r * height : (r + 1) * height, a:b].any()) for a, b in ((0, 70), (250, 335), (520, 600))]
-        for r in range(3)
-    ]
-    assert filled == [[True] * 3, [True, True, False], [True, False, True]]
-
-
 def test_flowing_text_stays_inside_its_width() -> None:
     spans = [drawing.TextSpan(text, drawing.BLUE, "1.3") for text in (*CAPTIONS[:6], "no-spaces-" * 12)]
     narrow, wide = drawing.flow(spans, 300), drawing.flow(spans, 900)

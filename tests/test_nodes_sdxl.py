@@ -207,54 +207,6 @@ def test_prompts_pooled_vectors_and_sizes_reach_the_unet(sdxl: Host, plain: torc
     assert (one - other).abs().max() > 0.01
 
 
-@pytest.mark.slow
-def test_a_loras_unet_half_acts_and_its_keys_for_clip_are_left_out(
-    sdxl: Host, plain: torch.Tensor, alone: list[dict[str, torch.Tensor]]
-) -> None:
-    matrices = {
-        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": (320, L + G),
-        "lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768),
-        "lora_te2_text_model_encoder_layers_0_mlp_fc1": (5120, 1280),
-    }
-    lora = graphs.save_lora(sdxl.base / "models" / "loras" / "sdxl.safetensors", matrices)
-    graph = painting() | {"lora": graphs.load_lora(lora, ["clip", 0])}
-    graph["text"]["inputs"]["clip"] = ["lora", 1]
-    graph["sample"]["inputs"]["model"] = ["lora", 0]
-    logged = len(sdxl.tail(10**7))
-    assert (sdxl.latent(graph) - plain).abs().max() > 0.01
-    lines = [line for line in sdxl.tail(10**7)[logged:].splitlines() if "lora key not loaded" in line]
-    assert len(lines) == 4 and all("lora_te" in line for line in lines), lines
-    assert torch.equal(sdxl.conditioning(graph)["cond.0"], alone[0]["cond.0"])
-
-
-@pytest.mark.slow
-def test_hooks_act_on_the_clip(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
-    query = "text_encoders.clip_l.transformer.bert.encoder.layer.0.attention.self.query"
-    lora = graphs.save_lora(sdxl.base / "models" / "loras" / "student.safetensors", {query: (64, 64)})
-    graph = painting(steps=2) | graphs.hook(lora, ["clip", 0], [0.5])
-    graph["text"]["inputs"]["clip"] = ["hook", 0]
-    sdxl.latent(graph)
-    found = sdxl.conditioning(graph)
-    assert torch.equal(found["cond.0"], alone[0]["cond.0"]) and torch.equal(found["pooled.0"], alone[0]["pooled.0"])
-    changes = [found["cond.1"] - alone[0]["cond.0"], found["pooled.1"] - alone[0]["pooled.0"]]
-    assert min(float(change.abs().max()) for change in changes) > 0.01
-
-
-@pytest.mark.slow
-def test_controlnet_acts_and_the_conditioning_stays(
-    sdxl: Host, plain: torch.Tensor, alone: list[dict[str, torch.Tensor]]
-) -> None:
-    path = sdxl.base / "models" / "controlnet" / "sdxl.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    in_host("checkpoints.controlnet", path, "sdxl")
-    graph = painting() | graphs.controlnet(path.name)
-    graph["sample"]["inputs"] |= {"positive": ["control", 0], "negative": ["control", 1]}
-    assert (sdxl.latent(graph) - plain).abs().max() > 0.05
-    kept = sdxl.conditioning(graph, "control")
-    assert torch.equal(kept["cond.0"], alone[0]["cond.0"]) and torch.equal(kept["pooled.0"], alone[0]["pooled.0"])
-    path.unlink()
-
-
 @pytest.mark.parametrize(
     ("make", "model", "figures"),
     [

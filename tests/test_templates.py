@@ -1,31 +1,25 @@
-"""The example workflows: as the template browser serves them, as a person sees them, and run to their pictures."""
+"""The example workflows: as the template browser serves them, what their notes say, and run to their pictures."""
 
 from __future__ import annotations
 
+import io
 import itertools
-import json
-import os
 import re
-import struct
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
+from PIL import Image
 from safetensors.torch import save_file
 
-from painter.host import QUIET
 from tests import graphs
 from tests.graphs import TEMPLATES, Workflow, workflow
 from tests.host import Host
 from tests.tree import ROOT
 
-TITLE = 30  # pixels above a node's position
 # Loader -> where its files lie, and the tests' small file that stands for what a workflow of each kind names.
 FILES = {
     "CheckpointLoaderSimple": ("checkpoints", {"sd15": graphs.CHECKPOINT, "sdxl": graphs.SDXL_CHECKPOINT}),
@@ -93,17 +87,8 @@ def test_the_template_browser_offers_every_workflow_with_its_picture(host: Host)
         assert host.get(f"/api/workflow_templates/zhclip/{name}.json") == workflow(name)
         with urllib.request.urlopen(host.url(f"/api/workflow_templates/zhclip/{name}.jpg")) as answer:
             data = answer.read()
-        width, height = jpeg_size(data)
+        width, height = Image.open(io.BytesIO(data)).size
         assert 900 <= width <= 1300 and height >= 300 and len(data) < 120_000, (name, width, height, len(data))
-
-
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height, from the frame's header."""
-    at = 2
-    while not 0xC0 <= data[at + 1] <= 0xC2:
-        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
-    height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-    return width, height
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -122,14 +107,6 @@ def test_a_workflow_explains_itself_in_both_languages_and_names_where_its_nodes_
             (model,) = properties["models"]
             assert model["name"] == node["widgets_values"][0] and model["directory"] == "checkpoints"
             assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_no_node_of_a_workflow_hides_another(name: str) -> None:
-    for a, b in itertools.combinations(workflow(name)["nodes"], 2):
-        (ax, ay), (aw, ah), (bx, by), (bw, bh) = a["pos"], a["size"], b["pos"], b["size"]
-        apart = ax + aw <= bx or bx + bw <= ax or ay + ah <= by - TITLE or by + bh <= ay - TITLE
-        assert apart, (a["type"], b["type"])
 
 
 # With SDXL's own CLIP beside ours, or with all of its queries.
@@ -169,18 +146,3 @@ def shrunk(name: str) -> Workflow:
             at = widgets(node).index(LINES[node["type"]])
             node["widgets_values"][at] = "\n".join(node["widgets_values"][at].splitlines()[:2])
     return made
-
-
-def test_comfy_cli_runs_a_workflow(host: Host, tmp_path: Path) -> None:
-    path = tmp_path / "workflow.json"
-    path.write_text(json.dumps(shrunk("chinese_prompt_sd15")), encoding="utf-8")
-    comfy = str(Path(sys.executable).parent / "comfy")
-    at = ["--host", "127.0.0.1", "--port", str(host.port)]
-    done = subprocess.run(
-        [comfy, "--skip-prompt", "run", "--workflow", str(path), "--wait", *at],
-        env={**os.environ, **QUIET},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -26,16 +26,6 @@ def with_progress(items: Sequence[Item]) -> Iterator[Item]:
         bar.update(1)
 
 
-def require_width(conditioning: torch.Tensor, width: int) -> torch.Tensor:
-    """The conditioning of the node's `clip`, if it is as wide as the encoder's. Raises ValueError."""
-    if conditioning.shape[-1] != width:
-        raise ValueError(
-            f"clip gives a conditioning {conditioning.shape[-1]} wide and the encoder one of {width}: connect the CLIP "
-            "of a checkpoint of the kind that the encoder was aligned to."
-        )
-    return conditioning
-
-
 def sentence_vectors(clip: Any, texts: list[str], encoder: WindowEncoder) -> torch.Tensor:
     """(N, D): of each text the mean of the unit vectors at its tokens, start and end included, as the trainer's
     retrieval computes it.
@@ -59,8 +49,14 @@ def _batch_vectors(clip: Any, texts: list[dict[str, Any]], encoder: WindowEncode
     """A sentence vector for each text's windows; all windows are encoded at once."""
     widths, key = encoder.meta.widths, encoder.meta.keys[0]
     joined = {key: [window for text in texts for window in text[key]] for key in texts[0]}
-    z = require_width(clip.encode_from_tokens(joined), sum(widths)).float().cpu()
-    z = unit(encoder.transformer.structure.standardised(z), widths).reshape(len(joined[key]), -1, z.shape[-1])
+    states = clip.encode_from_tokens(joined)
+    if states.shape[-1] != sum(widths):
+        raise ValueError(
+            f"clip gives a conditioning {states.shape[-1]} wide and the encoder one of {sum(widths)}: connect the CLIP "
+            "of a checkpoint of the kind that the encoder was aligned to."
+        )
+    z = unit(encoder.transformer.structure.standardised(states.float().cpu()), widths)
+    z = z.reshape(len(joined[key]), -1, sum(widths))
     end = getattr(clip.tokenizer, f"clip_{key}").end_token
     lengths = [[pair[0] for pair in window].index(end) + 1 for window in joined[key]]
     of_windows = iter(vectors[:length] for vectors, length in zip(z, lengths))

@@ -35,19 +35,6 @@ SETTINGS = {
 }
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the mixed pairs, the own front end with Vue nodes and the newest with classic ones, where a test asks for
-    `all_four`: a browser's tests are slow, and what is rare is seen in the oldest and the newest way."""
-    mixed = [item for item in items if {"own", "vue"} <= _ways(item) or {"newest", "classic"} <= _ways(item)]
-    out = [item for item in mixed if not item.get_closest_marker("all_four")]
-    config.hook.pytest_deselected(items=out)
-    items[:] = [item for item in items if item not in out]
-
-
-def _ways(item: pytest.Item) -> set[str]:
-    return set(item.name.partition("[")[2].removesuffix("]").split("-"))
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or a Chrome or Edge that is installed: Playwright's own browsers are never downloaded."""

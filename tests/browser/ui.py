@@ -161,15 +161,6 @@ class Ui:
         box.press("Enter")
         self.wait(kind, f"node.widgets.find((one) => one.name === '{widget}').value === {value}")
 
-    def choose(self, kind: str, widget: str, value: str) -> None:
-        """Choose a value in a combo."""
-        if self.vue:
-            self._row(kind, widget).get_by_role("combobox").click()
-            self.page.get_by_role("option", name=value, exact=True).click()
-        else:
-            self.page.mouse.click(*self.page.evaluate(POINT, [kind, widget]))
-            self.page.locator(".litemenu-entry").get_by_text(value, exact=True).click()
-
     def _row(self, kind: str, widget: str) -> Locator:
         rows = self.page.locator(f'[data-node-id="{self.node(kind, "node.id")}"] .lg-node-widget')
         return rows.filter(has=self.page.get_by_text(widget, exact=True))
@@ -205,16 +196,6 @@ class Ui:
     def queue(self) -> None:
         """Press Run."""
         self.page.locator("button[data-testid=queue-button], [data-testid=queue-button] button").first.click()
-
-    def refusal(self) -> Locator:
-        """Where the front end says why a prompt was refused: a dialog; in the newest, a note with details behind it."""
-        details = self.page.get_by_test_id("error-overlay-see-errors")
-        self.page.locator("[data-testid=error-overlay-see-errors]:visible, [role=dialog]:visible").first.wait_for()
-        if not details.is_visible():
-            return self.page.get_by_role("dialog")
-        details.click()
-        self.page.get_by_role("button", name="Info for").click()
-        return self.page.get_by_role("list").filter(has=self.page.get_by_role("button", name="Info for"))
 
     def picture(self) -> list[int]:
         """Wait for the picture in Save Image. Returns its width and height."""
