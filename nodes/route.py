@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 from math import isfinite
 from typing import Any
 
@@ -50,13 +49,10 @@ async def read_json(request: Any) -> Any:
         raise RequestError(f"The body is {request.content_type[:80]}: send application/json.")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise RequestError("The body is compressed: send it uncompressed.")
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise RequestError(f"The body has more than {BODY_LIMIT} bytes.")
+    if request.content_length is None or request.content_length > BODY_LIMIT:
+        raise RequestError(f"The body has more than {BODY_LIMIT} bytes, or does not say how many.")
     try:
-        return json.loads(body.decode(request.charset or "utf-8"))
+        return await request.json()
     except (ValueError, LookupError, RecursionError) as error:  # not JSON, an unknown charset, too deeply nested
         raise RequestError("The body is not JSON.") from error
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomlkit
 
 from tests.host import Host
 from tests.tree import ROOT
@@ -116,15 +114,3 @@ def test_the_messages_that_a_page_explains_are_those_of_the_nodes(path: Path) ->
     for message in messages:
         parts = map(re.escape, re.split(r"\bN\b", message))
         assert re.search(r"\{[^}]+\}".join(parts), said), message
-
-
-def test_icon_and_banner_have_the_shapes_that_the_registry_shows() -> None:
-    project = tomlkit.parse((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    for key, ratio in (("Icon", 1.0), ("Banner", 21 / 9)):
-        path = ROOT / "docs" / project["tool"]["comfy"][key].rsplit("/docs/")[1]
-        data = path.read_bytes()
-        width, height = struct.unpack(">II", data[16:24])
-        assert data[:8] == b"\x89PNG\r\n\x1a\n" and width / height == ratio
-        drawn = re.search(r'viewBox="0 0 (\d+) (\d+)"', path.with_suffix(".svg").read_text(encoding="utf-8"))
-        assert drawn and int(drawn[1]) / int(drawn[2]) == ratio
-        assert "<text" not in path.with_suffix(".svg").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from safetensors.torch import save_file
 
 from tests import graphs
@@ -20,8 +20,6 @@ from tests.host import ROOT, Host, started
 
 expect.set_options(timeout=WAIT_MS)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge", "microsoft-edge")
-CHANNELS = ("chrome", "msedge")  # where these two install themselves on Windows and macOS, Playwright knows
-CURE = "No browser for the tests: apt-get install chromium fonts-wqy-microhei, or install Chrome or Edge."
 NEWEST = ROOT / ".cache" / "front_end" / "comfyui_frontend_package" / "static"
 SETTINGS = {
     # No first-run dialog, no notice of releases; no figures, map or panel over the canvas; all texts at any size.
@@ -39,20 +37,14 @@ SETTINGS = {
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or a Chrome or Edge that is installed: Playwright's own browsers are never downloaded."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.fail("No browser for the tests: apt-get install chromium fonts-wqy-microhei, or install Chrome or Edge.")
     # Chromium refuses its sandbox to root, which containers run as; it meets only our own server here.
     arguments = ["--no-sandbox"] if sys.platform == "linux" and os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        for channel in [None] if path else CHANNELS:
-            try:
-                started = playwright.chromium.launch(executable_path=path, channel=channel, args=arguments)
-            except Error:
-                if path:
-                    raise
-                continue
-            yield started
-            started.close()
-            return
-    pytest.fail(CURE)
+        started = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session", params=["own", "newest"])

@@ -8,7 +8,6 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests import runs
-from tests.browser.ui import SHOTS
 from trainer.report.page import WORDS
 
 pytestmark = pytest.mark.slow  # it needs a browser
@@ -30,10 +29,10 @@ def test_both_languages_show_and_nothing_is_asked_of_a_network(browser: Browser,
         viewport={"width": WIDTHS[scheme], "height": 900},
     )
     asked: list[str] = []
-    said: list[str] = []
+    problems: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(report.as_uri())
     languages = [0, 1] if scheme == "light" else [1, 0]  # the browser's own language first
     for turn, language in enumerate(languages):
@@ -43,9 +42,7 @@ def test_both_languages_show_and_nothing_is_asked_of_a_network(browser: Browser,
             expect(page.get_by_text(WORDS[key][language], exact=True).first).to_be_visible()
             expect(page.get_by_text(WORDS[key][1 - language], exact=True).first).to_be_hidden()
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SHOTS / f"report-{scheme}-{('en', 'zh')[language]}.png", full_page=True)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(24, 24, 24)") == (scheme == "dark")
-    assert asked == [report.as_uri()] and not said
+    assert asked == [report.as_uri()] and not problems
     page.close()
