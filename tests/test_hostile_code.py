@@ -20,7 +20,7 @@ from trainer.models.load import ModelError, read_tensors
 from trainer.models.student import load_student
 from trainer.models.teacher import load_teacher
 from trainer.models.tokenizer import load_tokens
-from trainer.translate.translator import load_translator
+from trainer.translate.translator import Translator
 from zhclip.artifact import load
 from zhclip.io import NotAnArtifactError
 
@@ -81,7 +81,7 @@ ASKED: dict[str, Callable[[Path], object]] = {
     "student": lambda folder: load_student(str(folder), 16),
     "teacher": lambda folder: load_teacher(str(folder), 16),
     "converted": lambda folder: convert_published(ConvertSettings(str(folder), f"{folder}.safetensors")),
-    "translator": lambda folder: load_translator(folder, "zh", TranslateSettings()),
+    "translator": lambda folder: Translator(folder, "zh", TranslateSettings()),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -21,12 +20,12 @@ from tests.small import captions
 from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.base.stage_settings import TranslateSettings
-from trainer.translate.checks import fault, has_loop, is_copy, length_fits, lost_numbers
-from trainer.translate.translator import Translator, load_translator
+from trainer.translate.checks import fault, has_loop, is_copy, length_fits, numbers_agree
+from trainer.translate.translator import Translator
 
 ROOT = Path(__file__).resolve().parent.parent
 CODES = (">>cmn_Hans<<", ">>cmn_Hant<<")
-FILES = ["pairs.tsv", "pairs.tsv.rejects.tsv", "pairs.tsv.summary.json"]
+FILES = ["pairs.tsv", "pairs.tsv.rejects.tsv"]
 CAT = "\u4e00\u53ea\u732b"  # a cat
 
 
@@ -94,11 +93,6 @@ def test_pairs_stand_in_the_sources_order_and_every_other_row_has_its_reason(sou
         "10": "caption too long",
     }
     assert len(pairs) + len(rejects) == len(table(source)) - 1
-    summary = json.loads((finished / "pairs.tsv.summary.json").read_text(encoding="utf-8"))
-    assert (summary["rows"], summary["pairs"]) == (len(pairs) + len(rejects), len(pairs))
-    assert sum(summary["rejected"].values()) == len(rejects)
-    assert summary["settings"]["model"] == "forth"
-    assert str(source.parent) not in json.dumps(summary)
 
 
 def test_a_stricter_gate_rejects_without_translating_again(
@@ -121,7 +115,7 @@ def test_a_stricter_gate_rejects_without_translating_again(
 def test_a_killed_run_ends_in_the_same_bytes(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "pairs.tsv"
     arguments = flags_of(source, models, out)
-    for sign in ("forth/settings.json", "forth/00001.jsonl", "back/00000.jsonl"):
+    for sign in ("zh/settings.json", "zh/00001.jsonl", "en/00000.jsonl"):
         assert killed_at(tmp_path / "pairs.tsv.parts" / sign, *arguments)
         assert not out.exists()
     assert main(arguments) == 0
@@ -147,7 +141,7 @@ def test_two_processes_write_what_one_writes(source: Path, models: Path, finishe
 
 
 def loaded(models: Path, name: str, target: str = "zh", **settings: object) -> Translator:
-    return load_translator(models / name, target, TranslateSettings(**settings))  # type: ignore[arg-type]
+    return Translator(models / name, target, TranslateSettings(**settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["forth", "nllb", "m2m100"])
@@ -165,21 +159,19 @@ def test_neighbours_in_a_batch_change_nothing(models: Path, name: str, beams: in
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "code", "read", "written"),
+    ("name", "target", "read", "written"),
     [
-        ("nllb", "zh", None, "eng_Latn", "zho_Hans"),
-        ("nllb", "zh", "zho_Hant", "eng_Latn", "zho_Hant"),
-        ("nllb", "en", None, "zho_Hans", "eng_Latn"),
-        ("m2m100", "zh", None, "__en__", "__zh__"),
-        ("forth", "zh", None, ">>cmn_Hans<<", None),
-        ("forth", "zh", "cmn_Hant", ">>cmn_Hant<<", None),
-        ("back", "en", None, None, None),
+        ("nllb", "zh", "eng_Latn", "zho_Hans"),
+        ("nllb", "en", "zho_Hans", "eng_Latn"),
+        ("m2m100", "zh", "__en__", "__zh__"),
+        ("forth", "zh", ">>cmn_Hans<<", None),
+        ("back", "en", None, None),
     ],
 )
 def test_each_model_is_told_its_languages(
-    models: Path, name: str, target: str, code: str | None, read: str | None, written: str | None
+    models: Path, name: str, target: str, read: str | None, written: str | None
 ) -> None:
-    translator = loaded(models, name, target, beams=1, max_tokens=16, target_code=code)
+    translator = loaded(models, name, target, beams=1, max_tokens=16)
     calls: list[torch.Tensor] = []
     generate = translator.model.generate
 
@@ -208,37 +200,27 @@ def test_each_model_is_told_its_languages(
         ("no no no no no no, a cat", "\u4e0d" * 6, ""),
         ("Cat", CAT + "\u5728\u7a97\u53f0\u4e0a\u770b\u7740\u5916\u9762\u7684\u96e8\u548c\u98ce", "length ratio"),
         ("A cat sits by the window and looks at the rain in the street", CAT, "length ratio"),
-        ("14 cats", CAT, "number lost"),
+        ("14 cats", f"13{CAT}", "other numbers"),
     ],
 )
 def test_every_fault_is_found(en: str, zh: str, reason: str) -> None:
-    assert fault(en, zh, 0.5, 4.0) == reason
+    assert fault(en, zh) == reason
 
 
 @pytest.mark.parametrize(
-    ("en", "zh", "lost"),
+    ("en", "zh", "agree"),
     [
-        ("2 cats", "\u4e24\u53ea\u732b", []),
-        ("20 cats", "\u4e8c\u5341\u53ea\u732b", []),
-        ("20 cats", "\u4e8c\u53ea\u732b", ["20"]),
-        ("1,250 birds in 2014", "2014\u5e74\u7684\u4e00\u5343\u4e8c\u767e\u4e94\u5341\u53ea\u9e1f", []),
-        ("in 2014", "\u4e8c\u3007\u4e00\u56db\u5e74", []),
-        ("3 million people", "300\u4e07\u4eba", []),
-        ("120 million people", "1\u4ebf2\u5343\u4e07\u4eba", []),
-        ("1.5 million people", "\u4e00\u767e\u4e94\u5341\u4e07\u4eba", []),
-        ("a car of the 1960s", "60\u5e74\u4ee3\u7684\u8f66", []),
-        ("of the 1800s", "19\u4e16\u7eaa", []),
-        ("at 3:30", "3\u70b9\u534a", []),
-        ("at 3:30", "3\u70b9", ["30"]),
-        ("at 7:00", "\u4e03\u70b9", []),
-        ("at 7 pm", "\u665a\u4e0a19\u70b9", []),
-        ("3 dogs, 14 cats", "\u4e09\u53ea\u72d7\uff0c\u56db\u53ea\u732b", ["14"]),
-        ("5 cats", "\uff15\u53ea\u732b", []),
-        ("23,500 seats", "\u4e24\u4e07\u4e09\u5343\u4e94\u767e", []),
+        ("14 cats", CAT, True),
+        ("A cat", f"3{CAT}", True),
+        ("20 cats", f"20{CAT}", True),
+        ("20 cats", f"2{CAT}", False),
+        ("5 cats", f"\uff15{CAT}", True),
+        ("3 dogs, 14 cats", f"14{CAT}", True),
+        ("23,500 seats", "23500\u4e2a\u5ea7\u4f4d", True),
     ],
 )
-def test_numbers_are_read_in_both_scripts(en: str, zh: str, lost: list[str]) -> None:
-    assert lost_numbers(en, zh) == lost
+def test_numbers_are_compared_where_both_texts_have_digits(en: str, zh: str, agree: bool) -> None:
+    assert numbers_agree(en, zh) == agree
 
 
 def test_checks_by_themselves() -> None:
@@ -246,7 +228,7 @@ def test_checks_by_themselves() -> None:
     assert not has_loop("......") and not has_loop("10000000")
     assert not has_loop("\u4e00\u53ea\u732b\u5750\u5728\u7a97\u53f0\u4e0a\u770b\u7740\u5916\u9762\u7684\u9e1f")
     assert is_copy("Nikon D750", "nikon d750") and not is_copy("A cat", CAT)
-    assert length_fits("Chrysanthemum", "\u83ca\u82b1", 0.5, 4.0)
+    assert length_fits("Chrysanthemum", "\u83ca\u82b1")
 
 
 @pytest.mark.parametrize("name", ["beams", "limit", "model", "source"])
@@ -319,13 +301,11 @@ BAD: dict[str, tuple[Callable[[Path, Path], dict[str, object]], str]] = {
     "no such column": (lambda folder, models: {"column": "title"}, "title"),
     "no tsv": (lambda folder, models: {"out": folder / "pairs.json"}, "--translate.out"),
     "no beams": (lambda folder, models: {"beams": 0}, "--translate.beams 0"),
-    "ratios": (lambda folder, models: {"min_ratio": 9}, "--translate.min_ratio 9"),
     "too many tokens": (lambda folder, models: {"max_tokens": 500}, "--translate.max_tokens 500"),
     "no such model": (lambda folder, models: {"model": folder / "none"}, "--translate.model"),
     "empty folder": (lambda folder, models: {"model": folder}, "--translate.model"),
     "other direction": (lambda folder, models: {"model": models / "back"}, "zho to eng"),
     "back goes forth": (lambda folder, models: {"back_model": models / "forth"}, "--translate.back_model"),
-    "unknown language": (lambda folder, models: {"target_code": "yue"}, ">>yue<<"),
     "no Chinese": (lambda folder, _: {"model": translators.nllb(folder / "m", ("eng_Latn", "fra_Latn"))}, "zh"),
     "no languages": (lambda folder, _: {"model": no_languages(folder / "m"), "max_tokens": 8}, "zh"),
     "BERT": (lambda folder, _: {"model": encoders.bert_teacher(folder / "m")}, "--translate.model"),
@@ -354,7 +334,7 @@ def test_a_damaged_shard_is_named(
     source: Path, models: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    shard = tmp_path / "run" / "pairs.tsv.parts" / "forth" / "00001.jsonl"
+    shard = tmp_path / "run" / "pairs.tsv.parts" / "zh" / "00001.jsonl"
     whole = shard.read_bytes()
     arguments = flags_of(source, models, tmp_path / "run" / "pairs.tsv")
     for damaged in (whole[: len(whole) // 2] + b"\n", whole[: whole.find(b"\n") + 1]):

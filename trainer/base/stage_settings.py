@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from .recipe import StudentSettings, TeacherSettings
 
@@ -84,11 +83,9 @@ class TranslateSettings:
     column: str = "en"
     """Column of the captions, where the source is a table."""
     out: str | None = None
-    """Pairs to write, a .tsv with columns zh and en; beside it OUT.rejects.tsv, OUT.summary.json."""
+    """Pairs to write, a .tsv with columns zh and en; beside it OUT.rejects.tsv."""
     model: str = "Helsinki-NLP/opus-mt-en-zh"
     """Folder or hub id of a Marian, NLLB or M2M100 model that translates English into Chinese."""
-    target_code: str | None = None
-    """The model's code of the target language, by default simplified Chinese: cmn_Hans, zho_Hans or zh, as it knows."""
     beams: int = 4
     """Beams of the search; 1: greedy, which took a quarter of the CPU time of 4."""
     max_tokens: int = 128
@@ -97,14 +94,8 @@ class TranslateSettings:
     """Captions of similar length per forward pass. A resumed run may use another number."""
     shard_rows: int = 1024
     """Captions per shard file: the most that a killed run loses, per process."""
-    precision: Literal["auto", "no", "bf16"] = "auto"
-    """auto: bf16 on a GPU that supports it, else fp32."""
     limit: int | None = None
     """Translate only this many rows, from the first on."""
-    min_ratio: float = 0.5
-    """Fewest Chinese characters per English word, with some slack for short captions."""
-    max_ratio: float = 4.0
-    """Most Chinese characters per English word, likewise."""
     back_model: str | None = None
     """Folder or hub id of a model that translates back, such as Helsinki-NLP/opus-mt-zh-en: pairs are scored by it."""
     back_threshold: float = 30.0

@@ -3,26 +3,19 @@
 python -m trainer translate --translate.source captions.tsv --translate.out pairs.tsv
 torchrun --nproc_per_node 4 -m trainer translate ...    # the same bytes, by several GPUs or CPU processes
 
-Writes OUT, OUT.rejects.tsv, OUT.summary.json, and OUT.parts with unchecked translations in shards of JSON lines. A
-killed run resumes after its last shard, and other limits of the checks need no second translation. A shard depends on
-its own rows alone: shard i is made by process i modulo their count.
+Writes OUT, OUT.rejects.tsv, and OUT.parts with unchecked translations in shards of JSON lines. A killed run resumes
+after its last shard, and another threshold needs no second translation. Process i of n makes the shards i, i + n, ...
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from zhclip.device import best_precision, usable_gpu
 from zhclip.io import atomic_write
 from zhclip.prompt import normalise
 
@@ -30,43 +23,20 @@ from ..base.device import processes
 from ..base.files import file_sha256, write_text
 from ..base.locks import hold
 from ..base.recipe import SettingsError, Source
-from ..base.settings import check_settings, public_name, require
+from ..base.settings import check_settings, require
 from ..base.stage_settings import TranslateSettings, Translation
 from ..corpus.lines import Row
 from ..corpus.readers import read, source_sha256
 from ..models.load import ModelError, resolve
 from ..progress import Listener, track
 from .checks import back_score, fault
-from .translator import FILES, FLAGS, OLD_WEIGHTS, Output, load_translator
+from .translator import FLAGS, Output, Translator
 
 log = logging.getLogger(__name__)
-CODE_VERSION = 2  # of the shards
+FILES = ["*.json", "*.spm", "*.model", "model.safetensors", "model-*.safetensors"]  # of a translation model on the hub
+OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]  # read where there are none in safetensors
 WEIGHTS = (".bin", ".json", ".model", ".safetensors", ".spm")
-SHAPING = ("column", "limit", "shard_rows", "beams", "max_tokens", "target_code")  # settings that shape a shard
-
-
-@dataclass(frozen=True)
-class Direction:
-    """One translation of all shards: its folder, its model, and the language that it writes, zh or en."""
-
-    folder: Path
-    model: Path
-    target: str
-
-    def shard(self, index: int) -> Path:
-        """Path of a shard."""
-        return self.folder / f"{index:05d}.jsonl"
-
-    def read(self, index: int, rows: int) -> list[Output]:
-        """A shard's outputs, one a row. Raises SettingsError where it is damaged."""
-        path = self.shard(index)
-        try:
-            outputs = [Output(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (TypeError, ValueError) as error:
-            raise SettingsError(f"{path}: damaged ({error}); delete it and run translate again") from error
-        if len(outputs) != rows:
-            raise SettingsError(f"{path}: {len(outputs)} rows instead of {rows}; delete it and run translate again")
-        return outputs
+SHARD_SETTINGS = ("column", "limit", "shard_rows", "beams", "max_tokens")  # that determine the translations
 
 
 def run(translation: Translation, progress: Listener | None = None) -> None:
@@ -76,19 +46,16 @@ def run(translation: Translation, progress: Listener | None = None) -> None:
     check_flags(settings, out)
     parts, state = Path(f"{out}.parts"), processes()
     with hold(parts, "--translate.out"):
-        shards = list(read_shards(settings))
-        forth, *back = directions = open_directions(settings, parts, state)
-
-        def translated(index: int) -> list[str]:
-            return [output.text for output in forth.read(index, len(shards[index]))]
-
-        captions = [["" if row.fault else row.en for row in rows] for rows in shards]
-        translate(forth, captions.__getitem__, len(shards), settings, progress)
-        for direction in back:
-            translate(direction, translated, len(shards), settings, progress)
+        rows = read_captions(settings)
+        with state.main_process_first():
+            models = open_models(settings, parts)
+        texts = ["" if row.fault else row.en for row in rows]
+        outputs = {}
+        for target, model in models.items():
+            outputs[target] = translate(texts, target, model, settings, parts / target, progress)
+            texts = [output.text for output in outputs[target]]
         if state.is_main_process:
-            outputs = [[one.read(i, len(rows)) for one in directions] for i, rows in enumerate(shards)]
-            write_pairs(settings, out, shards, outputs)
+            write_pairs(settings, out, rows, outputs["zh"], outputs.get("en"))
         state.wait_for_everyone()
 
 
@@ -99,102 +66,91 @@ def check_flags(settings: TranslateSettings, out: Path) -> None:
     for name in ("beams", "max_tokens", "batch", "shard_rows"):
         if getattr(settings, name) < 1:
             raise SettingsError(f"--translate.{name} {getattr(settings, name)}: give 1 or more")
-    if settings.min_ratio >= settings.max_ratio:
-        raise SettingsError(f"--translate.min_ratio {settings.min_ratio:g}: not below max_ratio {settings.max_ratio:g}")
 
 
-def read_shards(settings: TranslateSettings) -> Iterator[list[Row]]:
-    """The captions in shards, their white space tidied. A row's `fault` says why it is not translated."""
+def read_captions(settings: TranslateSettings) -> list[Row]:
+    """The captions, their white space tidied. A row's `fault` says why it is not translated. Raises CorpusError."""
     source = Source(require(settings.source, "translate.source", "the English captions"), zh="", en=settings.column)
-    captions = islice(read(source), settings.limit)
-    seen: set[bytes] = set()  # digests, which are smaller than captions
-    while rows := list(islice(captions, settings.shard_rows)):
-        for at, row in enumerate(rows):
-            en = " ".join(row.en.split())
-            digest = hashlib.blake2b(normalise(en).lower().encode(), digest_size=12).digest()
-            fault = row.fault or ("" if any(c.isalpha() for c in en) else "no words")
-            rows[at] = replace(row, en=en, fault=fault or ("duplicate caption" if digest in seen else ""))
-            seen.add(digest)
-        yield rows
+    rows = []
+    seen = set()
+    for row in islice(read(source), settings.limit):
+        en = " ".join(row.en.split())
+        key = normalise(en).lower()
+        fault = row.fault or ("" if any(c.isalpha() for c in en) else "no words")
+        rows.append(replace(row, en=en, fault=fault or ("duplicate caption" if key in seen else "")))
+        seen.add(key)
+    return rows
 
 
-def open_directions(settings: TranslateSettings, parts: Path, state: Any) -> list[Direction]:
-    """Into Chinese and, with a back_model, back. Raises SettingsError where shards of other settings are there."""
+def open_models(settings: TranslateSettings, parts: Path) -> dict[str, Path]:
+    """Folders of the models by the language they translate into: zh and, with a back_model, en.
+
+    Raises ModelError; SettingsError where `parts` has shards of other settings.
+    """
     source = Source(str(settings.source), zh="", en=settings.column)
-    shaping = {"code": CODE_VERSION, "source sha256": source_sha256(source), "dtype": str(dtype_of(settings))}
-    shaping |= {name: getattr(settings, name) for name in SHAPING}
-    directions = []
-    for name, target, model in (("forth", "zh", settings.model), ("back", "en", settings.back_model)):
-        if not model:
-            continue
-        folder = resolve(model, FLAGS[target], FILES)
-        if not list(folder.glob("*.safetensors")):
-            resolve(model, FLAGS[target], OLD_WEIGHTS)
-        if not folder.is_dir():
-            raise ModelError(f"--{FLAGS[target]} {model}: not a folder; give a translation model's, or a hub id")
-        weights = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)
-        shaping |= {f"{name} model": model, f"{name} model sha256": file_sha256(*weights, named=True)}
-        with state.main_process_first():
-            check_settings(parts / name, shaping, "--translate.out")
-        directions.append(Direction(parts / name, folder, target))
-    return directions
+    shared = {"source sha256": source_sha256(source)} | {name: getattr(settings, name) for name in SHARD_SETTINGS}
+    models = {}
+    for target, model in (("zh", settings.model), ("en", settings.back_model)):
+        if model:
+            models[target] = folder = resolve(model, FLAGS[target], FILES)
+            if not list(folder.glob("*.safetensors")):
+                resolve(model, FLAGS[target], OLD_WEIGHTS)
+            if not folder.is_dir():
+                raise ModelError(f"--{FLAGS[target]} {model}: not a folder; give a translation model's, or a hub id")
+            weights = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)
+            shared |= {f"{target} model": model, f"{target} model sha256": file_sha256(*weights, named=True)}
+            check_settings(parts / target, shared, "--translate.out")
+    return models
 
 
 def translate(
-    direction: Direction,
-    texts: Callable[[int], list[str]],
-    shards: int,
-    settings: TranslateSettings,
-    progress: Listener | None,
-) -> None:
-    """Make this process's missing shards of a direction, and wait for the other processes. `texts`: a shard's texts, an
-    empty one for a row that is not translated."""
+    texts: list[str], target: str, model: Path, settings: TranslateSettings, folder: Path, progress: Listener | None
+) -> list[Output]:
+    """Translations of the texts that are not empty, into shards in `folder`: this process makes its missing ones and
+    waits for the other processes'. Raises ModelError, SettingsError."""
+    size = settings.shard_rows
+    shards = {folder / f"{at // size:05d}.jsonl": texts[at : at + size] for at in range(0, len(texts), size)}
     state = processes()
-    missing = [i for i in range(state.process_index, shards, state.num_processes) if not direction.shard(i).is_file()]
+    missing = [path for path in list(shards)[state.process_index :: state.num_processes] if not path.is_file()]
     if missing:
-        translator = load_translator(direction.model, direction.target, settings, state.device, dtype_of(settings))
-    for index in track(missing, f"translate into {direction.target}", len(missing), progress):
-        outputs = iter(translator.translate([text for text in texts(index) if text]))
-        lines = [asdict(next(outputs) if text else Output("")) for text in texts(index)]
-        write_text(direction.shard(index), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        translator = Translator(model, target, settings, state.device)
+    for path in track(missing, f"translate into {target}", len(missing), progress):
+        outputs = iter(translator.translate([text for text in shards[path] if text]))
+        lines = [asdict(next(outputs) if text else Output("")) for text in shards[path]]
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     state.wait_for_everyone()
+    return [output for path, rows in shards.items() for output in read_shard(path, len(rows))]
 
 
-def dtype_of(settings: TranslateSettings) -> torch.dtype:
-    """bf16 where it is asked for, or `auto` and a GPU computes in it; else fp32."""
-    gpu = usable_gpu() and best_precision(gpu=True) == "bf16"
-    return torch.bfloat16 if settings.precision == "bf16" or (settings.precision == "auto" and gpu) else torch.float32
+def read_shard(path: Path, rows: int) -> list[Output]:
+    """A shard's outputs, one a row. Raises SettingsError where it is damaged."""
+    try:
+        outputs = [Output(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{path}: damaged ({error}); delete it and run translate again") from error
+    if len(outputs) != rows:
+        raise SettingsError(f"{path}: {len(outputs)} rows instead of {rows}; delete it and run translate again")
+    return outputs
 
 
-def write_pairs(settings: TranslateSettings, out: Path, shards: list[list[Row]], outputs: list) -> None:
-    """Check all translations; write OUT, OUT.rejects.tsv and OUT.summary.json. `outputs`: for each shard one list of
-    outputs a direction. Raises SettingsError when no pair is left."""
+def write_pairs(
+    settings: TranslateSettings, out: Path, rows: list[Row], outputs: list[Output], back: list[Output] | None
+) -> None:
+    """Check all translations; write OUT and OUT.rejects.tsv. Raises SettingsError when no pair is left."""
     rejected: Counter[str] = Counter()
-    scores: list[float] = []
-    pairs = 0
     with atomic_write(out) as accepted, atomic_write(Path(f"{out}.rejects.tsv")) as rejects:
         accepted.write(b"zh\ten\n")
         rejects.write(b"file\trow\treason\tzh\ten\n")
-        for row, forth, *back in (parts for rows, lists in zip(shards, outputs) for parts in zip(rows, *lists)):
-            reason = row.fault or forth.fault or fault(row.en, forth.text, settings.min_ratio, settings.max_ratio)
-            if back and not reason:
-                scores.append(back_score(row.en, back[0].text))
-                reason = "back-translation" if scores[-1] < settings.back_threshold else ""
+        for at, (row, output) in enumerate(zip(rows, outputs)):
+            reason = row.fault or output.fault or fault(row.en, output.text)
+            if back and not reason and back_score(row.en, back[at].text) < settings.back_threshold:
+                reason = "back-translation"
             if reason:
                 rejected[reason] += 1
-                rejects.write(f"{row.source}\t{row.number}\t{reason}\t{forth.text}\t{row.en}\n".encode())
+                rejects.write(f"{row.source}\t{row.number}\t{reason}\t{output.text}\t{row.en}\n".encode())
             else:
-                pairs += 1
-                accepted.write(f"{forth.text}\t{row.en}\n".encode())
-    summary: dict[str, Any] = {
-        "rows": sum(map(len, shards)),
-        "pairs": pairs,
-        "rejected": dict(sorted(rejected.items())),
-    }
-    if scores:
-        summary["mean back-translation chrF"] = round(sum(scores) / len(scores), 2)
-    local = {name: public_name(getattr(settings, name)) for name in ("source", "out", "model", "back_model")}
-    write_text(Path(f"{out}.summary.json"), json.dumps(summary | {"settings": asdict(settings) | local}, indent=1))
-    log.info("translate: %d pairs of %d captions; rejected: %s", pairs, summary["rows"], summary["rejected"])
-    if not pairs:
-        raise SettingsError(f"{out}: no usable pair of {summary['rows']} captions; rejected: {summary['rejected']}")
+                accepted.write(f"{output.text}\t{row.en}\n".encode())
+    result = f"{len(rows) - rejected.total()} pairs of {len(rows)} captions; rejected: {dict(sorted(rejected.items()))}"
+    if rejected.total() == len(rows):
+        raise SettingsError(f"{out}: {result}")
+    log.info("translate: %s", result)
