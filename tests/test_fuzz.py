@@ -60,7 +60,7 @@ def read_recipe(case: dict[str, Any], folder: Path) -> None:
     path.write_bytes(content)
     flags = [f"--{name}={fuzz.grow(value)}".replace("\0", "") for name, value in case["flags"]]
     if "sweeps" in case["base"]:
-        read_grid(path, {"unet": "u", "captions": "c"}, Recipe())
+        read_grid(path, Recipe())
         return
     recipe = to_recipe(parse(recipe_parser(), ["--config", str(path), *flags]))
     for given in (recipe.corpus.train, recipe.corpus.dev, recipe.corpus.english):

@@ -13,9 +13,7 @@ class SweepSettings:
 
     grid: str | None = None
     """YAML file: `rows`, each a name with the settings that differ from the recipe (train.lr: 1.0e-3) or `config`, a
-    recipe's file beside the grid; `settings` of all rows; `seeds`, a number or a list."""
-    set: dict[str, str] = field(default_factory=dict)
-    """Values of the grid's placeholders: --sweep.set.captions FILE replaces ${captions}."""
+    recipe's file beside the grid; `settings` of all rows; `seeds`, how many."""
     export: bool = False
     """Export each run's encoder."""
 

@@ -1,6 +1,6 @@
 """A sweep's grid: recipes by name in YAML, checked before anything runs, and the runs that they stand for.
 
-seeds: 3                     # 0, 1 and 2; or a list
+seeds: 3                     # 0, 1 and 2
 settings: {train.steps: 300} # of every row
 rows:
   recommended: {}            # the command line's recipe
@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..base.errors import one_line
 from ..base.recipe import Recipe, SettingsError, TrainSettings
@@ -26,34 +25,24 @@ NAME = re.compile(r"(?!(cache|corpora|corpus)$)\w[\w.+-]*", re.I)  # a row's fol
 RESERVED = {"cache.dir", "install", "run", "train.seed"}  # the sweep sets them
 
 
-@dataclass(frozen=True)
-class Job:
-    """One row with one seed: its recipe, and the recipe in whose folder its corpus and cache are."""
+class Grid(NamedTuple):
+    """Recipes by row, and the number of seeds to train each with."""
+
+    rows: dict[str, Recipe]
+    seeds: int
+
+
+class Job(NamedTuple):
+    """One run of a sweep: a row with one seed. `shared`: the folder whose corpus it trains on."""
 
     row: str
     seed: int
     recipe: Recipe
-    home: Recipe
-
-    @property
-    def name(self) -> str:
-        """ROW/SEED, its folder in the sweep's."""
-        return f"{self.row}/{self.seed}"
+    shared: Path
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Recipes by row, and the seeds to train each with."""
-
-    rows: dict[str, Recipe]
-    seeds: list[int]
-
-
-def read_grid(path: Path, placeholders: dict[str, str], base: Recipe) -> Grid:
-    """Read a grid over the command line's recipe. `placeholders`: values of ${name} in the grid's texts.
-
-    Raises SettingsError, which names the file and the row.
-    """
+def read_grid(path: Path, base: Recipe) -> Grid:
+    """Read a grid over the command line's recipe. Raises SettingsError, which names the file and the row."""
     where = f"--sweep.grid {path}"
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
@@ -62,25 +51,19 @@ def read_grid(path: Path, placeholders: dict[str, str], base: Recipe) -> Grid:
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, dict) or not rows or set(content) - KEYS:
         raise SettingsError(f"{where}: give rows by name, and if you like seeds and settings, and nothing else")
+    seeds = content.get("seeds", 1)
+    if type(seeds) is not int or not 0 < seeds <= 1000:
+        raise SettingsError(f"{where}: seeds is {str(seeds)[:80]}; give how many")
     recipes = {}
     for name, settings in rows.items():
         if not NAME.fullmatch(str(name)):
             raise SettingsError(f"{where}, row {str(name)[:80]}: use letters, digits and . + - _, and no folder's name")
         try:
-            values = fill({**flat(content.get("settings") or {}), **flat(settings or {})}, placeholders)
+            values = {**flat(content.get("settings") or {}), **flat(settings or {})}
             recipes[str(name)] = row_recipe(values, base, path.parent)
-        except (AttributeError, KeyError, SettingsError, ValueError) as error:
-            hint = f"give --sweep.set.{error.args[0]} VALUE" if isinstance(error, KeyError) else one_line(error)
-            raise SettingsError(f"{where}, row {name}: {hint}") from error
-    return Grid(recipes, read_seeds(content.get("seeds", 1), where))
-
-
-def read_seeds(given: Any, where: str) -> list[int]:
-    """A number of seeds or a list of them. Raises SettingsError."""
-    seeds = list(range(min(given, 10_000))) if type(given) is int else given
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise SettingsError(f"{where}: seeds is {str(given)[:80]}; give how many, or a list such as [0, 1, 2]")
-    return list(dict.fromkeys(seeds))
+        except (AttributeError, SettingsError) as error:
+            raise SettingsError(f"{where}, row {name}: {one_line(error)}") from error
+    return Grid(recipes, seeds)
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -89,15 +72,6 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         named |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return named
-
-
-def fill(value: Any, placeholders: dict[str, str]) -> Any:
-    """The value with the placeholders in its texts filled. Raises KeyError, ValueError."""
-    if isinstance(value, dict):
-        return {name: fill(each, placeholders) for name, each in value.items()}
-    if isinstance(value, list):
-        return [fill(each, placeholders) for each in value]
-    return Template(value).substitute(placeholders) if isinstance(value, str) else value
 
 
 def row_recipe(values: dict[str, Any], base: Recipe, folder: Path) -> Recipe:
@@ -116,27 +90,21 @@ def row_recipe(values: dict[str, Any], base: Recipe, folder: Path) -> Recipe:
 def plan_jobs(base: Recipe, grid: Grid) -> list[Job]:
     """All runs, every row with the first seed before any with the second. Rows of another corpus, other encoders or
     other cache settings than the base's get a cache of their own in RUN/corpora/ROW."""
-    homes = {cache_key(base): base}
-    for row, recipe in grid.rows.items():
-        folder = base.folder / "corpora" / row
-        cache = replace(recipe.cache, dir=str(folder / "cache"))
-        homes.setdefault(cache_key(recipe), replace(recipe, run=str(folder), cache=cache))
+    shared = {cache_key(base): (base.folder, base.cache_folder)}
     jobs = []
-    for seed in grid.seeds:
+    for seed in range(grid.seeds):
         for row, recipe in grid.rows.items():
-            home = homes[cache_key(recipe)]
-            run, cache = str(base.folder / row / str(seed)), replace(recipe.cache, dir=str(home.cache_folder))
-            train = replace(recipe.train, seed=seed)
-            jobs.append(Job(row, seed, replace(recipe, run=run, install=None, cache=cache, train=train), home))
+            own = base.folder / "corpora" / row
+            folder, cache_folder = shared.setdefault(cache_key(recipe), (own, own / "cache"))
+            cache, train = replace(recipe.cache, dir=str(cache_folder)), replace(recipe.train, seed=seed)
+            run = str(base.folder / row / str(seed))
+            jobs.append(Job(row, seed, replace(recipe, run=run, install=None, cache=cache, train=train), folder))
     return jobs
 
 
 def cache_key(recipe: Recipe) -> str:
-    """The settings that determine a corpus and its cache, as JSON."""
-    settings = public(recipe)
-    return json.dumps(
-        [settings["window"], settings["cache"], *map(repr, (recipe.corpus, recipe.student, recipe.teacher))]
-    )
+    """The settings that determine a corpus and its cache, as text."""
+    return repr((recipe.window, public(recipe)["cache"], recipe.corpus, recipe.student, recipe.teacher))
 
 
 def run_settings(recipe: Recipe) -> dict[str, Any]:

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..report.tables import LABELS, by_predictor, markdown_table
 
-SKILL, SECONDS = "skill", "seconds"
-Figures = dict[str, float]
+Runs: TypeAlias = dict[str, dict[int, Any]]
+"""By row and seed: a run's report (a dictionary), or why it diverged (a text)."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One run: its report and the seconds of its training (None where it was resumed), or why it diverged. `home`: the
-    run whose training pairs it shares; rows of one home have the same baselines."""
-
-    row: str
-    seed: int
-    home: str
-    report: dict[str, Any] | None = None
-    seconds: float | None = None
-    diverged: str = ""
-
-
-def figures(report: dict[str, Any]) -> dict[str, Figures]:
+def figures(report: dict[str, Any]) -> dict[str, dict[str, float]]:
     """A report's figures by column, for the encoder (`aligned`) and each baseline."""
     losses, recalls, content = (by_predictor(report, part) for part in ("loss", "retrieval", "retrieval_content"))
     return {
         name: {
             **{"loss" if zone == "all" else zone: value for zone, value in loss.items()},
-            SKILL: 1 - loss["all"] / losses["constant"]["all"],
+            "skill": 1 - loss["all"] / losses["constant"]["all"],
             "R@1 zh to en": recalls[name]["zh_to_en"]["R@1"],
             "R@1 en to zh": recalls[name]["en_to_zh"]["R@1"],
             "R@1 zh to en, content": content[name]["zh_to_en"]["R@1"],
@@ -41,37 +26,30 @@ def figures(report: dict[str, Any]) -> dict[str, Figures]:
     }
 
 
-def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def summary(runs: Runs) -> dict[str, Any]:
     """The table as JSON values: rows, and baselines by the first row that has them.
 
     `spread` is the largest value over the seeds minus the smallest.
     """
     rows: dict[str, Any] = {}
     baselines: dict[str, Any] = {}
-    homes = set()
-    for row in dict.fromkeys(outcome.row for outcome in outcomes):
-        own = [outcome for outcome in outcomes if outcome.row == row]
-        scored = [run_figures(outcome) for outcome in own if outcome.report]
-        columns = {name: [each[name] for each in scored if name in each] for each in scored for name in each}
+    pairs = 0
+    for row, by_seed in runs.items():
+        reports = {seed: run for seed, run in by_seed.items() if isinstance(run, dict)}
+        scored = [figures(report) for report in reports.values()]
+        columns = {name: [each["aligned"][name] for each in scored] for each in scored for name in each["aligned"]}
         rows[row] = {
-            "seeds": [outcome.seed for outcome in own if outcome.report],
+            "seeds": list(reports),
             "mean": {name: fmean(values) for name, values in columns.items()},
             "spread": {name: max(values) - min(values) for name, values in columns.items()},
-            "diverged": {outcome.seed: outcome.diverged for outcome in own if outcome.diverged},
+            "diverged": {seed: run for seed, run in by_seed.items() if isinstance(run, str)},
         }
-        report = next((outcome.report for outcome in own if outcome.report), None)
-        if report and own[0].home not in homes:
-            homes.add(own[0].home)
-            baselines[row] = {name: values for name, values in figures(report).items() if name != "aligned"}
-    pairs = next((outcome.report["rows"] for outcome in outcomes if outcome.report), 0)
+        for report, by_predictor_name in zip(reports.values(), scored):
+            pairs = pairs or report["rows"]
+            own = {name: values for name, values in by_predictor_name.items() if name != "aligned"}
+            if own not in baselines.values():
+                baselines[row] = own
     return {"pairs": pairs, "rows": rows, "baselines": baselines}
-
-
-def run_figures(outcome: Outcome) -> Figures:
-    """A finished run's figures, with its seconds where they are known."""
-    assert outcome.report
-    seconds = {} if outcome.seconds is None else {SECONDS: outcome.seconds}
-    return {**figures(outcome.report)["aligned"], "norm ratio": outcome.report["norm_ratio"], **seconds}
 
 
 def to_markdown(title: str, table: dict[str, Any]) -> str:
@@ -83,10 +61,10 @@ def to_markdown(title: str, table: dict[str, Any]) -> str:
         reasons = [f"; diverged with seed {seed}: {why}" for seed, why in row["diverged"].items()]
         cells = [cell(column, row) for column in columns]
         lines.append([name + "".join(reasons), str(len(row["seeds"])), *cells])
-    for of, predictors in table["baselines"].items():
+    for row, predictors in table["baselines"].items():
         for name, values in predictors.items():
-            label = LABELS[name] if len(table["baselines"]) == 1 else f"{LABELS[name]} ({of})"
-            cells = [number(column, values[column]) if column in values else "" for column in columns]
+            label = LABELS[name] if len(table["baselines"]) == 1 else f"{LABELS[name]} ({row})"
+            cells = [number(values[column]) if column in values else "" for column in columns]
             lines.append([f"*{label}*", "", *cells])
     text = f"# {title}: {table['pairs']} pairs\n\n"
     if table["unfinished"]:
@@ -102,10 +80,10 @@ def cell(column: str, row: dict[str, Any]) -> str:
     """A row's mean and, of several seeds, its spread."""
     if column not in row["mean"]:
         return ""
-    mean = number(column, row["mean"][column])
-    return mean if len(row["seeds"]) == 1 else f"{mean} ({number(column, row['spread'][column])})"
+    mean = number(row["mean"][column])
+    return mean if len(row["seeds"]) == 1 else f"{mean} ({number(row['spread'][column])})"
 
 
-def number(column: str, value: float) -> str:
-    """Three digits; none of seconds."""
-    return f"{value:.0f}" if column == SECONDS else f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no -0.000
+def number(value: float) -> str:
+    """Three digits."""
+    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no -0.000
