@@ -10,7 +10,6 @@ stopped. It teaches two groups of objects in one phrasing; --full teaches all th
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -30,13 +29,12 @@ ROOT = Path(__file__).resolve().parent.parent
 class Lesson(NamedTuple):
     """What a demonstration teaches.
 
-    run: its folder; what: in words; minutes: about so many on two CPU cores without bf16; window: positions of a
-    prompt; train: flags of the trainer beside the recipe; sets: prompts to paint.
+    run: its folder; what: in words; window: positions of a prompt; train: flags of the trainer beside the recipe; sets:
+    prompts to paint.
     """
 
     run: str
     what: str
-    minutes: int
     corpus: Callable[[], scenes.Corpus]
     window: int
     train: tuple[str, ...]
@@ -46,7 +44,6 @@ class Lesson(NamedTuple):
 PART = Lesson(
     "demo",
     "two groups, said in one phrasing",
-    4,
     lambda: scenes.generate(1_500, 100, PLAIN, 1.0),
     28,
     ("--train.steps", "800", "--train.layers", "4", "--train.lr", "1e-3"),
@@ -55,17 +52,11 @@ PART = Lesson(
 FULL = Lesson(
     "demo-full",
     "all of the painter's world",
-    50,
     lambda: scenes.generate(16_000, 500),
     unet.WINDOW,
     ("--train.steps", "4000", "--train.lr", "7e-4"),
     figures.all_sets,
 )
-
-
-def heading(text: str, start: float, left: float) -> None:
-    """Say what comes next, how long it took to get here, and about how many minutes are left."""
-    print(f"\n== {text}  [{(time.monotonic() - start) / 60:.1f} min; about {left:.0f} left]", flush=True)
 
 
 def trainer(*arguments: str) -> None:
@@ -92,9 +83,9 @@ def align(lesson: Lesson, student: Path, teacher: Path, run: Path) -> dict[str, 
 
 def measure(lesson: Lesson, encoders: dict[str, Path]) -> str:
     """Paint held-out combinations; returns the tables, with the baselines of the loss."""
-    judge = figures.Judge(unet.load(), lesson.sets())
-    english, empty = judge.english(Student.from_artifact(load(encoders["english"])).encode)
-    rows = [english, judge.chinese("aligned", encoders["aligned"]), empty]
+    network, sets = unet.load(), lesson.sets()
+    english, empty = figures.english_rows(network, sets, Student.from_artifact(load(encoders["english"])).encode)
+    rows = [english, figures.chinese_row("aligned", network, sets, encoders["aligned"]), empty]
     return figures.table(rows) + "\n" + figures.baselines(encoders["aligned"])
 
 
@@ -117,19 +108,17 @@ def paint_in_comfyui(encoders: dict[str, Path], run: Path, prompt: str, english:
 
 def demonstrate(lesson: Lesson, prompt: str, english: str | None, run: Path, models: Path) -> None:
     """All of it, step by step. RuntimeError says which step failed and why."""
-    start = time.monotonic()
-    heading("1 of 4: two real encoders", start, lesson.minutes)
+    print("\n== 1 of 4: two real encoders", flush=True)
     student, teacher = real_pair(models)
-    heading(f"2 of 4: captions of {lesson.what}, and an encoder aligned on them", start, lesson.minutes * 0.95)
+    print(f"\n== 2 of 4: captions of {lesson.what}, and an encoder aligned on them", flush=True)
     encoders = align(lesson, student, teacher, run)
-    heading("3 of 4: paint combinations of no caption", start, lesson.minutes * 0.2)
+    print("\n== 3 of 4: paint combinations of no caption", flush=True)
     report = measure(lesson, encoders)
-    heading("4 of 4: the prompts in a real ComfyUI", start, lesson.minutes * 0.1)
+    print("\n== 4 of 4: the prompts in a real ComfyUI", flush=True)
     picture = run / "demo.png"
     poster.compose(paint_in_comfyui(encoders, run, prompt, english), picture)
-    heading("done", start, 0)
     (run / "paintings.md").write_text(report, encoding="utf-8")
-    print(f"{report}\nPicture: {picture}")
+    print(f"\n{report}\nPicture: {picture}")
     print("Next: train your own on your captions: python -m trainer run --help  (README, Train your own)")
 
 

@@ -2,9 +2,9 @@
 
 Held out are 100 pairs of objects (a colour and a shape each) that may stand in one picture, and 16 triples of a
 material, a colour and a shape: no training caption, in either language, has both objects of such a pair or such a
-triple. So are two more lists of Chinese words for everything, the unheard synonyms. The words are in words.json.
+triple. So is a second list of Chinese words for everything, the unheard synonyms. The words are in words.json.
 Prompts written by hand, in phrasings that the grammar has not, are in phrasings.tsv, whose writer did not know the
-grammar, and in phrasings_dev.tsv, which was looked at while the grammar was made.
+grammar.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 WORDS = Path(__file__).with_name("words.json")
-PHRASINGS, DEV_PHRASINGS = (Path(__file__).with_name(f"{name}.tsv") for name in ("phrasings", "phrasings_dev"))
+PHRASINGS = Path(__file__).with_name("phrasings.tsv")
 HELD_OUT_PAIRS, HELD_OUT_TRIPLES = 100, 16
 SPLIT_SEED = 2024
 TWO_GROUPS = 0.6
@@ -36,7 +36,7 @@ Thing = tuple[str, str]
 class Manner(NamedTuple):
     """How Chinese says a scene.
 
-    of: which of a thing's three lists in words.json its word comes from; words: only so many of a list, None for all;
+    of: which of a thing's two lists in words.json its word comes from; words: only so many of a list, None for all;
     phrasings: which of them. The others are shares: of groups with attributes in an unusual order, with the number
     last, and of attributes after a comma; of captions that say of both groups what both are, that have an opener, that
     have the background within, and of the others those that begin with it.
@@ -56,9 +56,8 @@ class Manner(NamedTuple):
 
 HEARD = Manner()
 """As training says things."""
-UNHEARD, DEV_UNHEARD = Manner(of=1), Manner(of=2)
-"""In words that training never has: those that nothing was changed for, and those that were looked at while the words
-of training were chosen."""
+UNHEARD = Manner(of=1)
+"""In words that training never has."""
 PLAIN = Manner(0, 2, slice(4, 5), 0, 0, 0, 0, 0, 0, 0)
 """Each thing in its two commonest words, each picture in one phrasing."""
 
@@ -264,10 +263,10 @@ def read_group(text: str) -> Group:
 
 
 @cache
-def hand_written(path: Path = PHRASINGS) -> tuple[Prompt, ...]:
-    """The prompts of a TSV whose columns are the Chinese and what it must show."""
+def hand_written() -> tuple[Prompt, ...]:
+    """The prompts of phrasings.tsv, whose columns are the Chinese and what it must show."""
     prompts = []
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+    for line in PHRASINGS.read_text(encoding="utf-8").splitlines()[1:]:
         zh, first, second, where, background = line.split("\t")
         scene = Scene(read_group(first), read_group(second) if second else None, where, background)
         prompts.append(Prompt(zh, english(scene), scene))

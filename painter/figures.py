@@ -42,31 +42,24 @@ class Row(NamedTuple):
     painted: dict[str, dict[str, float]]
 
 
-class Judge(NamedTuple):
-    """The painter, the prompts and the seed of its noise."""
+def row(name: str, network: UNet2DConditionModel, sets: Sets, encode: Encode, language: str = "en") -> Row:
+    """Paint all prompts through an encoder and read the pictures."""
+    return Row(name, (), {of: score_encoder(network, encode, prompts, language) for of, prompts in sets.items()})
 
-    network: UNet2DConditionModel
-    sets: Sets
-    seed: int = 0
 
-    def row(self, name: str, encode: Encode, language: str, report: tuple[float, ...] = ()) -> Row:
-        """Paint all prompts through an encoder and read the pictures."""
-        sets = self.sets.items()
-        painted = {of: score_encoder(self.network, encode, prompts, language, self.seed) for of, prompts in sets}
-        return Row(name, report, painted)
+def chinese_row(name: str, network: UNet2DConditionModel, sets: Sets, artifact: Path) -> Row:
+    """Chinese prompts through an encoder's file, with figures of the report.json beside it."""
+    report = report_beside(artifact)
+    figures = (report["loss"]["all"], report["retrieval"]["zh_to_en"]["R@1"])
+    return row(name, network, sets, Student.from_artifact(load(artifact)).encode, "zh")._replace(report=figures)
 
-    def chinese(self, name: str, artifact: Path) -> Row:
-        """Chinese prompts through an encoder's file, with figures of the report.json beside it."""
-        report = report_beside(artifact)
-        figures = (report["loss"]["all"], report["retrieval"]["zh_to_en"]["R@1"])
-        return self.row(name, Student.from_artifact(load(artifact)).encode, "zh", figures)
 
-    def english(self, encode: Encode) -> list[Row]:
-        """The teacher itself: English prompts, the most that can be reached, and empty ones, the least."""
-        return [
-            self.row("English, the teacher itself", encode, "en"),
-            self.row("the empty prompt", lambda texts: encode([""]).expand(len(texts), -1, -1), "en"),
-        ]
+def english_rows(network: UNet2DConditionModel, sets: Sets, encode: Encode) -> list[Row]:
+    """The teacher itself: English prompts, the most that can be reached, and empty ones, the least."""
+    return [
+        row("English, the teacher itself", network, sets, encode),
+        row("the empty prompt", network, sets, lambda texts: encode([""]).expand(len(texts), -1, -1)),
+    ]
 
 
 def report_beside(artifact: Path) -> dict[str, Any]:

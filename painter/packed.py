@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 HEADER = Struct("<8x 7i f i 5i Q")
-ENTRY = Struct("<B I Q Q")
+ENTRY = Struct("<x I Q Q")
 BLOCK = np.dtype([("scale", "<f2"), ("halves", "u1", (16,))])
 BLOCK_VALUES = 32
 
@@ -63,23 +63,6 @@ class Shape(NamedTuple):
     text_bytes: int
 
 
-class Entry(NamedTuple):
-    """A tensor's place in the file, in bytes."""
-
-    kind: int
-    values: int
-    offset: int
-    size: int
-
-
-def read_shape(data: bytes) -> Shape:
-    """The shape of the encoder. ValueError when the numbers cannot be an encoder's."""
-    shape = Shape(*HEADER.unpack_from(data))
-    if shape.block != BLOCK_VALUES or not 0 < shape.pieces <= shape.vocabulary or shape.width % BLOCK_VALUES:
-        raise ValueError(f"unexpected header {shape}")
-    return shape
-
-
 def read_vocabulary(data: bytes, shape: Shape) -> tuple[list[tuple[str, float]], int]:
     """Every piece with its score, and where the vocabulary ends."""
     place = HEADER.size
@@ -92,8 +75,9 @@ def read_vocabulary(data: bytes, shape: Shape) -> tuple[list[tuple[str, float]],
     return list(zip(pieces, scores.tolist(), strict=True)), place + shape.text_bytes
 
 
-def read_directory(data: bytes, place: int) -> dict[str, Entry]:
-    """The directory of tensors, which follows the normalisation table at `place`."""
+def read_directory(data: bytes, place: int) -> dict[str, tuple[int, int, int]]:
+    """Number of values, offset and size in bytes of each tensor. The directory follows the normalisation table at
+    `place`."""
     table_size = int.from_bytes(data[place + 4 : place + 8], "little")
     place += 8 + table_size
     count = int.from_bytes(data[place : place + 4], "little")
@@ -103,16 +87,16 @@ def read_directory(data: bytes, place: int) -> dict[str, Entry]:
         length = int.from_bytes(data[place : place + 2], "little")
         name = data[place + 2 : place + 2 + length].decode("ascii")
         place += 2 + length
-        directory[name] = Entry(*ENTRY.unpack_from(data, place))
+        directory[name] = ENTRY.unpack_from(data, place)
         place += ENTRY.size
     return directory
 
 
-def expand(data: bytes, entry: Entry) -> NDArray[np.float32]:
-    """A tensor's values, flat. Its bytes say whether they are floats or 4-bit blocks."""
-    if entry.size == entry.values * 4:
-        return np.frombuffer(data, "<f4", entry.values, entry.offset)
-    blocks = np.frombuffer(data, BLOCK, entry.values // BLOCK_VALUES, entry.offset)
+def expand(data: bytes, count: int, offset: int, size: int) -> NDArray[np.float32]:
+    """A tensor's values, flat. Its size in bytes says whether they are floats or 4-bit blocks."""
+    if size == count * 4:
+        return np.frombuffer(data, "<f4", count, offset)
+    blocks = np.frombuffer(data, BLOCK, count // BLOCK_VALUES, offset)
     values = np.stack([blocks["halves"] & 15, blocks["halves"] >> 4], axis=1).astype(np.float32) - 8
     return (values * blocks["scale"].astype(np.float32)[:, None, None]).reshape(-1)
 
@@ -139,7 +123,7 @@ def read_tensors(data: bytes, shape: Shape, place: int) -> dict[str, Tensor]:
     directory = read_directory(data, place)
     tensors = {}
     for short, (name, size) in tensor_names(shape).items():
-        values = expand(data, directory[short])
+        values = expand(data, *directory[short])
         # One stored row of token types stands for all of them.
         repeats = shape.types if short == "emb.type" and values.size == shape.width else 1
         tensors[name] = torch.from_numpy(np.tile(values, repeats).reshape(size))
@@ -163,7 +147,9 @@ def build_tokenizer(vocabulary: list[tuple[str, float]], shape: Shape) -> Tokeni
 def unpack(data: bytes, folder: Path) -> None:
     """Write config, weights and tokenizer into an existing folder. ValueError when `data` is of another format."""
     try:
-        shape = read_shape(data)
+        shape = Shape(*HEADER.unpack_from(data))
+        if shape.block != BLOCK_VALUES:
+            raise ValueError(f"unexpected header {shape}")
         vocabulary, place = read_vocabulary(data, shape)
         tensors = read_tensors(data, shape, place)
     except Exception as error:  # any parsing failure means the same: not this format
@@ -174,7 +160,7 @@ def unpack(data: bytes, folder: Path) -> None:
     names = {f"{role}_token": vocabulary[piece][0] for role, piece in {**pieces, "unk": shape.unknown}.items()}
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
-    config = BertConfig(
+    BertConfig(
         architectures=["BertModel"],
         hidden_size=shape.width,
         num_hidden_layers=shape.layers,
@@ -185,5 +171,4 @@ def unpack(data: bytes, folder: Path) -> None:
         type_vocab_size=shape.types,
         layer_norm_eps=shape.epsilon,
         pad_token_id=shape.pad,
-    )
-    config.save_pretrained(folder)
+    ).save_pretrained(folder)

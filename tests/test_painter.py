@@ -70,9 +70,9 @@ def test_committed_weights_are_small_and_half_precision() -> None:
 
 @pytest.mark.slow
 def test_english_paints_what_it_says(teacher: Path) -> None:
-    judge = figures.Judge(unet.load(), figures.all_sets())
-    said, empty = judge.english(load_student(str(teacher), unet.WINDOW).encode)
-    for name in judge.sets:
+    sets = figures.all_sets()
+    said, empty = figures.english_rows(unet.load(), sets, load_student(str(teacher), unet.WINDOW).encode)
+    for name in sets:
         assert said.painted[name]["attributes"] >= CLAIM > 0.3 > empty.painted[name]["attributes"]
     written = figures.table([said, empty])
     assert f"| English, the teacher itself | - | - | {said.painted['held out']['attributes']:.3f} |" in written
@@ -80,8 +80,8 @@ def test_english_paints_what_it_says(teacher: Path) -> None:
 
 
 def test_english_paints_in_a_shorter_window(teacher: Path) -> None:
-    judge = figures.Judge(unet.load(), {"held out": PROMPTS[:12]})
-    said, empty = judge.english(load_student(str(teacher), 24).encode)
+    sets = {"held out": PROMPTS[:12]}
+    said, empty = figures.english_rows(unet.load(), sets, load_student(str(teacher), 24).encode)
     assert said.painted["held out"]["attributes"] >= CLAIM > 0.4 > empty.painted["held out"]["attributes"]
 
 

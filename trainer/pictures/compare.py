@@ -9,7 +9,9 @@ shapes it, so the same command resumes a stopped comparison, and rows that need 
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import logging
 import re
@@ -17,9 +19,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from zhclip.artifact import read_meta
@@ -35,7 +39,6 @@ from ..base.stage_settings import CompareSettings
 from ..models.load import resolve
 from ..progress import Counter, Listener
 from ..report.tables import markdown_table
-from .page import page
 from .painting import (
     ENGLISH,
     FILES,
@@ -51,11 +54,11 @@ from .prompts import DEFAULT, another, listed, parse_seeds, read_prompts
 
 log = logging.getLogger(__name__)
 KINDS = {"en": "reference", "zh": "encoder", "paraphrase": "ceiling", "other": "baseline", "empty": "baseline"}
+TEMPLATE = Path(__file__).with_name("compare.html")
 CURE = "delete it and start the comparison again"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row of the grid: an encoder's path (or ENGLISH) and what it reads: en, zh, paraphrase, other or empty."""
 
     label: str
@@ -110,14 +113,13 @@ class Painter:
                 image.save(file, "PNG", pnginfo=metadata)
         return name
 
-    def measure(self, name: str, row: Row, text: str, english_name: str, english: str) -> dict[str, list[float]]:
-        """`noise_error` against the English picture's prompt, and the `timesteps` it was measured at."""
+    def measure(self, name: str, row: Row, text: str, english_name: str, english: str) -> list[float]:
+        """Noise errors against the English picture's prompt, at the timesteps recorded with that picture."""
         path = self.folder / "errors" / f"{name}-{english_name.rpartition('-')[2]}.json"
         if not path.is_file():
             inputs = read_tensors(self.folder / "inputs" / f"{english_name}.safetensors", CURE)
             both = self.conditioning(ENGLISH, english), self.conditioning(row.encoder, text)
-            errors = noise_errors(self.pipe.unet, inputs, *both)
-            write_text(path, json.dumps({"noise_error": errors, "timesteps": inputs["timestep"].tolist()}))
+            write_text(path, json.dumps(noise_errors(self.pipe.unet, inputs, *both)))
         return read_json(path, CURE)
 
 
@@ -132,11 +134,11 @@ def run(settings: CompareSettings, progress: Listener | None = None) -> dict[str
     prompts = read_prompts(Path(settings.prompts) if settings.prompts else DEFAULT)
     with hold(folder, "--out"):
         sha256 = checkpoint_sha256(checkpoint)
-        rows = make_rows(settings, all(prompt.paraphrase for prompt in prompts), sha256)
+        rows, layer = make_rows(settings, all(prompt.paraphrase for prompt in prompts), sha256)
         common: dict[str, Any] = {"checkpoint": public_name(settings.checkpoint), "checkpoint sha256": sha256}
-        common |= {"clip layer": clip_layer(rows), "precision": "fp16" if usable_gpu() else "fp32"}
+        common |= {"clip layer": layer, "precision": "fp16" if usable_gpu() else "fp32"}
         common |= {name: getattr(settings, name) for name in ("sampler", "steps", "guidance", "width", "height")}
-        columns = [{**vars(p), "empty": "", "other": another(prompts, at)} for at, p in enumerate(prompts)]
+        columns = [{**p._asdict(), "empty": "", "other": another(prompts, at)} for at, p in enumerate(prompts)]
         texts: dict[str, list[str]] = {}
         for row in rows:
             texts.setdefault(row.encoder, []).extend(column[row.reads] for column in columns)
@@ -144,14 +146,14 @@ def run(settings: CompareSettings, progress: Listener | None = None) -> dict[str
         cells = paint_cells(painter, rows, columns, parse_seeds(settings.seeds), progress)
         figures = {
             "settings": common,
-            "prompts": [vars(prompt) for prompt in prompts],
+            "prompts": [prompt._asdict() for prompt in prompts],
             "seeds": parse_seeds(settings.seeds),
             "rows": [row_figures(row, cells) for row in rows],
             "cells": cells,
         }
         write_text(folder / "figures.json", json.dumps(figures, ensure_ascii=False, indent=1))
         write_text(folder / "figures.md", to_markdown(figures))
-        write_text(folder / "index.html", page(folder, figures))
+        write_text(folder / "index.html", to_page(folder, figures))
     log.info("%s\n%s", to_markdown(figures), folder / "index.html")
     return figures
 
@@ -168,9 +170,9 @@ def paint_cells(
             for row in rows:
                 text = column[row.reads]
                 name = painter.picture(row, text, seed)
-                figures = painter.measure(name, row, text, english, column["en"])
+                errors = painter.measure(name, row, text, english, column["en"])
                 cell = {"row": row.label, "column": at, "seed": seed, "text": text, "picture": f"pictures/{name}.png"}
-                cells.append({**cell, **figures})
+                cells.append(cell | {"noise_error": errors})
                 counter.add()
     return cells
 
@@ -186,42 +188,48 @@ def check_flags(settings: CompareSettings) -> None:
     parse_seeds(settings.seeds)
 
 
-def make_rows(settings: CompareSettings, paraphrased: bool, sha256: str) -> list[Row]:
-    """The reference, the encoders, the ceiling if there is one, the baselines. Raises ArtifactError."""
+def make_rows(settings: CompareSettings, paraphrased: bool, sha256: str) -> tuple[list[Row], int]:
+    """The reference, the encoders, the ceiling if there is one, the baselines; and the layer of the CLIP that the
+    encoders were aligned to. Raises ArtifactError; SettingsError where their layers differ."""
     paths = [path for path in listed(settings.encoders) if path != ENGLISH]
     short = [Path(path).resolve().parent.name if Path(path).stem == "encoder" else Path(path).stem for path in paths]
-    rows = [Row(ENGLISH, ENGLISH, "en", sha256)]
-    for path, name in zip(paths, short):
-        read_meta(path)  # raises for a file that is no encoder, before anything is painted
-        unique = short.count(name) == 1 and name != ENGLISH
-        rows.append(Row(name if unique else path, path, "zh", file_sha256(Path(path))))
-    labels = {"English paraphrase": "paraphrase"} if paraphrased else {}
-    labels |= {"another prompt": "other", "empty prompt": "empty"}
-    return rows + [Row(label, ENGLISH, reads, sha256) for label, reads in labels.items()]
-
-
-def clip_layer(rows: list[Row]) -> int:
-    """The layer of the CLIP that the encoders were aligned to. Raises SettingsError where they differ."""
-    layers = {row.label: read_meta(row.encoder).teacher.layer for row in rows if row.encoder != ENGLISH}
+    layers = {path: read_meta(path).teacher.layer for path in paths}
     if len(set(layers.values())) > 1:
         raise SettingsError(f"--encoders: aligned to different layers of the CLIP, {layers}; compare each kind apart")
-    return next(iter(layers.values()), -1)
+    rows = [Row(ENGLISH, ENGLISH, "en", sha256)]
+    for path, name in zip(paths, short):
+        label = name if short.count(name) == 1 and name != ENGLISH else path
+        rows.append(Row(label, path, "zh", file_sha256(Path(path))))
+    labels = {"English paraphrase": "paraphrase"} if paraphrased else {}
+    labels |= {"another prompt": "other", "empty prompt": "empty"}
+    rows += [Row(label, ENGLISH, reads, sha256) for label, reads in labels.items()]
+    return rows, next(iter(layers.values()), -1)
 
 
 def row_figures(row: Row, cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row's mean error over prompts, seeds and timesteps, and by timestep."""
-    by_timestep = [
-        fmean(values) for values in zip(*(cell["noise_error"] for cell in cells if cell["row"] == row.label))
-    ]
-    return {"label": row.label, "kind": KINDS[row.reads], "noise_error": fmean(by_timestep), "by_timestep": by_timestep}
+    """A row's mean error over prompts, seeds and timesteps."""
+    errors = [error for cell in cells if cell["row"] == row.label for error in cell["noise_error"]]
+    return {"label": row.label, "kind": KINDS[row.reads], "noise_error": fmean(errors)}
 
 
 def to_markdown(figures: dict[str, Any]) -> str:
     """The rows' errors as a table."""
-    timesteps = [f"{timestep:.0f}" for timestep in figures["cells"][0]["timesteps"]]
-    lines = [
-        [row["label"], row["kind"], *(f"{error:.4f}" for error in (row["noise_error"], *row["by_timestep"]))]
-        for row in figures["rows"]
-    ]
+    lines = [[row["label"], row["kind"], f"{row['noise_error']:.4f}"] for row in figures["rows"]]
     note = f"Means over {len(figures['prompts'])} prompts and {len(figures['seeds'])} seeds, against the row `english`."
-    return f"{note}\n\n{markdown_table(lines, ['', '', 'noise error', *(f'at {step}' for step in timesteps)])}\n"
+    return f"{note}\n\n{markdown_table(lines, ['', '', 'noise error'])}\n"
+
+
+def to_page(folder: Path, figures: dict[str, Any]) -> str:
+    """One HTML page with all pictures of `folder` inside and a slider over the seeds."""
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text("utf-8"))
+    cells = {(cell["row"], cell["column"], cell["seed"]): cell for cell in figures["cells"]}
+    images = {cell["picture"]: data_url(folder / cell["picture"]) for cell in figures["cells"]}
+    return template.render(figures=figures, cells=cells, images=images)
+
+
+def data_url(path: Path) -> str:
+    """A picture as the data URL of a JPEG."""
+    out = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").save(out, "JPEG", quality=92)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..base.recipe import SettingsError
-from ..corpus.lines import CorpusError, read_lines
+from ..corpus.lines import CorpusError
 
 DEFAULT = Path(__file__).with_name("prompts.tsv")
-COLUMNS = ("zh", "en", "paraphrase")
 
 
-@dataclass(frozen=True)
-class Prompt:
+class Prompt(NamedTuple):
     """One prompt in both languages. `paraphrase`: the English in other words, or an empty text."""
 
     zh: str
@@ -24,26 +22,21 @@ class Prompt:
 
 def read_prompts(path: Path) -> list[Prompt]:
     """Read a .tsv (tabs, no quoting) or .csv with a header. Raises CorpusError, which names the line."""
-    if not path.is_file():
-        raise CorpusError(f"--prompts {path}: there is no such file; give a .tsv or .csv with columns zh and en")
-    texts = []
-    for number, line, fault in read_lines(path):
-        if fault:
-            raise CorpusError(f"--prompts {path}: line {number} is {fault}; save the file as UTF-8")
-        texts.append(line + "\n")
-    tabs = path.suffix.lower() == ".tsv"
-    table = csv.DictReader(
-        texts, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    )
-    columns = [name for name in COLUMNS if name in (table.fieldnames or [])]
-    if columns[:2] != ["zh", "en"]:
-        raise CorpusError(f"--prompts {path}: it needs columns zh and en, and has {', '.join(table.fieldnames or [])}")
+    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix.lower() == ".tsv" else {}
     prompts = []
-    for row in table:
-        fields = {name: (row[name] or "").strip() for name in columns}
-        if not all(fields.values()):
-            raise CorpusError(f"--prompts {path}: line {table.line_num} has an empty column; fill each or leave it out")
-        prompts.append(Prompt(**fields))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, **tabs)
+            columns = [name for name in Prompt._fields if name in (table.fieldnames or [])]
+            if columns[:2] != ["zh", "en"]:
+                raise CorpusError(f"--prompts {path}: its columns are {table.fieldnames}; it needs zh and en")
+            for row in table:
+                fields = {name: (row[name] or "").strip() for name in columns}
+                if not all(fields.values()):
+                    raise CorpusError(f"--prompts {path}: line {table.line_num} has an empty column")
+                prompts.append(Prompt(**fields))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise CorpusError(f"--prompts {path}: cannot be read ({error}); give a .tsv or .csv in UTF-8") from error
     if not prompts:
         raise CorpusError(f"--prompts {path}: it has a header and no prompt")
     return prompts
