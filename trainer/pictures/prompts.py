@@ -29,7 +29,9 @@ def read_prompts(path: Path) -> list[Prompt]:
             table = csv.DictReader(file, **tabs)
             columns = [name for name in Prompt._fields if name in (table.fieldnames or [])]
             if columns[:2] != ["zh", "en"]:
-                raise CorpusError(f"--prompts {path}: its columns are {table.fieldnames}; it needs zh and en")
+                raise CorpusError(
+                    f"--prompts {path}: it needs columns zh and en, and has {', '.join(table.fieldnames or [])}"
+                )
             for row in table:
                 fields = {name: (row[name] or "").strip() for name in columns}
                 if not all(fields.values()):
