@@ -35,9 +35,9 @@ class Host(comfyui.Host):
 
     def picture(self, image: dict[str, str]) -> Image.Image:
         """A picture that a graph saved, as its outputs name it, in RGB. NaN would be of one colour."""
-        found = Image.open(self.base / image["type"] / image["subfolder"] / image["filename"]).convert("RGB")
-        assert any(low < high for low, high in found.getextrema()), image  # type: ignore[misc]
-        return found
+        result = Image.open(self.base / image["type"] / image["subfolder"] / image["filename"]).convert("RGB")
+        assert any(low < high for low, high in result.getextrema()), image  # type: ignore[misc]
+        return result
 
     def latent(self, graph: graphs.Graph) -> torch.Tensor:
         """Run a graph with the nodes `sample` and `save`. Returns the sampled latent (B, 4, h, w)."""

@@ -110,10 +110,10 @@ def memory_modes(job: str) -> None:
                 memory.is_device_cpu = lambda _: False
                 memory.get_free_memory = lambda _=None, torch_free_too=False: (free, free) if torch_free_too else free
             clip = load_clip(given["artifact"])
-            made = paint(clip, model, vae, given["prompts"])
-        made["streamed.clip"] = torch.tensor(streamed(clip.cond_stage_model))
-        made["streamed.model"] = torch.tensor(streamed(model.model))
-        save_file(made, Path(given["out"]) / f"{mode}.safetensors")
+            created = paint(clip, model, vae, given["prompts"])
+        created["streamed.clip"] = torch.tensor(streamed(clip.cond_stage_model))
+        created["streamed.model"] = torch.tensor(streamed(model.model))
+        save_file(created, Path(given["out"]) / f"{mode}.safetensors")
 
 
 def paint(clip: Any, model: Any, vae: Any, prompts: list[str]) -> dict[str, torch.Tensor]:

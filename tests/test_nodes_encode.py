@@ -74,16 +74,16 @@ def test_a_prompt_of_one_encoder_is_what_the_stock_node_makes_by_that(
 @pytest.mark.parametrize("text", [MIXED, f"{MIXED} BREAK a cat BREAK {CHINESE}, embedding:none"], ids=["one", "parts"])
 def test_both_are_the_stock_nodes_pieces_joined_by_the_stock_concat(host: Host, text: str) -> None:
     segments = route(text)
-    found = host.conditioning(ours(text))
-    assert same(found, host.conditioning(stock(segments)))
-    assert found["cond.0"].shape == (1, WINDOW * len(segments), 768)
+    result = host.conditioning(ours(text))
+    assert same(result, host.conditioning(stock(segments)))
+    assert result["cond.0"].shape == (1, WINDOW * len(segments), 768)
     assert [language for language, _ in segments] == ["zh", "en", "en", "zh", "en"][: len(segments)]
     assert len(segments) == (2 if text == MIXED else 5)
 
 
 def test_the_pooled_vector_is_the_aligned_encoders_wherever_it_stands(host: Host) -> None:
-    found = host.conditioning(ours(f"a cat BREAK {CHINESE}"))
-    assert torch.equal(found["pooled.0"], host.conditioning(stock([Segment("zh", CHINESE)]))["pooled.0"])
+    result = host.conditioning(ours(f"a cat BREAK {CHINESE}"))
+    assert torch.equal(result["pooled.0"], host.conditioning(stock([Segment("zh", CHINESE)]))["pooled.0"])
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +112,13 @@ def test_layers_and_textual_inversions_of_clip_act_on_the_english_alone(host: Ho
         {"layer": node("CLIPSetLastLayer", clip=["ckpt", 1], stop_at_clip_layer=-2)},
     )
     pieces = [Segment("zh", CHINESE), Segment("en", "embedding:inversion")]
-    found = host.conditioning(ours(text))
-    assert same(found, host.conditioning(stock(pieces)))
+    result = host.conditioning(ours(text))
+    assert same(result, host.conditioning(stock(pieces)))
     skipped = stock(pieces, ENCODERS | {"en": ["layer", 0]}) | layer
     assert same(host.conditioning(ours(text, clip=["layer", 0]) | layer), host.conditioning(skipped))
     path.unlink()
     without = host.conditioning(ours(text + " "))["cond.0"]
-    assert torch.equal(without[:, :WINDOW], found["cond.0"][:, :WINDOW]) and not torch.equal(without, found["cond.0"])
+    assert torch.equal(without[:, :WINDOW], result["cond.0"][:, :WINDOW]) and not torch.equal(without, result["cond.0"])
 
 
 def ranges(host: Host) -> list[tuple[float, float]]:
@@ -128,9 +128,9 @@ def ranges(host: Host) -> list[tuple[float, float]]:
 
 def test_hooks_scheduled_on_clip_give_an_entry_for_each_range(host: Host, lora: str) -> None:
     plain = host.conditioning(ours(MIXED))["cond.0"]
-    found = host.conditioning(ours(MIXED, clip=["en", 0]) | graphs.hook(lora, ENCODERS["en"], [0.5], "en"))
-    assert torch.equal(found["cond.0"], plain) and torch.equal(found["cond.1"][:, :WINDOW], plain[:, :WINDOW])
-    assert (found["cond.1"] - plain)[:, WINDOW:].abs().max() > 0.01
+    result = host.conditioning(ours(MIXED, clip=["en", 0]) | graphs.hook(lora, ENCODERS["en"], [0.5], "en"))
+    assert torch.equal(result["cond.0"], plain) and torch.equal(result["cond.1"][:, :WINDOW], plain[:, :WINDOW])
+    assert (result["cond.1"] - plain)[:, WINDOW:].abs().max() > 0.01
     assert ranges(host) == [(0.0, 0.5), (0.5, 1.0)]
     assert all("hooks" in names for names in host.extras("extras"))
 
@@ -140,9 +140,9 @@ def test_schedules_of_two_encoders_are_divided_where_either_changes(host: Host, 
     own = graphs.save_lora(host.base / "models" / "loras" / "own.safetensors", {matrix: (64, 64)})
     graph = ours(MIXED, zhclip=["z", 0], clip=["e", 0])
     graph |= graphs.hook(own, ENCODERS["zh"], [0.25, 0.5], "z") | graphs.hook(lora, ENCODERS["en"], [0.5], "e")
-    found = host.conditioning(graph)
+    result = host.conditioning(graph)
     assert ranges(host) == [(0.0, 0.25), (0.25, 0.5), (0.5, 1.0)]
-    chinese, english = zip(*(found[f"cond.{i}"].split(WINDOW, dim=1) for i in range(3)))
+    chinese, english = zip(*(result[f"cond.{i}"].split(WINDOW, dim=1) for i in range(3)))
     assert torch.equal(english[0], english[1]) and not torch.equal(english[1], english[2])
     assert not torch.equal(chinese[0], chinese[1]) and not torch.equal(chinese[1], chinese[2])
     # Both encoders' hooks go on to the sampler, where a MODEL is patched by them.

@@ -38,9 +38,9 @@ INTERNAL = {
 
 
 def test_the_import_of_the_pack_loads_nothing_heavy() -> None:
-    found = in_host("in_host.import_pack")
-    assert sorted(found["nodes"]) == sorted(f"ZhCLIP{name}" for name in NODES)
-    foreign = {name.partition(".")[0] for name in found["modules"]} - sys.stdlib_module_names
+    result = in_host("in_host.import_pack")
+    assert sorted(result["nodes"]) == sorted(f"ZhCLIP{name}" for name in NODES)
+    foreign = {name.partition(".")[0] for name in result["modules"]} - sys.stdlib_module_names
     assert foreign <= LIGHT, foreign
 
 

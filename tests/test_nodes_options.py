@@ -1,7 +1,7 @@
 """What people combine with a prompt, on the real ComfyUI: precisions, little memory, LoRA, hooks, areas, ControlNet.
 
-Every prompt here is weighted and two windows long. tests/test_nodes_stock.py has Concat, Average, Combine, layers and
-hooks on the CLIP; tests/test_parity.py has an encoder that is streamed layer by layer.
+Every prompt here is weighted and two windows long. tests/test_nodes_encode.py has hooks on the CLIP,
+tests/test_nodes_sdxl.py Concat, Average and Combine, tests/test_parity.py an encoder that is streamed layer by layer.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def modes(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> dict[st
 
 @pytest.mark.parametrize("mode", ["LOW_VRAM", "NO_VRAM"])
 def test_streamed_encoder_and_model_make_what_loaded_ones_make(modes: dict, mode: str) -> None:
-    loaded, found = modes["NORMAL_VRAM"], modes[mode]
+    loaded, result = modes["NORMAL_VRAM"], modes[mode]
     assert int(loaded.pop("streamed.clip", 0)) == int(loaded.pop("streamed.model", 0)) == 0
     # At least the encoder's linear layers, six in each of two, and most of the UNet.
-    assert int(found.pop("streamed.clip")) >= 12 and int(found.pop("streamed.model")) >= 50
-    assert found["cond.2"].shape == (1, 2 * WINDOW, 768) and found["picture"].std() > 0.05
-    assert {name: float((found[name] - loaded[name]).abs().max()) for name in loaded} == dict.fromkeys(loaded, 0.0)
+    assert int(result.pop("streamed.clip")) >= 12 and int(result.pop("streamed.model")) >= 50
+    assert result["cond.2"].shape == (1, 2 * WINDOW, 768) and result["picture"].std() > 0.05
+    assert {name: float((result[name] - loaded[name]).abs().max()) for name in loaded} == dict.fromkeys(loaded, 0.0)
 
 
 def test_gligen_is_given_the_pooled_vector_of_a_prompt(modes: dict) -> None:
@@ -72,11 +72,11 @@ def test_half_precision_stays_near_fp32_and_paints(
     tmp_path: Path, checkpoint: Path, modes: dict, precision: str
 ) -> None:
     with started(tmp_path, checkpoint, *PRECISIONS[precision]) as host:
-        found = [host.encode(text)[0] for i, text in enumerate(PROMPTS)]
+        result = [host.encode(text)[0] for i, text in enumerate(PROMPTS)]
         host.latent(base())
         assert f"current: cpu, dtype: torch.{NAMES[precision]}" in host.tail(10**7)
     angles, shares = [], []
-    for i, half in enumerate(found):
+    for i, half in enumerate(result):
         full = modes["NORMAL_VRAM"][f"cond.{i}"][0]
         cosine = torch.nn.functional.cosine_similarity(half.double(), full.double(), dim=-1).clamp(-1, 1)
         angles.append(float(torch.rad2deg(cosine.acos()).max()))

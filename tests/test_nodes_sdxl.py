@@ -41,10 +41,13 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def by_arithmetic(made: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def by_arithmetic(created: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """transformers' own BertModel between zhclip's tokens and zhclip's structures: (windows * W, D) and (P,) each."""
-    bert = small.transformers_bert(made)
-    tokens, structure, pooled = PromptTokenizer.from_artifact(made), *map(structures(made).get, ("structure", "pooled"))
+    bert = small.transformers_bert(created)
+    tokens, structure, pooled = (
+        PromptTokenizer.from_artifact(created),
+        *map(structures(created).get, ("structure", "pooled")),
+    )
     assert structure is not None and pooled is not None
     conds, pooleds = [], []
     for text in prompts:
@@ -81,10 +84,10 @@ def test_trainer_and_node_are_the_shared_arithmetic_loaded_and_offloaded(encoder
     student = Student.from_artifact(artifact())
     figures = {("trainer", "cond"): small.largest_difference([student.encode_prompt(text) for text in prompts], conds)}
     for (mode, step), job in zip((("loaded", 1), ("offloaded", 10)), jobs):
-        found = load_file(str(job["out"]))
+        result = load_file(str(job["out"]))
         for kind, expected in (("cond", conds[::step]), ("pooled", pooleds[::step])):
             figures[mode, kind] = small.largest_difference(
-                [found[f"{kind}.{i}"] for i in range(len(expected))], expected
+                [result[f"{kind}.{i}"] for i in range(len(expected))], expected
             )
     print(f"largest differences from zhclip's arithmetic: {figures}")
     assert max(figures.values()) < TOLERANCE, figures
@@ -118,12 +121,12 @@ def alone(sdxl: Host) -> list[dict[str, torch.Tensor]]:
 
 
 def test_clip_text_encode_gives_what_sdxl_reads(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
-    (first, second), made = alone, artifact()
+    (first, second), created = alone, artifact()
     assert first["cond.0"].shape == (1, WINDOW, L + G) and first["pooled.0"].shape == (1, G)
     assert not torch.equal(first["pooled.0"], second["pooled.0"])
     empty = sdxl.conditioning(texts(""))
-    assert torch.equal(empty["cond.0"][0], made.structure["empty"])
-    assert torch.equal(empty["pooled.0"], made.pooled["empty"])
+    assert torch.equal(empty["cond.0"][0], created.structure["empty"])
+    assert torch.equal(empty["pooled.0"], created.pooled["empty"])
     long = sdxl.conditioning(texts("red cat BREAK blue dog"))
     assert torch.allclose(long["cond.0"], torch.cat([one["cond.0"] for one in alone], dim=1), atol=1e-4)
     assert torch.allclose(long["pooled.0"], first["pooled.0"], atol=1e-4)
@@ -136,17 +139,17 @@ def test_clip_text_encode_sdxl_reads_two_texts_and_sizes(sdxl: Host, alone: list
     graph = texts() | {
         "text": node("CLIPTextEncodeSDXL", clip=["clip", 0], text_l="red cat", text_g="blue dog", **SIZES)
     }
-    (red, blue), found = alone, sdxl.conditioning(graph)
-    assert torch.equal(found["cond.0"][..., :L], red["cond.0"][..., :L])
-    assert torch.equal(found["cond.0"][..., L:], blue["cond.0"][..., L:])
-    assert torch.equal(found["pooled.0"], blue["pooled.0"])
+    (red, blue), result = alone, sdxl.conditioning(graph)
+    assert torch.equal(result["cond.0"][..., :L], red["cond.0"][..., :L])
+    assert torch.equal(result["cond.0"][..., L:], blue["cond.0"][..., L:])
+    assert torch.equal(result["pooled.0"], blue["pooled.0"])
     assert sdxl.extras("numbers")[0] == SIZES
     empty = artifact().structure["empty"]
     for longer, shorter, columns in (("text_l", "text_g", slice(L, None)), ("text_g", "text_l", slice(L))):
         graph["text"]["inputs"] |= {longer: "red cat BREAK blue dog", shorter: "red cat"}
-        found = sdxl.conditioning(graph)
-        assert found["cond.0"].shape == (1, 2 * WINDOW, L + G)
-        assert torch.equal(found["cond.0"][0, WINDOW:, columns], empty[:, columns])
+        result = sdxl.conditioning(graph)
+        assert result["cond.0"].shape == (1, 2 * WINDOW, L + G)
+        assert torch.equal(result["cond.0"][0, WINDOW:, columns], empty[:, columns])
 
 
 def test_conditioning_concat_average_combine_and_zero_out(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
@@ -156,17 +159,17 @@ def test_conditioning_concat_average_combine_and_zero_out(sdxl: Host, alone: lis
         return sdxl.conditioning(texts("red cat", "blue dog") | {"join": node(kind, **inputs)}, "join")
 
     pair = {"conditioning_to": ["text", 0], "conditioning_from": ["text1", 0]}
-    found = joined("ConditioningConcat", **pair)
-    assert torch.equal(found["cond.0"], torch.cat([red["cond.0"], blue["cond.0"]], dim=1))
-    assert torch.equal(found["pooled.0"], red["pooled.0"])
-    found = joined("ConditioningAverage", conditioning_to_strength=0.25, **pair)
+    result = joined("ConditioningConcat", **pair)
+    assert torch.equal(result["cond.0"], torch.cat([red["cond.0"], blue["cond.0"]], dim=1))
+    assert torch.equal(result["pooled.0"], red["pooled.0"])
+    result = joined("ConditioningAverage", conditioning_to_strength=0.25, **pair)
     for kind in ("cond.0", "pooled.0"):
-        assert torch.allclose(found[kind], 0.25 * red[kind] + 0.75 * blue[kind], atol=1e-5)
-    found = joined("ConditioningCombine", conditioning_1=["text", 0], conditioning_2=["text1", 0])
-    assert torch.equal(found["cond.1"], blue["cond.0"]) and torch.equal(found["pooled.1"], blue["pooled.0"])
-    found = joined("ConditioningZeroOut", conditioning=["text", 0])
-    assert found["cond.0"].shape == red["cond.0"].shape and found["pooled.0"].shape == (1, G)
-    assert not found["cond.0"].any() and not found["pooled.0"].any()
+        assert torch.allclose(result[kind], 0.25 * red[kind] + 0.75 * blue[kind], atol=1e-5)
+    result = joined("ConditioningCombine", conditioning_1=["text", 0], conditioning_2=["text1", 0])
+    assert torch.equal(result["cond.1"], blue["cond.0"]) and torch.equal(result["pooled.1"], blue["pooled.0"])
+    result = joined("ConditioningZeroOut", conditioning=["text", 0])
+    assert result["cond.0"].shape == red["cond.0"].shape and result["pooled.0"].shape == (1, G)
+    assert not result["cond.0"].any() and not result["pooled.0"].any()
 
 
 def test_clip_set_last_layer_says_what_it_does(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
@@ -175,9 +178,9 @@ def test_clip_set_last_layer_says_what_it_does(sdxl: Host, alone: list[dict[str,
     for layer in (-1, -2, -3):
         logged = len(sdxl.tail(10**7))
         graph["layer"] = node("CLIPSetLastLayer", clip=["clip", 0], stop_at_clip_layer=layer)
-        found = sdxl.conditioning(graph)
-        assert torch.equal(found["cond.0"], alone[0]["cond.0"]) == (layer != -3)
-        assert torch.equal(found["pooled.0"], alone[0]["pooled.0"])
+        result = sdxl.conditioning(graph)
+        assert torch.equal(result["cond.0"], alone[0]["cond.0"]) == (layer != -3)
+        assert torch.equal(result["pooled.0"], alone[0]["pooled.0"])
         assert ("ZhCLIP: CLIP Set Last Layer" in sdxl.tail(10**7)[logged:]) == (layer != -2)
 
 

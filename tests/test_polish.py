@@ -22,10 +22,10 @@ SCRIPT = json.loads((Path(__file__).resolve().parent / "data" / "script.json").r
 SENTENCE = re.compile(r"[a-z]{2,}(?: [a-z]{2,}){2,}")  # three words of lower case: no name, no term
 
 
-def faces(host: Host) -> dict[str, Any]:
+def node_infos(host: Host) -> dict[str, Any]:
     """What the server says of each node of the pack."""
     return {
-        name: face for name, face in host.get("/object_info").items() if face["python_module"] == "custom_nodes.zhclip"
+        name: info for name, info in host.get("/object_info").items() if info["python_module"] == "custom_nodes.zhclip"
     }
 
 
@@ -34,19 +34,19 @@ def texts(value: Any) -> list[str]:
     return [text for item in value.values() for text in texts(item)] if isinstance(value, dict) else [value]
 
 
-def as_translated(face: dict[str, Any]) -> dict[str, Any]:
+def as_translated(info: dict[str, Any]) -> dict[str, Any]:
     """A node's own words, in the form of the front end's nodeDefs.json."""
     inputs: dict[str, dict[str, str]] = {}
     for group in ("required", "optional"):
-        for name in face["input_order"].get(group, []):
-            options = face["input"][group][name][1]
+        for name in info["input_order"].get(group, []):
+            options = info["input"][group][name][1]
             inputs[name] = {"name": name, "tooltip": options["tooltip"]}
             if options.get("control_after_generate"):  # a widget that the front end adds
                 inputs["control_after_generate"] = {"name": "control after generate"}
-    outputs = zip(face["output_name"], face["output_tooltips"])
+    outputs = zip(info["output_name"], info["output_tooltips"])
     return {
-        "display_name": face["display_name"],
-        "description": face["description"],
+        "display_name": info["display_name"],
+        "description": info["description"],
         "inputs": inputs,
         "outputs": {str(at): {"name": name, "tooltip": tooltip} for at, (name, tooltip) in enumerate(outputs)},
     }
@@ -59,7 +59,7 @@ def keys(value: Any) -> Any:
 
 def test_the_english_texts_are_the_nodes_own(host: Host) -> None:
     served = host.get("/api/i18n")["en"]["nodeDefs"]
-    assert {name: as_translated(face) for name, face in faces(host).items()} == {
+    assert {name: as_translated(info) for name, info in node_infos(host).items()} == {
         name: entry for name, entry in served.items() if name.startswith("ZhCLIP")
     }
 
@@ -67,7 +67,7 @@ def test_the_english_texts_are_the_nodes_own(host: Host) -> None:
 @pytest.mark.parametrize("language", ["zh", "zh-TW"])
 def test_every_word_of_every_node_is_translated(host: Host, language: str) -> None:
     served = {name: entry for name, entry in host.get("/api/i18n")[language]["nodeDefs"].items() if "ZhCLIP" in name}
-    assert keys(served) == keys({name: as_translated(face) for name, face in faces(host).items()})
+    assert keys(served) == keys({name: as_translated(info) for name, info in node_infos(host).items()})
     for text in texts(served):
         assert not SENTENCE.search(text) and (text in SCRIPT["latin"] or not text.isascii()), text
 
@@ -93,13 +93,13 @@ def page(host: Host, name: str, language: str) -> str:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_node_has_a_help_page_that_names_all_its_parts(host: Host, language: str) -> None:
     translated = host.get("/api/i18n")[language]["nodeDefs"]
-    for name, face in faces(host).items():
+    for name, info in node_infos(host).items():
         text = page(host, name, language)
         assert text.splitlines()[0] == f"# {translated[name]['display_name']}"
         for group in ("required", "optional"):
-            missing = [part for part in face["input_order"].get(group, []) if f"`{part}`" not in text]
+            missing = [part for part in info["input_order"].get(group, []) if f"`{part}`" not in text]
             assert not missing, (name, language, missing)
-        assert all(f"`{output}`" in text for output in face["output_name"]), (name, language)
+        assert all(f"`{output}`" in text for output in info["output_name"]), (name, language)
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: str(path.relative_to(DOCS)))

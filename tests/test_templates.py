@@ -62,7 +62,7 @@ def kind(name: str) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def files(sdxl: Host) -> Iterator[None]:
     """Small files under the names that the workflows give, among them a LoRA of both halves."""
-    models, made = sdxl.base / "models", []
+    models, created = sdxl.base / "models", []
     for of, places in LORAS.items():
         lora: dict[str, torch.Tensor] = {}
         for name, (out, inner) in places.items():
@@ -75,9 +75,9 @@ def files(sdxl: Host) -> Iterator[None]:
             link = models / folder / node["widgets_values"][0]
             if not link.exists():
                 link.symlink_to(models / folder / stored[kind(name)])
-                made.append(link)
+                created.append(link)
     yield
-    for link in made:
+    for link in created:
         link.unlink()
 
 
@@ -115,11 +115,11 @@ LONG = ("bilingual_lora_sdxl", "compare_encoders_sdxl", "inspector_sd15")
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in TEMPLATES])
 def test_a_workflow_runs_to_its_picture(host: Host, name: str) -> None:
-    made = shrunk(name)
+    created = shrunk(name)
     logged = len(host.tail(10**7))
     # What comfy-cli does before it queues; the front end's own way is tested in a browser.
-    outputs = host.outputs(with_clip(name, convert_ui_to_api(made, host.get("/object_info"))))
-    ends = {str(node["id"]) for node in made["nodes"] if node["type"] in ("SaveImage", "ZhCLIPInspector")}
+    outputs = host.outputs(with_clip(name, convert_ui_to_api(created, host.get("/object_info"))))
+    ends = {str(node["id"]) for node in created["nodes"] if node["type"] in ("SaveImage", "ZhCLIPInspector")}
     assert ends and ends <= set(outputs)
     for image in itertools.chain(*(outputs[node]["images"] for node in ends)):
         host.picture(image)
@@ -138,11 +138,11 @@ def with_clip(name: str, graph: graphs.Graph) -> graphs.Graph:
 
 def shrunk(name: str) -> Workflow:
     """A workflow that a CPU finishes in seconds."""
-    made = workflow(name)
-    for node in made["nodes"]:
+    created = workflow(name)
+    for node in created["nodes"]:
         for widget, value in SMALL.get(node["type"], {}).items():
             node["widgets_values"][widgets(node).index(widget)] = value
         if node["type"] in LINES:
             at = widgets(node).index(LINES[node["type"]])
             node["widgets_values"][at] = "\n".join(node["widgets_values"][at].splitlines()[:2])
-    return made
+    return created

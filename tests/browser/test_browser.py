@@ -43,12 +43,21 @@ def painted(ui: Ui) -> list[str]:
     return [inputs["text"] for inputs in texts]
 
 
-def test_a_chinese_prompt_typed_into_a_template_is_painted_and_there_after_a_reload(ui: Ui, words: dict) -> None:
+def test_a_chinese_prompt_typed_into_a_template_survives_a_reload_and_is_painted(ui: Ui, words: dict) -> None:
     # As if new: a loader whose output ComfyUI has in its cache is not run, and says nothing.
     (ui.host.encoders / named(WORKFLOW, "ZhCLIPLoader")).touch()
     ui.open_template(FIRST)
-    ui.shrink()
     ui.write(words["prompt"])
+    expect(ui.line()).to_contain_text(words["weighted"][0])
+    ui.page.mouse.click(900, 650)
+    before = sizes(ui)
+    ui.load()
+    expect(ui.page.locator(".zhclip_weight").first).to_have_text(words["weighted"][0])
+    assert [words["prompt"]] in saved_texts(ui)
+    assert ui.vue or sizes(ui) == before  # 1.32.9 spreads the nodes when it makes Vue nodes of them
+    assert "zhclip_count" not in json.dumps(ui.page.evaluate("window.app.graph.serialize()"))
+    ui.fit()
+    ui.shrink()
     ui.queue()
     assert ui.picture() == [64, 64]
     assert words["prompt"] in painted(ui)
@@ -56,11 +65,6 @@ def test_a_chinese_prompt_typed_into_a_template_is_painted_and_there_after_a_rel
     report = ui.page.locator(".zhclip_report")
     expect(report).to_have_count(1)
     expect(report).to_contain_text("0.3")
-    before = sizes(ui)
-    ui.load()
-    expect(ui.page.locator(".zhclip_weight").first).to_have_text(words["weighted"][0])
-    assert [words["prompt"]] in saved_texts(ui) and sizes(ui) == before
-    assert "zhclip_count" not in json.dumps(ui.page.evaluate("window.app.graph.serialize()"))
 
 
 def test_the_line_under_a_prompt_counts_while_it_is_typed(ui: Ui, words: dict) -> None:
