@@ -130,7 +130,7 @@ def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ("",)) -> Te
     tensors: Tensors = {}
     for file in files:
         try:
-            tensors |= _read_safetensors(file, prefixes) if file.suffix == ".safetensors" else _read_pickle(file)
+            tensors |= _read_safetensors(file, prefixes) if file.suffix == ".safetensors" else _read_torch_file(file)
         except Exception as error:
             raise ModelError(f"--{flag} {file}: cannot be read ({error}); copy or download it again") from error
     return tensors
@@ -143,7 +143,7 @@ def _read_safetensors(file: Path, prefixes: tuple[str, ...]) -> Tensors:
         return {name: opened.get_tensor(name) for name in own or names}
 
 
-def _read_pickle(file: Path) -> Tensors:
+def _read_torch_file(file: Path) -> Tensors:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
