@@ -107,9 +107,8 @@ def of_scoring(folder: Path, planted: bool) -> None:
     train, dev = cached(folder, teacher, student), cached(folder, teacher, student, None)
     if planted:
         baselines.Baselines.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
-    report = score(
-        student, [(dev, Baselines.from_cache(train, 1e-3, teacher_targets(teacher, PAIRS)))], PAIRS, 8
-    ).report
+    baseline = Baselines.from_cache(train, 1e-3, teacher_targets(teacher, PAIRS))
+    report = score(student, [(dev, baseline)], PAIRS).report
     assert set(report["baselines"]) == {"constant", "nearest", "untrained", "ridge"}
 
 

@@ -45,8 +45,6 @@ def _run(recipe: Recipe, progress: Listener | None, plan_only: bool = False) -> 
     from .pipeline import run
 
     run(recipe, progress)
-    if MAIN_PROCESS:
-        print((recipe.folder / "report.md").read_text(encoding="utf-8"))
 
 
 def _one_stage(name: str, recipe: Recipe, progress: Listener | None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests import runs
-from trainer.report.page import WORDS
+from trainer.report.verdict import WORDS
 
 pytestmark = pytest.mark.slow  # it needs a browser
 WIDTHS = {"light": 1000, "dark": 390}
@@ -38,7 +38,7 @@ def test_both_languages_show_and_nothing_is_asked_of_a_network(browser: Browser,
     for turn, language in enumerate(languages):
         if turn:
             page.get_by_role("button", name=WORDS["switch"][1 - language], exact=True).click()
-        for key in ("curve", "zones", "found", "hard", "spread", "heat", "corpus", "recipe", "how"):
+        for key in ("curve", "zones", "found", "hard", "corpus", "recipe", "how"):
             expect(page.get_by_text(WORDS[key][language], exact=True).first).to_be_visible()
             expect(page.get_by_text(WORDS[key][1 - language], exact=True).first).to_be_hidden()
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

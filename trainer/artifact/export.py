@@ -25,6 +25,7 @@ from ..corpus import stage as corpus
 from ..models.student import Student
 from ..models.tokenizer import compare_tokenizers
 from ..progress import Listener, track
+from ..report.verdict import verdict
 from ..training.trained import TrainedRun, strategy_name
 
 # Norm of a vector's difference from the trained model's over the vector's own: fp32 arithmetic, or rounding to fp16.
@@ -77,8 +78,11 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
     size = f"{path.stat().st_size / 1e6:.0f} MB in {dtype}"
     logger.info(f"export: {path}, {size}; largest difference from the trained model {worst:.1e} of a vector's norm")
     comfyui = install_folder(recipe.install)
-    if comfyui:
-        logger.info(f"export: installed as {install(path, comfyui, recipe.folder.resolve().name)}")
+    installed = install(path, comfyui, recipe.folder.resolve().name) if comfyui else None
+    logger.info(
+        f"{verdict(artifact.meta.report)}\nreport: {report.with_suffix('.html')}\nencoder: {installed or path}"
+        + ("; press R in ComfyUI and choose it" if installed else "; copy it to ComfyUI's models/text_encoders")
+    )
 
 
 def restore_scale(run: TrainedRun) -> None:

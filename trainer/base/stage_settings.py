@@ -43,7 +43,7 @@ class CompareReportsSettings:
     reports: list[str] = field(default_factory=list)
     """Runs' folders, or report.json files; the others are compared with the first."""
     out: str | None = None
-    """A .md or .html file to write too."""
+    """A Markdown file to write too."""
 
 
 @dataclass

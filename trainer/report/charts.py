@@ -1,4 +1,4 @@
-"""Line charts and histograms as coordinates, which the page's template draws as SVG."""
+"""Line charts as coordinates, which the page's template draws as SVG."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
-
 Points = Sequence[tuple[float, float]]
-WIDTH, HEIGHT, BAR_HEIGHT = 720, 260, 100
+WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 26  # margins
 MOST = 240  # points of a line; of a longer one, means of neighbours
-BARS = 48
 
 
 @dataclass(frozen=True)
@@ -61,19 +58,3 @@ def averaged(points: Points) -> Points:
     size = math.ceil(len(points) / MOST)
     groups = [points[at : at + size] for at in range(0, len(points), size)]
     return [(group[-1][0], fmean(y for _, y in group)) for group in groups]
-
-
-class Histogram(NamedTuple):
-    """Bars (from, to, count) from 0 to the largest value; marks are vertical lines by CSS class."""
-
-    x: Axis
-    bars: list[tuple[float, float, int]]
-    marks: Mapping[str, float]
-
-    @classmethod
-    def from_values(cls, values: Sequence[float], marks: Mapping[str, float]) -> Histogram:
-        """Of values, and marks by CSS class."""
-        top = max([*values, *marks.values()]) * 1.02 or 1.0
-        counts, edges = np.histogram(np.clip(values, 0, top), BARS, (0, top))
-        bars = list(zip(edges.tolist(), edges[1:].tolist(), counts.tolist()))
-        return cls(Axis(0, top, LEFT, WIDTH - RIGHT), bars, marks)

@@ -1,37 +1,26 @@
-"""Stage `compare-reports`: reports side by side, and which of their differences exceed chance."""
+"""Stage `compare-reports`: reports of the same captions in one table, and which of their differences exceed chance."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from html import escape
 from operator import getitem
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..base.files import write_text
+from ..base.files import read_json, write_text
 from ..base.recipe import SettingsError
 from ..base.stage_settings import CompareReportsSettings
 from . import captions
 from .captions import Caption
-from .tables import LABELS, by_predictor, document, html_table, markdown_table
+from .tables import by_predictor, markdown_table
 
-RESAMPLES, SEED = 2000, 0
-# Figures of a caption whose means are compared, and whether more is better.
-FIGURES = {"loss": False, "content loss": False, "R@1": True, "content R@1": True}
-RECALLS = {
-    "zh to en R@1": ("retrieval", "zh_to_en", "R@1"),
-    "zh to en R@5": ("retrieval", "zh_to_en", "R@5"),
-    "en to zh R@1": ("retrieval", "en_to_zh", "R@1"),
-    "content zh to en R@1": ("retrieval_content", "zh_to_en", "R@1"),
-    "content en to zh R@1": ("retrieval_content", "en_to_zh", "R@1"),
-}
-TITLE = "Reports compared"
+RESAMPLES = 2000
+COMPARED = ("aligned", "ridge", "constant")  # predictors in each cell
 NOTE = (
     "Each difference is the mean over the captions minus the first report's, with its 95 % interval from "
     f"{RESAMPLES:,} paired resamples of the captions; R@1 is zh to en, and a caption keeps its hit or miss among all. "
@@ -40,12 +29,20 @@ NOTE = (
 logger = logging.getLogger(__name__)
 
 
-class Table(NamedTuple):
-    """A title, rows of texts, and the columns' names."""
+class Figure(NamedTuple):
+    """A figure of a report under `keys`, and the same of one caption."""
 
-    title: str
-    rows: list[list[str]]
-    names: list[str]
+    keys: tuple[str, ...]
+    of_caption: Callable[[Caption], float]
+    more_is_better: bool = False
+
+
+FIGURES = {
+    "loss": Figure(("loss", "all"), lambda caption: caption.loss),
+    "content loss": Figure(("loss", "content"), lambda caption: caption.loss_content),
+    "R@1": Figure(("retrieval", "zh_to_en", "R@1"), lambda caption: caption.rank == 0, True),
+    "content R@1": Figure(("retrieval_content", "zh_to_en", "R@1"), lambda caption: caption.rank_content == 0, True),
+}
 
 
 @dataclass(frozen=True)
@@ -58,41 +55,46 @@ class SavedReport:
 
     @classmethod
     def read(cls, name: str) -> SavedReport:
-        """Read that of a run's folder, or a report.json. Raises SettingsError."""
+        """Read that of a run's folder, or a report.json. Raises SettingsError, DamagedError."""
         path = Path(name) / "report.json" if Path(name).is_dir() else Path(name)
         if not path.is_file():
             raise SettingsError(f"{path}: missing; give a run's folder after its evaluate stage, or a report.json")
-        try:
-            report = json.loads(path.read_text(encoding="utf-8"))
-            report["loss"]["all"], report["baselines"]["constant"]["all"], report["window"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{path}: not a report of the evaluate stage ({error})") from error
+        report = read_json(path, "give a report.json of the evaluate stage")
+        if not isinstance(report, dict) or not {"loss", "baselines", "retrieval_content", "window"} <= set(report):
+            raise SettingsError(f"{path}: not a report of the evaluate stage")
         return cls(name, report, captions.read(captions.path_beside(path)))
 
-    def figures(self) -> np.ndarray:
+    def cell(self, figure: Figure) -> str:
+        """The figure of this encoder, the ridge map and the constant."""
+        part, *keys = figure.keys
+        predictors = by_predictor(self.report, part)
+        return " / ".join(f"{reduce(getitem, keys, predictors[name]):.3f}" for name in COMPARED)
+
+    def by_caption(self) -> np.ndarray:
         """FIGURES of each caption (N, 4)."""
-        return np.array([(c.loss, c.loss_content, c.rank == 0, c.rank_content == 0) for c in self.captions], float)
+        return np.array([[figure.of_caption(c) for figure in FIGURES.values()] for c in self.captions], float)
 
 
 def compare_reports(settings: CompareReportsSettings) -> None:
-    """Stage `compare-reports`: tables in the log and, with --out, in a file. Raises SettingsError."""
+    """Stage `compare-reports`: both tables in the log and, with --out, in a file. Raises SettingsError."""
     if len(settings.reports) < 2:
         raise SettingsError("give two reports or more: runs' folders, or report.json files")
-    reports = [SavedReport.read(name) for name in settings.reports]
-    for other in reports[1:]:
-        check_comparable(reports[0], other)
-    losses: dict[str, tuple[str, ...]] = {zone: ("loss", zone) for zone in reports[0].report["loss"]}
-    losses |= {"skill": ("skill",), "norm ratio": ("norm_ratio",)}
-    tables = [
-        side_by_side("Mean cosine loss, lower is better", reports, losses),
-        side_by_side("Share of captions that find their own translation, higher is better", reports, RECALLS),
-        differences(reports),
+    first, *others = reports = [SavedReport.read(name) for name in settings.reports]
+    for other in others:
+        check_comparable(first, other)
+    figures = [[saved.name, *map(saved.cell, FIGURES.values())] for saved in reports]
+    parts = [
+        "# Reports compared",
+        f"{len(first.captions):,} captions, {first.report['window']} positions. Each cell: encoder / ridge / constant.",
+        markdown_table(figures, ["", *FIGURES]),
+        f"Against {first.name}:",
+        markdown_table([[other.name, *differences(first, other)] for other in others], ["", *FIGURES]),
+        NOTE,
     ]
-    head = f"{len(reports[0].captions):,} captions, {reports[0].report['window']} positions."
-    logger.info(as_markdown(head, tables))
+    text = "\n\n".join(parts) + "\n"
+    logger.info(text)
     if settings.out:
-        written = as_html if Path(settings.out).suffix in (".html", ".htm") else as_markdown
-        write_text(Path(settings.out), written(head, tables))
+        write_text(Path(settings.out), text)
 
 
 def check_comparable(one: SavedReport, other: SavedReport) -> None:
@@ -102,79 +104,28 @@ def check_comparable(one: SavedReport, other: SavedReport) -> None:
             f"{one.name} was scored at {one.report['window']} positions and {other.name} at {other.report['window']}: "
             "their losses cannot be compared"
         )
-    first, second = ([(c.zh, c.en) for c in saved.captions] for saved in (one, other))
-    if first != second:
-        only_first, only_second = len(set(first) - set(second)), len(set(second) - set(first))
+    if [(c.zh, c.en) for c in one.captions] != [(c.zh, c.en) for c in other.captions]:
         raise SettingsError(
-            f"{one.name} and {other.name} were scored on different captions ({only_first} of {len(first)} are only in "
-            f"the first, {only_second} of {len(second)} only in the second, or their order differs); score both on one "
+            f"{one.name} and {other.name} were scored on different captions, or in another order; score both on one "
             "corpus: `python -m trainer evaluate --artifact ... --corpus ... --report ...`"
         )
 
 
-def side_by_side(title: str, reports: list[SavedReport], columns: Mapping[str, tuple[str, ...]]) -> Table:
-    """The encoder of each report, then the baselines. Columns are keys into a report."""
-    rows = [(saved.name, "aligned", saved.report) for saved in reports] + baseline_rows(reports)
-    texts = [[label, *(_figure(report, name, *keys) for keys in columns.values())] for label, name, report in rows]
-    return Table(title, texts, ["", *columns])
-
-
-def _figure(report: dict, predictor: str, part: str, *keys: str) -> str:
-    if not keys:  # a figure of the encoder alone
-        return f"{report[part]:.3f}" if predictor == "aligned" else ""
-    return f"{reduce(getitem, keys, by_predictor(report, part)[predictor]):.3f}"
-
-
-def baseline_rows(reports: list[SavedReport]) -> list[tuple[str, str, dict]]:
-    """(label, name, report) of every baseline: once if all reports share it, else the label names the report."""
-    rows = []
-    for name, label in LABELS.items():
-        different: list[SavedReport] = []
-        for saved in reports:
-            losses = saved.report["baselines"].get(name)
-            if losses and not any(_equal(losses, other.report["baselines"][name]) for other in different):
-                different.append(saved)
-        rows += [(f"{label} ({one.name})" if len(different) > 1 else label, name, one.report) for one in different]
-    return rows
-
-
-def _equal(one: dict[str, float], other: dict[str, float]) -> bool:
-    return all(abs(one[zone] - other[zone]) < 1e-5 for zone in one)
-
-
-def differences(reports: list[SavedReport]) -> Table:
-    """Each report minus the first, figure by figure, with intervals and a verdict."""
-    first = reports[0].figures()
-    rows = []
-    for other in reports[1:]:
-        means, low, high = bootstrap(other.figures() - first)
-        rows.append([other.name, *(_difference(*figure) for figure in zip(means, low, high, FIGURES.values()))])
-    return Table(f"Against {reports[0].name}", rows, ["", *FIGURES])
-
-
-def _difference(mean: float, low: float, high: float, more_is_better: bool) -> str:
-    verdict = "within chance"
-    if low > 0 or high < 0:
-        verdict = "better" if (mean > 0) == more_is_better else "worse"
-    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f}) {verdict}"
+def differences(first: SavedReport, other: SavedReport) -> list[str]:
+    """For each figure, the other's mean difference from the first, its interval, and better, worse or within chance."""
+    means, low, high = bootstrap(other.by_caption() - first.by_caption())
+    cells = []
+    for mean, below, above, figure in zip(means, low, high, FIGURES.values()):
+        better = "better" if (mean > 0) == figure.more_is_better else "worse"
+        verdict = better if below > 0 or above < 0 else "within chance"
+        cells.append(f"{mean:+.3f} ({below:+.3f} to {above:+.3f}) {verdict}")
+    return cells
 
 
 def bootstrap(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means (K,) of values (N, K), and the ends of their 95 % intervals by resampling the rows."""
-    generator = np.random.default_rng(SEED)
+    generator = np.random.default_rng(0)
     rows = len(values)
     means = np.stack([values[generator.integers(0, rows, rows)].mean(axis=0) for _ in range(RESAMPLES)])
     low, high = np.quantile(means, (0.025, 0.975), axis=0)
     return values.mean(axis=0), low, high
-
-
-def as_markdown(head: str, tables: list[Table]) -> str:
-    """The tables as Markdown."""
-    parts = [f"{title}:\n\n{markdown_table(rows, names)}" for title, rows, names in tables]
-    return "\n\n".join([f"# {TITLE}", head, *parts, NOTE]) + "\n"
-
-
-def as_html(head: str, tables: list[Table]) -> str:
-    """The tables as a page that needs no other file."""
-    body = "".join(f"<h2>{escape(title)}</h2>\n{html_table(rows, names)}" for title, rows, names in tables)
-    return document(TITLE, f"<p>{escape(head)}</p>\n{body}<p>{escape(NOTE)}</p>")

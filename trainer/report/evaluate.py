@@ -50,7 +50,6 @@ def evaluate(settings: EvaluateSettings, progress: Listener | None = None) -> No
         raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
     if settings.report:
         write_report(Path(settings.report), evaluation)
-    logger.info(to_markdown(evaluation.report))
 
 
 def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation:
@@ -58,14 +57,13 @@ def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation
 
     Raises SettingsError when training has not finished.
     """
-    folder = recipe.folder / "corpus"
+    run, folder = TrainedRun.open(recipe, default_device(), progress), recipe.folder / "corpus"
     summary = read_json(folder / "summary.json", "delete it and run the corpus stage again")
-    run = TrainedRun.open(recipe, default_device(), progress)
     targets = teacher_targets(run.teacher, corpus.read_pairs(folder / "train.tsv"))
     baselines = Baselines.from_cache(run.cache, recipe.train.ridge_lambda, targets)
     dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
     pairs = corpus.read_pairs(folder / "dev.tsv")
-    scored = score(run.student, [(dev, baselines)], pairs, recipe.cache.batch, progress)
+    scored = score(run.student, [(dev, baselines)], pairs, progress)
     facts = {
         "baselines_from": "training pairs",
         "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
@@ -74,11 +72,13 @@ def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation
     evaluation = replace(
         scored,
         report=scored.report | facts,
+        name=recipe.folder.resolve().name,
         recipe=public(recipe),
         metrics=metrics.read(recipe.folder / metrics.FILE),
         corpus=summary,
     )
     write_report(recipe.folder / "report.json", evaluation)
+    logger.info(to_markdown(evaluation.report))
     return evaluation
 
 
@@ -113,10 +113,12 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
             baselines = [Baselines.from_cache(half, penalty) for half in reversed(caches)]
             origin = "the other half of the scored pairs"
         parts = list(zip(caches, baselines, strict=True))
-        scored = score(student, parts, cleaned.pairs, CacheSettings.batch, progress)
+        scored = score(student, parts, cleaned.pairs, progress)
     about = {"name": Path(source).name, "rejected": cleaned.counts()}
     facts = {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
-    return replace(scored, report=scored.report | facts, recipe=meta.recipe)
+    evaluation = replace(scored, report=scored.report | facts, name=Path(path).stem, recipe=meta.recipe)
+    logger.info(to_markdown(evaluation.report))
+    return evaluation
 
 
 def _cache_halves(folder: Path, pairs: list[Pair], teacher: Teacher, untrained: Student) -> list[Cache]:

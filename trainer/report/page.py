@@ -5,39 +5,36 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from . import charts
-from .charts import Histogram, LineChart
+from .charts import LineChart
 from .score import Evaluation
-from .tables import DIRECTIONS, RANKS, STYLE, by_predictor
+from .tables import DIRECTIONS, RANKS, by_predictor
+from .verdict import LANGUAGES, WORDS, verdict
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
-WORDS: dict[str, Any] = json.loads(Path(__file__).with_name("report_words.json").read_text(encoding="utf-8"))
-"""The page's phrases, each (English, Chinese), or groups of them by a word of the report."""
-LANGUAGES = ("en", "zh")
-HARD, EASY = 15, 5  # captions shown
+HARD = 15  # captions shown
 RETRIEVALS = {"found_all": "retrieval", "found_content": "retrieval_content"}  # by title
 
 
 def page(evaluation: Evaluation) -> str:
     """The HTML."""
-    report, captions, recipe = evaluation.report, evaluation.captions, evaluation.recipe
+    report, recipe = evaluation.report, evaluation.recipe
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
         TEMPLATE.read_text(encoding="utf-8")
     )
     losses = by_predictor(report, "loss")
-    marks = {"aligned": report["loss"]["all"], "constant": report["baselines"]["constant"]["all"]}
     skills = series(evaluation.metrics, "dev_skill")
     return template.render(
+        name=evaluation.name,
         report=report,
-        style=Markup(STYLE),
         charts=charts,
         t=text,
+        verdict=in_both([verdict(report, language) for language in LANGUAGES]),
         count=lambda n: f"{n:,}",
         three=lambda x: f"{round(x, 3) + 0:.3f}",  # without -0.000
         percent=lambda x: f"{x:.1%}",
@@ -46,11 +43,7 @@ def page(evaluation: Evaluation) -> str:
         retrievals={title: by_predictor(report, part) for title, part in RETRIEVALS.items()},
         sides=list(DIRECTIONS),
         ranks=[f"R@{k}" for k in RANKS],
-        hard=sorted(captions, key=lambda c: (-c.rank, -c.loss))[:HARD],
-        easy=sorted(captions, key=lambda c: (c.rank, c.loss))[:EASY],
-        mapped=[captions[i] for i in evaluation.mapped],
-        similarity=evaluation.similarity,
-        spread=Histogram.from_values([c.loss for c in captions], marks),
+        hard=sorted(evaluation.captions, key=lambda c: (-c.rank, -c.loss))[:HARD],
         curve=loss_chart(evaluation.metrics, report["loss"]["all"]),
         skills=LineChart.from_points({"aligned": skills}) if skills else None,
         corpus=evaluation.corpus or {"dev": {"rows": report["rows"], "rejected": report["corpus"]["rejected"]}},
@@ -60,17 +53,17 @@ def page(evaluation: Evaluation) -> str:
 
 
 def text(key: str, inner: str = "", **values: object) -> Markup:
-    """A phrase in both languages, of which the page's style shows one.
-
-    `inner` chooses from a group, such as a zone; one that is not in the group is shown as it is.
-    """
+    """A phrase in both languages. `inner` chooses from a group; one that is not in the group is shown as it is."""
     phrase = WORDS[key].get(inner) if inner else WORDS[key]
-    span = Markup('<span class="{0}" lang="{0}">{1}</span>')
     if phrase is None:  # not a format string: it may contain braces
-        return Markup("").join(span.format(language, inner) for language in LANGUAGES)
-    return Markup("").join(
-        span.format(language, Markup.escape(words).format(**values)) for language, words in zip(LANGUAGES, phrase)
-    )
+        return in_both([inner] * len(LANGUAGES))
+    return in_both([words.format(**values) for words in phrase])
+
+
+def in_both(texts: Sequence[str]) -> Markup:
+    """A text in each of LANGUAGES, of which the page's style shows one."""
+    span = Markup('<span class="{0}" lang="{0}">{1}</span>')
+    return Markup("").join(span.format(language, words) for language, words in zip(LANGUAGES, texts))
 
 
 def series(metrics: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache
 
 from zhclip.vectors import centred_similarity, ranks, recall, sentence_vector
 
-from ..base.device import is_out_of_memory
 from ..cache.shards import Cache
 from ..corpus.pairs import Pair
 from ..models.student import Student
@@ -24,22 +21,20 @@ from .captions import Caption
 from .tables import RANKS
 
 BASELINES = ("constant", "nearest", "untrained", "ridge")
-MAPPED = 20  # captions in the page's heat map
+BATCH = 32  # captions at once: less than the cache stage computes, so that they fit into memory
 Columns = dict[str, torch.Tensor]
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A report as plain JSON values, its captions, and what the page shows beside them; the last three are a run's.
 
-    mapped: indices of the captions in the heat map; similarity: of these, Chinese by English.
+    name: of the run or the encoder, the page's title.
     """
 
     report: dict[str, Any]
     captions: list[Caption]
-    mapped: Sequence[int]
-    similarity: Sequence[Sequence[float]]
+    name: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, float]] = ()
     corpus: Mapping[str, dict] = field(default_factory=dict)  # rows and rejected, by split
@@ -49,24 +44,11 @@ def score(
     student: Student,
     parts: Sequence[tuple[Cache, Baselines]],
     pairs: Sequence[Pair],
-    batch: int,
     progress: Listener | None = None,
 ) -> Evaluation:
-    """Score a student on cached pairs, with all positions and all layers' output, each cache with its own baselines.
-
-    `batch` captions at once, or fewer if they do not fit into GPU memory.
-    """
+    """Score a student on cached pairs, with all positions and all layers' output, each cache with its own baselines."""
     cache = parts[0][0]
-    while True:
-        try:
-            columns, lengths = measure_all(student, parts, batch, progress)
-            break
-        except RuntimeError as error:
-            if batch == 1 or not is_out_of_memory(error):
-                raise
-        clear_device_cache(garbage_collection=True)
-        batch //= 2
-        logger.warning(f"evaluate: out of memory; scoring {batch} captions at once (--cache.batch {batch})")
+    columns, lengths = measure_all(student, parts, progress)
     zones = zone_masks(lengths, cache.window)
     english, aligned = columns.pop("english"), columns["aligned"]
     losses = {name: zone_means(own["loss"], zones) for name, own in columns.items()}
@@ -90,19 +72,14 @@ def score(
     }
     if cache.widths:
         report["parts"] = by_part(columns, english, zones, cache.widths)
-    similarity = centred_similarity(aligned["sentence"], english["sentence"])
-    mapped = torch.linspace(0, len(lengths) - 1, min(MAPPED, len(lengths))).long()
-    captions = caption_table(aligned, english, zones["content"], similarity, pairs)
-    return Evaluation(report, captions, mapped.tolist(), similarity[mapped][:, mapped].tolist())
+    return Evaluation(report, caption_table(aligned, english, zones["content"], pairs))
 
 
-def caption_table(
-    aligned: Columns, english: Columns, content: torch.Tensor, similarity: torch.Tensor, pairs: Sequence[Pair]
-) -> list[Caption]:
-    """Each caption's figures, in the order of the pairs. content: (N, W) bool; similarity: (N, N)."""
+def caption_table(aligned: Columns, english: Columns, content: torch.Tensor, pairs: Sequence[Pair]) -> list[Caption]:
+    """Each caption's figures, in the order of the pairs. content: (N, W) bool."""
     loss = aligned["loss"].double()
     loss_content = (loss * content).sum(dim=1) / content.sum(dim=1).clamp_min(1)
-    by_content = centred_similarity(aligned["content"], english["content"])
+    similarity, by_content = (centred_similarity(aligned[key], english[key]) for key in ("sentence", "content"))
     figures = (loss.mean(dim=1), loss_content, ranks(similarity), ranks(by_content), nearest_other(similarity))
     rows = zip(pairs, *(column.tolist() for column in figures), strict=True)
     return [
@@ -131,7 +108,7 @@ def by_part(
 
 @torch.inference_mode()
 def measure_all(
-    student: Student, parts: Sequence[tuple[Cache, Baselines]], batch: int, progress: Listener | None = None
+    student: Student, parts: Sequence[tuple[Cache, Baselines]], progress: Listener | None = None
 ) -> tuple[dict[str, Columns], torch.Tensor]:
     """The `measure` of every predictor, and of the `english` targets themselves, over all captions; and the teacher's
     lengths (N,)."""
@@ -140,7 +117,7 @@ def measure_all(
     counter = Counter("evaluate", len(lengths), progress)
     for cache, baselines in parts:
         nearest = baselines.nearest(cache.column("zh_sentence"))
-        for rows in (chosen.tolist() for chosen in torch.arange(len(cache)).split(batch)):
+        for rows in (chosen.tolist() for chosen in torch.arange(len(cache)).split(BATCH)):
             ids, target = cache.rows("ids", rows).long(), cache.rows("target", rows).float()
             untrained, nearest_rows = cache.rows("frozen_hidden", rows).float(), [nearest[row] for row in rows]
             aligned, pooled = student.encode_both(ids)

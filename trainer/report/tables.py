@@ -1,9 +1,10 @@
-"""Tables in Markdown and HTML, and a report as Markdown."""
+"""Tables in Markdown, and a report as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+
+from .verdict import verdict
 
 RANKS = (1, 5, 10)
 DIRECTIONS = {"zh_to_en": "zh to en", "en_to_zh": "en to zh"}
@@ -16,31 +17,9 @@ LABELS = {
 }
 """The encoder and its baselines by their names in a report, in the order of tables."""
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}h2{margin-top:2.5rem}rect{fill:#47c}
-svg text{font:11px system-ui,sans-serif;fill:#555}@media(prefers-color-scheme:dark){
-body{background:#181818;color:#ddd}}"""
-
-
-def document(title: str, body: str) -> str:
-    """A complete HTML page that needs no other file. `body` is HTML."""
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><h1>{escape(title)}</h1>\n{body}</body></html>\n'
-
-
-def html_table(rows: Sequence[Sequence[str]], names: Sequence[str]) -> str:
-    """Rows of texts under column names as HTML, numbers aligned right."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    lines = []
-    for label, *cells in rows:
-        right = (f"<td{' class=n' if cell[:1].isdigit() else ''}>{escape(cell)}</td>" for cell in cells)
-        lines.append(f"<tr><td>{escape(label)}</td>{''.join(right)}</tr>")
-    return f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "</table>\n"
-
 
 def markdown_table(rows: Sequence[Sequence[str]], names: Sequence[str]) -> str:
-    """The same in Markdown, without a line break at its end."""
+    """Rows of texts under column names as Markdown, without a line break at its end."""
     return "\n".join(
         [f"| {' | '.join(names)} |", "|---" * len(names) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
     )
@@ -56,6 +35,7 @@ def to_markdown(report: Mapping) -> str:
     """A report as Markdown, each loss beside its baselines."""
     lines = [
         f"# {report.get('strategy', 'encoder')} on {report['corpus']['name']}",
+        verdict(report),
         f"{report['rows']} pairs, {report['window']} positions. "
         f"Rejected rows: {report['corpus']['rejected'] or 'none'}.\n"
         f"Baselines from {report['baselines_from']}. Skill (1 - loss / constant): {report['skill']:.3f}. "
@@ -79,8 +59,7 @@ def _losses(by_name: Mapping[str, Mapping[str, float]]) -> str:
 
 def _recalls(by_name: Mapping[str, Mapping]) -> str:
     rows = {name: [recall[d][f"R@{k}"] for d in DIRECTIONS for k in RANKS] for name, recall in by_name.items()}
-    names = [f"{label if k == 1 else ''} R@{k}".strip() for label in DIRECTIONS.values() for k in RANKS]
-    return _figures(rows, names)
+    return _figures(rows, [f"{label} R@{k}" for label in DIRECTIONS.values() for k in RANKS])
 
 
 def _figures(rows: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:

@@ -34,11 +34,12 @@ class TrainedRun:
     @classmethod
     def open(cls, recipe: Recipe, device: str, progress: Listener | None = None) -> TrainedRun:
         """Raises SettingsError when training has not finished."""
+        path = checkpoint.final(recipe.folder / "checkpoints")
+        learns = total_steps(recipe.train, rows=1) > 0
+        if learns and not path.is_file():
+            raise SettingsError(f"{path}: missing; run the train stage first, or the same `run` command to continue")
         student, adapter, cache = open_student(recipe, device, progress)
-        if total_steps(recipe.train, len(cache)):
-            path = checkpoint.final(recipe.folder / "checkpoints")
-            if not path.is_file():
-                raise SettingsError(f"{path}: missing; run the train stage first (`python -m trainer train`)")
+        if learns:
             Checkpoint.load(path).restore(student)
         student.requires_grad_(False).train(False)
         teacher = standardised_teacher(recipe, device, progress)
