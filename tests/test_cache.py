@@ -130,21 +130,39 @@ def test_a_killed_cache_continues_and_ends_in_the_same_bytes(whole: CacheBuilder
         Cache.open(tmp_path / "broken", 2, None)
     events: list[Progress] = []
     build(tmp_path / "broken", whole, progress=events.append)
-    assert [(event.stage, event.done, event.total) for event in events] == [("cache broken", n, 4) for n in range(5)]
+    assert {(event.stage, event.total) for event in events} == {("cache broken", 50)}
+    assert [event.done for event in events] == [0, 8, 16, 24, 32, 40, 48, 50]  # a batch of 8 at a time
     for file in sorted((tmp_path / "whole").rglob("*.safetensors")):
         assert file.read_bytes() == (tmp_path / "broken" / file.relative_to(tmp_path / "whole")).read_bytes()
 
 
 def test_a_cancelled_cache_keeps_its_shards(whole: CacheBuilder, tmp_path: Path) -> None:
     def cancel(event: Progress) -> None:
-        if event.done == 2:
+        if event.done > 32:
             raise Cancelled
 
     with pytest.raises(Cancelled):
         build(tmp_path, whole, progress=cancel)
     events: list[Progress] = []
     build(tmp_path, whole, progress=events.append)
-    assert [event.done for event in events] == [2, 3, 4]
+    assert [event.done for event in events] == [32, 40, 48, 50]
+
+
+def test_a_slow_batch_can_be_cancelled_inside(
+    whole: CacheBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.progress.EVERY", 0)
+    events: list[Progress] = []
+
+    def cancel(event: Progress) -> None:
+        events.append(event)
+        if len(events) > 5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        build(tmp_path, whole, progress=cancel)
+    assert [event.done for event in events] == [0] * 6 and not list(tmp_path.rglob("0*.safetensors"))
+    build(tmp_path, whole)  # no listener, no events
 
 
 def test_other_settings_are_refused_and_both_values_shown(whole: CacheBuilder, tmp_path: Path) -> None:

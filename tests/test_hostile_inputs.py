@@ -159,6 +159,7 @@ def test_a_recipe_that_multiplies_is_refused_in_one_sentence(
         ("train.lr", ".inf", "--train.lr inf: give 0 or more"),
         ("train.lr", "-1", "--train.lr -1.0: give 0 or more"),
         ("cache.batch", "-1", "--cache.batch -1: give 1 or more"),
+        ("train.pad_positions", "0", "--train.pad_positions 0: give 1 or more"),
         ("corpus.near", "2", "--corpus.near 2.0: give 0 to 1"),
     ],
 )

@@ -206,9 +206,8 @@ def test_a_row_without_room_for_the_frozen_layers_output_does_not_use_another_ro
         return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
     made = {path.name: size(path) for path in (finished / "cache" / "train").iterdir() if path.is_dir()}
-    budget = (made["captions-pad2"] + made["frozen-2-pad2"] / 2) / 1e9
     # In bf16 the frozen layers would round every product, too, where they run in every step.
-    grid = f"{{settings: {{train.precision: 'no'}}, rows: {{stored: {{}}, computed: {{cache.budget: {budget}}}}}}}"
+    grid = "{settings: {train.precision: 'no'}, rows: {stored: {}, computed: {cache.budget: 0}}}"
     assert main(arguments(tmp_path, inputs, grid)) == 0
     run = tmp_path / "run"
     assert size(run / "cache" / "train" / "frozen-2-pad2") == made["frozen-2-pad2"]

@@ -41,7 +41,7 @@ def _run(recipe: Recipe, progress: Listener | None, plan_only: bool = False) -> 
     if plan_only:
         from .plan import plan
 
-        return print(plan(recipe).text)
+        return print(plan(recipe, progress).text)
     from .pipeline import run
 
     run(recipe, progress)

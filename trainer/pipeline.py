@@ -44,7 +44,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     with hold(recipe.folder, "--run"):
         seconds: dict[str, float] = {}
         if processes().is_main_process:
-            planned = plan(recipe)
+            planned = plan(recipe, progress)
             logger.info(planned.text)
             seconds = planned.seconds
         processes().wait_for_everyone()

@@ -18,7 +18,7 @@ from .base.device import is_out_of_memory, processes
 from .base.disk import free_bytes
 from .base.recipe import Recipe, SettingsError
 from .base.settings import require, sources
-from .cache.budget import fits_both, gigabytes, mean_positions
+from .cache.budget import fits, gigabytes, mean_positions
 from .cache.builder import CacheBuilder, sum_pads
 from .cache.shards import Cache, Shard
 from .corpus.sample import Sample, sampled
@@ -26,6 +26,7 @@ from .models.download import Weights, missing_weights
 from .models.freezing import frozen_depth, prepare
 from .models.student import Ridge, Student, student_from_recipe
 from .models.teacher import Teacher, teacher_from_recipe
+from .progress import Counter, Listener
 from .training import checkpoint
 from .training.data import CaptionDataset, Microbatch
 from .training.losses import Loss
@@ -64,7 +65,7 @@ class Outputs:
     sizes: dict[str, float]
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     """Measure this machine and plan a run. Downloads configurations and tokenizers, no weights.
 
     Raises SettingsError when a disk is too small, and whatever is wrong with settings, models or corpus.
@@ -82,10 +83,11 @@ def plan(recipe: Recipe) -> Plan:
     # Where weights are missing, random ones of the same shapes take as long.
     teacher = teacher_from_recipe(recipe, state.device, weights=not missing[english])
     student = student_from_recipe(recipe, state.device, weights=not missing[chinese])
-    sample = sampled(recipe, student.tokens.length, teacher.length)
+    sample = sampled(recipe, student.tokens.length, teacher.length, progress)
     downloads = sum(weights.size for parts in missing.values() for weights in parts)
     weights = sum(parameter.numel() for parameter in student.parameters())
-    speed = measure_speed(recipe, sample, student, teacher)
+    with Counter("plan", 0, progress).repeated_in_batches():
+        speed = measure_speed(recipe, sample, student, teacher)
     seconds = stage_seconds(recipe, sample, student, teacher, speed)
     outputs = planned_outputs(recipe, sample, student, teacher, weights, speed.trainable)
     outputs.folders["downloads"], outputs.sizes["downloads"] = Path(constants.HF_HUB_CACHE), downloads
@@ -124,7 +126,7 @@ def planned_outputs(
     """What a run writes below its folders; checkpoints at their most. `weights`: number of the student's weights."""
     train, pairs = recipe.train, sample.pairs
     targets, states = gigabytes(recipe, sample.train, pairs, student, teacher)
-    stored = frozen_depth(train, student.depth) is not None and fits_both(recipe, sample.train, targets, states)
+    stored = frozen_depth(train, student.depth) is not None and fits(recipe, targets + states)
     all_positions = replace(recipe, train=replace(train, pad_positions=None))
     dev = sum(gigabytes(all_positions, sample.dev, pairs, student, teacher))
     saves = -(-total_steps(train, sample.train) // train.save_every)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
+EVERY = 0.5  # seconds between events inside a batch
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Counter:
 
     def __init__(self, stage: str, total: int, listener: Listener | None, done: int = 0) -> None:
         self.stage, self.total, self.listener, self.done = stage, total, listener, done
-        self.first, self.began = done, time.monotonic()
+        self.first, self.began, self.sent = done, time.monotonic(), 0.0
         self.add(0)
 
     def add(self, count: int = 1, metrics: dict[str, float] | None = None) -> None:
@@ -51,6 +53,26 @@ class Counter:
             steps, seconds = self.done - self.first, time.monotonic() - self.began
             left = seconds / steps * (self.total - self.done) if steps else None
             self.listener(Progress(self.stage, self.done, self.total, left, metrics or {}))
+            self.sent = time.monotonic()
+
+    @contextmanager
+    def repeated_in_batches(self) -> Iterator[None]:
+        """In this block, send the last event again when a torch module has run and EVERY seconds have passed.
+
+        A batch takes many seconds on a CPU; so it can be cancelled inside.
+        """
+        from torch.nn.modules.module import register_module_forward_hook
+
+        def repeat(*_: object) -> None:
+            if time.monotonic() - self.sent > EVERY:
+                self.add(0)
+
+        hook = register_module_forward_hook(repeat) if self.listener else None
+        try:
+            yield
+        finally:
+            if hook:
+                hook.remove()
 
 
 def track(items: Iterable[T], stage: str, total: int, listener: Listener | None, done: int = 0) -> Iterator[T]:

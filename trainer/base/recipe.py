@@ -92,8 +92,8 @@ class CacheSettings:
     batch: int = 64
     """Captions per forward pass."""
     budget: float | None = None
-    """GB for the training cache; null: the free disk space. If the frozen layers' outputs do not fit too, only the
-    targets are stored, and training runs the frozen layers in every step."""
+    """GB that the training cache may take, null: the free disk space. A larger one is stored without the outputs of the
+    frozen layers, which training then computes in every step; so is any with 0."""
 
 
 LORA = {"r": 16, "lora_alpha": 64, "target_modules": ["query", "value"]}

@@ -42,7 +42,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "train.accumulate": (1, MANY),
     "train.steps": (0, MANY),
     "train.epochs": (0, MANY),
-    "train.pad_positions": (0, MANY),
+    "train.pad_positions": (1, MANY),
     "train.ridge_lambda": (0, MANY),
     "train.save_every": (1, MANY),
 }

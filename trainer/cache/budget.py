@@ -1,4 +1,4 @@
-"""Whether the frozen hidden states are stored beside the targets: it halves a training step and doubles the cache."""
+"""Size of a cache, and whether the frozen hidden states are stored too: they halve a training step and double it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 from ..base.disk import free_bytes
 from ..base.files import write_text
-from ..base.recipe import Recipe, SettingsError
+from ..base.recipe import Recipe
 from ..corpus.pairs import Pair
 from ..models.freezing import frozen_depth
 from ..models.student import Student
@@ -20,40 +20,33 @@ logger = logging.getLogger(__name__)
 
 
 def stored_depth(recipe: Recipe, pairs: list[Pair], student: Student, teacher: Teacher) -> int | None:
-    """Number of frozen layers whose output is stored; None without such layers, or without room, which is noted.
+    """Number of frozen layers whose output is stored; None without such layers, or if their output does not fit.
 
-    Raises SettingsError if --cache.budget is too small for the targets.
+    In the latter case a note beside the cache says so.
     """
-    depth, pads = frozen_depth(recipe.train, student.depth), recipe.train.pad_positions
-    if pads is not None and pads < 1:  # nothing would stand for the padding that is left out
-        raise SettingsError(f"--train.pad_positions {pads}: give 1 or more, or null for all padded positions")
+    depth = frozen_depth(recipe.train, student.depth)
     if depth is None:
         return None
-    folder = recipe.cache_folder / "train" / part_names(depth, pads)[-1]
+    folder = recipe.cache_folder / "train" / part_names(depth, recipe.train.pad_positions)[-1]
     if (folder / "settings.json").is_file():  # begun by an earlier call
         return depth
-    targets, states = gigabytes(recipe, len(pairs), pairs[:: -(-len(pairs) // SAMPLE)], student, teacher)
-    fits = fits_both(recipe, len(pairs), targets, states)
+    targets, frozen = gigabytes(recipe, len(pairs), pairs[:: -(-len(pairs) // SAMPLE)], student, teacher)
+    if fits(recipe, targets + frozen):
+        omitted_note(folder).unlink(missing_ok=True)
+        return depth
     line = (
-        f"cache: {len(pairs):,} captions take {targets:.3g} GB of targets and {states:.3g} GB of frozen hidden states; "
-        f"{available(recipe):.3g} GB are available: "
-    ) + ("both are stored" if fits else "targets alone are stored, and the frozen layers run in every step")
+        f"cache: {targets:.3g} GB of targets and {frozen:.3g} GB of frozen hidden states do not fit: targets alone are "
+        "stored, and the frozen layers run in every step"
+    )
     logger.info(line)
-    if not fits:
-        write_text(omitted_note(folder), f"{line}\n")
-        return None
-    omitted_note(folder).unlink(missing_ok=True)
-    return depth
+    write_text(omitted_note(folder), f"{line}\n")
+    return None
 
 
-def fits_both(recipe: Recipe, rows: int, targets: float, states: float) -> bool:
-    """Whether targets and states, in GB, fit. Raises SettingsError if --cache.budget is too small for the targets."""
-    if recipe.cache.budget is not None and targets > recipe.cache.budget:
-        raise SettingsError(
-            f"--cache.budget {recipe.cache.budget:g}: the targets of {rows:,} captions alone take {targets:.3g} GB; "
-            "give more, or use fewer captions (--corpus.limit)"
-        )
-    return targets + states <= available(recipe)
+def fits(recipe: Recipe, size: float) -> bool:
+    """Whether a training cache of so many GB is within --cache.budget, or on the disk without one."""
+    budget = recipe.cache.budget
+    return size <= (DISK_SHARE * free_bytes(recipe.cache_folder) / 1e9 if budget is None else budget)
 
 
 def gigabytes(recipe: Recipe, rows: int, sample: list[Pair], student: Student, teacher: Teacher) -> tuple[float, float]:
@@ -71,10 +64,3 @@ def mean_positions(pairs: list[Pair], pads: int | None, student: Student, teache
         return teacher.window
     lengths = [max(student.tokens.length(pair.zh), teacher.length(pair.en)) for pair in pairs]
     return sum(min(teacher.window, length + pads) for length in lengths) / len(lengths)
-
-
-def available(recipe: Recipe) -> float:
-    """GB that the cache of the training pairs may take."""
-    if recipe.cache.budget is not None:
-        return recipe.cache.budget
-    return DISK_SHARE * free_bytes(recipe.cache_folder) / 1e9

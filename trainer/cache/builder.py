@@ -1,7 +1,7 @@
 """Computes what a cache stores of each caption, shard by shard, and the sums for the ridge regression.
 
-Padding is masked as keys in the student and a CLIP teacher is causal, so positions that nobody reads are not computed.
-Of the padded ones a few are drawn, whose weights stand for all.
+Padding is masked as keys in the student and a CLIP teacher is causal, so padded positions that are not stored need not
+be computed. A few random ones of each caption are, with weights so that sums over them stand for all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ from .shards import Shard
 VERSION = 1  # of the arithmetic
 SUM_ROWS = 4096  # a smaller cache draws more padded positions for its sums, as many in all as one of this size
 T = TypeVar("T")
+Count = Callable[[int], object]
 logger = logging.getLogger(__name__)
+
+
+def ignore(count: int) -> None:
+    """Count nothing."""
 
 
 def sum_pads(pads: int | None, rows: int) -> int | None:
@@ -74,10 +79,11 @@ class CacheBuilder:
         }
 
     @torch.inference_mode()
-    def shard(self, number: int) -> tuple[Shard, Shard, Shard]:
+    def shard(self, number: int, count: Count = ignore) -> tuple[Shard, Shard, Shard]:
         """Columns of the captions of a shard, sums over them, and their frozen hidden states.
 
-        Raises ModelError for an output that is not finite.
+        `count` is called with the number of captions after each batch. Raises ModelError for an output that is not
+        finite.
         """
         pairs = self._pairs(number)
         zh = torch.tensor([self.student.tokens.windows(pair.zh)[0] for pair in pairs])  # (N, W)
@@ -93,11 +99,11 @@ class CacheBuilder:
 
         # Captions of similar reach together: a causal teacher runs up to the last position that any of them needs.
         order = torch.stack([positions[-1] for positions in computed]).argsort(stable=True).tolist()
-        for rows, (batch_target, batch_frozen, vectors, batch_sums) in self._in_batches(order, outputs):
+        for rows, (batch_target, batch_frozen, vectors, batch_sums) in self._in_batches(order, outputs, count):
             counts = [len(computed[row]) for row in rows]
             for row, *values in zip(rows, batch_target.split(counts), batch_frozen.split(counts)):
-                kept = torch.isin(computed[row], stored[row])
-                target[row], frozen[row] = (value[kept] for value in values)
+                mask = torch.isin(computed[row], stored[row])
+                target[row], frozen[row] = (value[mask] for value in values)
             for name, vector in vectors.items():
                 columns.setdefault(name, vector.new_empty(len(pairs), vector.shape[1]))[rows] = vector
             sums = add_sums(sums, batch_sums)
@@ -112,7 +118,7 @@ class CacheBuilder:
         return columns, sums, {"frozen_hidden": torch.cat(frozen)}
 
     @torch.inference_mode()
-    def frozen_hidden(self, number: int, columns: Shard) -> Shard:
+    def frozen_hidden(self, number: int, columns: Shard, count: Count = ignore) -> Shard:
         """Frozen hidden states of a shard whose columns are stored: the student's first layers alone."""
         pairs, counts = self._pairs(number), columns["count"].tolist()
         ids, positions = (columns[name].long().split(counts) for name in ("ids", "position"))
@@ -125,11 +131,16 @@ class CacheBuilder:
             states = self.student.bert(padded_ids, keys, padded, flat_index(mask), last=self.depth or 0)
             return half_precision(states, mask, [pairs[row].zh for row in rows])
 
-        return {"frozen_hidden": torch.cat([part for _, part in self._in_batches([*range(len(pairs))], outputs)])}
+        batches = self._in_batches([*range(len(pairs))], outputs, count)
+        return {"frozen_hidden": torch.cat([states for _, states in batches])}
 
     @property
     def _device(self) -> torch.device:
         return self.student.bert.device
+
+    def rows_of(self, number: int) -> int:
+        """Number of captions of a shard."""
+        return len(self._pairs(number))
 
     def _pairs(self, number: int) -> list[Pair]:
         return self.pairs[number * self.shard_rows : (number + 1) * self.shard_rows]
@@ -143,7 +154,9 @@ class CacheBuilder:
         )
         return [list(positions.split(counts.tolist())) for positions, counts in draws]
 
-    def _in_batches(self, rows: list[int], run: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
+    def _in_batches(
+        self, rows: list[int], run: Callable[[list[int]], T], count: Count
+    ) -> Iterator[tuple[list[int], T]]:
         """`run` of at most `batch` rows at a time; a batch that does not fit in memory is halved, as all after it."""
         while rows:
             part, result = rows[: self.batch], None
@@ -158,6 +171,7 @@ class CacheBuilder:
                 torch.cuda.empty_cache()
                 logger.warning("cache: out of memory; continuing with --cache.batch %d", self.batch)
                 continue
+            count(len(part))
             yield part, result
             rows = rows[len(part) :]
 
@@ -186,12 +200,13 @@ class CacheBuilder:
         hidden = unpack(last, index, mask.shape)  # (B, P, S)
         check_finite(hidden, [p.zh for p in pairs], "--student.model")
         vectors = {"zh_sentence": sentence_vector(hidden, self.student.tokens.key_mask(ids) & mask)}
-        sums = position_sums(last, target[mask], positions[mask], weights[mask], zh.shape[1], self.teacher.widths)
+        sums = ridge_sums(last, target[mask], positions[mask], weights[mask], zh.shape[1], self.teacher.widths)
         english = sentence_vector(target, (positions < en_length[:, None]) & mask, self.teacher.widths)
         sums["en_sentence_sum"] = english.double().sum(dim=0)  # (D,)
         if pooled is not None:
             vectors["teacher_pooled"] = pooled
-            sums |= pooled_sums(hidden[:, 0], pooled)
+            first = torch.zeros_like(en_length)
+            sums |= ridge_sums(hidden[:, 0], pooled, first, torch.ones_like(first), 1, prefix="pooled_")
         vectors, sums = ({name: x.cpu() for name, x in columns.items()} for columns in (vectors, sums))
         halves = {name: vector.half() for name, vector in vectors.items()}
         return target[mask].half().cpu(), half_precision(frozen, mask, [p.zh for p in pairs]), halves, sums
@@ -216,27 +231,21 @@ def half_precision(hidden: torch.Tensor, mask: torch.Tensor, texts: list[str]) -
     return half.cpu()
 
 
-def position_sums(
+def ridge_sums(
     x: torch.Tensor,
-    target: torch.Tensor,
+    y: torch.Tensor,
     positions: torch.Tensor,
     weights: torch.Tensor,
     window: int,
-    widths: tuple[int, ...],
+    widths: tuple[int, ...] = (),
+    prefix: str = "",
 ) -> Shard:
-    """Sums over the student's states (T, S) and targets (T, D) at their positions (T,) with weights (T,), float64."""
-    ridge = RidgeSums.zeros(window, x.shape[1], target.shape[1], x.device)
-    ridge.add(x, unit(target, widths), positions, weights)
-    return ridge.tensors() | {
-        "norm_sum": sum_by_position(norms(target, widths) * weights[:, None], positions, window)  # (W, parts)
-    }
-
-
-def pooled_sums(x: torch.Tensor, pooled: torch.Tensor) -> Shard:
-    """The same over the student's first states (B, S) and the teacher's pooled vectors (B, G)."""
-    ridge = RidgeSums.zeros(1, x.shape[1], pooled.shape[1], x.device)
-    ridge.add(x, unit(pooled), x.new_zeros(len(x), dtype=torch.long), x.new_ones(len(x)))
-    return ridge.tensors("pooled_") | {"pooled_norm_sum": norms(pooled).double().sum(dim=0, keepdim=True)}
+    """Sums, float64, over the student's states x (T, S) and the unit vectors of the teacher's y (T, D), whose norms are
+    summed too, at their positions (T,) with weights (T,). `prefix` begins the names."""
+    ridge = RidgeSums.zeros(window, x.shape[1], y.shape[1], x.device)
+    ridge.add(x, unit(y, widths), positions, weights)
+    norm_sum = sum_by_position(norms(y, widths) * weights[:, None], positions, window)  # (W, parts)
+    return ridge.tensors(prefix) | {f"{prefix}norm_sum": norm_sum}
 
 
 def add_sums(one: Shard, other: Shard) -> Shard:

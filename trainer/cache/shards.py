@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -64,24 +65,20 @@ class Cache:
 
         Raises SettingsError if a part is missing or incomplete.
         """
-        shards: list[Shard] = []
         captions, *frozen = (folder / name for name in part_names(depth, pads))
-        for part in [captions, *(part for part in frozen if not omitted_note(part).is_file())]:
+        parts = [captions, *(part for part in frozen if not omitted_note(part).is_file())]
+        for part in parts:
             if not (part / "settings.json").is_file():
                 raise SettingsError(f"{part}: no cache there; run the cache stage first (`python -m trainer cache`)")
-            settings = read_json(part / "settings.json", f"delete {part} and run the cache stage again")
-            paths = [shard_path(part, n) for n in range(math.ceil(settings["rows"] / settings["shard_rows"]))]
-            missing = [path for path in paths if not path.is_file()]
-            if missing:
-                raise SettingsError(
-                    f"{part}: {len(missing)} of {len(paths)} shards are missing; run the cache stage again"
-                )
-            opened = [read_tensors(path, CURE) for path in paths]
-            shards = [a | b for a, b in zip(shards, opened)] if shards else opened
-        if not (captions / SUMS).is_file():
-            raise SettingsError(f"{captions}: {SUMS} is missing; run the cache stage again")
-        widths = tuple(read_json(captions / "settings.json", CURE).get("parts", ()))
-        return cls(shards, settings["shard_rows"], read_tensors(captions / SUMS, CURE), widths)
+        settings = read_json(captions / "settings.json", f"delete {captions} and run the cache stage again")
+        numbers = range(math.ceil(settings["rows"] / settings["shard_rows"]))
+        paths = [[shard_path(part, number) for part in parts] for number in numbers]
+        for path in [*chain(*paths), captions / SUMS]:
+            if not path.is_file():
+                raise SettingsError(f"{path}: missing; run the cache stage again")
+        shards = [dict(chain(*(read_tensors(path, CURE).items() for path in shard))) for shard in paths]
+        sums = read_tensors(captions / SUMS, CURE)
+        return cls(shards, settings["shard_rows"], sums, tuple(settings.get("parts", ())))
 
     def moved(self, device: torch.device) -> Cache:
         """A copy of the columns that training reads, as one shard: the large ones on a device, the small ones on the
@@ -137,31 +134,23 @@ class Cache:
         index = torch.tensor(indices)
         if name not in PER_POSITION:
             return self._gather(name, index)
-        counts = self._gather("count", index).long()
+        counts = self._gather("count", index).long()[:, None]
         offsets = torch.arange(int(counts.max()))
-        rows = self._gather(name, index, offsets)
-        if name == "position":
-            rows = rows.long().masked_fill(offsets >= counts[:, None], self.window - 1)
-        return rows
+        rows = self._gather(name, index, torch.minimum(offsets, counts - 1))
+        return rows.long().masked_fill(offsets >= counts, self.window - 1) if name == "position" else rows
 
     def _gather(self, name: str, index: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
-        first = self.shards[0][name]
-        if len(self.shards) == 1:  # usually on a device
-            return first[index_on(self._locate(0, index, offsets), first.device)]
-        inner = first.shape[1:] if offsets is None else (len(offsets), *first.shape[1:])
-        out = torch.empty((len(index), *inner), dtype=first.dtype, device=first.device)
+        """Values (B, ...) of captions (B,), or with offsets (B, P) those at positions of each, (B, P, ...)."""
         numbers, rows = index // self.shard_rows, index % self.shard_rows
+        order, parts = [], []
         for number in numbers.unique().tolist():
-            mask = numbers == number
-            out[mask] = self.shards[number][name][self._locate(number, rows[mask], offsets)]
-        return out
-
-    def _locate(self, number: int, rows: torch.Tensor, offsets: torch.Tensor | None) -> torch.Tensor:
-        """Indices (B,) of captions in a shard's column, or (B, P) with offsets (P,) of positions."""
-        if offsets is None:
-            return rows
-        last = self.shards[number]["count"][rows].long()[:, None] - 1
-        return self._starts[number][rows][:, None] + torch.minimum(offsets, last)
+            chosen = (numbers == number).nonzero()[:, 0]
+            at, column = rows[chosen], self.shards[number][name]
+            if offsets is not None:
+                at = self._starts[number][at][:, None] + offsets[chosen]
+            parts.append(column[index_on(at, column.device)])
+            order.append(chosen)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
 
     def column(self, name: str) -> torch.Tensor:
         """A whole column in memory; for small ones."""
@@ -169,11 +158,22 @@ class Cache:
 
     def norms(self) -> torch.Tensor:
         """The teacher's mean norm of each part at each position (W, P)."""
-        return (self.sums["norm_sum"] / self.sums["weight"][:, None]).float()
+        return self._mean("norm_sum")
 
     def constant(self) -> torch.Tensor:
         """The mean unit target of each position (W, D): direction of the best constant predictor."""
-        return (self.sums["y"] / self.sums["weight"][:, None]).float()
+        return self._mean("y")
+
+    def pooled_norm(self) -> torch.Tensor:
+        """The mean norm of the teacher's pooled vectors (1, 1)."""
+        return self._mean("norm_sum", "pooled_")
+
+    def pooled_constant(self) -> torch.Tensor:
+        """The mean unit pooled vector (G,)."""
+        return self._mean("y", "pooled_")[0]
+
+    def _mean(self, name: str, prefix: str = "") -> torch.Tensor:
+        return (self.sums[prefix + name] / self.sums[f"{prefix}weight"][:, None]).float()
 
     def constant_loss(self) -> float:
         """Loss of the best constant predictor: the mean of cos(u, m) over unit vectors u of mean m is |m|."""
@@ -186,24 +186,15 @@ class Cache:
 
     def ridge(self, penalty: float) -> Ridge:
         """The ridge regression (zhclip/ridge.py) from the untrained student's output to the unit targets."""
-        return _solve(self.sums, "", penalty)
-
-    def pooled_constant(self) -> torch.Tensor:
-        """The mean unit pooled vector (G,)."""
-        return (self.sums["pooled_y"][0] / len(self)).float()
-
-    def pooled_norm(self) -> torch.Tensor:
-        """The mean norm of the teacher's pooled vectors (1, 1)."""
-        return (self.sums["pooled_norm_sum"] / len(self)).float()
+        return self._solve("", penalty)
 
     def pooled_ridge(self, penalty: float) -> Ridge | None:
         """`ridge` from the student's first position to the unit pooled vectors; None without them."""
-        return _solve(self.sums, "pooled_", penalty) if self.pooled_width else None
+        return self._solve("pooled_", penalty) if self.pooled_width else None
 
-
-def _solve(sums: Shard, prefix: str, penalty: float) -> Ridge:
-    weight, bias = solve(RidgeSums.from_tensors(sums, prefix), penalty)
-    return Ridge(weight.float(), bias.float())
+    def _solve(self, prefix: str, penalty: float) -> Ridge:
+        weight, bias = solve(RidgeSums.from_tensors(self.sums, prefix), penalty)
+        return Ridge(weight.float(), bias.float())
 
 
 def index_on(index: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -24,10 +24,10 @@ from ..base.settings import check_settings
 from ..corpus import stage as corpus
 from ..models.student import student_from_recipe
 from ..models.teacher import teacher_from_recipe
-from ..progress import Listener, track
+from ..progress import Counter, Listener
 from . import budget, standardise
 from .builder import CacheBuilder, add_sums
-from .shards import CURE, SUMS, Shard, part_names, shard_path
+from .shards import CURE, SUMS, part_names, shard_path
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -45,7 +45,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     teacher = teacher_from_recipe(recipe, state.device, progress)
     train, dev = (corpus.read_pairs(recipe.folder / "corpus" / f"{split}.tsv") for split in ("train", "dev"))
     with state.main_process_first():
-        teacher = standardise.measure(recipe.cache_folder, teacher, train)
+        teacher = standardise.measure(recipe.cache_folder, teacher, train, progress)
         depth = budget.stored_depth(recipe, train, student, teacher)
     sizes = (recipe.cache.shard_rows, recipe.cache.batch)
     builders = {
@@ -61,7 +61,8 @@ def build(
 ) -> None:
     """Compute the shards that are missing; with `state` only this process's share of them.
 
-    Raises SettingsError if the folder was made with other settings.
+    Progress counts captions, with an event at least every second. Raises SettingsError if the folder was made with
+    other settings.
     """
     captions, *frozen = (folder / name for name in part_names(builder.depth, builder.pads))
     settings = builder.settings()
@@ -69,14 +70,23 @@ def build(
         check_settings(captions, settings)
         for part in frozen:
             check_settings(part, settings | {"depth": builder.depth})
-    index, count = (state.process_index, state.num_processes) if state else (0, 1)
+    index, processes = (state.process_index, state.num_processes) if state else (0, 1)
     numbers, has_sums = range(-(-len(builder.pairs) // builder.shard_rows)), _is_complete(captions / SUMS)
     # Sums of single shards are deleted once they are added up: as many as shards would be a quarter of the cache.
     first = [captions] if has_sums else [captions, captions / "sums"]
-    own = numbers[index::count]
+    own = numbers[index::processes]
     missing = [number for number in own if _lacks(number, [*first, *frozen])]
-    for number in track(missing, f"cache {folder.name}", len(own), progress, len(own) - len(missing)):
-        _write_shard(builder, number, first, frozen)
+    total, left = (sum(map(builder.rows_of, shards)) for shards in (own, missing))
+    counter = Counter(f"cache {folder.name}", total, progress, total - left)
+    with counter.repeated_in_batches():
+        for number in missing:
+            if _lacks(number, first):
+                *tensors, hidden = builder.shard(number, counter.add)
+            else:
+                columns = read_tensors(shard_path(captions, number), CURE)
+                tensors, hidden = [], builder.frozen_hidden(number, columns, counter.add)
+            for part, content in [*zip(first, tensors), *((part, hidden) for part in frozen)]:
+                write_tensors(shard_path(part, number), content)
     if state:
         state.wait_for_everyone()
     if index == 0:
@@ -86,17 +96,6 @@ def build(
         shutil.rmtree(captions / "sums", ignore_errors=True)
     if state:
         state.wait_for_everyone()
-
-
-def _write_shard(builder: CacheBuilder, number: int, first: Sequence[Path], frozen: Sequence[Path]) -> None:
-    """Write what a shard lacks in the folders of captions and sums, and of frozen hidden states."""
-    if _lacks(number, first):
-        *tensors, hidden = builder.shard(number)
-    else:
-        tensors, hidden = [], builder.frozen_hidden(number, read_tensors(shard_path(first[0], number), CURE))
-    parts: list[tuple[Path, Shard]] = [*zip(first, tensors), *((part, hidden) for part in frozen)]
-    for part, content in parts:
-        write_tensors(shard_path(part, number), content)
 
 
 def _lacks(number: int, parts: Sequence[Path]) -> bool:

@@ -19,7 +19,7 @@ from ..base.recipe import Recipe, SettingsError
 from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
 from ..models.teacher import Teacher, teacher_from_recipe
-from ..progress import Listener
+from ..progress import Counter, Listener
 
 FILE = "standard.safetensors"
 CURE = "delete it and run the cache stage again"
@@ -28,7 +28,7 @@ BATCH = 32
 MIN_STD = 1e-6  # of captions that are all the same
 
 
-def measure(folder: Path, teacher: Teacher, pairs: list[Pair]) -> Teacher:
+def measure(folder: Path, teacher: Teacher, pairs: list[Pair], progress: Listener | None = None) -> Teacher:
     """The teacher with standardised targets; mean and std are measured unless the cache's folder has them.
 
     Raises SettingsError if they belong to other pairs or another teacher.
@@ -37,7 +37,7 @@ def measure(folder: Path, teacher: Teacher, pairs: list[Pair]) -> Teacher:
         return teacher
     path, key = folder / FILE, f"{teacher.sha256} {teacher.layer} {teacher.window} {corpus.sha256(pairs)}"
     if not path.is_file():
-        write_tensors(path, statistics(teacher, pairs), {"of": key})
+        write_tensors(path, statistics(teacher, pairs, progress), {"of": key})
     elif read_header(path, CURE).get("of") != key:
         raise SettingsError(
             f"{path} was measured on other pairs, or of another teacher, layer or window: use the old settings, "
@@ -56,17 +56,21 @@ def standardised_teacher(recipe: Recipe, device: torch.device | str, progress: L
     return _with_statistics(teacher, path)
 
 
-def statistics(teacher: Teacher, pairs: list[Pair]) -> dict[str, torch.Tensor]:
+def statistics(teacher: Teacher, pairs: list[Pair], progress: Listener | None = None) -> dict[str, torch.Tensor]:
     """mean and std (D,) of the teacher's hidden states; pooled_mean and pooled_std (G,) if it has pooled vectors."""
     states, pooled = [], []
     texts = sorted((pair.en for pair in pairs[:: -(-len(pairs) // SAMPLE)]), key=teacher.length)
-    for first in range(0, len(texts), BATCH):
-        ids, lengths = teacher.tokens(texts[first : first + BATCH])
-        positions = torch.arange(int(lengths.max())).expand(len(ids), -1)
-        with matmul_precision("high"):
-            hidden, vectors = teacher.outputs(*(x.to(teacher.models[0].device) for x in (ids, lengths, positions)))
-        states.append(hidden.cpu()[(positions > 0) & (positions < lengths[:, None])])
-        pooled += [] if vectors is None else [vectors.cpu()]
+    counter = Counter("cache standardise", len(texts), progress)
+    with counter.repeated_in_batches():
+        for first in range(0, len(texts), BATCH):
+            ids, lengths = teacher.tokens(texts[first : first + BATCH])
+            positions = torch.arange(int(lengths.max())).expand(len(ids), -1)
+            on_device = (x.to(teacher.models[0].device) for x in (ids, lengths, positions))
+            with matmul_precision("high"):
+                hidden, vectors = teacher.outputs(*on_device)
+            states.append(hidden.cpu()[(positions > 0) & (positions < lengths[:, None])])
+            pooled += [] if vectors is None else [vectors.cpu()]
+            counter.add(len(ids))
     out = dict(zip(("mean", "std"), _mean_and_std(torch.cat(states))))
     return out | dict(zip(("pooled_mean", "pooled_std"), _mean_and_std(torch.cat(pooled)))) if pooled else out
 
