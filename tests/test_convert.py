@@ -152,7 +152,7 @@ BROKEN = {  # and what the sentence names
     "fewer layers than said": (config("num_hidden_layers", 12), "encoder.layer.2."),
     "another activation": (config("hidden_act", "relu"), "relu"),
     "a T5": (config("model_type", "t5"), "'t5'"),
-    "AltDiffusion": (xlm_r, "XLM-RoBERTa"),
+    "AltDiffusion": (xlm_r, "'xlm-roberta'"),
     "no vocabulary": (vocabulary(["a", "b"]), "[CLS]"),
     "another vocabulary": (vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str, range(400))]), "404 tokens"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "text_encoder"),

@@ -16,13 +16,15 @@ from transformers import BertModel, ChineseCLIPModel, CLIPTextModel, CLIPTextMod
 
 from tests import encoders
 from tests.encoders import WINDOW
-from tests.small import captions
+from tests.small import artifact, captions
 from trainer.base.recipe import TrainSettings
 from trainer.models.freezing import prepare
 from trainer.models.load import ModelError, read_tensors
 from trainer.models.student import Ridge, load_student
 from trainer.models.teacher import load_teacher
+from zhclip.artifact import save
 from zhclip.models import KINDS, SD15, SDXL, absolute_layer, relative_layer
+from zhclip.tokens import PromptTokenizer
 
 EN = [en for _, en in captions()[:6]]
 ZH = [zh for zh, _ in captions()[:6]]
@@ -225,6 +227,18 @@ def test_student_is_the_text_tower_alone_or_in_the_whole_model(chinese_clip: Pat
             )
 
 
+def test_student_may_be_the_bert_of_an_encoder_file(tmp_path: Path) -> None:
+    encoder = artifact()
+    save(encoder, tmp_path / "encoder.safetensors")
+    student = load_student(str(tmp_path / "encoder.safetensors"), encoder.meta.window)
+    weights = student.bert.state_dict()
+    assert all(torch.equal(weights[name], tensor.float()) for name, tensor in encoder.bert.items())
+    assert student.proj_weight is None and not student.structure.tensors()
+    assert student.tokens.windows(ZH[0]) == PromptTokenizer.from_artifact(encoder).windows(ZH[0])
+    with pytest.raises(ModelError, match="--window"):
+        load_student(str(tmp_path / "encoder.safetensors"), 999)
+
+
 @pytest.mark.parametrize(
     ("strategy", "start", "learns"),
     [
@@ -364,17 +378,12 @@ def no_weights(pipeline: Path) -> None:
     (pipeline / "text_encoder_2" / "model.safetensors").unlink()
 
 
-def damaged_index(pipeline: Path) -> None:
-    (pipeline / "model_index.json").write_text("{", encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     ("change", "names"),
     [
         (other_kind, "text_encoder_2: .*'t5'"),
         (third_encoder, "text_encoder_3"),
         (no_weights, "text_encoder_2"),
-        (damaged_index, r"model_index\.json"),
     ],
 )
 def test_other_and_incomplete_pipelines_are_refused(change: Callable[[Path], None], names: str, tmp_path: Path) -> None:

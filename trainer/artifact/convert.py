@@ -20,7 +20,7 @@ from ..base.recipe import SettingsError
 from ..base.settings import public_name, require
 from ..base.stage_settings import ConvertSettings
 from ..models.download import download_weights
-from ..models.load import ModelError, load_bert, read_config, read_tokenizer, resolve
+from ..models.load import ModelError, load_bert, read_config, read_tokenizer, resolve, tokenizer_folder
 from ..models.student import Student
 from ..models.tokenizer import tokens_of
 from ..progress import Listener
@@ -39,7 +39,6 @@ SAMPLES = (
 TOLERANCE = 1e-4
 CLIP_WINDOW = 77  # positions of SD1.5's CLIP and of every encoder aligned to it; Chinese-CLIP learnt windows of 52
 PIPELINE_WINDOW = 512  # at most; a tokenizer that states no length has a very large one
-XLM_R = ("xlm-roberta", "roberta", "altclip", "altclip_text_model")
 
 
 def convert_published(settings: ConvertSettings, progress: Listener | None = None) -> Path:
@@ -56,14 +55,9 @@ def convert_published(settings: ConvertSettings, progress: Listener | None = Non
     where = f"--{FLAG} {path}"
     if path.is_file():
         raise ModelError(f"{where}: a file; give the folder of an encoder or pipeline, or a hub id")
-    is_pipeline = (path / "model_index.json").is_file()
+    is_pipeline = (path / "text_encoder").is_dir()
     folder = path / "text_encoder" if is_pipeline else path
     config = read_config(folder, FLAG)
-    if config.get("model_type") in XLM_R:
-        raise ModelError(
-            f"{where}: an XLM-RoBERTa, as AltDiffusion's, and no BERT: its padding shares one position and its text is "
-            "counted from 2, which the nodes' BERT cannot do"
-        )
     download_weights(source, FLAG, progress)
     student, tokenizer, window = _load(path, folder, is_pipeline, config, settings.window)
     # As it is: no projection, no stored structure, no report.
@@ -101,7 +95,7 @@ def _load(
     """
     where = f"--{FLAG} {path}"
     bert = load_bert(folder, FLAG)
-    tokenizer = read_tokenizer(path / "tokenizer" if is_pipeline else path, FLAG)
+    tokenizer = read_tokenizer(tokenizer_folder(path), FLAG)
     rows, positions = bert.dimensions.vocabulary, bert.dimensions.positions
     if tokenizer.vocab_size > rows:
         raise ModelError(f"{where}: its tokenizer has {tokenizer.vocab_size} tokens and the encoder {rows} rows")

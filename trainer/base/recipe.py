@@ -21,7 +21,8 @@ class StudentSettings:
     """The Chinese text encoder that is trained."""
 
     model: str | None = "OFA-Sys/chinese-clip-vit-base-patch16"
-    """Folder in Hugging Face layout or hub id: a BERT, a ChineseCLIPTextModel or a whole ChineseCLIPModel."""
+    """Folder in Hugging Face layout or hub id: a BERT, a ChineseCLIPTextModel or a whole ChineseCLIPModel;
+    or an encoder.safetensors of ZhCLIP's, whose BERT is trained on."""
 
 
 @dataclass

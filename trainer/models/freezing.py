@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import peft
+from typing import TYPE_CHECKING
+
 import torch
 
 from ..base.recipe import SettingsError, TrainSettings
 from .student import Ridge, Student
+
+if TYPE_CHECKING:
+    import peft
 
 
 def prepare(
@@ -21,12 +25,16 @@ def prepare(
             layer.requires_grad_(True)
     if train.strategy != "lora":
         return None
+    import peft
+
     torch.manual_seed(train.seed)  # the adapters' start
     return peft.get_peft_model(student.bert, lora_config(train, student.depth))
 
 
 def lora_config(train: TrainSettings, depth: int) -> peft.LoraConfig:
     """PEFT's configuration of adapters in the last layers. Raises SettingsError for what PEFT does not take."""
+    import peft
+
     layers = None if train.layers is None else list(range(depth))[depth - train.layers :]
     try:
         return peft.LoraConfig(layers_to_transform=layers, **train.lora)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from zhclip.artifact import Artifact
+from zhclip.artifact import Artifact, load
 from zhclip.bert import Bert, unpack
 from zhclip.emphasis import combine, rows
 from zhclip.structure import Structure, project, structures
@@ -46,8 +46,7 @@ class Student(nn.Module):
     def from_artifact(cls, artifact: Artifact) -> Student:
         """The encoder of an artifact, with its structure, ready to encode."""
         meta = artifact.meta
-        bert = Bert.from_tensors(meta.dimensions, {name: tensor.float() for name, tensor in artifact.bert.items()})
-        student = cls(bert, PromptTokenizer.from_artifact(artifact), meta.mask_padding)
+        student = cls(bert_of(artifact), PromptTokenizer.from_artifact(artifact), meta.mask_padding)
         found = structures(artifact)
         student.structure, student.pooled = found["structure"], found.get("pooled")
         return student.requires_grad_(False).train(False)
@@ -127,6 +126,12 @@ class Student(nn.Module):
         return combine(self.encode_both(ids, masked_keys)[0], windows).flatten(0, 1)
 
 
+def bert_of(artifact: Artifact) -> Bert:
+    """The artifact's BERT in fp32."""
+    tensors = {name: tensor.float() for name, tensor in artifact.bert.items()}
+    return Bert.from_tensors(artifact.meta.dimensions, tensors)
+
+
 def load_student(
     model: str,
     window: int,
@@ -135,17 +140,27 @@ def load_student(
     progress: Listener | None = None,
     endpoint: str | None = None,
 ) -> Student:
-    """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel; without `weights` its shapes alone, for
-    which no weights are downloaded. `progress` hears of a download, from the hub at `endpoint`.
+    """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel, or that of a ZhCLIP encoder file, without
+    its projection.
+
+    Without `weights` its shapes alone, for which no weights are downloaded. `progress` hears of a download, from the
+    hub at `endpoint`.
 
     Raises ModelError if the model is of another kind, incomplete, or has fewer positions than `window`.
     """
     folder = download_weights(model, FLAG, progress, endpoint) if weights else resolve(model, FLAG, endpoint=endpoint)
-    bert = load_bert(folder, FLAG, weights)
+    mask_padding = True
+    if folder.is_file():
+        artifact = load(folder)
+        bert, mask_padding = bert_of(artifact), artifact.meta.mask_padding
+    else:
+        bert = load_bert(folder, FLAG, weights)
     positions = bert.dimensions.positions
     if window > positions:
         raise ModelError(f"--{FLAG} {folder}: {positions} positions, and --window asks for {window}")
-    return Student(bert, load_tokens(model, window, endpoint)).requires_grad_(False).train(False).to(device)
+    return (
+        Student(bert, load_tokens(model, window, endpoint), mask_padding).requires_grad_(False).train(False).to(device)
+    )
 
 
 def student_from_recipe(

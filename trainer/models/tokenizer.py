@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from zhclip import artifact
 from zhclip.prompt import normalise
 from zhclip.schema import SpecialIds, TokenizerInfo
 from zhclip.tokenizer import pack
@@ -35,7 +36,11 @@ SAMPLES = (
 
 def load_tokens(model: str, window: int, endpoint: str | None = None) -> PromptTokenizer:
     """The student's tokenizer. Raises ModelError when it lacks a special token or is of another kind."""
-    return _load_tokens(resolve(model, FLAG, endpoint=endpoint), window)
+    path = resolve(model, FLAG, endpoint=endpoint)
+    if path.is_file():  # a ZhCLIP encoder
+        stored = PromptTokenizer.from_meta(*artifact.read_tokenizer(path), str(path))
+        return dataclasses.replace(stored, window=window)
+    return _load_tokens(path, window)
 
 
 @functools.lru_cache(maxsize=1)  # every stage of a run asks for it, and a large vocabulary takes seconds
@@ -109,7 +114,8 @@ def require_match(
 def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str], endpoint: str | None = None) -> None:
     """`require_match` with the tokenizer of a student's model. Raises ModelError."""
     folder = resolve(model, FLAG, endpoint=endpoint)
-    require_match(tokens, read_tokenizer(folder, FLAG), texts, f"--{FLAG} {folder}")
+    if folder.is_dir():  # a ZhCLIP encoder has `tokens` themselves
+        require_match(tokens, read_tokenizer(folder, FLAG), texts, f"--{FLAG} {folder}")
 
 
 def folding(tokens: PromptTokenizer) -> dict[str, str]:
