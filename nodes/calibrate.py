@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from .host.teacher import Teacher
 
 MIN_GAIN = 0.1  # a smaller decrease of the loss comes from the style of the pairs: docs/calibrate.md
-TITLES = {"last": "Last layer", "skip": "Clip skip (layer -2)", "pooled": "Pooled vector"}
+LAYER_TITLES = {"last": "Last layer", "skip": "Clip skip (layer -2)", "pooled": "Pooled vector"}
 FILE_INPUTS = ("ckpt_name", "clip_name", "lora_name")  # of stock loaders, and of most other packs'
 PAIRS_FILE = Path(__file__).parent.parent / "zhclip" / "pairs.tsv"
-SENTENCES = 200  # the file's first rows are sentences written by hand; the others were composed from tables
+HAND_WRITTEN = 200  # the file's first rows are sentences written by hand; the others were composed from tables
 MIN_HELD_OUT = 20  # pairs
 
 
@@ -104,7 +104,7 @@ class ZhCLIPCalibrate(io.ComfyNode):
         layers = fit(zhclip, artifact, teacher, pairs)
         seconds = time.monotonic() - start
         report = [f"{os.path.basename(encoder.path)} and the CLIP of {name}: {pairs} pairs, {seconds:.0f} s."]
-        report += [layer_report(TITLES[key], layer) for key, layer in layers.items()]
+        report += [layer_report(LAYER_TITLES[key], layer) for key, layer in layers.items()]
         changes = changes_of(artifact, layers, name, teacher)
         calibrated = zhclip
         if not changes:
@@ -176,11 +176,11 @@ def read_pairs(count: int) -> dict[str, list[tuple[str, str]]]:
     the composed pairs are fitted."""
     lines = PAIRS_FILE.read_text(encoding="utf-8").splitlines()[1:]
     rows = [(zh, en) for zh, en in (line.split("\t") for line in lines)]
-    held_out = min(SENTENCES, count // 2)
+    held_out = min(HAND_WRITTEN, count // 2)
     return {
         JUDGE: rows[:held_out:2],
         CHOOSE: rows[1:held_out:2],
-        FIT: rows[SENTENCES : SENTENCES + count - held_out],
+        FIT: rows[HAND_WRITTEN : HAND_WRITTEN + count - held_out],
     }
 
 
@@ -199,29 +199,29 @@ def fit(zhclip: Any, artifact: Artifact, teacher: Teacher, count: int) -> dict[s
     encoder, meta = encoder_of(zhclip), artifact.meta
     device = place(zhclip, teacher.clip)
     whole_every = WHOLE_EVERY if meta.mask_padding else 1  # unmasked padding changes the text's own states
-    work = [
+    labelled_batches = [
         (use, batch)
         for use, pairs in read_pairs(count).items()
         for batch in batches(token_pairs(zhclip, teacher, pairs, meta.window), meta.window, whole_every)
     ]
-    if sum(len(batch.pairs) for use, batch in work if use == JUDGE) < MIN_HELD_OUT:
+    if sum(len(batch.pairs) for use, batch in labelled_batches if use == JUDGE) < MIN_HELD_OUT:
         raise ValueError(
             f"The encoder reads {meta.window} positions, and too few of the captions fit: it is too short."
         )
     empty = teacher.states([teacher.windows("")[0][: meta.window]])
-    main = "skip" if meta.teacher.layer == SKIP_LAYER else "last"  # the layer of CLIP that the encoder is aligned to
-    old = {name: projection(structure) for name, structure in structures(artifact).items()}
-    layers = {"last": LayerFit(old["structure"], empty[main][0])}
-    if main == "last" and len(meta.parts) == 1:
-        layers["skip"] = LayerFit(old.get("skip", old["structure"]), empty["skip"][0])
-    if "pooled" in old:
-        layers["pooled"] = LayerFit(old["pooled"], empty["pooled"][0], constant_first=False)
-    for use, batch in with_progress(work):
+    aligned_layer = "skip" if meta.teacher.layer == SKIP_LAYER else "last"
+    projections = {name: projection(structure) for name, structure in structures(artifact).items()}
+    layers = {"last": LayerFit(projections["structure"], empty[aligned_layer][0])}
+    if aligned_layer == "last" and len(meta.parts) == 1:
+        layers["skip"] = LayerFit(projections.get("skip", projections["structure"]), empty["skip"][0])
+    if "pooled" in projections:
+        layers["pooled"] = LayerFit(projections["pooled"], empty["pooled"][0], constant_first=False)
+    for use, batch in with_progress(labelled_batches):
         with autocast_on_cpu():
             last, skip = encoder.states(batch.ids("zh"), device)
             y = teacher.states(batch.ids("en"))
         x = {"last": last, "skip": skip, "pooled": last[:, :1]}
-        y["last"] = y[main]
+        y["last"] = y[aligned_layer]
         for name, layer in layers.items():
             layer.add(use, x[name], y[name], batch.first_position() if name == "pooled" else batch)
     for layer in layers.values():

@@ -13,7 +13,7 @@ from .common import FOLDER, HOW_TO_ADD, encoder_names, file_stamp, numbered_line
 ENGLISH = "english"
 FULL_WIDTH_BAR = "\uff5c"  # as Chinese input methods type it
 # The input is the link and not its value: the expanded graph continues from it, and ComfyUI caches links only.
-LINK = {"rawLink": True}
+RAW_LINK = {"rawLink": True}
 
 
 class ZhCLIPCompareGrid(io.ComfyNode):
@@ -34,12 +34,12 @@ class ZhCLIPCompareGrid(io.ComfyNode):
             search_aliases=["XY plot", "compare encoders", "zhclip"],
             enable_expand=True,
             inputs=[
-                io.Model.Input("model", extra_dict=LINK, tooltip="The checkpoint's MODEL, for every cell."),
-                io.Vae.Input("vae", extra_dict=LINK, tooltip="The checkpoint's VAE, for every cell."),
+                io.Model.Input("model", extra_dict=RAW_LINK, tooltip="The checkpoint's MODEL, for every cell."),
+                io.Vae.Input("vae", extra_dict=RAW_LINK, tooltip="The checkpoint's VAE, for every cell."),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    extra_dict=LINK,
+                    extra_dict=RAW_LINK,
                     tooltip="The checkpoint's own CLIP. Needed for the row `english` alone.",
                 ),
                 io.String.Input(

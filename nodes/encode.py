@@ -16,9 +16,12 @@ from .common import schema
 if TYPE_CHECKING:
     from ..zhclip.schema import Meta
 
-Entry = list[Any]  # of ComfyUI's CONDITIONING: [tensor (1, tokens, D), dict with pooled_output and others]
+ConditioningEntry = list[Any]  # of ComfyUI's CONDITIONING: [tensor (1, tokens, D), dict with pooled_output and others]
 NOT_CONNECTED = object()  # a checkpoint without a text encoder gives None
-START, END = "clip_start_percent", "clip_end_percent"  # the range of sampling, within [0, 1], of a scheduled entry
+RANGE_START, RANGE_END = (
+    "clip_start_percent",
+    "clip_end_percent",
+)  # the range of sampling, within [0, 1], of a scheduled entry
 
 
 class ZhCLIPTextEncode(io.ComfyNode):
@@ -122,12 +125,12 @@ def name_tokenizers(keys: Iterable[str]) -> str:
     return f"the tokenizer{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def encode(clip: Any, text: str) -> list[Entry]:
+def encode(clip: Any, text: str) -> list[ConditioningEntry]:
     """What the stock CLIP Text Encode returns, hooks and their schedules included."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def join(conditionings: list[list[Entry]], main: int) -> list[Entry]:
+def join(conditionings: list[list[ConditioningEntry]], main: int) -> list[ConditioningEntry]:
     """Concatenate conditionings along the token axis, in order, as the stock Conditioning (Concat) does for one entry.
 
     A scheduled conditioning has an entry for each range of sampling; the result has one for each range in which none of
@@ -136,21 +139,21 @@ def join(conditionings: list[list[Entry]], main: int) -> list[Entry]:
     if len(conditionings) == 1:
         return conditionings[0]
     borders = sorted({border for entries in conditionings for _, extra in entries for border in _range(extra)})
-    joined: list[Entry] = []
+    joined: list[ConditioningEntry] = []
     for start, end in itertools.pairwise(borders):
         active = [[entry for entry in entries if _covers(entry[1], start, end)] for entries in conditionings]
         if not all(active):
             continue
         tensors, extras = zip(*(entries[0] for entries in active))
         extra = extras[main] | _combine_hooks(extras)
-        if any(START in other for other in extras):
-            extra |= {START: start, END: end}
+        if any(RANGE_START in other for other in extras):
+            extra |= {RANGE_START: start, RANGE_END: end}
         joined.append([torch.cat(tensors, dim=1), extra])
     return joined
 
 
 def _range(extra: dict[str, Any]) -> tuple[float, float]:
-    return extra.get(START, 0.0), extra.get(END, 1.0)
+    return extra.get(RANGE_START, 0.0), extra.get(RANGE_END, 1.0)
 
 
 def _covers(extra: dict[str, Any], start: float, end: float) -> bool:

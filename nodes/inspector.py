@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .host.encoder import WindowEncoder
     from .page import Findings
 
-NEAREST = 5  # captions that are shown
+NEAREST_SHOWN = 5  # captions that are shown
 
 
 class ZhCLIPInspector(io.ComfyNode):
@@ -124,5 +124,5 @@ def nearest(zhclip: Any, text: str, reader: Any, captions: list[str]) -> list[tu
     bank = sentence_vectors(reader, captions, encoder)  # (N, D)
     center = bank.mean(dim=0)
     cosine = torch.nn.functional.cosine_similarity(prompt - center, bank - center, dim=1)
-    best = cosine.topk(min(NEAREST, len(captions)))
+    best = cosine.topk(min(NEAREST_SHOWN, len(captions)))
     return [(captions[i], float(value)) for value, i in zip(best.values, best.indices)]

@@ -89,9 +89,9 @@ def _note(text: str) -> Image.Image:
 
 
 def _sections(findings: Findings) -> Iterator[Section]:
-    yield _prompt(findings)
+    yield _prompt_section(findings)
     for number, window in enumerate(findings.windows, 1):
-        yield _window(f"Window {number}: {len(window)} of {findings.capacity} tokens", window)
+        yield _window_section(f"Window {number}: {len(window)} of {findings.capacity} tokens", window)
     if findings.unknown:
         pieces = "  ".join(findings.unknown)
         yield Section("Not in the vocabulary, so read as unknown", [f"  {pieces}"], [drawing.paragraph(pieces, WIDTH)])
@@ -104,7 +104,7 @@ def _sections(findings: Findings) -> Iterator[Section]:
         yield scores_section(findings.scores)
 
 
-def _prompt(findings: Findings) -> Section:
+def _prompt_section(findings: Findings) -> Section:
     spans = [
         TextSpan(s.text, LANGUAGES[s.language][1], "" if s.weight == 1 else f"{s.weight:.3g}", s.weight != 1)
         for s in findings.spans
@@ -117,7 +117,7 @@ def _prompt(findings: Findings) -> Section:
     return Section("Prompt", lines, blocks if spans else [_note("The empty prompt.")])
 
 
-def _window(heading: str, window: list[Token]) -> Section:
+def _window_section(heading: str, window: list[Token]) -> Section:
     text = " ".join(token.text if token.known else f"[unknown: {token.text}]" for token in window)
     spans = [
         TextSpan(token.text, tinted=token.weight != 1) if token.known else TextSpan(token.text, drawing.RED, "unknown")

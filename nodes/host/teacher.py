@@ -53,11 +53,11 @@ class Teacher:
         P may be less than a whole window if the end token is included: CLIP is causal.
         """
         layers = [self._last_two(*each, windows) for each in zip(self.kind.parts, self.encoders)]
-        sides: dict[str, list[torch.Tensor]] = {"last": [], "skip": []}
+        by_layer: dict[str, list[torch.Tensor]] = {"last": [], "skip": []}
         for part, model, states in zip(self.kind.parts, self.text_models, layers):
-            for name, state in zip(sides, states):
-                sides[name].append((model.final_layer_norm(state) if part.final_norm else state).float().cpu())
-        vectors = {name: torch.cat(parts, dim=-1) for name, parts in sides.items()}
+            for name, state in zip(by_layer, states):
+                by_layer[name].append((model.final_layer_norm(state) if part.final_norm else state).float().cpu())
+        vectors = {name: torch.cat(parts, dim=-1) for name, parts in by_layer.items()}
         if self.kind.pooled:
             ends = [self.length(ids) - 1 for ids in windows]
             last = self.text_models[-1].final_layer_norm(layers[-1][0])[range(len(ends)), ends]

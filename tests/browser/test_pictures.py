@@ -41,6 +41,11 @@ PLACE = """([x, y]) => {
     canvas.ds.offset[1] = y - frame.top;
     canvas.setDirty(true, true);
 }"""
+# Whether the graph has so many nodes and this checkpoint: the workflow before it is shown until it is replaced.
+OPENED = """([n, checkpoint]) => {
+    const nodes = window.app.graph.nodes, loader = nodes.find((node) => node.type === "CheckpointLoaderSimple");
+    return nodes.length === n && loader?.widgets[0].value === checkpoint;
+}"""
 COUNTED = """(n) => {
     const lines = [...document.querySelectorAll(".zhclip_count")].filter((line) => line.textContent.includes("tokens"));
     return lines.length === n;
@@ -79,7 +84,9 @@ def test_every_workflow_opens_whole_and_uncovered(ui: Ui, request: pytest.Fixtur
         pytest.skip("1.32.9 spreads the nodes when it makes Vue nodes of them")
     for name in TEMPLATES:
         ui.open_template(name)
-        ui.page.wait_for_function("(n) => window.app.graph.nodes.length === n", arg=len(workflow(name)["nodes"]))
+        nodes = workflow(name)["nodes"]
+        checkpoint = next(node["widgets_values"][0] for node in nodes if node["type"] == "CheckpointLoaderSimple")
+        ui.page.wait_for_function(OPENED, arg=[len(nodes), checkpoint])
         assert stored_values(ui.page.evaluate("() => window.app.graph.serialize()")) == stored_values(workflow(name)), (
             name
         )
