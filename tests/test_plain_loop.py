@@ -1,9 +1,8 @@
-"""A step beside the plain way: transformers' own models, every layer at every position, no cache."""
+"""A step of training beside transformers' own models: every layer at every position, no cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -13,7 +12,6 @@ from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
 from transformers import AutoTokenizer, ChineseCLIPModel, CLIPTextModel
 
 from tests import encoders
-from tests.aligned import MODELS, python
 from trainer.base.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.cache import stage as cache
 from trainer.cache.shards import Cache
@@ -32,26 +30,25 @@ WINDOW, LAYERS, STEP = 77, 2, list(range(24))
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Cached captions, for the paper's objective."""
     folder = tmp_path_factory.mktemp("plain")
-    return cached(folder, encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher"), WINDOW)
-
-
-def cached(folder: Path, student: Path, teacher: Path, window: int) -> Recipe:
     train, dev = encoders.corpora(folder)
-    models = StudentSettings(str(student)), TeacherSettings(str(teacher))
+    models = [str(make(folder / make.__name__)) for make in (encoders.student, encoders.clip_teacher)]
     settings = TrainSettings(start="student", layers=LAYERS, contrast=0.0, pad_positions=None)
-    made = Recipe(str(folder / "run"), window, *models, CorpusSettings(train=str(train), dev=str(dev)), train=settings)
-    corpus.run(made)
-    cache.run(made)
-    return made
+    pairs = CorpusSettings(train=str(train), dev=str(dev))
+    recipe = Recipe(
+        str(folder / "run"), WINDOW, StudentSettings(models[0]), TeacherSettings(models[1]), pairs, train=settings
+    )
+    corpus.run(recipe)
+    cache.run(recipe)
+    return recipe
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 def test_attention_by_its_parts_is_torchs(dtype: torch.dtype, bound: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(3, 2, 7, 8, generator=generator) for _ in range(3)]
+    tensors = [torch.randn(3, 2, 7, 8, generator=generator) for _ in range(3)]
     keys = torch.rand(3, 1, 1, 7, generator=generator) < 0.5
     keys[..., 0] = True
-    fused, parts = ([x.to(kind, copy=True).requires_grad_() for x in drawn] for kind in (torch.float32, dtype))
+    fused, parts = ([x.to(kind, copy=True).requires_grad_() for x in tensors] for kind in (torch.float32, dtype))
     q, k, v = fused
     wanted = scaled_dot_product_attention(q, k, v, attn_mask=keys)
     q, k, v = parts
@@ -95,7 +92,7 @@ def ours(
     assert depth is not None
     for seed in seeds:
         student.zero_grad()
-        batch = CaptionDataset(kept(cached, pads, seed))[Microbatch(STEP, 0, len(STEP))]
+        batch = CaptionDataset(with_pads(cached, pads, seed))[Microbatch(STEP, 0, len(STEP))]
         rows = batch["flat_index"] if filling else batch["weights"].flatten().nonzero()[:, 0]
         z = student(batch["ids"], batch["frozen_hidden"], depth, batch["positions"], rows)[0]
         loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
@@ -103,7 +100,7 @@ def ours(
         yield loss.item(), learning(student.bert.encoder.layer[-LAYERS:])
 
 
-def kept(whole: Cache, pads: int | None, seed: int) -> Cache:
+def with_pads(whole: Cache, pads: int | None, seed: int) -> Cache:
     """The cache as it would be with so many padded positions, drawn by another seed."""
     shard = whole.moved(torch.device("cpu")).shards[0]
     chance = torch.rand(len(whole), whole.window, generator=torch.Generator().manual_seed(seed))
@@ -140,16 +137,3 @@ def test_the_mean_over_drawn_positions_is(recipe: Recipe) -> None:
     # Where padded positions differ as much as a random encoder's do, 200 draws tell the gradient's mean to 2 %.
     error = (drawn.var(dim=0) / len(drawn)).sum().sqrt()
     assert (drawn.mean(dim=0) - flat(expected)).norm() < 2 * error < 0.05 * flat(expected).norm()
-
-
-@pytest.mark.slow
-def test_of_real_encoders_it_is_within_half_a_percent(tmp_path: Path) -> None:
-    python("painter.real_pair", MODELS)
-    real = cached(tmp_path, MODELS / "e5-small", MODELS / "minilm-l6", 32)
-    ((loss, expected),) = ours(real, None, range(1))  # every position, which the test above holds to the plain way
-    losses, mean = [], torch.zeros_like(flat(expected))
-    for drawn, gradient in ours(real, TrainSettings().pad_positions, range(200)):
-        losses.append(drawn)
-        mean += flat(gradient) / 200
-    assert fmean(losses) == pytest.approx(loss, rel=5e-3)
-    assert (mean - flat(expected)).norm() < 5e-3 * flat(expected).norm()

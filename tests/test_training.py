@@ -181,20 +181,19 @@ def test_training_leaves_the_process_as_it_was(base: Recipe, alone: Recipe, tmp_
         assert state() == before
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_training_leaves_no_memory_behind(
-    base: Recipe, alone: Recipe, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+    base: Recipe, alone: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = changed(base, tmp_path / "run", precision=precision)
+    recipe = changed(base, tmp_path / "run", precision="bf16")
     shutil.copytree(alone.folder / "corpus", recipe.folder / "corpus")
-    made: list[weakref.ref[Any]] = []
+    references: list[weakref.ref[Any]] = []
     opened = setup.Training.open
 
     def watched(recipe: Recipe, progress: Listener | None) -> setup.Training | None:
-        assert not any(reference() for reference in made)  # a retry does not hold the previous training
+        assert not any(reference() for reference in references)  # a retry does not hold the previous training
         training = opened(recipe, progress)
         assert training is not None
-        made.extend(map(weakref.ref, (training.student, training.optimiser, training.cache)))
+        references.extend(map(weakref.ref, (training.student, training.optimiser, training.cache)))
         return training
 
     monkeypatch.setattr(setup.Training, "open", watched)
@@ -202,7 +201,7 @@ def test_training_leaves_no_memory_behind(
     gc.disable()
     try:
         train.run(recipe)
-        assert len(made) == 6 and not any(reference() for reference in made)
+        assert len(references) == 6 and not any(reference() for reference in references)
     finally:
         gc.enable()
 
@@ -315,11 +314,11 @@ def test_half_the_size_says_the_same(base: Recipe, tmp_path: Path) -> None:
     assert torch.allclose(a.norm(dim=-1), b.norm(dim=-1), rtol=1e-3)
 
 
-def test_what_torch_keeps_for_itself_is_free_when_room_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card of 10 bytes by its two figures: a CPU has no such memory, and a card no other way to tell."""
-    kept = [6]
-    monkeypatch.setattr("torch.cuda.empty_cache", kept.clear)
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10 - sum(kept), 10))
+def test_blocks_in_torchs_cache_count_as_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of 10 bytes, 6 of them in blocks that torch keeps."""
+    blocks = [6]
+    monkeypatch.setattr("torch.cuda.empty_cache", blocks.clear)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10 - sum(blocks), 10))
     assert fits_on(torch.device("cuda"), 4)
     assert not fits_on(torch.device("cuda"), 5)
     assert not fits_on(torch.device("cpu"), 0)  # which maps the files
@@ -346,7 +345,7 @@ def test_fp16_scales_the_gradient_and_a_resumed_run_knows_the_scale(
     scaler = Checkpoint.load(last).scaler
     assert scaler["scale"] == 2.0**14  # doubled after each three of the twelve steps
     checkpoint.final(recipe.folder / "checkpoints").unlink()
-    last.unlink()  # killed behind step 8
+    last.unlink()  # killed after step 8
     assert largest_difference(final(run_stages(recipe, train)), whole) == 0
     assert Checkpoint.load(last).scaler == scaler
 
@@ -402,14 +401,10 @@ def test_a_device_that_is_asked_for_and_not_there_is_refused() -> None:
     use_device("auto")
 
 
-def test_the_precision_that_was_chosen_is_written_down(base: Recipe, tmp_path: Path) -> None:
-    recipe = run_stages(changed(base, tmp_path / "run", precision="auto"), corpus, cache, train)
-    settings = recipe.folder / "checkpoints" / "settings.json"
-    chosen = json.loads(settings.read_text(encoding="utf-8"))["precision"]
-    assert chosen == best_precision(usable_gpu())
-    other = {"no": "bf16", "bf16": "no"}[chosen]
-    with pytest.raises(SettingsError, match=f"precision was '{chosen}' and is now '{other}'"):
-        train.run(changed(base, tmp_path / "run", precision=other))
+def test_a_run_is_not_continued_at_another_precision(alone: Recipe) -> None:
+    assert setup.precision(TrainSettings()) == best_precision(usable_gpu())
+    with pytest.raises(SettingsError, match="precision"):
+        train.run(changed(alone, alone.folder, precision="bf16"))
 
 
 def test_batches_read_ahead_are_the_batches() -> None:

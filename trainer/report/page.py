@@ -57,7 +57,7 @@ def text(key: str, inner: str = "", **values: object) -> Markup:
     phrase = WORDS[key].get(inner) if inner else WORDS[key]
     if phrase is None:  # not a format string: it may contain braces
         return in_both([inner] * len(LANGUAGES))
-    return in_both([words.format(**values) for words in phrase])
+    return in_both([Markup.escape(words).format(**values) for words in phrase])
 
 
 def in_both(texts: Sequence[str]) -> Markup:
