@@ -96,12 +96,13 @@ def how_to_get_one(folder: str) -> str:
     # In cmd, /d changes the drive as well; PowerShell's cd has no such flag.
     terminal, cd = ("command prompt (cmd)", "cd /d") if os.name == "nt" else ("terminal", "cd")
     return (
-        f"To get one, do one of these:\n1. Train it: open a {terminal} and enter these lines. The last one first says "
+        "To get one, do one of these:\n1. Add the node Train ZhCLIP Encoder, choose your checkpoint, and press Run.\n"
+        f"2. Train it in a terminal: open a {terminal} and enter these lines. The last one first says "
         f'what it will take, and puts the encoder there.\n{cd} "{pack}"\n{python} -m pip install -e ".[trainer]"\n'
         f"{python} -m trainer run\nThat is for SD1.5; for SDXL add --config recipes/sdxl.yaml to it. Without a GPU, a "
         f"notebook trains it on Colab's: {NOTEBOOK}\n"
-        "2. Convert a published one: the first two of these lines, and\n"
+        "3. Convert a published one: the first two of those lines, and\n"
         f"{python} -m trainer convert --source IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-v0.1 "
         f'--out "{Path(folder) / "taiyi.safetensors"}"\n'
-        "3. Copy a ZhCLIP file that somebody shares there.\nThen press R, and choose it."
+        "4. Copy a ZhCLIP file that somebody shares there.\nThen press R, and choose it."
     )

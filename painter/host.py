@@ -118,7 +118,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(base: Path, packs: Mapping[str, Path] = PACKS, options: tuple[str, ...] = ()) -> Iterator[Host]:
+def running(
+    base: Path,
+    packs: Mapping[str, Path] = PACKS,
+    options: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Host]:
     """ComfyUI over a base directory, with these custom nodes alone, stopped at the end. Raises RuntimeError with the
     end of its log where it does not start."""
     for name, source in packs.items():
@@ -129,9 +134,10 @@ def running(base: Path, packs: Mapping[str, Path] = PACKS, options: tuple[str, .
     command = [sys.executable, str(comfyui() / "main.py"), "--cpu", "--port", str(host.port), "--disable-auto-launch"]
     command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs, *options]
+    variables = {**os.environ, **QUIET, **(environment or {})}
     with (
         host.log.open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **QUIET}) as process,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=variables) as process,
     ):
         try:
             _wait_until_ready(host, process)

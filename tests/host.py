@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,9 @@ class Host(comfyui.Host):
 
 
 @contextlib.contextmanager
-def running(base: Path, *options: str) -> Iterator[Host]:
+def running(base: Path, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[Host]:
     """ComfyUI over a base directory with this pack and the probe, started with options of its own."""
-    with comfyui.running(base, PACKS, options) as host:
+    with comfyui.running(base, PACKS, options, environment) as host:
         yield Host(host.base, host.port, host.log)
 
 

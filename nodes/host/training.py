@@ -65,10 +65,10 @@ class Job:
     def refusal(self) -> str | None:
         """Why this name cannot be used, in one sentence; None if it can."""
         earlier = self._record().get("settings")
-        if earlier is None:
-            if self.target.exists():
-                return f"{self.target} is there already and was not trained here: give another name."
-            return None
+        if self.target.exists() and earlier is None:
+            return f"{self.target} is there already and was not trained here: give another name."
+        if earlier is None or not (self.target.exists() or (self.folder / "cache").is_dir()):
+            return None  # nothing would be lost
         for key, value in self.settings.items():
             if earlier.get(key) != value:
                 return (
@@ -84,7 +84,9 @@ class Job:
         return self.target.is_file() and record == wanted | {"encoder": file_stamp(str(self.target))}
 
     def record(self, **more: str) -> None:
-        """Write the settings into the run's folder."""
+        """Write the settings into the run's folder. A run of other settings, which `refusal` let pass, is deleted."""
+        if self._record().get("settings", self.settings) != self.settings:
+            shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.folder / RECORD) as file:
             file.write(json.dumps({"settings": self.settings, "stamps": self.stamps, **more}).encode())

@@ -1,0 +1,237 @@
+"""Train ZhCLIP Encoder: from a checkpoint to an encoder and a picture by the queue of the real ComfyUI."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import websocket
+from safetensors.torch import save_file
+
+from tests import encoders, graphs, hub, small
+from tests.graphs import Graph
+from tests.host import Host, in_host, running
+from tests.tree import python
+from zhclip.artifact import read_meta
+
+TEACHER, STUDENT = "teacher.safetensors", "text_encoders/tiny-chinese"
+STEPS = 20
+
+
+def inputs(base: Path) -> None:
+    """A checkpoint with one layer of CLIP-L alone, a small Chinese-CLIP, and a table of pairs in ComfyUI's folders."""
+    folder = base / "made"
+    prefix = "cond_stage_model.transformer.text_model."
+    clip = encoders.clip_teacher(folder / "clip", width=768, prefix=prefix, layers=1, size=49408)
+    (clip / "model.safetensors").replace(base / "models" / "checkpoints" / TEACHER)
+    encoders.student(base / "models" / "text_encoders" / "tiny-chinese")
+    rows = "".join(f"{zh}\t{en}\n" for zh, en in small.captions())
+    (base / "input" / "mine.tsv").write_text(f"zh\ten\n{rows}", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def trainer(host: Host) -> Host:
+    """`host` with the inputs of a training."""
+    inputs(host.base)
+    return host
+
+
+def train(name: str, **changes: Any) -> Graph:
+    """A graph of the node alone."""
+    given = dict(checkpoint=TEACHER, pairs="mine.tsv", thoroughness="quick", chinese_clip=STUDENT, steps=STEPS)
+    return {"train": graphs.node("ZhCLIPTrain", **given | {"name": name} | changes)}
+
+
+class Listener:
+    """What the server sends a page while a graph runs."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.socket = host, websocket.WebSocket()
+        self.socket.connect(f"ws://127.0.0.1:{host.port}/ws?clientId=trainer", timeout=120)
+        self.prompt = ""
+        self.values: list[float] = []
+        self.texts: list[str] = []
+        self.pictures: list[bytes] = []
+
+    def run(self, graph: Graph, interrupt: Callable[[Listener], bool] = lambda _: False) -> str:
+        """Run a graph and note its messages. Returns the last one's type. `interrupt`: asked after each message."""
+        answer = self.host.post("/prompt", {"prompt": graph, "client_id": "trainer"})
+        assert not answer.get("node_errors"), answer
+        self.prompt = answer["prompt_id"]
+        pressed = False
+        while True:
+            message = self.socket.recv()
+            if isinstance(message, bytes):
+                self.take(message)
+            else:
+                kind, data = (json.loads(message)[key] for key in ("type", "data"))
+                if kind == "progress" and data["node"] == "train":
+                    self.values.append(data["value"] / data["max"])
+                if kind in ("execution_success", "execution_error", "execution_interrupted"):
+                    return kind
+            if not pressed and interrupt(self):
+                self.host.post("/interrupt", {})
+                pressed = True
+
+    def outputs(self) -> dict[str, Any]:
+        """The outputs of the graph that ran last."""
+        return self.host.wait(self.prompt)["outputs"]
+
+    def take(self, message: bytes) -> None:
+        """A picture with or without metadata (4, 1), or a line of text (3)."""
+        (kind,) = struct.unpack(">I", message[:4])
+        if kind == 3:
+            (length,) = struct.unpack(">I", message[4:8])
+            assert message[8 : 8 + length] == b"train"
+            self.texts.append(message[8 + length :].decode())
+        elif kind in (1, 4):
+            self.pictures.append(message)
+
+
+def test_the_queue_alone_gives_an_encoder_a_picture_and_its_progress(trainer: Host) -> None:
+    graph = (
+        graphs.paint("\u4e00\u53ea\u732b", "first")
+        | train("first")
+        | {
+            "report": graphs.node("SaveImage", images=["train", 1], filename_prefix="report"),
+            "losses": graphs.node("LossGraphNode", loss=["train", 2], filename_prefix="losses"),
+            "words": graphs.node("PreviewAny", source=["train", 3]),
+        }
+    )
+    del graph["clip"]
+    for name in ("text", "none"):
+        graph[name]["inputs"]["clip"] = ["train", 0]
+    listener = Listener(trainer)
+    assert listener.run(graph) == "execution_success", trainer.tail()
+    meta = read_meta(trainer.encoders / "first.safetensors")
+    assert meta.teacher.id == TEACHER and meta.widths == (768,) and meta.recipe["train"]["steps"] == STEPS
+    assert meta.recipe["teacher"]["tokenizer"] == "sd1_tokenizer"  # without this machine's folders
+    assert listener.values == sorted(listener.values) and listener.values[-1] == 1
+    assert any("left" in text for text in listener.texts) and listener.texts[-1] == ""
+    began = time.monotonic()
+    again = train("first", training_seed=0) | {"words": graphs.node("PreviewAny", source=["train", 3])}
+    assert TEACHER in trainer.outputs(again)["words"]["text"][0]  # an input more, so not from ComfyUI's cache
+    assert time.monotonic() - began < 5
+    outputs = listener.outputs()
+    for name in ("save", "report"):
+        trainer.picture(outputs[name]["images"][0])
+    assert TEACHER in outputs["words"]["text"][0]
+
+
+@pytest.fixture
+def bad(trainer: Host) -> Iterator[Path]:
+    """The inputs of a training, with files that cannot be used."""
+    checkpoints = trainer.base / "models" / "checkpoints"
+    save_file({"double_blocks.0.img_attn.proj.weight": torch.zeros(2)}, checkpoints / "flux.safetensors")
+    save_file({"model.diffusion_model.out.0.weight": torch.zeros(2)}, checkpoints / "unet.safetensors")
+    (checkpoints / "broken.safetensors").write_bytes(b"\0" * 20)
+    (trainer.base / "input" / "columns.tsv").write_text("a\tb\nc\td\n", encoding="utf-8")
+    lines = (trainer.base / "input" / "mine.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (trainer.base / "input" / "ten.tsv").write_text("".join(lines[:11]), encoding="utf-8")
+    record = trainer.base / "user" / "zhclip" / "taken" / "node.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"settings": {"checkpoint": "other.safetensors"}}), encoding="utf-8")
+    (record.parent / "cache").mkdir(exist_ok=True)
+    yield small.saved(trainer.encoders / "foreign.safetensors")
+    (trainer.encoders / "foreign.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"checkpoint": "flux.safetensors"}, "flux.safetensors"),
+        ({"checkpoint": "unet.safetensors"}, "unet.safetensors"),
+        ({"checkpoint": "broken.safetensors"}, "broken.safetensors"),
+        ({"checkpoint": "missing.safetensors"}, "missing.safetensors"),
+        ({"pairs": "columns.tsv"}, "columns.tsv"),
+        ({"pairs": "ten.tsv"}, "ten.tsv"),
+        ({"chinese_clip": "huggingface.co"}, "chinese_clip"),  # without a network
+        ({"chinese_clip": "hf-mirror.com"}, "chinese_clip"),
+        ({"name": "taken"}, "other.safetensors"),
+        ({"name": "foreign"}, "foreign.safetensors"),
+        ({"name": "../up"}, "name"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_the_queue_lives(
+    trainer: Host, bad: Path, changes: dict[str, str], named: str
+) -> None:
+    message = trainer.refuse(train("bad", **changes) if "name" not in changes else train(**changes))
+    assert named in message and "\n" not in message and "--" not in message, message
+    assert trainer.run(graphs.encode("cat") | {"keep": graphs.node("PreviewAny", source=["text", 0])})["status"][
+        "completed"
+    ]
+
+
+def test_the_host_is_afterwards_as_it_was(tmp_path: Path) -> None:
+    for name in ("models/checkpoints", "models/text_encoders", "input"):
+        (tmp_path / name).mkdir(parents=True)
+    inputs(tmp_path)
+    found = in_host("train_checks.host_state", tmp_path)
+    assert found["trained"] and found["changed"] == {} and found["alive"] == []
+    assert "accelerate" in found["missing"] and "-m pip install" in found["missing"]
+    assert "SystemExit" not in found["exits"] and "3" in found["exits"]
+
+
+def equal(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_cancelled_anywhere_and_run_again_it_ends_in_the_same_bytes_as_the_command_line(
+    trainer: Host, tmp_path: Path
+) -> None:
+    steps = 300
+    assert Listener(trainer).run(train("whole", steps=steps)) == "execution_success", trainer.tail()
+    run = trainer.base / "user" / "zhclip" / "whole"
+    done = python("-m", "trainer", "run", "--config", str(run / "recipe.yaml"), "--run", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stdout
+    assert equal(trainer.encoders / "whole.safetensors", tmp_path / "run" / "encoder.safetensors")
+    moments: list[Callable[[Listener], bool]] = [
+        *(lambda own, word=word: any(word in text for text in own.texts) for word in ("corpus", "cache")),
+        *(
+            lambda own, step=step: any(
+                text.startswith("train: ") and int(text.split()[1]) >= step for text in own.texts
+            )
+            for step in (10, 60, 110, 150, 210, 260)
+        ),
+        *(lambda own, word=word: any(word in text for text in own.texts) for word in ("evaluate", "export")),
+    ]
+    seconds = []
+    for moment in moments:
+        listener = Listener(trainer)
+        pressed: list[float] = []
+
+        def interrupt(own: Listener, moment: Any = moment, pressed: list[float] = pressed) -> bool:
+            if moment(own):
+                pressed.append(time.monotonic())
+            return bool(pressed)
+
+        if listener.run(train("parts", steps=steps), interrupt) == "execution_interrupted":
+            seconds.append(time.monotonic() - pressed[0])
+    assert len(seconds) >= 6 and max(seconds) < 2, seconds
+    assert Listener(trainer).run(train("parts", steps=steps)) == "execution_success", trainer.tail()
+    assert equal(trainer.encoders / "whole.safetensors", trainer.encoders / "parts.safetensors")
+
+
+@pytest.mark.slow
+def test_chinese_clip_is_downloaded_from_a_hub_and_sdxl_is_known_by_its_file(tmp_path: Path) -> None:
+    encoders.student(tmp_path / "hub" / "OFA-Sys" / "chinese-clip-vit-base-patch16")
+    with hub.serve(tmp_path / "hub") as (endpoint, asked):
+        environment = hub.settings(endpoint, tmp_path / "home")
+        with running(tmp_path / "comfyui", environment=environment) as host:
+            inputs(host.base)
+            pipeline = encoders.sdxl_teacher(tmp_path / "sdxl", size=49408)
+            encoders.sdxl_checkpoint(pipeline, host.base / "models" / "checkpoints" / "xl.safetensors", torch.float16)
+            host.outputs(train("xl", checkpoint="xl.safetensors", chinese_clip="huggingface.co"))
+            assert len(read_meta(host.encoders / "xl.safetensors").widths) == 2
+            count = len(asked)
+            host.outputs(train("sd", chinese_clip="huggingface.co"))
+            assert len(asked) == count  # all of it is on this machine
+    with running(tmp_path / "comfyui", environment=hub.settings("http://127.0.0.1:9", tmp_path / "empty")) as host:
+        assert "chinese_clip" in host.refuse(train("wrong", chinese_clip="huggingface.co"))  # a wrong mirror
