@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import websocket
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests import encoders, graphs, hub, small
 from tests.graphs import Graph
@@ -27,9 +27,11 @@ STEPS = 20
 def inputs(base: Path) -> None:
     """A checkpoint with one layer of CLIP-L alone, a small Chinese-CLIP, and a table of pairs in ComfyUI's folders."""
     folder = base / "made"
+    clip = encoders.clip_teacher(folder / "clip", width=768, layers=1, size=49408)
+    tensors = load_file(clip / "model.safetensors").items()
     prefix = "cond_stage_model.transformer.text_model."
-    clip = encoders.clip_teacher(folder / "clip", width=768, prefix=prefix, layers=1, size=49408)
-    (clip / "model.safetensors").replace(base / "models" / "checkpoints" / TEACHER)
+    named = {prefix + name.removeprefix("text_model."): tensor for name, tensor in tensors}
+    save_file(named, base / "models" / "checkpoints" / TEACHER)
     encoders.student(base / "models" / "text_encoders" / "tiny-chinese")
     rows = "".join(f"{zh}\t{en}\n" for zh, en in small.captions())
     (base / "input" / "mine.tsv").write_text(f"zh\ten\n{rows}", encoding="utf-8")

@@ -144,6 +144,7 @@ def train(job: Job, node_id: str | None) -> None:
 
 def for_node(message: str) -> str:
     """A message of the trainer with the node's inputs in place of the command line's flags."""
+    message = message.replace("a mirror (HF_ENDPOINT, or a run's --endpoint)", "hf-mirror.com in chinese_clip")
     for flag, name in INPUTS.items():
         message = re.sub(rf"--{re.escape(flag)}\b(?!\.)", name, message)
     return message
