@@ -106,9 +106,16 @@ def comfyui() -> Path:
 def link(source: Path, target: Path) -> None:
     """Make `target` a link to a file or folder, in place of another link or file; a folder that is there stays."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_symlink() or not target.is_dir():
-        target.unlink(missing_ok=True)
+    if target.is_dir() and not target.is_symlink():
+        return
+    target.unlink(missing_ok=True)
+    if os.name != "nt":
         target.symlink_to(source)
+    elif source.is_dir():
+        # Windows lets users make junctions and hard links, but symbolic links only in developer mode.
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(target), str(source)], check=True, stdout=subprocess.DEVNULL)
+    else:
+        os.link(source, target)
 
 
 def free_port() -> int:
