@@ -182,7 +182,7 @@ HELP = """
 import contextlib, io, json, runpy, sys
 said = {}
 for line in sys.argv[1:]:
-    module, *_ = sys.argv = [*line.split(), "--help"]
+    module, *_ = sys.argv = [*line.split(), "--help-all" if line.startswith("trainer") else "--help"]
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out):
@@ -195,7 +195,7 @@ print(json.dumps(said))
 
 
 def usages(lines: set[str]) -> dict[str, str]:
-    """What `python -m LINE --help` prints, of each line."""
+    """What `python -m LINE --help` prints, with all flags, of each line."""
     done = python("-c", HELP, *sorted(lines))
     assert done.returncode == 0, done.stdout
     said = json.loads(done.stdout.splitlines()[-1])

@@ -9,14 +9,12 @@ import ctypes
 import logging
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from accelerate.utils.environment import get_int_from_env
 from safetensors import SafetensorError
 from tqdm import tqdm
 
@@ -26,184 +24,154 @@ from .base import stage_settings as settings
 from .base.device import processes
 from .base.disk import full_disk
 from .base.errors import TrainerError
-from .base.recipe import Recipe, SettingsError
-from .base.settings import new_parser, parse, recipe_parser, to_recipe
-from .progress import Listener, Progress
+from .base.recipe import CLIP, Recipe, SettingsError
+from .base.settings import hide_flags, new_parser, parse, to_recipe
+from .progress import Progress
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-SWITCHES = ("--plan", "--push", "--sweep.export")  # flags that stand alone; all others take a value
-MAIN_PROCESS = get_int_from_env(["RANK"], 0) == 0  # of those that `accelerate launch` or `torchrun` start
-
-
-def _run(recipe: Recipe, progress: Listener | None, plan_only: bool = False) -> None:
-    if plan_only:
-        from .plan import plan
-
-        return print(plan(recipe, progress).text)
-    from .pipeline import run
-
-    run(recipe, progress)
-
-
-def _one_stage(name: str, recipe: Recipe, progress: Listener | None) -> None:
-    from .pipeline import run_stage
-
-    run_stage(name, recipe, progress)
-
-
-def _sweep(given: tuple[Recipe, settings.SweepSettings], progress: Listener | None) -> None:
-    from .sweep.stage import run
-
-    run(*given, progress)
-
-
-def _evaluate(given: settings.EvaluateSettings, progress: Listener | None) -> None:
-    from .report.evaluate import evaluate
-
-    evaluate(given, progress)
-
-
-def _translate(given: settings.Translation, progress: Listener | None) -> None:
-    from .translate.stage import run
-
-    run(given, progress)
-
-
-def _convert(given: settings.ConvertSettings, progress: Listener | None) -> None:
-    from .artifact.convert import convert_published
-
-    convert_published(given, progress)
-
-
-def _compare_reports(given: settings.CompareReportsSettings, progress: Listener | None) -> None:
-    from .report.compare import compare_reports
-
-    compare_reports(given)
-
-
-def _compare(given: settings.CompareSettings, progress: Listener | None) -> None:
-    from diffusers.utils import logging as diffusers_logging
-
-    from .pictures.compare import run
-
-    diffusers_logging.set_verbosity_error()
-    run(given, progress)
-
-
-def _publish(given: settings.PublishSettings, progress: Listener | None) -> None:
-    from .artifact.publish import publish_run
-
-    publish_run(given)
+    from jsonargparse import ArgumentParser, Namespace
 
 
 class Stage(NamedTuple):
-    """One stage of the command line; `function` is called with its settings and a listener."""
+    """A stage's line in --help, its function as MODULE:NAME, and the class of its settings beside a recipe's.
+
+    The function is imported when it is called. It takes the settings and a listener of progress events.
+    """
 
     help: str
-    settings: Any
-    function: Callable[..., None]
+    function: str
+    settings: Any = None
+    prefix: str = ""  # of the flags of these settings
 
 
+PART = "pipeline:run_stage"  # of the stages that `run` consists of, but evaluate
 STAGES = {
-    "corpus": Stage("read, clean, deduplicate and split the pairs", Recipe, partial(_one_stage, "corpus")),
-    "cache": Stage("compute teacher targets and frozen student states", Recipe, partial(_one_stage, "cache")),
-    "train": Stage("align the student", Recipe, partial(_one_stage, "train")),
-    "export": Stage("write the encoder's file, read back and compared", Recipe, partial(_one_stage, "export")),
-    "run": Stage("corpus, cache, train, evaluate, export; continues where an earlier call stopped", Recipe, _run),
-    "sweep": Stage("train a grid of recipes on one cache; one table", settings.SweepSettings, _sweep),
-    "evaluate": Stage("score a run or any artifact against baselines", settings.EvaluateSettings, _evaluate),
-    "translate": Stage("make pairs from English captions by a translation model", settings.Translation, _translate),
-    "convert": Stage("convert a published Chinese encoder, such as Taiyi", settings.ConvertSettings, _convert),
-    "compare-reports": Stage("put reports side by side", settings.CompareReportsSettings, _compare_reports),
-    "compare": Stage("paint the same prompts through several encoders", settings.CompareSettings, _compare),
-    "publish": Stage("write a model card; with --push, upload", settings.PublishSettings, _publish),
+    "run": Stage("corpus, cache, train, evaluate, export; continues where an earlier call stopped", "pipeline:run"),
+    "corpus": Stage("read, clean, deduplicate and split the pairs", PART),
+    "cache": Stage("compute teacher targets and frozen student states", PART),
+    "train": Stage("align the student", PART),
+    "evaluate": Stage("score a run or any artifact", "report.evaluate:evaluate", settings.EvaluateSettings),
+    "export": Stage("write the encoder's file, read back and compared", PART),
+    "publish": Stage("write a model card; upload", "artifact.publish:publish_run", settings.PublishSettings),
+    "sweep": Stage("train a grid of recipes; one table", "sweep.stage:run", settings.SweepSettings, "sweep"),
+    "translate": Stage("translate captions", "translate.stage:run", settings.TranslateSettings, "translate"),
+    "convert": Stage("convert a published encoder", "artifact.convert:convert_published", settings.ConvertSettings),
+    "compare": Stage("paint prompts by several encoders", "pictures.compare:run", settings.CompareSettings),
+    "compare-reports": Stage(
+        "put reports side by side", "report.compare:compare_reports", settings.CompareReportsSettings
+    ),
 }
+OF_RECIPE = [name for name, stage in STAGES.items() if stage.settings is None or name == "sweep"]
+SWITCHES = ("--plan", "--push", "--sweep.export")  # flags that stand alone; all others take a value
+# Flags of a recipe that --help lists; --help-all lists the rest, too.
+COMMON = {"help", "config", "plan", "run", "device", "install", "student.model", "teacher.model", "corpus.train"}
+COMMON |= {"corpus.dev", "corpus.limit", "train.strategy", "train.epochs", "train.steps", "train.batch", "train.lr"}
+COMMON |= {"export.licence", "sweep.grid", "sweep.export"}
 
 
-def stage_parser(stage: Stage) -> ArgumentParser:
+def stage_parser(name: str) -> ArgumentParser:
     """The flags of one stage."""
-    if stage.settings in (Recipe, settings.SweepSettings):
-        parser = recipe_parser(stage.help)
-        if stage.settings is settings.SweepSettings:
-            parser.add_class_arguments(settings.SweepSettings, "sweep")
-        elif stage.function is _run:
-            parser.add_argument("--plan", type=bool, default=False, help="print what the run will take, then stop")
-        return parser
-    parser = new_parser(description=stage.help)
-    if stage.settings is settings.CompareReportsSettings:
-        help = "runs' folders, or report.json files; the first is the one to compare with"
-        parser.add_argument("reports", nargs="+", help=help)
-        parser.add_class_arguments(stage.settings, skip={"reports"})
-    else:
-        parser.add_class_arguments(stage.settings)
-    if stage.settings is settings.CompareSettings:
+    stage = STAGES[name]
+    usage = f"python -m trainer {name} [--FLAG VALUE ...]"
+    parser = new_parser(description=stage.help, usage=usage)
+    if name in OF_RECIPE or name == "compare":
         parser.add_argument("--config", action="config", help="settings in YAML; flags after it win")
+    if name in OF_RECIPE:
+        parser.add_class_arguments(Recipe)
+    if name == "run":
+        parser.add_argument("--plan", type=bool, default=False, help="print what the run will take, then stop")
+    if name == "compare-reports":
+        parser.add_argument("reports", nargs="+", help="runs' folders, or report.json files; the first is the base")
+    if stage.settings:
+        parser.add_class_arguments(stage.settings, stage.prefix or None, skip={"reports"})
     return parser
 
 
-def parse_command(arguments: list[str]) -> tuple[str, Callable[[Listener | None], None]]:
-    """The stage's name, and its function with its settings. Raises SettingsError, and SystemExit after --help."""
-    root = new_parser(prog="python -m trainer", description="Align a Chinese text encoder with a checkpoint's own.")
-    commands = root.add_subcommands(metavar="STAGE")
-    parsers = {name: stage_parser(stage) for name, stage in STAGES.items()}
-    for name, parser in parsers.items():
-        commands.add_subcommand(name, parser, help=STAGES[name].help)
+def parse_stage(name: str, arguments: list[str]) -> tuple[str, list[Any]]:
+    """The function of a stage as MODULE:NAME, and its arguments but the listener.
+
+    A stage called alone continues with the settings in RUN/recipe.yaml, of which flags win. Raises SettingsError, and
+    SystemExit after --help.
+    """
+    stage, parser = STAGES[name], stage_parser(name)
+    if "--help-all" in arguments:
+        arguments = ["--help"]
+    elif name in OF_RECIPE and {"-h", "--help"} & set(arguments):
+        hide_flags(parser, COMMON)
+    arguments = [f"{text}=true" if text in SWITCHES else text for text in arguments]
+    values = parse_flags(name, parser, arguments)
+    own = [values[stage.prefix]] if stage.prefix else []
+    if stage.settings and not own:
+        own = [stage.settings(**{field.name: values[field.name] for field in fields(stage.settings)})]
+    if name not in OF_RECIPE:
+        return stage.function, own
+    recipe = in_folder(to_recipe(values))
+    if stage.function != PART:
+        return "plan:log_plan" if name == "run" and values.plan else stage.function, [recipe, *own]
+    remembered = recipe.folder / "recipe.yaml"
+    if remembered.is_file() and not values.config:
+        values = parse_flags(name, parser, ["--config", str(remembered), *arguments])
+        recipe = replace(to_recipe(values), run=str(recipe.folder))  # which may have been moved
+    return stage.function, [name, recipe]
+
+
+def parse_flags(name: str, parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """The values of a stage's flags. Raises SettingsError, which suggests a flag for an unknown one."""
     try:
-        values = parse(root, [f"{text}=true" if text in SWITCHES else text for text in arguments])
+        return parse(parser, arguments)
     except SettingsError as error:
         unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", str(error))
-        if unknown and arguments[0] in parsers:
-            known = re.findall(r"--[\w.]+", parsers[arguments[0]].format_help())
-            similar = get_close_matches(unknown[1], known, 1)
-            hint = f"did you mean {similar[0]}?" if similar else f"see python -m trainer {arguments[0]} --help"
-            raise SettingsError(f"no flag {unknown[1]}; {hint}") from error
-        raise
-    name = values.subcommand
-    stage, given = STAGES[name], values[name]
-    if name == "run":
-        return name, partial(stage.function, to_recipe(given), plan_only=given.plan)
-    if stage.settings is Recipe:
-        return name, partial(stage.function, to_recipe(given))
-    if stage.settings is settings.SweepSettings:
-        return name, partial(stage.function, (to_recipe(given), given.sweep))
-    own = {field.name: given[field.name] for field in fields(stage.settings)}
-    return name, partial(stage.function, stage.settings(**own))
+        if not unknown:
+            raise
+        similar = get_close_matches(unknown[1], re.findall(r"--[\w.]+", parser.format_help()), 1)
+        hint = f"did you mean {similar[0]}?" if similar else f"see python -m trainer {name} --help-all"
+        raise SettingsError(f"no flag {unknown[1]}; {hint}") from error
+
+
+def in_folder(recipe: Recipe) -> Recipe:
+    """The recipe with its default folder, which follows the teacher's kind."""
+    if recipe.run is None and recipe.teacher.model not in (CLIP, None):
+        from .pipeline import with_folder  # imports models' libraries
+
+        return with_folder(recipe)
+    return recipe
 
 
 def run_command(arguments: list[str] | None = None) -> int:
     """Run one stage. Returns the exit code: 0; 1 and 2 after one line that says what is wrong; 130 after Ctrl-C."""
-    name = "python -m trainer"
-    bars = Bars()
+    name, *given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help", "--help-all"):
+        print("usage: python -m trainer STAGE [--FLAG VALUE ...]\n\nAlign a Chinese text encoder with an English one.")
+        print("python -m trainer STAGE --help lists a stage's usual flags, --help-all all of them.\n\nSTAGE:")
+        print("\n".join(f"  {name:16} {stage.help}" for name, stage in STAGES.items()))
+        return 0
+    bars, code = Bars(), 2
     try:
-        try:
-            name, function = parse_command(sys.argv[1:] if arguments is None else arguments)
-        except SettingsError as error:
-            return _fail(f"{name}: {error}", 2)
+        if name not in STAGES:
+            raise SettingsError(f"no such stage; there are {', '.join(STAGES)}")
+        function, settings = parse_stage(name, given)
+        code = 1
         set_up_process()
-        function(bars if MAIN_PROCESS else None)
-        if get_int_from_env(["WORLD_SIZE"], 1) > 1:
+        if name == "compare":
+            from diffusers.utils.logging import set_verbosity_error
+
+            set_verbosity_error()
+        module, _, function = function.partition(":")
+        main = processes().is_main_process
+        getattr(import_module(f".{module}", __package__), function)(*settings, bars if main else None)
+        if processes().num_processes > 1:
             processes().destroy_process_group()
+        return 0
     except KeyboardInterrupt:
-        bars.close()
-        return _fail(f"\n{name}: stopped; give the same command again to continue", 130) if MAIN_PROCESS else 130
+        line, code = f"\n{name}: stopped; give the same command again to continue", 130
     except (TrainerError, ArtifactError, OSError, SafetensorError) as error:
-        bars.close()
-        line = full_disk(error, Path.cwd())
-        if line is None and isinstance(error, OSError):
-            if not error.filename:
-                raise
-            line = f"{error.filename}: {error.strerror}"
-        elif line is None and isinstance(error, SafetensorError):
+        full = full_disk(error, Path.cwd())
+        if not full and (isinstance(error, SafetensorError) or (isinstance(error, OSError) and not error.filename)):
             raise
-        return _fail(f"{name}: {line or error}", 1)
+        text = full or (f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error)
+        line = f"{name}: {text}"
     finally:
         bars.close()
-    return 0
-
-
-def _fail(line: str, code: int) -> int:
     tqdm.write(line, file=sys.stderr)
     return code
 
@@ -216,7 +184,7 @@ class Bars:
         self.bar: tqdm | None = None
 
     def __call__(self, event: Progress) -> None:
-        if event.stage == "run":  # the number of finished stages, which the log says in words
+        if event.stage in ("plan", "run"):  # of which the log says more, in words
             return
         if self.bar is None or self.stage != event.stage:
             self.close()
@@ -247,12 +215,12 @@ class LogLines(logging.Handler):
 
 def set_up_process() -> None:
     """Logging, transformers' verbosity and malloc."""
-    from transformers.utils import logging as transformers_logging
+    from transformers.utils.logging import set_verbosity_error
 
+    set_verbosity_error()
     logger = logging.getLogger(__package__)
     logger.handlers = [LogLines()]
-    logger.setLevel(logging.INFO if MAIN_PROCESS else logging.WARNING)
-    transformers_logging.set_verbosity_error()
+    logger.setLevel(logging.INFO if processes().is_main_process else logging.WARNING)
     # By default glibc returns large freed tensors to the system, which clears every page before the next tensor of the
     # same size: a sixth of the cache stage. Numbers from glibc's malloc.h; other C libraries are left as they are.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

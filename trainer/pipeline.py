@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
+
+from zhclip.models import SDXL
 
 from .artifact.export import export_run
 from .base.device import processes, use_device
 from .base.files import write_text
 from .base.locks import hold
-from .base.recipe import Recipe
+from .base.recipe import CLIP, Recipe
 from .base.settings import checked, to_yaml
 from .cache import stage as cache
 from .corpus import stage as corpus
+from .models.teacher import teacher_kind
 from .plan import in_words, plan
 from .progress import Listener, Progress
 from .report.evaluate import evaluate_run
@@ -39,32 +43,40 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     Raises TrainerError for what the caller can cure (settings, models, corpus, disk, another process in the folder),
     OSError, and what the listener raises, such as Cancelled.
     """
-    recipe = checked(recipe)
+    recipe = with_folder(checked(recipe))
     use_device(recipe.device)
     with hold(recipe.folder, "--run"):
         seconds: dict[str, float] = {}
-        if processes().is_main_process:
+        # A run that continues with the same settings is not planned again, which takes some ten seconds.
+        if processes().is_main_process and not _is_remembered(recipe):
             planned = plan(recipe, progress)
             logger.info(planned.text)
             seconds = planned.seconds
+            if not (recipe.folder / "recipe.yaml").is_file():  # of other settings, a stage may refuse some
+                _remember(recipe)
         processes().wait_for_everyone()
-        _remember(recipe, again=False)
         for done, stage in enumerate(STAGES):
-            if seconds:
-                left = sum(list(seconds.values())[done:])
-                logger.info(f"run: {stage}, about {in_words(left)} left")
-                if progress:
-                    progress(Progress("run", done, len(STAGES), left, seconds))
+            left = sum(list(seconds.values())[done:]) or None
+            logger.info(f"run: {stage}" + (f", about {in_words(left)} left" if left else ""))
+            if progress:
+                progress(Progress("run", done, len(STAGES), left, seconds))
             _run_stage(stage, recipe, progress)
         _remember(recipe)
 
 
+def with_folder(recipe: Recipe) -> Recipe:
+    """The recipe with `run` set: by default runs/sd15, or runs/sdxl with SDXL's text encoders. Raises ModelError."""
+    model = recipe.teacher.model
+    if recipe.run is None and model and model != CLIP and teacher_kind(model, recipe.endpoint) is SDXL:
+        return replace(recipe, run="runs/sdxl")
+    return replace(recipe, run=str(recipe.folder))
+
+
 def run_stage(stage: str, recipe: Recipe, progress: Listener | None = None) -> None:
     """Run one of STAGES in the run's folder. Raises what `run` raises."""
-    recipe = checked(recipe)
+    recipe = with_folder(checked(recipe))
     use_device(recipe.device)
     with hold(recipe.folder, "--run"):
-        _remember(recipe, again=False)
         _run_stage(stage, recipe, progress)
         _remember(recipe)
 
@@ -76,8 +88,12 @@ def _run_stage(stage: str, recipe: Recipe, progress: Listener | None) -> None:
     processes().wait_for_everyone()
 
 
-def _remember(recipe: Recipe, again: bool = True) -> None:
-    """Write RUN/recipe.yaml; `again`: over another one. Only settings that the stages accepted replace older ones."""
+def _remember(recipe: Recipe) -> None:
+    """Write RUN/recipe.yaml, with settings that the plan or a stage accepted."""
+    if processes().is_main_process:
+        write_text(recipe.folder / "recipe.yaml", to_yaml(recipe))
+
+
+def _is_remembered(recipe: Recipe) -> bool:
     path = recipe.folder / "recipe.yaml"
-    if processes().is_main_process and (again or not path.is_file()):
-        write_text(path, to_yaml(recipe))
+    return path.is_file() and path.read_text(encoding="utf-8") == to_yaml(recipe)

@@ -23,6 +23,7 @@ from ..base.locks import hold
 from ..base.recipe import SettingsError
 from ..base.settings import require
 from ..base.stage_settings import PublishSettings
+from ..progress import Listener
 from ..report.tables import to_markdown
 from .export import FILE
 
@@ -35,7 +36,7 @@ class PublishError(TrainerError):
     """An encoder that should not be published, or a hub that refuses it."""
 
 
-def publish_run(settings: PublishSettings) -> None:
+def publish_run(settings: PublishSettings, progress: Listener | None = None) -> None:
     """Stage `publish`: RUN/card/README.md, and with --push a commit to the hub.
 
     Raises SettingsError, ArtifactError, and PublishError for a run without a report, for an encoder that is not

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from .comfyui import AROUND, CLIP
 from .errors import TrainerError
 
+DEFAULT_RUN = "runs/sd15"
 STARTER = "starter"  # path of the corpus that is built in
 
 
@@ -165,8 +166,8 @@ class ExportSettings:
 class Recipe:
     """All settings of a run."""
 
-    run: str = "runs/sd15"
-    """Folder of this run."""
+    run: str | None = None
+    """Folder of this run. null: runs/sd15, or runs/sdxl if the teacher is SDXL's."""
     window: int = 77
     """Tokens of a prompt window, with start and end token. 77 for Stable Diffusion."""
     student: StudentSettings = field(default_factory=StudentSettings)
@@ -181,14 +182,13 @@ class Recipe:
     install: str | None = AROUND
     """A ComfyUI folder to copy the encoder to (models/text_encoders). around: the ComfyUI that contains this clone in
     its custom_nodes, if any. null: no copy."""
-
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the stages compute on. auto: the first NVIDIA or ROCm GPU that torch can use, else the CPU."""
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
-        return Path(self.run)
+        """The run's folder; with a teacher of another kind, `trainer.pipeline.with_folder` gives the default."""
+        return Path(self.run or DEFAULT_RUN)
 
     @property
     def cache_folder(self) -> Path:

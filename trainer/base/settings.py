@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from argparse import ArgumentError
-from collections.abc import Iterator
-from contextlib import contextmanager
+from argparse import SUPPRESS, ArgumentError
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,31 +20,11 @@ from .recipe import LORA, STARTER, CorpusSettings, Recipe, SettingsError, Source
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-MANY = 2**31
-# Least and most of a setting; a number that is not listed can be any.
-LIMITS: dict[str, tuple[float, float]] = {
-    "window": (3, MANY),
-    "corpus.dev_share": (0, 1),
-    "corpus.limit": (1, MANY),
-    "corpus.near": (0, 1),
-    "cache.shard_rows": (1, MANY),
-    "cache.batch": (1, MANY),
-    "cache.budget": (0, MANY),
-    "train.layers": (0, MANY),
-    "train.contrast": (0, MANY),
-    "train.dev_every": (1, MANY),
-    "train.lr": (0, 1e300),
-    "train.warmup": (0, MANY),
-    "train.clip": (0, MANY),
-    "train.weight_decay": (0, MANY),
-    "train.batch": (1, MANY),
-    "train.accumulate": (1, MANY),
-    "train.steps": (0, MANY),
-    "train.epochs": (0, MANY),
-    "train.pad_positions": (1, MANY),
-    "train.ridge_lambda": (0, MANY),
-    "train.save_every": (1, MANY),
-}
+# Settings that are 1 or more; other numbers are 0 or more.
+POSITIVE = ["corpus.limit", "cache.shard_rows", "cache.batch", "train.dev_every", "train.batch", "train.accumulate"]
+POSITIVE += ["train.pad_positions", "train.save_every"]
+LEAST = dict.fromkeys(POSITIVE, 1) | {"window": 3, "train.seed": -math.inf}
+SHARES = ("corpus.dev_share", "corpus.near")  # 1 at most
 
 
 def load_yaml(text: str) -> Any:
@@ -66,47 +45,59 @@ def new_parser(**options: Any) -> ArgumentParser:
 
     set_loader("recipe", load_yaml, (SettingsError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return ArgumentParser(exit_on_error=False, allow_abbrev=False, parser_mode="recipe", **options)
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, print_config=None, parser_mode="recipe", **options)
 
 
-def recipe_parser(description: str = "") -> ArgumentParser:
+def hide_flags(parser: ArgumentParser, shown: set[str]) -> None:
+    """Leave all other flags out of --help, and say so at its end."""
+    for action in parser._actions:
+        if action.dest not in shown:
+            action.help = SUPPRESS
+    for group in parser._action_groups:
+        if all(action.help == SUPPRESS for action in group._group_actions):
+            group.title = group.description = None
+    parser.epilog = "--help-all lists all flags."
+
+
+def recipe_parser() -> ArgumentParser:
     """Flags of a Recipe, and --config."""
-    parser = new_parser(description=description)
-    parser.add_argument("--config", action="config", help="a recipe in YAML; flags after it win")
+    parser = new_parser()
+    parser.add_argument("--config", action="config", help="settings in YAML; flags after it win")
     parser.add_class_arguments(Recipe)
     return parser
 
 
-def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
-    """The values of a command line as dataclasses. Raises SettingsError."""
-    with _settings_errors():
-        return parser.instantiate(parser.parse_args(arguments))
-
-
-def recipe_from(settings: dict[str, Any]) -> Recipe:
-    """The recipe of settings as YAML gives them, nested by group. Raises SettingsError."""
-    parser = recipe_parser()
-    with _settings_errors():
-        return to_recipe(parser.instantiate(parser.parse_object(settings)))
-
-
 # What jsonargparse raises for odd values, beside ArgumentError.
 ODD_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
 
 
-@contextmanager
-def _settings_errors() -> Iterator[None]:
-    """Turn what jsonargparse raises into SettingsError."""
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """The values of a command line as dataclasses. Raises SettingsError."""
     try:
-        yield
+        return parser.instantiate(parser.parse_args(arguments))
     except (ArgumentError, *ODD_VALUES) as error:
-        raise SettingsError(one_line(error)) from error
+        raise SettingsError(plain(error)) from error
+
+
+def plain(error: BaseException) -> str:
+    """What jsonargparse says of a flag's value, in words that do not need its types."""
+    text = " ".join(str(error).split())
+    key, value = re.search(r'[Kk]ey "([\w.]+)"', text), re.search(r"(?:Got|Given) value: (.*)$", text)
+    known = re.findall(r"Expected a (?:typing\.Literal\[([^]]*)\]|<class '(\w+)'>)", text)
+    if key is None:
+        return one_line(error)
+    if value is None or not known:
+        return f"--{key[1]}: {one_line(error).partition(': ')[2]}"
+    return (
+        f"--{key[1]} {value[1][:100]}: give {' or '.join(choices or TYPES.get(kind, kind) for choices, kind in known)}"
+    )
 
 
 def parse_recipe(path: Path) -> Recipe:
     """A run's RUN/recipe.yaml. Raises SettingsError when it is damaged."""
     try:
-        return recipe_from(load_yaml(path.read_text(encoding="utf-8")))
+        return to_recipe(parse(recipe_parser(), ["--config", str(path)]))
     except (SettingsError, UnicodeDecodeError) as error:
         hint = "delete it, and give `python -m trainer run` the run's settings again"
         raise SettingsError(f"{path}: damaged, or no recipe ({one_line(error)}); {hint}") from error
@@ -119,11 +110,13 @@ def to_recipe(values: Namespace) -> Recipe:
 
 def checked(recipe: Recipe) -> Recipe:
     """A copy with the defaults that depend on other settings. Raises SettingsError for a number out of range."""
-    for name, (least, most) in LIMITS.items():
-        group, _, key = name.rpartition(".")
-        value = getattr(getattr(recipe, group) if group else recipe, key)
-        if value is not None and not least <= value <= most:  # NaN is in no range
-            raise SettingsError(f"--{name} {value}: give {least} {'or more' if most >= MANY else f'to {most}'}")
+    numbers = {"window": recipe.window}
+    for group in ("corpus", "cache", "train"):
+        numbers |= {f"{group}.{key}": value for key, value in vars(getattr(recipe, group)).items()}
+    for name, value in numbers.items():
+        least, most = LEAST.get(name, 0), 1 if name in SHARES else math.inf
+        if isinstance(value, (int, float)) and not (least <= value <= most and value < math.inf):  # NaN is in no range
+            raise SettingsError(f"--{name} {value}: give {least} {'or more' if most > 1 else 'to 1'}")
     corpus = recipe.corpus
     if not corpus.train and not corpus.english:
         corpus = replace(corpus, train=STARTER)

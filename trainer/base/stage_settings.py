@@ -101,13 +101,6 @@ class TranslateSettings:
 
 
 @dataclass
-class Translation:
-    """The command line of `translate`: --translate.source and so on."""
-
-    translate: TranslateSettings = field(default_factory=TranslateSettings)
-
-
-@dataclass
 class CompareSettings:
     """Paint the same prompts through several encoders and one SD1.5, and measure how similar the results are."""
 

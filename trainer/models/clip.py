@@ -3,6 +3,7 @@ open_clip's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -96,11 +97,18 @@ def load_checkpoint(path: Path, flag: str) -> tuple[CheckpointKind, tuple[Clip, 
     if path.suffix not in CHECKPOINTS:
         raise ModelError(f"{where}: not a checkpoint file ({', '.join(CHECKPOINTS)})")
     tensors = read_tensors(path, flag, tuple(part.prefix for kind in KINDS for part in kind.parts))
+    kind = kind_by_names(tensors)
+    if kind is None:
+        return SD15, (_load(SD15, SD15.parts[0], tensors, where),)
+    return kind, tuple(_load(kind, part, _below(tensors, part.prefix), where) for part in kind.parts)
+
+
+def kind_by_names(names: Iterable[str]) -> CheckpointKind | None:
+    """The kind of checkpoint whose text encoders' tensors are among these; None for a text encoder alone."""
     for kind in KINDS:
-        parts = [_below(tensors, part.prefix) for part in kind.parts]
-        if any(parts):
-            return kind, tuple(_load(kind, part, own, where) for part, own in zip(kind.parts, parts))
-    return SD15, (_load(SD15, SD15.parts[0], tensors, where),)
+        if any(name.startswith(part.prefix) for part in kind.parts for name in names):
+            return kind
+    return None
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:

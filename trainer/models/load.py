@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 
@@ -134,6 +134,17 @@ def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ("",)) -> Te
         except Exception as error:
             raise ModelError(f"--{flag} {file}: cannot be read ({error}); copy or download it again") from error
     return tensors
+
+
+def tensor_names(file: Path, flag: str) -> list[str]:
+    """Names of a checkpoint file's tensors; of a safetensors file its header alone is read. Raises ModelError."""
+    if file.suffix != ".safetensors":
+        return list(read_tensors(file, flag))
+    try:
+        with safe_open(file, "pt") as opened:
+            return list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"--{flag} {file}: cannot be read ({error}); copy or download it again") from error
 
 
 def _read_safetensors(file: Path, prefixes: tuple[str, ...]) -> Tensors:

@@ -11,16 +11,25 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from zhclip.bert import Bert
 from zhclip.io import digest
-from zhclip.models import CheckpointKind, Part, absolute_layer
+from zhclip.models import SD15, CheckpointKind, Part, absolute_layer
 from zhclip.vectors import standardise
 
 from ..base.comfyui import clip_tokenizer
 from ..base.recipe import Recipe
 from ..base.settings import public_name, require
 from ..progress import Listener
-from .clip import Clip, clip_class, clip_config, clip_tensors, load_checkpoint, load_clip
+from .clip import Clip, clip_class, clip_config, clip_tensors, kind_by_names, load_checkpoint, load_clip
 from .download import download_weights
-from .load import ModelError, load_bert, read_tensors, read_tokenizer, resolve, text_encoder_folders, tokenizer_folder
+from .load import (
+    ModelError,
+    load_bert,
+    read_tensors,
+    read_tokenizer,
+    resolve,
+    tensor_names,
+    text_encoder_folders,
+    tokenizer_folder,
+)
 
 FLAG = "teacher.model"
 
@@ -225,6 +234,14 @@ def _load_folder(
         return load_bert(folder, FLAG, weights)
     tensors = clip_tensors(read_tensors(folder, FLAG)) if weights else None
     return load_clip(clip_class(kind, part), config, tensors, f"--{FLAG} {folder}")
+
+
+def teacher_kind(model: str, endpoint: str | None = None) -> CheckpointKind:
+    """The kind of checkpoint of a teacher, without its weights. Raises ModelError."""
+    path = resolve(model, FLAG, endpoint=endpoint)
+    if path.is_dir():
+        return text_encoder_folders(path, FLAG)[0]
+    return kind_by_names(tensor_names(path, FLAG)) or SD15
 
 
 def teacher_from_recipe(

@@ -15,6 +15,7 @@ import numpy as np
 from ..base.files import read_json, write_text
 from ..base.recipe import SettingsError
 from ..base.stage_settings import CompareReportsSettings
+from ..progress import Listener
 from . import captions
 from .captions import Caption
 from .tables import by_predictor, markdown_table
@@ -75,7 +76,7 @@ class SavedReport:
         return np.array([[figure.of_caption(c) for figure in FIGURES.values()] for c in self.captions], float)
 
 
-def compare_reports(settings: CompareReportsSettings) -> None:
+def compare_reports(settings: CompareReportsSettings, progress: Listener | None = None) -> None:
     """Stage `compare-reports`: both tables in the log and, with --out, in a file. Raises SettingsError."""
     if len(settings.reports) < 2:
         raise SettingsError("give two reports or more: runs' folders, or report.json files")

@@ -126,6 +126,15 @@ def open_student(
     student = student_from_recipe(recipe, device, progress)
     depth = frozen_depth(train, student.depth)
     cache = Cache.open(recipe.cache_folder / "train", depth, train.pad_positions)
+    peft_model = prepare_student(student, cache, train)
+    return student.to(device), peft_model, cache
+
+
+def prepare_student(student: Student, cache: Cache, train: TrainSettings) -> Any:
+    """Freeze the student but for what the strategy trains. Returns PEFT's model around its BERT for lora.
+
+    Raises SettingsError for a student of another width than the teacher, if it does not start from the ridge map.
+    """
     ridge_start = train.start == "ridge" or train.strategy == "ridge"
     if not ridge_start and cache.width != student.bert.dimensions.width:
         raise SettingsError(
@@ -134,8 +143,7 @@ def open_student(
         )
     maps = [cache.ridge(train.ridge_lambda), cache.pooled_ridge(train.ridge_lambda)] if ridge_start else [None]
     with torch.random.fork_rng([]):  # seeded for the adapters
-        peft_model = prepare(student, train, *maps)
-    return student.to(device), peft_model, cache
+        return prepare(student, train, *maps)
 
 
 def check_batch(train: TrainSettings, processes: int) -> None:

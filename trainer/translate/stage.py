@@ -24,7 +24,7 @@ from ..base.files import file_sha256, write_text
 from ..base.locks import hold
 from ..base.recipe import SettingsError, Source
 from ..base.settings import check_settings, require
-from ..base.stage_settings import TranslateSettings, Translation
+from ..base.stage_settings import TranslateSettings
 from ..corpus.lines import Row
 from ..corpus.readers import read, source_sha256
 from ..models.load import ModelError, resolve
@@ -39,9 +39,8 @@ WEIGHTS = (".bin", ".json", ".model", ".safetensors", ".spm")
 SHARD_SETTINGS = ("column", "limit", "shard_rows", "beams", "max_tokens")  # that determine the translations
 
 
-def run(translation: Translation, progress: Listener | None = None) -> None:
+def run(settings: TranslateSettings, progress: Listener | None = None) -> None:
     """Stage `translate`. Raises BusyError, CorpusError, ModelError, SettingsError; Cancelled by the listener."""
-    settings = translation.translate
     out = Path(require(settings.out, "translate.out", "the pairs to write, a .tsv"))
     check_flags(settings, out)
     parts, state = Path(f"{out}.parts"), processes()
