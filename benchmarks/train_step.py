@@ -27,6 +27,7 @@ from trainer.models.teacher import teacher_from_recipe
 from trainer.models.tokenizer import load_tokens
 from trainer.report.baselines import teacher_targets
 from trainer.training import checkpoint, setup
+from trainer.training.loop import clip_gradient
 
 
 def prepare_run(folder: Path, rows: int, settings: TrainSettings, quick: bool, sdxl: bool = False) -> Recipe:
@@ -54,7 +55,7 @@ def ours(recipe: Recipe) -> Iterator[None]:
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         z, pooled = model(batch["ids"], batch.get("frozen_hidden"), depth, batch["positions"], batch["flat_index"])
         accelerator.backward(training.loss(z, pooled, batch)["objective"])
-        accelerator.clip_grad_norm_(learning.values(), limit)
+        clip_gradient(accelerator, list(learning.values()), limit)
         optimiser.step()
         optimiser.zero_grad()
         yield

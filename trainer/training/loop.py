@@ -54,7 +54,7 @@ def train_steps(recipe: Recipe, progress: Listener | None) -> None:
     if main:
         metrics.truncate(path, step)
     model, optimiser = accelerator.prepare(training.student, training.optimiser)
-    parameters = checkpoint.trainable(training.student).values()
+    parameters = list(checkpoint.trainable(training.student).values())
     depth = frozen_depth(train, training.student.depth) or 0
     constant_loss = training.cache.constant_loss()
     counter = Counter("train", steps, progress if main else None, step)
@@ -75,7 +75,7 @@ def train_steps(recipe: Recipe, progress: Listener | None) -> None:
                 terms = training.loss(z, pooled, batch)
                 accelerator.backward(terms["objective"])
                 if accelerator.sync_gradients and train.clip is not None:
-                    accelerator.clip_grad_norm_(parameters, train.clip)
+                    clip_gradient(accelerator, parameters, train.clip)
                 optimiser.step()
                 optimiser.zero_grad()
             pending.append({name: value.detach() for name, value in terms.items()})
@@ -103,6 +103,18 @@ def train_steps(recipe: Recipe, progress: Listener | None) -> None:
         # Accelerate replaces the model's forward by a method bound to the model: a cycle that keeps it in memory.
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     training.save(steps)
+
+
+def clip_gradient(accelerator: Accelerator, parameters: list[torch.nn.Parameter], limit: float) -> None:
+    """Scale the gradient to norm `limit` if it is longer.
+
+    On a CPU torch would also multiply a shorter one by 1: 50 ms a step for 42 million parameters.
+    """
+    if accelerator.device.type == "cpu":
+        norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
+        if torch.stack(norms).norm() <= limit:
+            return
+    accelerator.clip_grad_norm_(parameters, limit)
 
 
 def _means(pending: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> dict[str, float]:
