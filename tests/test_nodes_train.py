@@ -165,9 +165,7 @@ def test_bad_input_is_one_sentence_and_the_queue_lives(
 ) -> None:
     message = trainer.refuse(train("bad", **changes) if "name" not in changes else train(**changes))
     assert named in message and "\n" not in message and "--" not in message, message
-    assert trainer.run(graphs.encode("cat") | {"keep": graphs.node("PreviewAny", source=["text", 0])})["status"][
-        "completed"
-    ]
+    assert trainer.outputs(graphs.encode(message) | {"keep": graphs.node("PreviewAny", source=["text", 0])})
 
 
 def test_the_host_is_afterwards_as_it_was(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def state() -> dict[str, Any]:
     loggers = logging.root.manager.loggerDict.items()
     return {
         "python": random.getstate(),
-        "numpy": hashlib.sha256(np.random.get_state()[1].tobytes()).hexdigest(),
+        "numpy": hashlib.sha256(repr(np.random.get_state()).encode()).hexdigest(),
         "torch": torch.get_rng_state().tolist(),
         "precision": torch.get_float32_matmul_precision(),
         "tf32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
