@@ -52,9 +52,9 @@ def steps(
     schedule = get_constant_schedule_with_warmup(optimiser, WARM_UP)
     loader = DataLoader(TensorDataset(ids, mask, target), batch_size=batch, shuffle=True, drop_last=True)
     while True:
-        for some_ids, some_mask, goal in loader:
+        for batch_ids, batch_mask, goal in loader:
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                hidden = model(input_ids=some_ids, attention_mask=some_mask).last_hidden_state
+                hidden = model(input_ids=batch_ids, attention_mask=batch_mask).last_hidden_state
             loss = (1 - cosine_similarity(hidden.float(), goal.float(), dim=-1)).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learning, 1.0)

@@ -81,7 +81,7 @@ def test_the_table_holds_every_row_beside_its_baselines(finished: Path) -> None:
 
 def test_runs_share_one_cache_and_are_what_run_makes(finished: Path, inputs: list[str], tmp_path: Path) -> None:
     parts = {path.name for path in (finished / "cache" / "train").iterdir()}
-    assert parts == {some for depth in (1, 2) for some in part_names(depth, TrainSettings.pad_positions)}
+    assert parts == {name for depth in (1, 2) for name in part_names(depth, TrainSettings.pad_positions)}
     assert not list(finished.glob("*/*/cache")) and not list(finished.rglob("encoder.safetensors"))
     alone = ["--run", str(tmp_path / "run"), "--train.steps", "6", "--train.layers", "2", "--train.seed", "1"]
     assert main(["run", *inputs, *alone]) == 0
@@ -97,11 +97,11 @@ def test_runs_share_one_cache_and_are_what_run_makes(finished: Path, inputs: lis
 def test_a_killed_sweep_resumes(finished: Path, inputs: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert killed_at(run / "deep" / "0" / "checkpoints", *arguments(tmp_path, inputs))
-    kept = run / "tiny" / "0" / "report.json"
-    written = kept.stat().st_mtime_ns
+    report = run / "tiny" / "0" / "report.json"
+    written = report.stat().st_mtime_ns
     assert list(read(run / "sweep-grid.json")["rows"]) == ["tiny"]
     assert main(arguments(tmp_path, inputs)) == 0
-    assert kept.stat().st_mtime_ns == written
+    assert report.stat().st_mtime_ns == written
     assert read(run / "sweep-grid.json") == read(finished / "sweep-grid.json")
     for name, content in figures(finished).items():
         if name.endswith("report.json"):
@@ -143,21 +143,16 @@ rows:
         ("rows: {a: {}, b: {train.lrr: 1}}", "row b: "),
         ("rows: {b: {train.strategy: laura}}", "train.strategy"),
         ("rows: {b: {trane.lr: 1}}", "trane.lr"),
-        ("rows: {b: {train.lr.x: 1}}", "train.lr"),
         ("rows: {b: {train: 3}}", "row b: "),
         ("rows: {b: {train: {seed: 3}}}", "train.seed"),
         ("rows: {b: {config: nowhere.yaml}}", "nowhere.yaml"),
-        ("rows: {b: [train.lr]}", "row b: "),
         ("rows: {cache: {}}", "row cache"),
         ("rows: {a/b: {}}", "row a/b"),
         ("rows: {}", "rows"),
-        ("rows: [a, b]", "rows"),
         ("row: {a: {}}", "rows"),
         ("seeds: 0\nrows: {a: {}}", "seeds is 0"),
         ("seeds: [a]\nrows: {a: {}}", "seeds is ['a']"),
-        ("settings: 3\nrows: {a: {}}", "row a: "),
         ("rows: {a: {}", "grid.yaml"),
-        ("a", "rows"),
     ],
 )
 def test_a_wrong_grid_is_refused(grid: str, names: str, tmp_path: Path) -> None:
@@ -165,8 +160,8 @@ def test_a_wrong_grid_is_refused(grid: str, names: str, tmp_path: Path) -> None:
     path.write_text(grid, encoding="utf-8")
     with pytest.raises(SettingsError) as refused:
         read_grid(path, Recipe())
-    said = str(refused.value)
-    assert said.startswith(f"--sweep.grid {path}") and names in said and "\n" not in said
+    error = str(refused.value)
+    assert error.startswith(f"--sweep.grid {path}") and names in error and "\n" not in error
 
 
 def test_a_changed_row_is_refused(
@@ -193,8 +188,7 @@ def test_nothing_runs_before_the_whole_grid_is_read(
 
 
 def test_an_error_of_a_run_names_its_row(inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    late = "rows: {a: {train.layers: 1}, b: {train.accumulate: 3}}"
-    assert main(arguments(tmp_path, inputs, late)) == 1
+    assert main(arguments(tmp_path, inputs, "rows: {a: {train.layers: 1}, b: {train.accumulate: 3}}")) == 1
     assert "row b, seed 0: --train.batch 8" in capsys.readouterr().err
 
 
@@ -205,12 +199,12 @@ def test_a_row_without_room_for_the_frozen_layers_output_does_not_use_another_ro
     def size(folder: Path) -> int:
         return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
-    made = {path.name: size(path) for path in (finished / "cache" / "train").iterdir() if path.is_dir()}
+    sizes = {path.name: size(path) for path in (finished / "cache" / "train").iterdir() if path.is_dir()}
     # In bf16 the frozen layers would round every product, too, where they run in every step.
     grid = "{settings: {train.precision: 'no'}, rows: {stored: {}, computed: {cache.budget: 0}}}"
     assert main(arguments(tmp_path, inputs, grid)) == 0
     run = tmp_path / "run"
-    assert size(run / "cache" / "train" / "frozen-2-pad2") == made["frozen-2-pad2"]
+    assert size(run / "cache" / "train" / "frozen-2-pad2") == sizes["frozen-2-pad2"]
     assert sorted(path.name for path in (run / "corpora" / "computed" / "cache" / "train").glob("*-pad2*")) == [
         "captions-pad2",
         "frozen-2-pad2.left-out.txt",
@@ -220,7 +214,7 @@ def test_a_row_without_room_for_the_frozen_layers_output_does_not_use_another_ro
     assert 0 < furthest < 1e-3  # half precision once, and not
 
 
-def test_the_grids_of_this_repository_name_settings_that_are_there() -> None:
+def test_the_grids_of_this_repository_can_be_read() -> None:
     base = parse_recipe(ROOT / "recipes" / "recommended.yaml")
     grids = {path.stem: read_grid(path, base) for path in sorted(GRIDS.glob("*.yaml"))}
     assert [recipe.train.steps for recipe in grids.pop("pictures").rows.values()] == [0, 0, 100, 300, 900, 300]
@@ -228,6 +222,3 @@ def test_the_grids_of_this_repository_name_settings_that_are_there() -> None:
         assert {(recipe.train.steps, recipe.train.batch) for recipe in grid.rows.values()} == {(200, 128)}
     paper = grids["recipes"].rows["paper-lora"].train
     assert (paper.strategy, paper.start, paper.lr, paper.warmup, paper.clip) == ("lora", "student", 5e-3, 0, None)
-    mixture = grids["corpora"].rows["mixture"].corpus
-    assert mixture.limit == 20000
-    assert isinstance(mixture.train, list) and [source.weight for source in mixture.train] == [0.17, 0.17]

@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import T5Config, T5ForConditionalGeneration
 
 from tests import encoders, hub, translators
 from tests.small import captions
 from tests.tree import killed_at, trainer
 from trainer.__main__ import main
 from trainer.base.stage_settings import TranslateSettings
-from trainer.translate.checks import fault, has_loop, is_copy, length_fits, numbers_agree
+from trainer.translate.checks import fault, has_loop
 from trainer.translate.translator import Translator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the models have learnt, some that they have not, and rows that cannot be translated."""
+    """Captions that the models have learnt, captions that they have not, and rows that cannot be translated."""
     path = tmp_path_factory.mktemp("source") / "captions.tsv"
     english = [en for _, en in captions()][: translators.LEARNT + 8]
     english[5:5] = ["", "12 / 7", english[0].upper(), "the sea " * 40]
@@ -86,12 +85,8 @@ def test_pairs_stand_in_the_sources_order_and_every_other_row_has_its_reason(sou
     assert [en for _, en in pairs if en in learnt] == list(learnt)
     assert all(zh == learnt[en] for zh, en in pairs if en in learnt)
     rejects = {row[1]: row[2] for row in table(finished / "pairs.tsv.rejects.tsv")[1:]}
-    assert {row: rejects[row] for row in ("7", "8", "9", "10")} == {
-        "7": "no words",
-        "8": "no words",
-        "9": "duplicate caption",
-        "10": "caption too long",
-    }
+    reasons = ["no words", "no words", "duplicate caption", "caption too long"]
+    assert [rejects[row] for row in ("7", "8", "9", "10")] == reasons
     assert len(pairs) + len(rejects) == len(table(source)) - 1
 
 
@@ -103,11 +98,12 @@ def test_a_stricter_gate_rejects_without_translating_again(
     shards = {path: path.stat().st_mtime_ns for path in out.parent.rglob("*.jsonl")}
     assert main(flags_of(source, models, out, back_threshold=99)) == 0
     assert shards == {path: path.stat().st_mtime_ns for path in out.parent.rglob("*.jsonl")}
-    learnt = {en for _, en in captions()[: translators.LEARNT]}
-    assert {en for _, en in table(out)[1:]} == learnt  # the model makes up what it has not learnt
+    assert {en for _, en in table(out)[1:]} == {
+        en for _, en in captions()[: translators.LEARNT]
+    }  # the model makes up what it has not learnt
     reasons = [row[2] for row in table(Path(f"{out}.rejects.tsv"))[1:]]
     assert "back-translation" in reasons
-    assert main(flags_of(source, models, out)) == 0
+    assert main(flags_of(source, models, out, batch=3)) == 0  # which is no other setting
     same_files(out.parent, finished)
 
 
@@ -201,34 +197,22 @@ def test_each_model_is_told_its_languages(
         ("Cat", CAT + "\u5728\u7a97\u53f0\u4e0a\u770b\u7740\u5916\u9762\u7684\u96e8\u548c\u98ce", "length ratio"),
         ("A cat sits by the window and looks at the rain in the street", CAT, "length ratio"),
         ("14 cats", f"13{CAT}", "other numbers"),
+        ("20 cats", f"2{CAT}", "other numbers"),
+        ("14 cats", CAT, ""),
+        ("A cat", f"3{CAT}", ""),
+        ("5 cats", f"\uff15{CAT}", ""),
+        ("3 dogs, 14 cats", f"14{CAT}", ""),
+        ("23,500 seats", "23500\u4e2a\u5ea7\u4f4d", ""),
+        ("Chrysanthemum", "\u83ca\u82b1", ""),
     ],
 )
-def test_every_fault_is_found(en: str, zh: str, reason: str) -> None:
+def test_each_fault_has_its_reason(en: str, zh: str, reason: str) -> None:
     assert fault(en, zh) == reason
 
 
-@pytest.mark.parametrize(
-    ("en", "zh", "agree"),
-    [
-        ("14 cats", CAT, True),
-        ("A cat", f"3{CAT}", True),
-        ("20 cats", f"20{CAT}", True),
-        ("20 cats", f"2{CAT}", False),
-        ("5 cats", f"\uff15{CAT}", True),
-        ("3 dogs, 14 cats", f"14{CAT}", True),
-        ("23,500 seats", "23500\u4e2a\u5ea7\u4f4d", True),
-    ],
-)
-def test_numbers_are_compared_where_both_texts_have_digits(en: str, zh: str, agree: bool) -> None:
-    assert numbers_agree(en, zh) == agree
-
-
-def test_checks_by_themselves() -> None:
+def test_loops_are_of_words_not_of_dots_or_digits() -> None:
     assert has_loop("a b c " * 4)
     assert not has_loop("......") and not has_loop("10000000")
-    assert not has_loop("\u4e00\u53ea\u732b\u5750\u5728\u7a97\u53f0\u4e0a\u770b\u7740\u5916\u9762\u7684\u9e1f")
-    assert is_copy("Nikon D750", "nikon d750") and not is_copy("A cat", CAT)
-    assert length_fits("Chrysanthemum", "\u83ca\u82b1")
 
 
 @pytest.mark.parametrize("name", ["beams", "limit", "model", "source"])
@@ -239,11 +223,6 @@ def test_other_settings_in_the_same_folder_are_refused(
     assert main(flags_of(source, models, finished / "pairs.tsv", **{name: other[name]})) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert name in error and "--translate.out" in error, error
-
-
-def test_another_batch_is_no_other_setting(source: Path, models: Path, finished: Path) -> None:
-    assert main(flags_of(source, models, finished / "pairs.tsv", batch=3)) == 0
-    assert main(flags_of(source, models, finished / "pairs.tsv")) == 0
 
 
 def test_a_model_comes_from_the_hub_by_its_id(source: Path, models: Path, finished: Path, tmp_path: Path) -> None:
@@ -280,17 +259,8 @@ def cut_short(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:5000])
 
 
-def no_languages(folder: Path) -> Path:
-    """A T5 with a BERT's tokenizer: an encoder and a decoder, and nothing that names a language."""
-    encoders.bert_teacher(folder)
-    config = T5Config(vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    return folder
-
-
-def file_in_the_way(folder: Path) -> Path:
-    (folder / "file").write_text("", encoding="utf-8")
-    return folder / "file" / "pairs.tsv"
+def no_tokenizer(folder: Path) -> None:
+    (folder / "source.spm").unlink()
 
 
 # By case: settings from (folder, models), and what the one line of the error names.
@@ -303,19 +273,13 @@ BAD: dict[str, tuple[Callable[[Path, Path], dict[str, object]], str]] = {
     "no beams": (lambda folder, models: {"beams": 0}, "--translate.beams 0"),
     "too many tokens": (lambda folder, models: {"max_tokens": 500}, "--translate.max_tokens 500"),
     "no such model": (lambda folder, models: {"model": folder / "none"}, "--translate.model"),
-    "empty folder": (lambda folder, models: {"model": folder}, "--translate.model"),
     "other direction": (lambda folder, models: {"model": models / "back"}, "zho to eng"),
     "back goes forth": (lambda folder, models: {"back_model": models / "forth"}, "--translate.back_model"),
     "no Chinese": (lambda folder, _: {"model": translators.nllb(folder / "m", ("eng_Latn", "fra_Latn"))}, "zh"),
-    "no languages": (lambda folder, _: {"model": no_languages(folder / "m"), "max_tokens": 8}, "zh"),
     "BERT": (lambda folder, _: {"model": encoders.bert_teacher(folder / "m")}, "--translate.model"),
     "incomplete": (lambda folder, models: changed(models, folder, incomplete), "model.encoder.layers.0.fc1.weight"),
     "cut short": (lambda folder, models: changed(models, folder, cut_short), "--translate.model"),
-    "no tokenizer": (
-        lambda folder, models: changed(models, folder, lambda model: (model / "source.spm").unlink()),
-        "--translate.model",
-    ),
-    "file in the way": (lambda folder, _: {"out": file_in_the_way(folder)}, "file"),
+    "no tokenizer": (lambda folder, models: changed(models, folder, no_tokenizer), "--translate.model"),
 }
 
 

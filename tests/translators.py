@@ -88,11 +88,9 @@ def marian(
     if steps:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         prefix = f"{codes[0]} " if codes else ""
-        some = pairs[:LEARNT]
-        batch = tokenizer([prefix + s for s, _ in some], text_target=[t for _, t in some], padding=True)
-        learn(
-            model, {name: torch.tensor(batch[name]) for name in ("input_ids", "attention_mask", "labels")}, pad, steps
-        )
+        sources, targets = zip(*pairs[:LEARNT])
+        batch = tokenizer([prefix + text for text in sources], text_target=list(targets), padding=True)
+        learn(model, {name: torch.tensor(value) for name, value in batch.items()}, pad, steps)
     model.save_pretrained(folder)
     return folder
 
@@ -110,10 +108,10 @@ def learn(model: MarianMTModel, batch: dict[str, torch.Tensor], pad: int, steps:
 def nllb(folder: Path, codes: tuple[str, ...] = ("eng_Latn", "fra_Latn", "zho_Hans", "zho_Hant")) -> Path:
     """An M2M100 model with NLLB's tokenizer, whose languages are tokens of its vocabulary."""
     texts = [text for pair in captions() for text in pair]
-    made = folder / "made"
-    pieces(texts, made / "sentencepiece.bpe.model", "bpe")
-    (made / "tokenizer_config.json").write_text('{"tokenizer_class": "NllbTokenizer"}', encoding="utf-8")
-    bpe = json.loads(NllbTokenizer.from_pretrained(made).backend_tokenizer.to_str())["model"]
+    parts = folder / "parts"
+    pieces(texts, parts / "sentencepiece.bpe.model", "bpe")
+    (parts / "tokenizer_config.json").write_text('{"tokenizer_class": "NllbTokenizer"}', encoding="utf-8")
+    bpe = json.loads(NllbTokenizer.from_pretrained(parts).backend_tokenizer.to_str())["model"]
     merges = [tuple(pair) for pair in bpe["merges"]]
     tokenizer = NllbTokenizer(vocab=bpe["vocab"], merges=merges, extra_special_tokens=list(codes))
     tokenizer.save_pretrained(folder)
