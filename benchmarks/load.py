@@ -27,16 +27,11 @@ from benchmarks.rounds import ROOT, ROUNDS, Race, tell
 PROCESSES = 3  # of each loader in a round: a single one is off by a sixth
 
 
-def copied(path: str) -> dict[str, torch.Tensor]:
-    """Every tensor of a file, read."""
-    return {name: tensor.clone() for name, tensor in load_file(path).items()}
-
-
 def loader(kind: str) -> Callable[[str], Any]:
     """From a path to what that kind of loading makes; all is imported, and torch's threads run."""
     torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)
     if kind == "copied":
-        return copied
+        return lambda path: {name: tensor.clone() for name, tensor in load_file(path).items()}
     importlib.import_module("comfy.sd")
     return pack("nodes.host.clip").load_clip if kind == "ours" else own_clip
 

@@ -82,8 +82,8 @@ def tell(races: Mapping[str, Race], plain: str, what: str, path: Path | None) ->
             f"{low:.2f} .. {high:.2f}"
         )
     if path:
-        told = {"what": what, "threads": torch.get_num_threads(), "cases": figures}
-        path.write_text(json.dumps(told, indent=1), encoding="utf-8")
+        content = {"what": what, "threads": torch.get_num_threads(), "cases": figures}
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def options(doc: str | None) -> argparse.ArgumentParser:
