@@ -93,7 +93,7 @@ def test_another_program_runs_the_trainer_cancels_it_and_continues(
     events: list[Progress] = []
 
     def cancel(event: Progress) -> None:
-        if event.stage == stage and event.done == 1:
+        if event.stage == stage and event.done:
             raise Cancelled
 
     with pytest.raises(Cancelled):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import ChineseCLIPModel
 
 from tests import runs
@@ -16,6 +16,7 @@ from tests.tree import python, trainer
 from trainer.__main__ import main
 from trainer.base.recipe import Recipe
 from trainer.base.settings import parse_recipe
+from trainer.pipeline import with_folder
 from zhclip.artifact import load, read_meta
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,9 +160,51 @@ def test_other_settings_are_refused_in_one_line_with_both_values(
     assert (finished / "recipe.yaml").read_bytes() == before
 
 
+def test_a_stage_called_alone_has_the_runs_settings_and_takes_flags(finished: Path) -> None:
+    before = (finished / "recipe.yaml").read_bytes()
+    for stage in ("cache", "train", "evaluate"):
+        assert main([stage, "--run", str(finished)]) == 0
+    assert (finished / "recipe.yaml").read_bytes() == before
+    assert main(["export", "--run", str(finished), "--install", "null", "--export.licence", "MIT"]) == 0
+    assert read_meta(finished / "encoder.safetensors").licence == "MIT"
+    assert parse_recipe(finished / "recipe.yaml").export.licence == "MIT"
+
+
+def test_a_refused_stage_leaves_no_recipe(inputs: list[str], tmp_path: Path) -> None:
+    assert main(["cache", "--config", TINY, "--run", str(tmp_path), *inputs]) == 1  # without a corpus
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_the_default_folder_follows_the_teacher(tmp_path: Path) -> None:
+    for name, prefix, folder in (
+        ("xl", "conditioner.embedders.1.model.", "sdxl"),
+        ("sd", "cond_stage_model.transformer.", "sd15"),
+    ):
+        file = tmp_path / f"{name}.safetensors"
+        save_file({f"{prefix}x": torch.zeros(1)}, file)
+        recipe = Recipe()
+        recipe.teacher.model = str(file)
+        assert with_folder(recipe).folder == Path("runs") / folder
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *(("train.strategy", "foo"), ("train.lr", "abc"), ("train.lr", "nan"), ("train.steps", "1.5"), ("window", "2")),
+        *(("device", "gpu"), ("train.batch", "0"), ("corpus.near", "1.5"), ("train.lora", "3")),
+    ],
+)
+def test_a_wrong_value_is_one_line_without_types(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", f"--{flag}", value]) == 2
+    error = capsys.readouterr().err
+    assert f"--{flag} {value}" in error.replace("1.0", "1") and len(error.splitlines()) == 1
+    assert not any(word in error for word in ("class", "typing", "Union")), error
+
+
 def test_help_and_wrong_flags_wait_for_no_model_library() -> None:
     for arguments, code, words in (
         (["run", "--help"], 0, "--train.steps"),
+        (["run", "--help-all"], 0, "--train.ridge_lambda"),
         (["run", "--trian.steps", "3"], 2, "did you mean --train.steps?"),
         (["run", "--train.epoch", "3"], 2, "did you mean --train.epochs?"),
     ):

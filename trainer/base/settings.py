@@ -69,7 +69,14 @@ def recipe_parser() -> ArgumentParser:
 
 # What jsonargparse raises for odd values, beside ArgumentError.
 ODD_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "dict": "keys with values",
+    "NoneType": "null",
+    "str": "text",
+}
 
 
 def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
