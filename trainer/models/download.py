@@ -21,7 +21,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 
 from ..base.errors import one_line
 from ..progress import Cancelled, Counter, Listener
-from .load import HALF, TEXT, ModelError, prefix_of, resolve, text_encoder_folders, weight_files
+from .load import CONFIGS, HALF, TEXT, ModelError, prefix_of, resolve, text_encoder_folders, weight_files
 
 ANCHORS = ("embeddings.token_embedding.weight", "embeddings.word_embeddings.weight")  # CLIP's, a BERT's
 BLOCK = 16_000_000  # bytes of one request
@@ -60,7 +60,7 @@ def download_weights(model: str, flag: str, progress: Listener | None = None, en
 def cached_weights(model: str, flag: str) -> Path | None:
     """The folder of a hub id in the hub's cache if all that a stage needs is there, else None. Asks no server."""
     try:
-        snapshot = Path(snapshot_download(model, local_files_only=True))
+        snapshot = Path(snapshot_download(model, allow_patterns=CONFIGS, local_files_only=True))
         has_tokenizer = any((snapshot / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
         return snapshot if has_tokenizer and not _folders_without_weights(snapshot, flag) else None
     except (OSError, ValueError, ModelError):  # not in the cache; cut short
