@@ -103,7 +103,9 @@ def test_clip_never_gets_other_letters_but_in_names(text: str) -> None:
         text = text.replace(mark, "")
     for span in spans(text):
         if span.language == "en":
-            assert not any("\u3040" <= c <= "\u9fff" or "\u0430" <= c <= "\u044f" for c in span.text)
+            # Symbols of these blocks, such as the strokes at U+31C0, are no letters.
+            letters_only = [c for c in span.text if c.isalpha()]
+            assert not any("\u3040" <= c <= "\u9fff" or "\u0430" <= c <= "\u044f" for c in letters_only)
 
 
 def test_an_embedding_reaches_clip_where_comfyui_looks_for_one_and_never_without_a_name() -> None:
