@@ -191,3 +191,19 @@ def _bert_tokenizer(folder: Path, vocabulary: list[str]) -> None:
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+# What `training_inputs` puts into ComfyUI's folders, as the node's lists have it.
+TEACHER, STUDENT, PAIRS = "teacher.safetensors", "text_encoders/tiny-chinese", "mine.tsv"
+
+
+def training_inputs(base: Path) -> None:
+    """A checkpoint with one layer of CLIP-L alone, a small Chinese-CLIP, and a table of pairs in ComfyUI's folders."""
+    clip = clip_teacher(base / "made" / "clip", width=768, layers=1, size=49408)
+    tensors = load_file(clip / "model.safetensors").items()
+    prefix = "cond_stage_model.transformer.text_model."
+    named = {prefix + name.removeprefix("text_model."): tensor for name, tensor in tensors}
+    save_file(named, base / "models" / "checkpoints" / TEACHER)
+    student(base / "models" / "text_encoders" / "tiny-chinese")
+    rows = "".join(f"{zh}\t{en}\n" for zh, en in captions())
+    (base / "input" / PAIRS).write_text(f"zh\ten\n{rows}", encoding="utf-8")

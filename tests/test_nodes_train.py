@@ -12,41 +12,28 @@ from typing import Any
 import pytest
 import torch
 import websocket
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from tests import encoders, graphs, hub, small
+from tests.encoders import PAIRS, STUDENT, TEACHER, training_inputs
 from tests.graphs import Graph
 from tests.host import Host, in_host, running
 from tests.tree import python
 from zhclip.artifact import read_meta
 
-TEACHER, STUDENT = "teacher.safetensors", "text_encoders/tiny-chinese"
 STEPS = 20
-
-
-def inputs(base: Path) -> None:
-    """A checkpoint with one layer of CLIP-L alone, a small Chinese-CLIP, and a table of pairs in ComfyUI's folders."""
-    folder = base / "made"
-    clip = encoders.clip_teacher(folder / "clip", width=768, layers=1, size=49408)
-    tensors = load_file(clip / "model.safetensors").items()
-    prefix = "cond_stage_model.transformer.text_model."
-    named = {prefix + name.removeprefix("text_model."): tensor for name, tensor in tensors}
-    save_file(named, base / "models" / "checkpoints" / TEACHER)
-    encoders.student(base / "models" / "text_encoders" / "tiny-chinese")
-    rows = "".join(f"{zh}\t{en}\n" for zh, en in small.captions())
-    (base / "input" / "mine.tsv").write_text(f"zh\ten\n{rows}", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def trainer(host: Host) -> Host:
     """`host` with the inputs of a training."""
-    inputs(host.base)
+    training_inputs(host.base)
     return host
 
 
 def train(name: str, **changes: Any) -> Graph:
     """A graph of the node alone."""
-    given = dict(checkpoint=TEACHER, pairs="mine.tsv", thoroughness="quick", chinese_clip=STUDENT, steps=STEPS)
+    given = dict(checkpoint=TEACHER, pairs=PAIRS, thoroughness="quick", chinese_clip=STUDENT, steps=STEPS)
     return {"train": graphs.node("ZhCLIPTrain", **given | {"name": name} | changes)}
 
 
@@ -171,7 +158,7 @@ def test_bad_input_is_one_sentence_and_the_queue_lives(
 def test_the_host_is_afterwards_as_it_was(tmp_path: Path) -> None:
     for name in ("models/checkpoints", "models/text_encoders", "input"):
         (tmp_path / name).mkdir(parents=True)
-    inputs(tmp_path)
+    training_inputs(tmp_path)
     found = in_host("train_checks.host_state", tmp_path)
     assert found["trained"] and found["changed"] == {} and found["alive"] == []
     assert "accelerate" in found["missing"] and "-m pip install" in found["missing"]
@@ -214,7 +201,7 @@ def test_chinese_clip_is_downloaded_from_a_hub_and_sdxl_is_known_by_its_file(tmp
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
         environment = hub.settings(endpoint, tmp_path / "home")
         with running(tmp_path / "comfyui", environment=environment) as host:
-            inputs(host.base)
+            training_inputs(host.base)
             pipeline = encoders.sdxl_teacher(tmp_path / "sdxl", size=49408)
             encoders.sdxl_checkpoint(pipeline, host.base / "models" / "checkpoints" / "xl.safetensors", torch.float16)
             host.outputs(train("xl", checkpoint="xl.safetensors", chinese_clip="huggingface.co"))

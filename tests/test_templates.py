@@ -7,6 +7,7 @@ import itertools
 import re
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests import graphs
+from tests import encoders, graphs
 from tests.graphs import TEMPLATES, Workflow, workflow
 from tests.host import Host
 from tests.tree import ROOT
@@ -39,11 +40,14 @@ LORAS = {
     },
 }
 # Their own sizes take a GPU's seconds, and minutes here: node -> {widget: value}; LINES are cut after the second.
-SMALL = {
+SMALL: dict[str, dict[str, int | str]] = {
     "EmptyLatentImage": {"width": 32, "height": 32},
     "KSampler": {"steps": 1},
     "ZhCLIPCompareGrid": {"steps": 1, "width": 32, "height": 32},
+    "ZhCLIPTrain": {"pairs": encoders.PAIRS, "chinese_clip": encoders.STUDENT, "steps": 20},
 }
+TEACHERS = {"sd15": encoders.TEACHER, "sdxl": "sdxl-teacher.safetensors"}  # with few layers, for ZhCLIPTrain
+ENDS = ("SaveImage", "PreviewImage", "LossGraphNode", "ZhCLIPInspector")
 LINES = {"ZhCLIPCompareGrid": "prompts", "ZhCLIPInspector": "captions"}
 
 
@@ -76,6 +80,7 @@ def files(sdxl: Host) -> Iterator[None]:
             if not link.exists():
                 link.symlink_to(models / folder / stored[kind(name)])
                 created.append(link)
+    encoders.training_inputs(sdxl.base)
     yield
     for link in created:
         link.unlink()
@@ -110,16 +115,19 @@ def test_a_workflow_explains_itself_in_both_languages_and_names_where_its_nodes_
 
 
 # With SDXL's own CLIP beside ours, or with all of its queries.
-LONG = ("bilingual_lora_sdxl", "compare_encoders_sdxl", "inspector_sd15")
+LONG = ("bilingual_lora_sdxl", "compare_encoders_sdxl", "inspector_sd15", "train_first_encoder_sdxl")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in TEMPLATES])
-def test_a_workflow_runs_to_its_picture(host: Host, name: str) -> None:
+def test_a_workflow_runs_to_its_picture(host: Host, tmp_path: Path, name: str) -> None:
+    if name == "train_first_encoder_sdxl":
+        pipeline = encoders.sdxl_teacher(tmp_path, widths=(768, 1280), layers=(1, 1), size=49408)
+        encoders.sdxl_checkpoint(pipeline, host.base / "models" / "checkpoints" / TEACHERS["sdxl"], torch.float16)
     created = shrunk(name)
     logged = len(host.tail(10**7))
     # What comfy-cli does before it queues; the front end's own way is tested in a browser.
     outputs = host.outputs(with_clip(name, convert_ui_to_api(created, host.get("/object_info"))))
-    ends = {str(node["id"]) for node in created["nodes"] if node["type"] in ("SaveImage", "ZhCLIPInspector")}
+    ends = {str(node["id"]) for node in created["nodes"] if node["type"] in ENDS}
     assert ends and ends <= set(outputs)
     for image in itertools.chain(*(outputs[node]["images"] for node in ends)):
         host.picture(image)
@@ -140,7 +148,10 @@ def shrunk(name: str) -> Workflow:
     """A workflow that a CPU finishes in seconds."""
     created = workflow(name)
     for node in created["nodes"]:
-        for widget, value in SMALL.get(node["type"], {}).items():
+        smaller = SMALL.get(node["type"], {})
+        if node["type"] == "ZhCLIPTrain":
+            smaller = smaller | {"checkpoint": TEACHERS[kind(name)]}
+        for widget, value in smaller.items():
             node["widgets_values"][widgets(node).index(widget)] = value
         if node["type"] in LINES:
             at = widgets(node).index(LINES[node["type"]])
