@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from zhclip.tokens import PromptTokenizer
 
 from .load import ModelError, read_tokenizer, resolve
 
+logger = logging.getLogger(__name__)
 FLAG = "student.model"
 IDEOGRAPHS = [*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xF900, 0xFB00), *range(0x20000, 0x33480)]
 # Chinese, English, both, numbers, signs, accents, full-width forms, pictures, a long word.
@@ -121,9 +123,14 @@ def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str]
 def folding(tokens: PromptTokenizer) -> dict[str, str]:
     """Traditional characters that are unknown to the tokenizer, each with the simplified one that it knows.
 
-    OpenCC's table says which is which. A traditional character that the vocabulary has stays as typed.
+    OpenCC's table says which is which. A traditional character that the vocabulary has stays as typed. Without the
+    package `opencc` the result is empty.
     """
-    from opencc import OpenCC  # slow to import
+    try:
+        from opencc import OpenCC  # slow to import
+    except ModuleNotFoundError:
+        logger.info("opencc is not installed: rare traditional characters that the student lacks stay unknown")
+        return {}
 
     characters = [chr(code) for code in IDEOGRAPHS]
     # One call, line by line, so that no two of them are read as a word.
