@@ -42,7 +42,7 @@ def build(case: dict[str, Any], path: Path) -> None:
     for kind, *given in case["steps"]:
         if kind == "meta":
             fuzz.put(meta, *given)
-        elif kind == "vocabulary":
+        elif kind == "vocabulary" and "tokenizer.vocabulary" in tensors:  # an earlier step may have taken it out
             content = fuzz.change(tensors["tokenizer.vocabulary"].numpy().tobytes(), given)
             tensors["tokenizer.vocabulary"] = torch.tensor(list(content), dtype=torch.uint8)
         elif kind == "tensor" and given[0] in tensors:

@@ -120,7 +120,7 @@ def test_folders_that_may_not_be_written_are_named(tmp_path: Path) -> None:
     translate = ["--translate.source", str(tmp_path / "captions.tsv"), "--translate.model", str(tmp_path / "teacher")]
     said = said_by("translate", *translate, "--translate.out", str(closed / "pairs.tsv"))
     assert f"{closed}/pairs.tsv.parts" in said and "Permission denied" in said, said
-    assert "may be read and written" in said and "disk" not in said, said
+    assert "disk" not in said, said
 
 
 ALIASES = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
