@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Lesson(NamedTuple):
-    """What a demonstration teaches.
+    """Settings of a demonstration.
 
     run: its folder; what: in words; window: positions of a prompt; train: flags of the trainer beside the recipe; sets:
     prompts to paint.
