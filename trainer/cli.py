@@ -8,7 +8,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import re
+import signal
 import sys
+import threading
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -152,6 +154,8 @@ def run_command(arguments: list[str] | None = None) -> int:
         function, settings = parse_stage(name, given)
         code = 1
         set_up_process()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, bars.interrupt)
         if name == "compare":
             from diffusers.utils.logging import set_verbosity_error
 
@@ -182,8 +186,16 @@ class Bars:
     def __init__(self) -> None:
         self.stage = ""
         self.bar: tqdm | None = None
+        self.interrupted = False
+
+    def interrupt(self, *_: object) -> None:
+        """Handle SIGINT. The next event raises it again, since some libraries swallow a KeyboardInterrupt."""
+        self.interrupted = True
+        raise KeyboardInterrupt
 
     def __call__(self, event: Progress) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
         if event.stage in ("plan", "run"):  # of which the log says more, in words
             return
         if self.bar is None or self.stage != event.stage:
