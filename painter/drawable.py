@@ -83,7 +83,7 @@ class Group(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What a picture shows. `where`: the relation of `first` to `second`, or the place of `first` if it is alone."""
+    """One or two groups of shapes in a picture. `where`: the relation of `first` to `second`, or the place of `first` if it is alone."""
 
     first: Group
     second: Group | None

@@ -19,7 +19,7 @@ from trainer.models.tokenizer import load_tokens
 
 
 def run(name: str, *given: object) -> str:
-    """What a benchmark prints."""
+    """The output of a benchmark."""
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, given)]
     env = {**os.environ, **QUIET}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8", timeout=600)

@@ -107,7 +107,7 @@ def test_another_program_runs_the_trainer_cancels_it_and_continues(
 
 
 def process_state() -> list[object]:
-    """What a stage must leave as it was in another program's process."""
+    """Process-wide settings that a stage must not change."""
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     levels = [logging.getLogger(name).level for name in ("", "transformers", "accelerate", "trainer")]
     return [*handlers, *levels, torch.get_float32_matmul_precision(), torch.get_num_threads()]

@@ -89,7 +89,7 @@ def run(endpoint: str, home: Path, script: str, *arguments: str) -> subprocess.C
 
 
 def printed(endpoint: str, home: Path, script: str, model: str) -> str:
-    """What a script prints about a model."""
+    """The output of a script about a model."""
     done = run(endpoint, home, script, model)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

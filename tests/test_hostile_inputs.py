@@ -85,7 +85,7 @@ def obedient() -> None:
 
 
 def said_by(*arguments: str) -> str:
-    """What a trainer that fails says, without permission to more than its user has."""
+    """The error line of a trainer that fails, run without root's permissions."""
     done = subprocess.run(
         [sys.executable, "-m", "trainer", *arguments],
         cwd=ROOT,

@@ -122,7 +122,7 @@ def picture(ui: Ui, name: str, bounds: list[list[float]]) -> Image.Image:
 
 
 def stored_values(graph: Workflow) -> list[list[object]]:
-    """What a load must leave as it is, node by node."""
+    """The parts of each node that loading a workflow must not change."""
     # The newest front end leaves out a list of no values.
     return [[node.get(key) or None for key in STORED] for node in sorted(graph["nodes"], key=lambda node: node["id"])]
 
