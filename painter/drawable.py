@@ -83,7 +83,7 @@ class Group(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """One or two groups of shapes in a picture. `where`: the relation of `first` to `second`, or the place of `first` if it is alone."""
+    """Groups of shapes. `where`: the relation of `first` to `second`, or the place of `first` if it is alone."""
 
     first: Group
     second: Group | None
