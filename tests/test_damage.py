@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from tests import encoders, runs
 from tests.runs import contents
 from trainer.__main__ import main
-from trainer.base.files import DamagedError, read_header, read_tensors, write_tensors
+from trainer.base.files import DamagedError, read_metadata, read_tensors
 from trainer.base.recipe import TrainSettings
 from trainer.cache.shards import part_names
+from zhclip.io import save_tensors
 
 CAPTIONS = f"cache/train/{part_names(None, TrainSettings.pad_positions)[0]}"
 LOST = f"{CAPTIONS}/00001.safetensors"
@@ -84,10 +85,10 @@ def test_a_second_run_in_one_folder_is_told_to_wait(
 @pytest.mark.parametrize("damage", ["cut", "foreign", "empty"])
 def test_a_damaged_file_of_tensors_is_named(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_tensors(path, {"x": torch.arange(100.0), "n": torch.tensor(3)}, {"step": "4"})
-    assert read_header(path, "") == {"step": "4"}
+    save_tensors(path, {"x": torch.arange(100.0), "n": torch.tensor(3)}, {"step": "4"})
+    assert read_metadata(path, "") == {"step": "4"}
     path.write_bytes({"cut": path.read_bytes()[:-9], "foreign": b"PK\3\4" * 99, "empty": b""}[damage])
-    for read in (read_tensors, read_header):
+    for read in (read_tensors, read_metadata):
         with pytest.raises(DamagedError, match=str(path)) as error:
             read(path, "delete it")
         assert "\n" not in str(error.value)

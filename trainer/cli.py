@@ -14,17 +14,14 @@ import threading
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 from zhclip.io import ArtifactError
 
 from .base import stage_settings as settings
 from .base.device import processes
-from .base.disk import full_disk
 from .base.errors import TrainerError
 from .base.recipe import CLIP, Recipe, SettingsError
 from .base.settings import hide_flags, new_parser, parse, to_recipe
@@ -168,12 +165,10 @@ def run_command(arguments: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         line, code = f"\n{name}: stopped; give the same command again to continue", 130
-    except (TrainerError, ArtifactError, OSError, SafetensorError) as error:
-        full = full_disk(error, Path.cwd())
-        if not full and (isinstance(error, SafetensorError) or (isinstance(error, OSError) and not error.filename)):
+    except (TrainerError, ArtifactError, OSError) as error:
+        if isinstance(error, OSError) and not error.filename:
             raise
-        text = full or (f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error)
-        line = f"{name}: {text}"
+        line = f"{name}: {error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{name}: {error}"
     finally:
         bars.close()
     tqdm.write(line, file=sys.stderr)

@@ -10,8 +10,7 @@ from zhclip.models import SDXL
 
 from .artifact.export import export_run
 from .base.device import processes, use_device
-from .base.files import write_text
-from .base.locks import hold
+from .base.files import hold, write_text
 from .base.recipe import CLIP, Recipe
 from .base.settings import checked, to_yaml
 from .cache import stage as cache

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from .artifact.export import FILE, install_path
 from .base.comfyui import install_folder
 from .base.device import gpu_problem, processes, use_device
-from .base.disk import free_bytes
+from .base.files import free_bytes
 from .base.recipe import Recipe, SettingsError
 from .base.settings import require, sources
 from .cache.budget import fits, gigabytes, mean_positions

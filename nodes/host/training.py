@@ -111,7 +111,7 @@ def train(job: Job, node_id: str | None) -> None:
     """
     memory = comfy.model_management
     trainer, progress = trainer_module(""), trainer_module("progress")
-    errors, disk, device = (trainer_module(f"base.{name}") for name in ("errors", "disk", "device"))
+    errors, device = (trainer_module(f"base.{name}") for name in ("errors", "device"))
     memory.unload_all_models()
     monitor = Monitor(node_id, progress.Cancelled)
     job.record()
@@ -125,9 +125,9 @@ def train(job: Job, node_id: str | None) -> None:
     except progress.Cancelled as error:
         raise memory.InterruptProcessingException() from error
     except (errors.TrainerError, ArtifactError) as error:
-        raise ValueError(disk.full_disk(error, job.folder) or for_node(str(error))) from error
+        raise ValueError(for_node(str(error))) from error
     except OSError as error:
-        raise ValueError(disk.full_disk(error, job.folder) or f"{error.filename}: {error.strerror}") from error
+        raise ValueError(f"{error.filename}: {error.strerror}") from error
     except RuntimeError as error:
         if not device.is_out_of_memory(error):
             raise

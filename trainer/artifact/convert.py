@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from zhclip.artifact import load, save
 from zhclip.schema import CorpusInfo, PartInfo, TeacherInfo
 
-from ..base.files import scratch
+from ..base.files import temporary_folder
 from ..base.recipe import SettingsError
 from ..base.settings import public_name, require
 from ..base.stage_settings import ConvertSettings
@@ -73,7 +73,7 @@ def convert_published(settings: ConvertSettings, progress: Listener | None = Non
         licence=settings.licence,
         recipe={"convert": {"source": public_name(source) or source, "window": window}},
     )
-    with scratch(out) as temporary:
+    with temporary_folder(out) as temporary:
         candidate = temporary / out.name
         save(artifact, candidate)
         worst = compare(Student.from_artifact(load(candidate)), student, tokenizer, where)

@@ -17,7 +17,7 @@ from zhclip.schema import CorpusInfo, Meta, PartInfo, TeacherInfo
 from ..base.comfyui import install_folder
 from ..base.device import default_device, matmul_precision
 from ..base.errors import TrainerError
-from ..base.files import read_json, replacing_folder, scratch
+from ..base.files import read_json, replacing_folder, temporary_folder
 from ..base.recipe import Recipe, SettingsError
 from ..base.settings import public, public_name
 from ..cache.shards import Cache
@@ -62,7 +62,7 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
             save_adapter(recipe, run.adapter)
             run.adapter.merge_and_unload()
         artifact = artifact_from_run(recipe, run, read_json(report, "run the evaluate stage again"))
-        with scratch(path) as folder:
+        with temporary_folder(path) as folder:
             candidate = folder / FILE
             save(in_dtype(artifact, getattr(torch, dtype)), candidate)
             after = outputs(Student.from_artifact(load(candidate)).to(default_device()), ids)

@@ -18,8 +18,7 @@ from zhclip.artifact import Artifact, load
 from zhclip.schema import Meta
 
 from ..base.errors import TrainerError, one_line
-from ..base.files import write_text
-from ..base.locks import hold
+from ..base.files import hold, write_text
 from ..base.recipe import SettingsError
 from ..base.settings import require
 from ..base.stage_settings import PublishSettings

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: tensors, text and folders.
+"""Files and folders that are written whole or not at all, locks on folders, and free disk space.
 
 A file is written under a temporary name, flushed to the disk and renamed. The temporary name is always the same, so a
 resumed run overwrites what a killed one left.
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from zhclip.io import atomic_write, save_tensors
+from zhclip.io import atomic_write
 
+from .device import processes
 from .errors import TrainerError
 
 
@@ -27,37 +29,37 @@ class DamagedError(TrainerError):
     """A file of the trainer's own that is truncated or of another kind; the message says what to do."""
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> None:
-    """Write a safetensors file whole or not at all. Equal content gives equal bytes."""
-    save_tensors(path, tensors, header or {})
+class BusyError(TrainerError):
+    """Another process works in the folder."""
+
+
+@contextmanager
+def _damage_named(path: Path, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, ValueError) as error:
+        raise DamagedError(f"{path}: damaged ({error}); {hint}") from error
 
 
 def read_tensors(path: Path, hint: str) -> dict[str, torch.Tensor]:
-    """The tensors of a file that `write_tensors` wrote, memory-mapped. `hint`: what to do when it is damaged.
+    """The tensors of a safetensors file, memory-mapped. `hint`: what to do when it is damaged.
 
     Raises DamagedError, FileNotFoundError.
     """
-    try:
+    with _damage_named(path, hint):
         return load_file(path)
-    except SafetensorError as error:
-        raise DamagedError(f"{path}: damaged ({error}); {hint}") from error
 
 
-def read_header(path: Path, hint: str) -> dict[str, str]:
-    """The header that was given to `write_tensors`. Raises DamagedError, FileNotFoundError."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise DamagedError(f"{path}: damaged ({error}); {hint}") from error
+def read_metadata(path: Path, hint: str) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises DamagedError, FileNotFoundError."""
+    with _damage_named(path, hint), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def read_json(path: Path, hint: str) -> Any:
     """The value of a JSON file. Raises DamagedError, FileNotFoundError."""
-    try:
+    with _damage_named(path, hint):
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamagedError(f"{path}: damaged ({error}); {hint}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,8 +70,8 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of `path` when the block ends."""
-    with scratch(path) as folder:
+    """An empty folder to fill, which replaces `path` when the block ends."""
+    with temporary_folder(path) as folder:
         filled = folder / path.name
         filled.mkdir()
         yield filled
@@ -78,11 +80,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path) -> Iterator[Path]:
     """An empty folder .NAME.tmp beside `path`, deleted afterwards. One that a killed run left is emptied first."""
     folder = path.with_name(f".{path.name}.tmp")
-    if folder.exists():
-        shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -90,8 +91,30 @@ def scratch(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def hold(folder: Path, flag: str) -> Iterator[None]:
+    """Hold FOLDER/.lock, as one process per folder does. Raises BusyError if another process holds it.
+
+    flag: the setting that names the folder, for the message. The operating system releases the lock when the process
+    ends; the empty file stays. The main process of a launcher holds it for all.
+    """
+    state, lock = processes(), FileLock(folder / ".lock")
+    folder.mkdir(parents=True, exist_ok=True)
+    if state.is_main_process:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            hint = f"wait until it has ended, or give another {flag}"
+            raise BusyError(f"{flag} {folder}: another process is working there; {hint}") from error
+    state.wait_for_everyone()  # a launcher ends the others when the main one was refused
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def file_sha256(*paths: Path, named: bool = False) -> str:
-    """Digest of files, in this order, each behind its name if `named`; of one file, what sha256sum says."""
+    """Digest of files in this order, with each one's name before its content if `named`; of one file, sha256sum's."""
     total = hashlib.sha256()
     for path in paths:
         total.update(path.name.encode() if named else b"")
@@ -99,3 +122,8 @@ def file_sha256(*paths: Path, named: bool = False) -> str:
             while block := file.read(1 << 22):
                 total.update(block)
     return total.hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Free space in bytes on the disk of a path that may not exist yet."""
+    return shutil.disk_usage(next(parent for parent in (path, *path.absolute().parents) if parent.exists())).free

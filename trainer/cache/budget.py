@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ..base.disk import free_bytes
-from ..base.files import write_text
+from ..base.files import free_bytes, write_text
 from ..base.recipe import Recipe
 from ..corpus.pairs import Pair
 from ..models.freezing import frozen_depth

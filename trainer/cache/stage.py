@@ -17,8 +17,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zhclip.io import save_tensors
+
 from ..base.device import processes
-from ..base.files import DamagedError, read_tensors, write_tensors
+from ..base.files import DamagedError, read_tensors
 from ..base.recipe import Recipe
 from ..base.settings import check_settings
 from ..corpus import stage as corpus
@@ -86,13 +88,14 @@ def build(
                 columns = read_tensors(shard_path(captions, number), CURE)
                 tensors, hidden = [], builder.frozen_hidden(number, columns, counter.add)
             for part, content in [*zip(first, tensors), *((part, hidden) for part in frozen)]:
-                write_tensors(shard_path(part, number), content)
+                save_tensors(shard_path(part, number), content)
     if state:
         state.wait_for_everyone()
     if index == 0:
         if not has_sums:
             shards = (dict(read_tensors(shard_path(captions / "sums", number), CURE)) for number in numbers)
-            write_tensors(captions / SUMS, functools.reduce(add_sums, shards))
+            sums = functools.reduce(add_sums, shards)
+            save_tensors(captions / SUMS, sums)
         shutil.rmtree(captions / "sums", ignore_errors=True)
     if state:
         state.wait_for_everyone()

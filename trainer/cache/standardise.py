@@ -13,8 +13,10 @@ from pathlib import Path
 
 import torch
 
+from zhclip.io import save_tensors
+
 from ..base.device import matmul_precision
-from ..base.files import read_header, read_tensors, write_tensors
+from ..base.files import read_metadata, read_tensors
 from ..base.recipe import Recipe, SettingsError
 from ..corpus import stage as corpus
 from ..corpus.pairs import Pair
@@ -37,8 +39,8 @@ def measure(folder: Path, teacher: Teacher, pairs: list[Pair], progress: Listene
         return teacher
     path, key = folder / FILE, f"{teacher.sha256} {teacher.layer} {teacher.window} {corpus.sha256(pairs)}"
     if not path.is_file():
-        write_tensors(path, statistics(teacher, pairs, progress), {"of": key})
-    elif read_header(path, CURE).get("of") != key:
+        save_tensors(path, statistics(teacher, pairs, progress), {"of": key})
+    elif read_metadata(path, CURE).get("of") != key:
         raise SettingsError(
             f"{path} was measured on other pairs, or of another teacher, layer or window: use the old settings, "
             f"another --cache.dir, or delete {folder}"

@@ -28,11 +28,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from zhclip.artifact import read_meta
 from zhclip.device import usable_gpu
-from zhclip.io import atomic_write
+from zhclip.io import atomic_write, save_tensors
 from zhclip.pipelines import check_fit
 
-from ..base.files import file_sha256, read_json, read_tensors, write_tensors, write_text
-from ..base.locks import hold
+from ..base.files import file_sha256, hold, read_json, read_tensors, write_text
 from ..base.recipe import SettingsError
 from ..base.settings import public_name, require
 from ..base.stage_settings import CompareSettings
@@ -106,7 +105,7 @@ class Painter:
         if not path.is_file():
             conditioning, empty = (self.conditioning(row.encoder, each) for each in (text, ""))
             image, inputs = paint(self.pipe, conditioning, empty, own)
-            write_tensors(self.folder / "inputs" / f"{name}.safetensors", inputs)
+            save_tensors(self.folder / "inputs" / f"{name}.safetensors", inputs)
             metadata = PngInfo()
             metadata.add_itxt("zhclip", settings)
             with atomic_write(path) as file:

@@ -13,8 +13,7 @@ from zhclip.artifact import Artifact, load
 from zhclip.models import kind_of, relative_layer
 
 from ..base.device import default_device
-from ..base.files import read_json, write_text
-from ..base.locks import hold
+from ..base.files import hold, read_json, write_text
 from ..base.recipe import CacheSettings, Recipe, SettingsError, TrainSettings
 from ..base.settings import corpus_name, parse_recipe, public, require
 from ..base.stage_settings import EvaluateSettings

@@ -15,8 +15,7 @@ from pathlib import Path
 from ..artifact.export import FILE
 from ..base.device import processes
 from ..base.errors import TrainerError
-from ..base.files import read_json, replacing_folder, write_text
-from ..base.locks import hold
+from ..base.files import hold, read_json, replacing_folder, write_text
 from ..base.recipe import Recipe, SettingsError
 from ..base.settings import check_settings, require
 from ..base.stage_settings import SweepSettings

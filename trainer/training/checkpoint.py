@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ..base.files import read_header, read_tensors, write_tensors
+from zhclip.io import save_tensors
+
+from ..base.files import read_metadata, read_tensors
 
 KEEP = 2  # files
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -26,7 +28,7 @@ class Checkpoint:
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
         """Read a checkpoint or the final weights. Raises DamagedError."""
-        header, tensors = read_header(path, HINT), read_tensors(path, HINT)
+        header, tensors = read_metadata(path, HINT), read_tensors(path, HINT)
         return cls(tensors, int(header["step"]), json.loads(header["scaler"]))
 
     def restore(self, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
@@ -56,7 +58,7 @@ def save(
         tensors[f"param/{name}"] = parameter.detach()
         state = optimiser.state.get(parameter, {}) if optimiser else {}
         tensors |= {f"{moment}/{name}": state[moment] for moment in MOMENTS if moment in state}
-    write_tensors(path, tensors, {"step": str(step), "scaler": json.dumps(scaler or {})})
+    save_tensors(path, tensors, {"step": str(step), "scaler": json.dumps(scaler or {})})
 
 
 def final(folder: Path) -> Path:

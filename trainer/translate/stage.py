@@ -20,8 +20,7 @@ from zhclip.io import atomic_write
 from zhclip.prompt import normalise
 
 from ..base.device import processes
-from ..base.files import file_sha256, write_text
-from ..base.locks import hold
+from ..base.files import file_sha256, hold, write_text
 from ..base.recipe import SettingsError, Source
 from ..base.settings import check_settings, require
 from ..base.stage_settings import TranslateSettings
