@@ -13,7 +13,7 @@ from tests.corpora import CAT, DOG, many, put, write
 from trainer.__main__ import main
 from trainer.base.files import DamagedError
 from trainer.base.recipe import CorpusSettings, Recipe, SettingsError, Source
-from trainer.base.settings import corpus_name, public, sources
+from trainer.base.settings import corpus_name, public_settings, sources
 from trainer.corpus.pairs import Pair
 from trainer.corpus.stage import read_pairs, weighted_rows, write_pairs
 from trainer.progress import Cancelled, Progress
@@ -37,7 +37,7 @@ def test_a_weight_takes_its_share_and_the_same_rows_each_time(tmp_path: Path) ->
 def test_a_shared_file_names_its_corpora_without_their_folders(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.tsv", many(1)), write(tmp_path / "b.tsv", many(1))
     recipe = Recipe(corpus=CorpusSettings([Source(a, 0.5), Source("me/pairs", zh="x")], a, b))
-    shown = public(recipe)["corpus"]
+    shown = public_settings(recipe)["corpus"]
     assert [source["path"] for source in shown["train"]] == ["a.tsv", "me/pairs"]
     assert (shown["train"][0]["weight"], shown["dev"], shown["english"]) == (0.5, "a.tsv", "b.tsv")
     assert corpus_name(recipe.corpus) == "a.tsv"

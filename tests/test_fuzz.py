@@ -14,8 +14,8 @@ from tests import fuzz
 from tests.corpora import WHOLE
 from tests.host import in_host
 from tests.tree import ROOT
+from trainer.base import settings as recipes
 from trainer.base.recipe import Recipe, SettingsError
-from trainer.base.settings import corpus_name, parse, parse_recipe, public, recipe_parser, sources, to_recipe, to_yaml
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import clean
 from trainer.corpus.readers import read, source_sha256
@@ -43,7 +43,7 @@ def read_corpus(case: dict[str, Any], folder: Path) -> None:
         content = fuzz.change(content, step)
     file.write_bytes(gzip.compress(content) if inside else content)
     vars(source).update(case["source"])
-    sources([source])
+    recipes.sources([source])
     source_sha256(source)
     clean(read(source), len if source.zh else None, len, 99)
 
@@ -62,12 +62,12 @@ def read_recipe(case: dict[str, Any], folder: Path) -> None:
     if "sweeps" in case["base"]:
         read_grid(path, Recipe())
         return
-    recipe = to_recipe(parse(recipe_parser(), ["--config", str(path), *flags]))
+    recipe = recipes.to_recipe(recipes.parse(recipes.recipe_parser(), ["--config", str(path), *flags]))
     for given in (recipe.corpus.train, recipe.corpus.dev, recipe.corpus.english):
-        sources(given)
-    corpus_name(recipe.corpus), public(recipe)
-    path.write_text(to_yaml(recipe), encoding="utf-8")
-    assert parse_recipe(path) == recipe
+        recipes.sources(given)
+    recipes.corpus_name(recipe.corpus), recipes.public_settings(recipe)
+    path.write_text(recipes.to_yaml(recipe), encoding="utf-8")
+    assert recipes.parse_recipe(path) == recipe
 
 
 @pytest.mark.parametrize("kind", ["corpora", "recipes"])

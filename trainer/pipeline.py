@@ -12,7 +12,7 @@ from .artifact.export import export_run
 from .base.device import processes, use_device
 from .base.files import hold, write_text
 from .base.recipe import CLIP, Recipe
-from .base.settings import checked, to_yaml
+from .base.settings import resolved, to_yaml
 from .cache import stage as cache
 from .corpus import stage as corpus
 from .models.teacher import teacher_kind
@@ -42,7 +42,7 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     Raises TrainerError for what the caller can cure (settings, models, corpus, disk, another process in the folder),
     OSError, and what the listener raises, such as Cancelled.
     """
-    recipe = with_folder(checked(recipe))
+    recipe = with_folder(resolved(recipe))
     use_device(recipe.device)
     with hold(recipe.folder, "--run"):
         seconds: dict[str, float] = {}
@@ -73,7 +73,7 @@ def with_folder(recipe: Recipe) -> Recipe:
 
 def run_stage(stage: str, recipe: Recipe, progress: Listener | None = None) -> None:
     """Run one of STAGES in the run's folder. Raises what `run` raises."""
-    recipe = with_folder(checked(recipe))
+    recipe = with_folder(resolved(recipe))
     use_device(recipe.device)
     with hold(recipe.folder, "--run"):
         _run_stage(stage, recipe, progress)

@@ -36,8 +36,16 @@ def best_precision(gpu: bool) -> str:
     if not gpu:
         return "bf16" if cpu_has_bf16() else "no"
     if torch.version.hip:
-        return "bf16"
+        return amd_precision(torch.cuda.get_device_properties(0).gcnArchName)
     return nvidia_precision(torch.cuda.get_device_capability(), torch.cuda.get_device_name())
+
+
+def amd_precision(architecture: str) -> str:
+    """The fastest precision of an AMD GPU by its gcnArchName, such as gfx90a:sramecc+:xnack-.
+
+    MI100 (gfx908) and RDNA 3 (gfx11) are the first of their lines with matrix products in bf16.
+    """
+    return "fp16" if re.match(r"gfx(8|90[0-79c]|10)", architecture) else "bf16"
 
 
 def nvidia_precision(capability: tuple[int, int], name: str) -> str:

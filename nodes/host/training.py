@@ -242,3 +242,5 @@ def unchanged_process() -> Iterator[None]:
         random.setstate(rng)
         np.random.set_state(numpy_rng)
         torch.set_float32_matmul_precision(precision)
+        if sys.platform == "win32" and torch.cuda.is_initialized():  # trainer/base/device.py lowers it
+            torch.cuda.set_per_process_memory_fraction(1.0)

@@ -71,7 +71,7 @@ def convert_published(settings: ConvertSettings, progress: Listener | None = Non
         strategy="converted",
         corpus=CorpusInfo(0, ""),
         licence=settings.licence,
-        recipe={"convert": {"source": public_name(source) or source, "window": window}},
+        recipe={"convert": {"source": public_name(source), "window": window}},
     )
     with temporary_folder(out) as temporary:
         candidate = temporary / out.name

@@ -19,7 +19,7 @@ from ..base.device import default_device, matmul_precision
 from ..base.errors import TrainerError
 from ..base.files import read_json, replacing_folder, temporary_folder
 from ..base.recipe import Recipe, SettingsError
-from ..base.settings import public, public_name
+from ..base.settings import public_name, public_settings
 from ..cache.shards import Cache
 from ..corpus import stage as corpus
 from ..models.student import Student
@@ -111,7 +111,7 @@ def save_adapter(recipe: Recipe, adapter: Any) -> None:
     """Write PEFT's adapter to RUN/adapter, the same bytes for the same weights."""
     config = adapter.peft_config["default"]
     config.task_type = "FEATURE_EXTRACTION"  # without one PEFT writes the module's class, which is not transformers'
-    config.base_model_name_or_path = public_name(recipe.student.model)
+    config.base_model_name_or_path = public_name(str(recipe.student.model))
     config.target_modules = sorted(config.target_modules)  # a set, whose order changes from process to process
     with replacing_folder(recipe.folder / "adapter") as folder:
         adapter.save_pretrained(str(folder), save_embedding_layers=False)
@@ -131,7 +131,7 @@ def artifact_from_run(recipe: Recipe, run: TrainedRun, report: dict[str, Any]) -
         strategy=strategy_name(recipe.train),
         corpus=CorpusInfo(len(pairs), corpus.sha256(pairs)),
         licence=recipe.export.licence,
-        recipe=public(recipe),
+        recipe=public_settings(recipe),
         report=report,
     )
 

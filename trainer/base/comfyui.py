@@ -15,9 +15,9 @@ def comfyui_around(clone: Path | None = None) -> Path | None:
     return nodes.parent if nodes.name == "custom_nodes" and (nodes.parent / "models").is_dir() else None
 
 
-def install_folder(given: str | None) -> Path | None:
-    """The ComfyUI that --install means, or None for no copy."""
-    return comfyui_around() if given == AROUND else Path(given) if given else None
+def install_folder(setting: str | None) -> Path | None:
+    """The ComfyUI that --install names, or None for no copy."""
+    return comfyui_around() if setting == AROUND else Path(setting) if setting else None
 
 
 def clip_tokenizer() -> str:

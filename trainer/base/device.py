@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,15 +18,15 @@ from .recipe import SettingsError
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+WAIT = timedelta(days=7)  # of processes for the main one, which scores and exports alone
+
 
 def processes() -> PartialState:
-    """This process among those that `accelerate launch` or `torchrun` started, and its device; a single one without a
-    launcher."""
+    """This process among those that a launcher (`accelerate launch`, `torchrun`) started, if any, and its device."""
     from accelerate import PartialState
 
-    # Without a GPU, gloo joins the processes of a launcher only where the CPU is asked for. A process may wait for days
-    # while another one does what is done once, such as scoring.
-    return PartialState(cpu=not usable_gpu(), timeout=timedelta(days=7))
+    # Without a GPU, gloo joins a launcher's processes only if `cpu` is set.
+    return PartialState(cpu=not usable_gpu(), timeout=WAIT)
 
 
 def use_device(setting: str) -> None:
@@ -38,7 +39,16 @@ def use_device(setting: str) -> None:
     cpu = setting == "cpu" or not usable_gpu()
     if PartialState._shared_state and (processes().device.type == "cpu") != cpu:  # it keeps one device a process
         AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState(cpu=cpu, timeout=timedelta(days=7))
+    PartialState(cpu=cpu, timeout=WAIT)
+    if sys.platform == "win32" and not cpu:
+        limit_gpu_memory()
+
+
+def limit_gpu_memory() -> None:
+    """Let torch fail beyond the memory that is free now. Windows' driver would continue in main memory, so slowly that
+    a smaller batch, which an error leads to, is better."""
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction((free + torch.cuda.memory_reserved()) / total)
 
 
 def default_device() -> str:
@@ -47,26 +57,27 @@ def default_device() -> str:
 
 
 def gpu_problem() -> str | None:
-    """Why torch cannot use this machine's NVIDIA GPU, and what to install; None without a GPU or with a usable one."""
+    """Why this machine's GPU is not used, and what to install; None without a GPU or with a usable one."""
+    install = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/"
     if usable_gpu():
         return None
-    install = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/"
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         index = "cu126" if (major, minor) < (7, 5) else "cu128"  # CUDA 12.6 is the last with Maxwell, Pascal and Volta
         name = torch.cuda.get_device_name()
         return f"torch {torch.__version__} is not built for {name} (sm_{major}{minor}): {install}{index}"
+    if torch.backends.mps.is_available() or torch.xpu.is_available():
+        return "the CPU is used, since the trainer has been tried on NVIDIA and ROCm GPUs alone"
     if shutil.which("nvidia-smi") is None:
         return None
-    found = f"an NVIDIA driver is found, but torch {torch.__version__}"
     if torch.version.cuda is None:
-        return f"{found} is built without CUDA: {install}cu126"
-    return f"{found} cannot use it: unless CUDA_VISIBLE_DEVICES hides the GPU, update the driver, or {install}cu126"
+        return f"an NVIDIA driver is found, but torch {torch.__version__} is built without CUDA: {install}cu126"
+    hidden = "unless CUDA_VISIBLE_DEVICES hides the GPU, update the driver"
+    return f"an NVIDIA driver is found, but torch {torch.__version__} cannot use it: {hidden}, or {install}cu126"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that memory is used up: a GPU's, by its allocator, the driver or cuBLAS, or main
-    memory."""
+    """Whether torch reports that memory is used up: main memory, or a GPU's by its allocator, the driver or cuBLAS."""
     words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "not enough memory", "can't allocate memory")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in words)
 
@@ -75,8 +86,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def matmul_precision(name: str) -> Iterator[None]:
     """Set torch's precision of fp32 matrix products, and restore the process's setting afterwards.
 
-    "highest" is fp32. "high" lets GPUs that have TF32 round to it; all-MiniLM-L6-v2's targets then change by a mean
-    1 - cos of 2.4e-7.
+    "highest" is fp32; "high" lets GPUs round to TF32 (cosine error of all-MiniLM-L6-v2's targets: 2.4e-7).
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)

@@ -22,8 +22,8 @@ class StudentSettings:
     """The Chinese text encoder that is trained."""
 
     model: str | None = "OFA-Sys/chinese-clip-vit-base-patch16"
-    """Folder in Hugging Face layout or hub id: a BERT, a ChineseCLIPTextModel or a whole ChineseCLIPModel;
-    or an encoder.safetensors of ZhCLIP's, whose BERT is trained on."""
+    """Folder or hub id of a BERT, a ChineseCLIPTextModel or a ChineseCLIPModel, or a ZhCLIP encoder.safetensors to
+    continue from."""
 
 
 @dataclass
@@ -37,8 +37,8 @@ class TeacherSettings:
     """Hidden state used as the target: -1 is the one that the checkpoint uses (the last in SD1.5, the last but one in
     SDXL), -2 the one before it (clip skip 2 of SD1.5)."""
     tokenizer: str | None = None
-    """Folder or hub id of CLIP's tokenizer; used only with a checkpoint file, which contains none. null: the one of the
-    ComfyUI around this clone, else openai/clip-vit-large-patch14's."""
+    """Folder or hub id of CLIP's tokenizer for a checkpoint file, which contains none. null: that of the ComfyUI around
+    this clone, else openai/clip-vit-large-patch14's."""
 
 
 @dataclass
@@ -70,13 +70,12 @@ class CorpusSettings:
     """Pairs to train on: a path, or a list of sources with weights. null: `starter`, the built-in corpus, unless
     `english` is given."""
     dev: list[Source] | str | None = None
-    """Pairs to score on; they are removed from the training pairs. null: dev_share of the training
-    pairs is held out."""
+    """Pairs to score on; they are removed from the training pairs. null: dev_share of those is held out."""
     english: list[Source] | str | None = None
     """English captions alone, cleaned into RUN/corpus/english.tsv for a translator: a table with a column en, or one
     caption per line (.txt). Given alone, nothing else is written."""
     dev_share: float = 0.02
-    """Without dev: the share of English captions held out, chosen by a hash, so that a row never changes sides."""
+    """Without dev: share of the English captions held out, chosen by a hash, so that a row never changes sides."""
     limit: int | None = None
     """Use this many clean training pairs at most, from the first sources on."""
     near: float | None = 0.9
@@ -94,8 +93,8 @@ class CacheSettings:
     batch: int = 64
     """Captions per forward pass."""
     budget: float | None = None
-    """GB that the training cache may take, null: the free disk space. A larger one is stored without the outputs of the
-    frozen layers, which training then computes in every step; so is any with 0."""
+    """GB that the training cache may take. null: the free disk space. A larger cache is stored without the frozen
+    layers' outputs, which training then computes in every step."""
 
 
 LORA = {"r": 16, "lora_alpha": 64, "target_modules": ["query", "value"]}
@@ -108,21 +107,21 @@ class TrainSettings:
     strategy: Literal["unfreeze", "lora", "ridge"] = "unfreeze"
     """unfreeze: train the last layers. lora: low-rank adapters. ridge: ridge regression alone."""
     start: Literal["student", "ridge"] = "ridge"
-    """Where training starts: from the student as it is, or with the ridge regression as a projection after it."""
+    """Start from the student as it is, or with the ridge regression as a projection after it."""
     layers: int | None = None
     """How many of the last layers are trained or get adapters; the output of the frozen ones is cached. null: half of
     the layers for unfreeze, all for lora."""
     lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
     """lora: arguments of peft.LoraConfig by name: --train.lora.r 8, --train.lora.use_dora true, and so on."""
     contrast: float = 0.02
-    """Weight of the contrastive loss: each Chinese caption has to find its English one in the batch. 0: none."""
+    """Weight of the contrastive loss between a batch's Chinese and English captions. 0: none."""
     dev_every: int | None = 1000
     """Steps between scorings on up to 512 dev pairs, in one line and in RUN/metrics.jsonl. null: none."""
     lr: float = 3e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
-    """Learning rate after the warm-up. wsd: constant, then linear to zero over the last 0.3 of the steps; cosine: a
-    half cosine to zero."""
+    """Learning rate after the warm-up. wsd: constant, then linear to zero over the last 0.3 of the steps; cosine: half
+    a period to zero."""
     warmup: int = 200
     """Steps of linear warm-up."""
     clip: float | None = 1.0
@@ -130,8 +129,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     batch: int = 16
-    """Captions per optimiser step, over all processes and accumulation passes. Small ones learn more in the same time
-    (docs/results.md)."""
+    """Captions per optimiser step, over all processes and accumulation passes."""
     accumulate: int = 1
     """Split each step's batch into this many passes."""
     steps: int | None = None
@@ -139,8 +137,7 @@ class TrainSettings:
     epochs: float = 8.0
     """Passes over the training pairs if `steps` is null."""
     pad_positions: int | None = 2
-    """Padded positions per caption in the cache and in a step, drawn once at random and weighted so that the loss stays
-    unbiased. null: all."""
+    """Padded positions per caption, drawn at random and weighted so that the loss stays unbiased. null: all."""
     ridge_lambda: float = 1e-3
     """Ridge penalty, relative to the mean variance of the student's features."""
     seed: int = 0
@@ -148,8 +145,8 @@ class TrainSettings:
     save_every: int = 500
     """Steps between checkpoints."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """auto: bf16 if the device supports it (NVIDIA from Ampere on, or a CPU with AVX512-BF16), fp16 with a gradient
-    scaler on Volta and Turing, else fp32 (no)."""
+    """auto: bf16 on NVIDIA from Ampere on, AMD from RDNA 3 on and CPUs with AVX512-BF16; fp16 on other GPUs with fast
+    fp16; else no, which is fp32."""
 
 
 @dataclass
@@ -159,7 +156,7 @@ class ExportSettings:
     licence: str = "unknown"
     """Licence of the file, an SPDX id; it follows from those of student, teacher and corpus."""
     dtype: Literal["float16", "float32"] = "float16"
-    """Data type of the file's weights. float16 is half the size; ComfyUI computes in it by default."""
+    """Data type of the file's weights; ComfyUI computes in float16 by default."""
 
 
 @dataclass
@@ -177,11 +174,10 @@ class Recipe:
     train: TrainSettings = field(default_factory=TrainSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     endpoint: str | None = None
-    """Address of the hub that models are downloaded from, such as https://hf-mirror.com. null: the environment's
-    HF_ENDPOINT, else https://huggingface.co."""
+    """Hub to download models from, such as https://hf-mirror.com. null: HF_ENDPOINT, else https://huggingface.co."""
     install: str | None = AROUND
-    """A ComfyUI folder to copy the encoder to (models/text_encoders). around: the ComfyUI that contains this clone in
-    its custom_nodes, if any. null: no copy."""
+    """A ComfyUI folder to copy the encoder to (models/text_encoders). around: the one with this clone in custom_nodes,
+    if any. null: no copy."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the stages compute on. auto: the first NVIDIA or ROCm GPU that torch can use, else the CPU."""
 

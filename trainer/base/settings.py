@@ -1,4 +1,7 @@
-"""A recipe from YAML and flags, its checks, and its public form. jsonargparse is imported where a text is parsed."""
+"""Recipes from YAML and flags: parsing, ranges, defaults, and what an artifact's header shows of them.
+
+jsonargparse is imported where a text is parsed, since ComfyUI's node does without it.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,14 @@ from .recipe import LORA, STARTER, CorpusSettings, Recipe, SettingsError, Source
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-# Settings that are 1 or more; other numbers are 0 or more.
+# Smallest values; that of the numbers that are not named is 0.
 POSITIVE = ["corpus.limit", "cache.shard_rows", "cache.batch", "train.dev_every", "train.batch", "train.accumulate"]
 POSITIVE += ["train.pad_positions", "train.save_every"]
-LEAST = dict.fromkeys(POSITIVE, 1) | {"window": 3, "train.seed": -math.inf}
-SHARES = ("corpus.dev_share", "corpus.near")  # 1 at most
+MINIMUM = dict.fromkeys(POSITIVE, 1) | {"window": 3, "train.seed": -math.inf}
+SHARES = ("corpus.dev_share", "corpus.near")  # at most 1
+# What jsonargparse raises for odd values.
+PARSE_ERRORS = (ArgumentError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+LOCAL = ("run", "install", "endpoint", "device")  # settings of the machine, which do not change the encoder
 
 
 def load_yaml(text: str) -> Any:
@@ -60,45 +66,32 @@ def hide_flags(parser: ArgumentParser, shown: set[str]) -> None:
 
 
 def recipe_parser() -> ArgumentParser:
-    """Flags of a Recipe, and --config."""
+    """A parser of a Recipe's flags, and of --config."""
     parser = new_parser()
     parser.add_argument("--config", action="config", help="settings in YAML; flags after it win")
     parser.add_class_arguments(Recipe)
     return parser
 
 
-# What jsonargparse raises for odd values, beside ArgumentError.
-ODD_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "dict": "keys with values",
-    "NoneType": "null",
-    "str": "text",
-}
-
-
 def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """The values of a command line as dataclasses. Raises SettingsError."""
     try:
         return parser.instantiate(parser.parse_args(arguments))
-    except (ArgumentError, *ODD_VALUES) as error:
-        raise SettingsError(plain(error)) from error
+    except PARSE_ERRORS as error:
+        raise SettingsError(parse_message(error)) from error
 
 
-def plain(error: BaseException) -> str:
-    """What jsonargparse says of a flag's value, in words that do not need its types."""
+def parse_message(error: BaseException) -> str:
+    """jsonargparse's error as the flag, its value and the types that it may have."""
     text = " ".join(str(error).split())
     key, value = re.search(r'[Kk]ey "([\w.]+)"', text), re.search(r"(?:Got|Given) value: (.*)$", text)
-    known = re.findall(r"Expected a (?:typing\.Literal\[([^]]*)\]|<class '(\w+)'>)", text)
+    types = re.findall(r"Expected a (?:typing\.Literal\[([^]]*)\]|<class '(\w+)'>)", text)
     if key is None:
         return one_line(error)
-    if value is None or not known:
+    if value is None or not types:
         return f"--{key[1]}: {one_line(error).partition(': ')[2]}"
-    return (
-        f"--{key[1]} {value[1][:100]}: give {' or '.join(choices or TYPES.get(kind, kind) for choices, kind in known)}"
-    )
+    choices = " or ".join(literals or name.replace("NoneType", "null") for literals, name in types)
+    return f"--{key[1]} {value[1][:100]}: give {choices}"
 
 
 def parse_recipe(path: Path) -> Recipe:
@@ -111,17 +104,17 @@ def parse_recipe(path: Path) -> Recipe:
 
 
 def to_recipe(values: Namespace) -> Recipe:
-    """The recipe of a parser's instantiated values. Raises SettingsError for a number out of range."""
-    return checked(Recipe(**{field.name: values[field.name] for field in fields(Recipe)}))
+    """The recipe of a parser's values. Raises SettingsError for a number out of range."""
+    return resolved(Recipe(**{field.name: values[field.name] for field in fields(Recipe)}))
 
 
-def checked(recipe: Recipe) -> Recipe:
+def resolved(recipe: Recipe) -> Recipe:
     """A copy with the defaults that depend on other settings. Raises SettingsError for a number out of range."""
     numbers = {"window": recipe.window}
     for group in ("corpus", "cache", "train"):
         numbers |= {f"{group}.{key}": value for key, value in vars(getattr(recipe, group)).items()}
     for name, value in numbers.items():
-        least, most = LEAST.get(name, 0), 1 if name in SHARES else math.inf
+        least, most = MINIMUM.get(name, 0), 1 if name in SHARES else math.inf
         if isinstance(value, (int, float)) and not (least <= value <= most and value < math.inf):  # NaN is in no range
             raise SettingsError(f"--{name} {value}: give {least} {'or more' if most > 1 else 'to 1'}")
     corpus = recipe.corpus
@@ -130,36 +123,28 @@ def checked(recipe: Recipe) -> Recipe:
     return replace(recipe, corpus=corpus, train=replace(recipe.train, lora=LORA | recipe.train.lora))
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes texts such as 1e5, which are a number to jsonargparse and none to YAML 1.1."""
-
-
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[\d._]+e[-+]?\d+$", re.I), list("-+.0123456789")
-)
-
-
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe, readable by --config."""
-    return yaml.dump(json.loads(json.dumps(asdict(recipe))), Dumper=_Dumper, sort_keys=False)
+    return yaml.safe_dump(json.loads(json.dumps(asdict(recipe))), sort_keys=False)
 
 
-def public(recipe: Recipe) -> dict[str, Any]:
+def public_settings(recipe: Recipe) -> dict[str, Any]:
     """The recipe for the artifact's header: settings that shape the encoder, and of a local path its name only."""
-    settings = json.loads(json.dumps(asdict(recipe)))
-    for name in ("run", "install", "endpoint", "device"):
-        del settings[name]
-    settings["cache"].pop("dir")
-    for group in ("student", "teacher"):
-        settings[group]["model"] = public_name(settings[group]["model"])
-    settings["teacher"]["tokenizer"] = public_name(settings["teacher"]["tokenizer"])
-    for key in ("train", "dev", "english"):
-        given = settings["corpus"][key]
-        if isinstance(given, list):
-            settings["corpus"][key] = [source | {"path": public_name(source["path"])} for source in given]
-        else:
-            settings["corpus"][key] = public_name(given)
-    return settings
+    settings = {name: value for name, value in asdict(recipe).items() if name not in LOCAL}
+    del settings["cache"]["dir"]
+    return json.loads(json.dumps(settings), object_hook=_without_folders)
+
+
+def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: public_name(value) if isinstance(value, str) else value for name, value in settings.items()}
+
+
+def public_name(model: str) -> str:
+    """A local path's last part, or the hub id: a shared file should not carry its maker's folders."""
+    if not model or not os.path.exists(model):
+        return model
+    cached = re.fullmatch(r"models--([^/]+)--([^/]+)/snapshots/[0-9a-f]{40}", "/".join(Path(model).parts[-3:]))
+    return f"{cached[1]}/{cached[2]}" if cached else Path(model).name  # of a folder in the hub's cache its id
 
 
 def require(value: str | None, flag: str, what: str) -> str:
@@ -169,53 +154,37 @@ def require(value: str | None, flag: str, what: str) -> str:
     return value
 
 
-def sources(given: list[Source] | str | None) -> list[Source]:
+def sources(setting: list[Source] | str | None) -> list[Source]:
     """A corpus setting as a list of sources. Raises SettingsError for a weight that is no share."""
-    if isinstance(given, str) and given.lstrip().startswith(("[", "{")):
-        raise SettingsError(
-            f"{given}: not a list of sources; each has a path, and may have weight, zh, en, config, split and revision"
-        )
-    found = [Source(given)] if isinstance(given, str) else given or []
-    for source in found:
+    listed = [Source(setting)] if isinstance(setting, str) else setting or []
+    for source in listed:
         if not 0 < source.weight <= 1:
-            raise SettingsError(
-                f"{source.path}: weight {source.weight:g} is no share of its rows; give 0 < weight <= 1"
-            )
-    return found
+            raise SettingsError(f"{source.path}: weight {source.weight:g}; give the share of its rows, 0 < weight <= 1")
+    return listed
 
 
 def corpus_name(corpus: CorpusSettings) -> str:
     """What the scored pairs are called in reports: file names or hub ids."""
-    names = " + ".join(str(public_name(source.path)) for source in sources(corpus.dev or corpus.train))
+    names = " + ".join(public_name(source.path) for source in sources(corpus.dev or corpus.train))
     return names if corpus.dev else f"{names} (held out)"
 
 
-def public_name(model: str | None) -> str | None:
-    """A local path's last part, or the hub id: a shared file should not carry its maker's folders."""
-    if not model or not os.path.exists(model):
-        return model
-    cached = re.fullmatch(r"models--([^/]+)--([^/]+)/snapshots/[0-9a-f]{40}", "/".join(Path(model).parts[-3:]))
-    return f"{cached[1]}/{cached[2]}" if cached else Path(model).name  # of a folder in the hub's cache its id
-
-
-def check_settings(folder: Path, settings: dict[str, Any], elsewhere: str = "--run") -> None:
-    """Write `settings` to folder/settings.json, or raise SettingsError when other ones stand there.
-
-    `elsewhere`: the flag that leads to another folder.
-    """
+def check_settings(folder: Path, settings: dict[str, Any], flag: str = "--run") -> None:
+    """Write `settings` to folder/settings.json, or raise SettingsError when it has other ones. `flag` names the folder
+    that they belong to."""
     path = folder / "settings.json"
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1, sort_keys=True))
         return
     earlier = read_json(path, f"delete {folder} and run the stage again")
-    different = [
+    changes = [
         f"{key} was {earlier.get(key)!r} and is now {settings.get(key)!r}"
         for key in sorted({*earlier, *settings})
         if earlier.get(key) != settings.get(key)
     ]
-    if different:
+    if changes:
         raise SettingsError(
-            f"{folder} was made with other settings: {'; '.join(different)}. "
-            f"Use the old settings, another {elsewhere}, or delete that folder."
+            f"{folder} was made with other settings: {'; '.join(changes)}. "
+            f"Use the old settings, another {flag}, or delete that folder."
         )

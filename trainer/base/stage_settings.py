@@ -1,4 +1,4 @@
-"""The settings of the stages beside a run's own, as `recipe.py` has those of a run."""
+"""The settings of the stages that are no part of a run; those of a run are in recipe.py."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class SweepSettings:
     """Train a grid of recipes on one cache; one table."""
 
     grid: str | None = None
-    """YAML file: `rows`, each a name with the settings that differ from the recipe (train.lr: 1.0e-3) or `config`, a
-    recipe's file beside the grid; `settings` of all rows; `seeds`, how many."""
+    """YAML file: `rows`, each a name with settings that differ from the recipe's (train.lr: 1.0e-3), or `config`, a
+    recipe beside the grid; `settings` of all rows; `seeds`, how many."""
     export: bool = False
     """Export each run's encoder."""
 
@@ -77,7 +77,7 @@ class TranslateSettings:
     """Make pairs from English captions by a translation model."""
 
     source: str | None = None
-    """English captions: whatever a corpus can be, of which one column is read, or a .txt with one caption a line."""
+    """English captions: any corpus, of which one column is read, or a .txt with one caption a line."""
     column: str = "en"
     """Column of the captions, where the source is a table."""
     out: str | None = None
@@ -85,7 +85,7 @@ class TranslateSettings:
     model: str = "Helsinki-NLP/opus-mt-en-zh"
     """Folder or hub id of a Marian, NLLB or M2M100 model that translates English into Chinese."""
     beams: int = 4
-    """Beams of the search; 1: greedy, which took a quarter of the CPU time of 4."""
+    """Beams of the search; 1 is greedy, in a quarter of the CPU time."""
     max_tokens: int = 128
     """Most tokens of a caption and of a translation. Longer captions are not translated, longer output is rejected."""
     batch: int = 64
@@ -107,15 +107,14 @@ class CompareSettings:
     checkpoint: str | None = None
     """Stable Diffusion 1.5, or a model made of it: a folder of diffusers, a hub id or a checkpoint file."""
     encoders: list[str] | str = "english"
-    """The rows: artifacts, as a list or between commas. `english` is the checkpoint's own CLIP, which is always there
-    since the figures are taken against it."""
+    """The rows: artifacts, as a list or between commas; the checkpoint's own CLIP, `english`, is always one."""
     prompts: str | None = None
-    """A .tsv or .csv with columns zh and en, and maybe paraphrase: the English in other words, which gives the figures
-    their ceiling. By default the paper's two prompts."""
+    """A .tsv or .csv with columns zh and en, and perhaps paraphrase, the English in other words, for the figures' upper
+    bound. null: the paper's two prompts."""
     out: str = "runs/compare"
-    """Folder of the pictures, the figures and the page. A picture that lies there is not painted again."""
+    """Folder of the pictures, the figures and the page. A picture that is there is not painted again."""
     seeds: list[int] | int | str = 42
-    """A number, or several as a list or between commas. Each makes the starting noise, the same for every row."""
+    """One or several, as a list or between commas, of the starting noise, the same for every row."""
     sampler: str = "DDIMScheduler"
     """A scheduler of diffusers, by the name of its class."""
     steps: int = 30
@@ -127,5 +126,4 @@ class CompareSettings:
     height: int = 512
     """Of a picture, in pixels."""
     layout: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """Folder or hub id of a diffusers pipeline of SD1.5, of which the configurations and the tokenizer are read when
-    the checkpoint is one file, which carries none."""
+    """Folder or hub id of an SD1.5 pipeline, for the configurations and tokenizer that a checkpoint file lacks."""

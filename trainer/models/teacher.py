@@ -222,7 +222,7 @@ def load_teacher(
             raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
         if not -layers - 1 <= absolute_layer(layer, part.layer) <= layers:
             raise ModelError(f"--teacher.layer {layer}: {model} has no such hidden state, it has {layers + 1}")
-    name, teacher_tokenizer = public_name(model) or model, load_tokenizer(model, tokenizer, endpoint)
+    name, teacher_tokenizer = public_name(model), load_tokenizer(model, tokenizer, endpoint)
     return Teacher(encoders, kind, teacher_tokenizer, window, layer, name)
 
 

@@ -134,7 +134,7 @@ def run(settings: CompareSettings, progress: Listener | None = None) -> dict[str
     with hold(folder, "--out"):
         sha256 = checkpoint_sha256(checkpoint)
         rows, layer = make_rows(settings, all(prompt.paraphrase for prompt in prompts), sha256)
-        common: dict[str, Any] = {"checkpoint": public_name(settings.checkpoint), "checkpoint sha256": sha256}
+        common: dict[str, Any] = {"checkpoint": public_name(str(settings.checkpoint)), "checkpoint sha256": sha256}
         common |= {"clip layer": layer, "precision": "fp16" if usable_gpu() else "fp32"}
         common |= {name: getattr(settings, name) for name in ("sampler", "steps", "guidance", "width", "height")}
         columns = [{**p._asdict(), "empty": "", "other": another(prompts, at)} for at, p in enumerate(prompts)]

@@ -15,7 +15,7 @@ from zhclip.models import kind_of, relative_layer
 from ..base.device import default_device
 from ..base.files import hold, read_json, write_text
 from ..base.recipe import CacheSettings, Recipe, SettingsError, TrainSettings
-from ..base.settings import corpus_name, parse_recipe, public, require
+from ..base.settings import corpus_name, parse_recipe, public_settings, require
 from ..base.stage_settings import EvaluateSettings
 from ..cache.builder import CacheBuilder
 from ..cache.shards import Cache
@@ -72,7 +72,7 @@ def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation
         scored,
         report=scored.report | facts,
         name=recipe.folder.resolve().name,
-        recipe=public(recipe),
+        recipe=public_settings(recipe),
         metrics=metrics.read(recipe.folder / metrics.FILE),
         corpus=summary,
     )

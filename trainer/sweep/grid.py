@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..base.errors import one_line
 from ..base.recipe import Recipe, SettingsError, TrainSettings
-from ..base.settings import load_yaml, parse, public, recipe_parser, to_recipe, to_yaml
+from ..base.settings import load_yaml, parse, public_settings, recipe_parser, to_recipe, to_yaml
 
 KEYS = {"rows", "seeds", "settings"}
 NAME = re.compile(r"(?!(cache|corpora|corpus)$)\w[\w.+-]*", re.I)  # a row's folder, beside these three
@@ -104,11 +104,11 @@ def plan_jobs(base: Recipe, grid: Grid) -> list[Job]:
 
 def cache_key(recipe: Recipe) -> str:
     """The settings that determine a corpus and its cache, as text."""
-    return repr((recipe.window, public(recipe)["cache"], recipe.corpus, recipe.student, recipe.teacher))
+    return repr((recipe.window, public_settings(recipe)["cache"], recipe.corpus, recipe.student, recipe.teacher))
 
 
 def run_settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that determine a run's figures, by dotted name."""
-    settings = public(recipe)
+    settings = public_settings(recipe)
     del settings["cache"], settings["export"], settings["train"]["save_every"]
     return flat(settings)
