@@ -13,7 +13,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..zhclip.artifact import is_artifact
-from ..zhclip.io import ArtifactError, read_header
+from ..zhclip.io import ArtifactError, open_safetensors
 
 FOLDER = "text_encoders"
 FORBIDDEN = frozenset('<>:"|?*\\')
@@ -90,6 +90,7 @@ def file_stamp(path: str) -> str:
 def has_tensors(path: str, prefixes: tuple[str, ...]) -> bool:
     """Whether a safetensors file has a tensor whose name begins with one of these; False for a damaged file."""
     try:
-        return any(name.startswith(prefixes) for name in read_header(path).entries)
-    except (ArtifactError, OSError):
+        with open_safetensors(path) as file:
+            return any(name.startswith(prefixes) for name in list(file.keys()))
+    except ArtifactError:
         return False

@@ -89,7 +89,7 @@ def collect(zhclip: Any, text: str, clip: Any, captions: str) -> Findings:
             for window in windows
         ],
         capacity=tokenizer.window - 2,
-        unknown=tokenizer.unknown_in(windows),
+        unknown=tokenizer.unknown_pieces(windows),
         scores=scores(encoder.meta),
         nearest=nearest(zhclip, text, clip or zhclip, [line for _, line in numbered_lines(captions)]),
         captions_by="the checkpoint's CLIP" if clip else "this encoder",

@@ -87,7 +87,7 @@ def count(body: Any) -> dict[str, Any]:
     return {
         "windows": [window.ids.index(tokenizer.special.end) - 1 for window in windows],
         "capacity": tokenizer.window - 2,
-        "unknown": tokenizer.unknown_in(windows),
+        "unknown": tokenizer.unknown_pieces(windows),
         "spans": [
             {"text": span.text, "language": span.language, "weight": span.weight if isfinite(span.weight) else None}
             for span in spans

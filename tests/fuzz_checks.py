@@ -116,7 +116,7 @@ def encoders(path: Path) -> tuple[Any, Any]:
 
 def try_prompt(case: Any, folder: Path) -> bool:
     """A prompt is taken, and the node's vectors are the trainer's; a refused one is refused by both."""
-    from zhclip.emphasis import runs
+    from zhclip.emphasis import weighted_spans
     from zhclip.languages import route, spans
 
     text = fuzz.grow(case)
@@ -137,7 +137,9 @@ def try_prompt(case: Any, folder: Path) -> bool:
     off = (node - mine).abs().reshape(len(windows), -1).amax(dim=1)
     for each, window in zip(off, windows):
         # Each span adds (w - 1) times the difference of two encodings, however much of it cancels in the sum.
-        assert float(each) <= ROUNDING * (1 + sum(2 * abs(run.weight - 1) for run in runs(window.weights))), float(each)
+        assert float(each) <= ROUNDING * (1 + sum(2 * abs(w - 1) for _, w in weighted_spans(window.weights))), float(
+            each
+        )
     return True
 
 

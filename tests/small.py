@@ -68,7 +68,7 @@ SPECIAL = SpecialIds(start=2, end=3, pad=0, unknown=1)
 
 def tokens(window: int = 77) -> PromptTokenizer:
     """The tokenizer of `artifact`."""
-    return PromptTokenizer.from_info(WORDPIECE, tokenizer.pack(pieces()), SPECIAL, window, "small")
+    return PromptTokenizer(WORDPIECE, tokenizer.pack(pieces()), SPECIAL, window, "small")
 
 
 def artifact(

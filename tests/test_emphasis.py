@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from tests import small
 from tests.host import in_host
 from trainer.models.student import Student
 from trainer.models.tokenizer import folding
-from zhclip.emphasis import Run, combine, rows, runs
+from zhclip.emphasis import combine, rows, weighted_spans
 from zhclip.prompt import MAX_DEPTH, MAX_WEIGHT, PromptError, Span, cut, normalise, parse, render, sections
 from zhclip.tokens import PromptTokenizer, Window
 
@@ -118,9 +117,9 @@ def test_no_weighted_span_that_fits_a_window_is_cut(pieces: list[tuple[str, bool
 def test_a_token_over_two_spans_belongs_to_the_larger_part_else_to_the_weighted() -> None:
     made = tokens()
     vocabulary = [("<unk>", 0.0), ("abc", -1.0), ("de", -1.0), *((c, -9.0) for c in "abcde")]
-    unigram = replace(made, tokenizer=Tokenizer(models.Unigram(vocabulary, unk_id=0)))
-    assert unigram.weighted_windows("a(bc:1.3)(d:0.5)e")[0].weights[:4] == [1.0, 1.3, 0.5, 1.0]
-    assert unigram.weighted_windows("ab(c:1.3)")[0].weights[:3] == [1.0, 1.0, 1.0]
+    made.tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    assert made.weighted_windows("a(bc:1.3)(d:0.5)e")[0].weights[:4] == [1.0, 1.3, 0.5, 1.0]
+    assert made.weighted_windows("ab(c:1.3)")[0].weights[:3] == [1.0, 1.0, 1.0]
 
 
 def test_a_weighted_span_moves_to_the_next_window_and_one_that_is_too_long_is_cut() -> None:
@@ -128,15 +127,16 @@ def test_a_weighted_span_moves_to_the_next_window_and_one_that_is_too_long_is_cu
     assert cut(list("\u732b" * 12), 6, [False] + [True] * 11) == [6, 12]
 
 
-def test_runs_are_neighbours_of_one_weight_and_absurd_weights_are_bounded() -> None:
-    assert runs([1, 1.2, 1.2, 1, 0, -1, 1]) == [Run(1, 3, 1.2), Run(4, 5, 0.0), Run(5, 6, -1.0)]
-    assert runs([1, math.nan, 1]) == [] and runs([1.0, math.inf, 1e9, 1.0]) == [Run(1, 3, MAX_WEIGHT)]
-    assert runs([-math.inf]) == [Run(0, 1, -MAX_WEIGHT)]
+def test_weighted_spans_are_neighbours_of_one_weight_and_absurd_weights_are_bounded() -> None:
+    spans = [(range(1, 3), 1.2), (range(4, 5), 0.0), (range(5, 6), -1.0)]
+    assert weighted_spans([1, 1.2, 1.2, 1, 0, -1, 1]) == spans
+    assert weighted_spans([1, math.nan, 1]) == []
+    assert weighted_spans([1.0, math.inf, 1e9, -math.inf]) == [(range(1, 3), MAX_WEIGHT), (range(3, 4), -MAX_WEIGHT)]
 
 
 def test_the_formula() -> None:
     windows = [Window([2, 7, 8, 9, 3], [1, 1.5, 1, 0.0, 1]), Window([2, 7, 8, 9, 3], [1.0] * 5)]
-    assert [row.hidden for row in rows(windows)] == [range(0), range(0), range(1, 2), range(3, 4)]
+    assert [hidden for _, hidden in rows(windows)] == [range(0), range(0), range(1, 2), range(3, 4)]
     z = torch.randn(4, 5, 6)
     out = combine(z, windows)
     torch.testing.assert_close(out[0], z[0] + 0.5 * (z[0] - z[2]) - (z[0] - z[3]))
@@ -157,12 +157,11 @@ def test_rare_characters_are_folded_and_known_ones_are_not() -> None:
     plain = tokens()
     table = folding(plain)
     book = "\u66f8"  # traditional, not in the tests' vocabulary; its simplified form is
-    assert plain.unknown(book) == [book] and table[book] == "\u4e66"
-    folded = tokens(folding=table)
-    assert folded.unknown(book) == [] and folded.ids(book) == folded.ids("\u4e66")
-    assert all(plain.unknown(rare) and not plain.unknown(known) for rare, known in table.items()) and len(table) > 20
+    assert plain.ids(book) == [plain.special.unknown] and table[book] == "\u4e66" and len(table) > 20
+    assert tokens(folding=table).ids(book) == plain.ids("\u4e66") != plain.ids(book)
+    assert not any(plain.special.unknown in plain.ids(known) for known in table.values())
 
 
 def test_what_became_unknown_is_told_once_and_in_order() -> None:
-    assert tokens().unknown("\U0001f6f8 cat (\u9f98:1.2) \U0001f6f8") == ["\U0001f6f8", "\u9f98"]
-    assert tokens().unknown("red cat") == []
+    for text, pieces in (("\U0001f6f8 cat (\u9f98:1.2) \U0001f6f8", ["\U0001f6f8", "\u9f98"]), ("red cat", [])):
+        assert tokens().unknown_pieces(tokens().weighted_windows(text)) == pieces

@@ -53,10 +53,10 @@ def by_arithmetic(created: fmt.Artifact, prompts: list[str]) -> tuple[list[torch
     for text in prompts:
         windows = tokens.weighted_windows(text)
         batch = rows(windows)
-        ids = torch.tensor([row.ids for row in batch])
+        ids = torch.tensor([ids for ids, _ in batch])
         mask = tokens.key_mask(ids).long()
-        for at, row in enumerate(batch):
-            mask[at, list(row.hidden)] = 0
+        for at, (_, hidden) in enumerate(batch):
+            mask[at, list(hidden)] = 0
         states = bert(input_ids=ids, attention_mask=mask).last_hidden_state
         empty = tokens.is_empty(ids)
         conds.append(combine(structure.apply(states, empty), windows).flatten(0, 1))

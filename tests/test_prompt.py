@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,7 +97,8 @@ def test_special_tokens_typed_in_a_prompt_are_text() -> None:
 
 
 def test_masks_reach_to_the_first_end_even_where_padding_is_the_end() -> None:
-    made = dataclasses.replace(tokens(6), special=SpecialIds(2, 3, 3, 1))
+    made = tokens(6)
+    made.special = SpecialIds(2, 3, 3, 1)
     ids = torch.tensor([made.frame([9, 8]), made.frame([])])
     assert made.key_mask(ids).tolist() == [[True] * 4 + [False] * 2, [True] * 2 + [False] * 4]
     assert made.is_empty(ids).tolist() == [False, True]

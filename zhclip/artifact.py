@@ -21,24 +21,17 @@ Metadata is JSON under the header's key `zhclip` (schema.py). A tensor that it d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from .io import (
-    HEADER_LIMIT,
-    DamagedArtifactError,
-    NotAnArtifactError,
-    read_header,
-    read_tensors,
-    save_tensors,
-)
+from .io import DamagedArtifactError, NotAnArtifactError, open_safetensors, save_tensors
 from .schema import Dimensions, Meta, parse
 from .tokenizer import build
 
 HEADER_KEY = "zhclip"
+HEADER_LIMIT = 100_000_000  # bytes, safetensors' own limit
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 ANY = -1  # a size that the metadata does not give
 Shapes = dict[str, tuple[int, ...]]
@@ -67,23 +60,14 @@ GROUPS = ("bert", "tokenizer", "structure", "pooled", "skip")
 
 def bert_shapes(d: Dimensions) -> Shapes:
     """Names and shapes of a BertModel's tensors without its pooler, in transformers' naming."""
-    shapes: Shapes = {
-        "embeddings.word_embeddings.weight": (d.vocabulary, d.width),
-        "embeddings.position_embeddings.weight": (d.positions, d.width),
-        "embeddings.token_type_embeddings.weight": (d.types, d.width),
-    }
-    sizes = {
-        "attention.self.query": (d.width, d.width),
-        "attention.self.key": (d.width, d.width),
-        "attention.self.value": (d.width, d.width),
-        "attention.output.dense": (d.width, d.width),
-        "intermediate.dense": (d.intermediate, d.width),
-        "output.dense": (d.width, d.intermediate),
-        "attention.output.LayerNorm": (d.width,),
-        "output.LayerNorm": (d.width,),
-    }
+    square = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+    sizes: Shapes = dict.fromkeys(square, (d.width, d.width))
+    sizes |= {"intermediate.dense": (d.intermediate, d.width), "output.dense": (d.width, d.intermediate)}
+    sizes |= dict.fromkeys(("attention.output.LayerNorm", "output.LayerNorm"), (d.width,))
     modules: Shapes = {"embeddings.LayerNorm": (d.width,)}
     modules |= {f"encoder.layer.{layer}.{name}": size for layer in range(d.layers) for name, size in sizes.items()}
+    embeddings = {"word": d.vocabulary, "position": d.positions, "token_type": d.types}
+    shapes: Shapes = {f"embeddings.{name}_embeddings.weight": (rows, d.width) for name, rows in embeddings.items()}
     for name, size in modules.items():
         shapes |= {f"{name}.weight": size, f"{name}.bias": size[:1]}
     return shapes
@@ -99,14 +83,15 @@ def expected_shapes(meta: Meta, names: Iterable[str] = ()) -> tuple[Shapes, set[
     shapes |= {"tokenizer.charsmap": (ANY,)} if scored and meta.tokenizer.normalizer == "precompiled" else {}
     required = set(shapes)
     groups = {"structure": (meta.teacher.width, meta.window, len(meta.parts))}
-    groups |= {"skip": groups["structure"]} if len(meta.parts) == 1 else {}
-    groups |= {"pooled": (meta.pooled, 1, 1)} if meta.pooled else {}
+    if len(meta.parts) == 1 and any(name.startswith("skip.") for name in names):
+        groups["skip"] = groups["structure"]
+    if meta.pooled:
+        groups["pooled"] = meta.pooled, 1, 1
     for group, (width, window, parts) in groups.items():
         own: Shapes = {"proj_weight": (width, student), "proj_bias": (window, width), "empty": (window, width)}
         own |= {"norms": (window, parts), "position0": (width,), "mean": (width,), "std": (width,)}
         shapes |= {f"{group}.{name}": shape for name, shape in own.items()}
-        has_group = group != "skip" or any(name.startswith("skip.") for name in names)
-        if group == "pooled" or (has_group and width != student):
+        if group == "pooled" or width != student:
             required.add(f"{group}.proj_weight")
     shapes.pop("pooled.position0", None)
     if meta.position0 == "stored":
@@ -131,9 +116,9 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 
     Raises ArtifactError, of the class that says why (io.py).
     """
-    read_meta(path)  # refuses another kind of file before its gigabytes are read
-    metadata, tensors = read_tensors(path)
-    meta = _parse(path, metadata)
+    with open_safetensors(path) as file:
+        meta = _parse(path, file.metadata())
+        tensors = {name: file.get_tensor(name).clone() for name in list(file.keys())}
     check_tensors(path, meta, tensors)
     groups: dict[str, Tensors] = {group: {} for group in GROUPS}
     for name, tensor in tensors.items():
@@ -144,13 +129,16 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 
 def read_meta(path: str | os.PathLike[str]) -> Meta:
     """Read the metadata alone, without any tensor. Raises as `load` does."""
-    return _parse(path, read_header(path).metadata)
+    with open_safetensors(path) as file:
+        return _parse(path, file.metadata())
 
 
 def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Meta, Tensors]:
     """Read the metadata and the tokenizer's tensors alone. Raises as `load` does."""
-    meta = read_meta(path)
-    return meta, {name[len("tokenizer.") :]: t for name, t in read_tensors(path, "tokenizer.")[1].items()}
+    with open_safetensors(path) as file:
+        names = [name for name in list(file.keys()) if name.startswith("tokenizer.")]
+        tensors = {name.removeprefix("tokenizer."): file.get_tensor(name).clone() for name in names}
+        return _parse(path, file.metadata()), tensors
 
 
 def is_artifact(path: str | os.PathLike[str]) -> bool:
@@ -162,9 +150,9 @@ def is_artifact(path: str | os.PathLike[str]) -> bool:
         return size <= HEADER_LIMIT and f'"{HEADER_KEY}":'.encode() in file.read(size)
 
 
-def _parse(path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> Meta:
-    text = metadata.get(HEADER_KEY)
-    if not isinstance(text, str):
+def _parse(path: str | os.PathLike[str], metadata: dict[str, str] | None) -> Meta:
+    text = (metadata or {}).get(HEADER_KEY)
+    if text is None:
         raise NotAnArtifactError(
             path,
             "a safetensors file without ZhCLIP metadata (a checkpoint, a LoRA or another model)",
@@ -178,19 +166,18 @@ def check_tensors(path: str | os.PathLike[str], meta: Meta, tensors: Tensors) ->
     """Refuse tensors that do not fit the metadata: missing, unknown, of another shape or dtype, or not finite. Raises
     DamagedArtifactError."""
     shapes, required = expected_shapes(meta, tensors)
-    missing, unknown = sorted(required - set(tensors)), sorted(set(tensors) - set(shapes))
-    if missing:
-        raise _damaged(path, f"no tensor {missing[0]} ({len(missing)} missing)", "every tensor of its metadata")
-    if unknown:
-        raise _damaged(path, f"unknown tensor {unknown[0][:200]}", "the tensors that its metadata names")
+    for name in sorted(required - set(tensors)):
+        raise _damaged(path, f"no tensor {name}", "every tensor of its metadata")
     for name, tensor in tensors.items():
-        shape, texts = shapes[name], name in ("tokenizer.vocabulary", "tokenizer.charsmap")
+        shape, is_text = shapes.get(name), name in ("tokenizer.vocabulary", "tokenizer.charsmap")
+        if shape is None:
+            raise _damaged(path, f"unknown tensor {name[:200]}", "the tensors that its metadata names")
         if len(shape) != tensor.dim() or any(size not in (ANY, own) for size, own in zip(shape, tensor.shape)):
-            raise _damaged(path, f"{name} of shape {tuple(tensor.shape)}", f"{shape} by its metadata")
-        if tensor.dtype not in ((torch.uint8,) if texts else FLOATS):
-            raise _damaged(path, f"{name} of {tensor.dtype}", "uint8" if texts else "float16, bfloat16 or float32")
+            raise _damaged(path, f"{name} of shape {tuple(tensor.shape)[:8]}", f"{shape} by its metadata")
+        if tensor.dtype not in ((torch.uint8,) if is_text else FLOATS):
+            raise _damaged(path, f"{name} of {tensor.dtype}", "uint8" if is_text else "float16, bfloat16 or float32")
         # A sum is not finite where a value is not, and takes a third of aminmax's time. It may overflow by itself.
-        if not texts and not tensor.sum(dim=-1).isfinite().all() and not tensor.isfinite().all():
+        if not is_text and not tensor.sum(dim=-1).isfinite().all() and not tensor.isfinite().all():
             raise _damaged(path, f"{name} with NaN or infinity", "finite numbers")
     for group in ("structure", "pooled", "skip"):
         std = tensors.get(f"{group}.std")

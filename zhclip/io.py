@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 
-HEADER_LIMIT = 100_000_000  # bytes, safetensors' own limit
-DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "U8": torch.uint8}
 OBJECT_FILES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
 
 
@@ -38,100 +34,29 @@ class DamagedArtifactError(ArtifactError):
 
 
 class VersionError(ArtifactError):
-    """A format version, tensor or metadata key that this code does not know."""
-
-
-class Header(NamedTuple):
-    """A file's header: its metadata, its tensors' entries by name as JSON, and the byte at which the data begins."""
-
-    metadata: dict[str, Any]
-    entries: dict[str, Any]
-    start: int
-
-
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """The header alone, without any tensor. Raises ArtifactError, NotAnArtifactError or DamagedArtifactError."""
-    with _open(path) as file:
-        return _header(path, file)
-
-
-def read_tensors(path: str | os.PathLike[str], prefix: str = "") -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Metadata, and the tensors whose names begin with `prefix`, in the file's dtypes. Raises as `read_header`.
-
-    Each tensor is read into memory of its own. Mapping the file would not copy less once the tensors are used, and
-    touching a mapped file that was cut short ends the process.
-    """
-    with _open(path) as file:
-        header = _header(path, file)
-        wanted = {name: entry for name, entry in header.entries.items() if name.startswith(prefix)}
-        return header.metadata, {name: _tensor(path, file, header, name) for name in wanted}
+    """A format version that this code does not know."""
 
 
 @contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
+def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """`safetensors.safe_open` for torch, with its errors inside the block as ArtifactError, NotAnArtifactError or
+    DamagedArtifactError. Its tensors are views of the mapped file: clone those that outlive the block, since touching
+    a mapped file that was cut short ends the process."""
+    cure = "Export the encoder again, or look for its safetensors file."
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as raw:
+            if raw.read(2) in OBJECT_FILES:
+                found = "a file of Python objects (.pt, .bin, .ckpt), which can run code"
+                raise NotAnArtifactError(path, found, "a safetensors file", cure)
+        with safe_open(path, "pt") as file:
             yield file
     except OSError as error:
-        found = f"a file that cannot be read ({error.strerror})"
+        found = f"a file that cannot be read ({error.strerror or error})"
         raise ArtifactError(path, found, "a safetensors file", "Check the path.") from error
-
-
-def _header(path: str | os.PathLike[str], file: BufferedReader) -> Header:
-    start = file.read(8)
-    if start[:2] in OBJECT_FILES:
-        raise NotAnArtifactError(
-            path,
-            "a file of Python objects (.pt, .bin, .ckpt), which can run code",
-            "a safetensors file",
-            "Export the encoder again, or look for its safetensors file.",
-        )
-    length, size = int.from_bytes(start, "little"), os.fstat(file.fileno()).st_size
-    if not 2 <= length <= min(HEADER_LIMIT, size - 8):
-        raise _unreadable(path, "its header is not whole")
-    try:
-        entries = json.loads(file.read(length).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(path, f"its header is no JSON, {str(error)[:80]}") from error
-    metadata = entries.pop("__metadata__", {}) if type(entries) is dict else None
-    if type(metadata) is not dict or not all(type(entry) is dict for entry in entries.values()):
-        raise _unreadable(path, "its header is no JSON object of objects")
-    _check_offsets(path, entries, size - 8 - length)
-    return Header(metadata, entries, 8 + length)
-
-
-def _check_offsets(path: str | os.PathLike[str], entries: dict[str, Any], size: int) -> None:
-    """Refuse tensors that do not fill the data of `size` bytes one after another, as in a truncated file."""
-    offsets = [entry.get("data_offsets") for entry in entries.values()]
-    if not all(type(each) is list and [type(at) for at in each] == [int, int] for each in offsets):
-        raise _unreadable(path, "a tensor has no offsets")
-    bounds = [0, *itertools.chain(*sorted(offsets)), size]
-    if bounds[::2] != bounds[1::2] or bounds != sorted(bounds):
-        raise _unreadable(path, "its tensors overlap, leave a gap or end elsewhere than the file")
-
-
-def _tensor(path: str | os.PathLike[str], file: BufferedReader, header: Header, name: str) -> torch.Tensor:
-    entry = header.entries[name]
-    begin, end = entry["data_offsets"]
-    dtype, shape = DTYPES.get(str(entry.get("dtype"))), entry.get("shape")
-    if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 8:
-        raise _unreadable(path, f"{name[:80]!a} has no shape")
-    if dtype is None or math.prod(shape) * dtype.itemsize != end - begin:
-        raise _unreadable(path, f"{name[:80]!a} has another dtype than {', '.join(DTYPES)}, or another size")
-    data = torch.empty(end - begin, dtype=torch.uint8)
-    file.seek(header.start + begin)
-    if file.readinto(data.numpy().data) != len(data):
-        raise _unreadable(path, "it became shorter while it was read")
-    return data.view(dtype).reshape(shape)
-
-
-def _unreadable(path: str | os.PathLike[str], reason: str) -> DamagedArtifactError:
-    return DamagedArtifactError(
-        path,
-        f"a file that safetensors cannot read ({reason})",
-        "a whole safetensors file",
-        "It may be truncated: copy or download it again.",
-    )
+    except (SafetensorError, AttributeError, RuntimeError) as error:  # torch knows fewer dtypes and dimensions
+        found = f"a file that safetensors cannot read ({ascii(str(error)[:80])[1:-1]})"
+        cure = "It may be truncated: copy or download it again."
+        raise DamagedArtifactError(path, found, "a whole safetensors file", cure) from error
 
 
 @contextmanager

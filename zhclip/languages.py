@@ -21,12 +21,11 @@ The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's
    prompt without any letter is the aligned encoder's.
 6. Weights stay with each piece of text, so a weighted span of two languages is weighted in both encoders.
 7. Where one language's text was taken out, the other's is joined by a comma, unless punctuation stands there or it is
-   one Chinese clause; commas and semicolons at either end go. A prompt of one language is left as typed.
+   one Chinese clause; commas and semicolons at either end go.
 
 Of each section, the aligned encoder then reads all its text together, so that a sentence keeps its context, and CLIP
-all of its own. The order of the outputs means nothing to the U-Net: cross-attention is a softmax-weighted sum over keys
-without positions, the same for any order of the keys. So nothing is cut for the sake of order, and no more windows are
-made than the two languages need.
+all of its own. The order of the outputs means nothing to the UNet: cross-attention is a softmax-weighted sum over keys
+without positions, the same for any order of the keys.
 """
 
 from __future__ import annotations
@@ -41,14 +40,12 @@ from typing import NamedTuple
 from .clauses import Clause, Unit, clauses
 from .prompt import Span, bounded, check_length, normalise, parse, render, split_at_breaks, strip, strip_end, tidy
 
-# ComfyUI knows an embedding's name at the beginning of a weighted stretch or after white space, and nowhere else.
+# ComfyUI recognises an embedding at the beginning of a weighted span or after white space, and nowhere else.
 GLUED_EMBEDDING = re.compile(r"(?<=[^A-Za-z0-9_\s])(?=embedding:)")
-# Without a name, it ends ComfyUI's tokenizer with an IndexError.
-NAMELESS_EMBEDDING = re.compile(r"embedding:(?=\s*$|\s+embedding:)")
 
 
 class Segment(NamedTuple):
-    """What one encoder reads together: "zh" or "en", and the text in prompt syntax."""
+    """Text that one encoder reads together: "zh" or "en", and the text in prompt syntax."""
 
     language: str
     prompt: str
@@ -64,11 +61,11 @@ class LanguageSpan(NamedTuple):
 
 @dataclass
 class Piece:
-    """A stretch of a section in one language, "" until the clauses around it decide; which clause, and its spans."""
+    """A span of a section, its language, "" until the clauses around it decide, and the number of its clause."""
 
+    span: Span
     language: str
     clause: int
-    spans: list[Span]
 
 
 Section = tuple[list[Piece], list[Span]]  # between two BREAKs, and the BREAK that ends it
@@ -78,22 +75,14 @@ def route(text: str) -> list[Segment]:
     """A prompt as typed -> what each encoder reads, section after section, the aligned encoder first. Never empty.
 
     A prompt of one language is returned as typed, so that its encoder reads what it would read by the stock node;
-    English with BREAK, with characters beyond ASCII, with an absurd weight or with an `embedding:` without a name is
-    not: CLIP knows the first two otherwise or not at all, answers the third with infinities, and fails at the last.
-    Raises PromptError.
+    English with BREAK or with characters beyond ASCII is not, which CLIP reads otherwise. Raises PromptError.
     """
     sections = _sections(text)
     languages = {piece.language for pieces, _ in sections for piece in pieces} or {"zh"}
-    if languages == {"zh"} or (languages == {"en"} and len(sections) == 1 and _is_plain(text)):
+    if languages == {"zh"} or (languages == {"en"} and len(sections) == 1 and text.isascii()):
         return [Segment(languages.pop(), text)]
     both = [Segment(language, _prompt(pieces, language)) for pieces, _ in sections for language in ("zh", "en")]
     return [segment for segment in both if segment.prompt]
-
-
-def _is_plain(text: str) -> bool:
-    return text.isascii() and all(
-        bounded(span.weight) == span.weight and not NAMELESS_EMBEDDING.search(span.text) for span in parse(text)
-    )
 
 
 def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
@@ -102,14 +91,15 @@ def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
     The texts joined are the spans of `parse(normalise(text))` joined. `bilingual` says whether there is a CLIP that
     reads the English; else all is the aligned encoder's. Raises PromptError.
     """
-    flat: list[LanguageSpan] = []
+    flat: list[tuple[Span, str]] = []
     for pieces, ending in _sections(text):
-        for piece in pieces:
-            language = piece.language if bilingual else "zh"
-            flat += [LanguageSpan(span.text.replace("\n", " "), language, span.weight) for span in piece.spans]
-        flat += [LanguageSpan(span.text, "break", span.weight) for span in ending]
-    groups = itertools.groupby(flat, key=lambda span: span[1:])
-    return [LanguageSpan("".join(span.text for span in group), *key) for key, group in groups]
+        flat += [(piece.span, piece.language if bilingual else "zh") for piece in pieces]
+        flat += [(span, "break") for span in ending]
+    groups = itertools.groupby(flat, key=lambda each: (each[1], each[0].weight))
+    return [
+        LanguageSpan("".join(span.text for span, _ in group).replace("\n", " "), language, weight)
+        for (language, weight), group in groups
+    ]
 
 
 def _sections(text: str) -> list[Section]:
@@ -119,50 +109,48 @@ def _sections(text: str) -> list[Section]:
     lines = "\n".join(filter(None, map(normalise, text.splitlines())))
     sections = [(_pieces(section), ending) for section, ending in split_at_breaks(parse(lines))]
     for pieces, _ in sections:
-        _settle(pieces)
-    _settle([piece for pieces, _ in sections for piece in pieces], "zh")
+        _fill_languages(pieces)
+    _fill_languages([piece for pieces, _ in sections for piece in pieces], "zh")
     return sections
 
 
-def _settle(pieces: list[Piece], otherwise: str = "") -> None:
+def _fill_languages(pieces: list[Piece], default: str = "") -> None:
     """Give a piece without letters the language before it, the first ones the next."""
-    language = next((piece.language for piece in pieces if piece.language), otherwise)
+    language = next((piece.language for piece in pieces if piece.language), default)
     for piece in pieces:
         language = piece.language = piece.language or language
 
 
 def _pieces(section: list[Span]) -> list[Piece]:
     plain = "".join(span.text for span in section)
-    owners = [at for at, span in enumerate(section) for _ in span.text]
+    weights = [span.weight for span in section for _ in span.text]
     out = []
     for number, clause in enumerate(clauses(plain)):
-        for begin, end, language in _divided(plain, clause):
-            groups = itertools.groupby(range(begin, end), key=owners.__getitem__)
-            own = [Span("".join(plain[at] for at in group), section[owner].weight) for owner, group in groups]
-            if own:
-                out.append(Piece(language, number, own))
+        for begin, end, language in _split_by_language(plain, clause):
+            for weight, group in itertools.groupby(range(begin, end), key=weights.__getitem__):
+                out.append(Piece(Span("".join(plain[at] for at in group), weight), language, number))
     return out
 
 
-def _divided(plain: str, clause: Clause) -> Iterator[tuple[int, int, str]]:
+def _split_by_language(plain: str, clause: Clause) -> Iterator[tuple[int, int, str]]:
     """A clause's stretches of one language: (begin, end, language)."""
     begin, units = clause.begin, clause.units
     languages = _languages(units)
-    for before, after, one, other in zip(units, units[1:], languages, languages[1:]):
-        if one != other:
+    for before, after, first, second in zip(units, units[1:], languages, languages[1:]):
+        if first != second:
             border = _opening(plain, clause.begin, before.end, after.begin)
-            yield begin, border, one
+            yield begin, border, first
             begin = border
     yield begin, clause.end, languages[-1] if languages else ""
 
 
 def _languages(units: list[Unit]) -> list[str]:
     """The language of each unit of one clause."""
-    alone = all(unit.kind != "other" for unit in units)
+    only_latin = all(unit.kind != "other" for unit in units)
     out: list[str] = []
     for kind, group in itertools.groupby(units, key=lambda unit: "word" if unit.kind == "trigger" else unit.kind):
         run = list(group)
-        english = kind != "other" and (alone or kind == "atom" or len(run) > 1 or run[0].kind == "trigger")
+        english = only_latin or kind == "atom" or (kind == "word" and (len(run) > 1 or run[0].kind == "trigger"))
         out += ["en" if english else "zh"] * len(run)
     return out
 
@@ -182,29 +170,25 @@ def _opening(plain: str, begin: int, stop: int, start: int) -> int:
 def _prompt(pieces: list[Piece], language: str) -> str:
     """One section's text of one language in prompt syntax, or "" where it has none."""
     out: list[Span] = []
-    last = -1
-    for at, piece in enumerate(pieces):
-        if piece.language != language:
-            continue
-        if out and at > last + 1:
+    own = [(number, piece) for number, piece in enumerate(pieces) if piece.language == language]
+    for (last, before), (number, piece) in zip([own[0], *own] if own else [], own):
+        if number > last + 1:
             out = strip_end(out, " \n")
-            out += _bridge(out, piece.spans, language, pieces[last].clause == piece.clause)
-        out += piece.spans
-        last = at
+            out.append(Span(_joint(out, piece.span.text, language, before.clause == piece.clause), 1.0))
+        out.append(piece.span)
     flat = tidy(strip([Span(span.text.replace("\n", " "), span.weight) for span in out], " ,;"))
     if language == "en":
-        spaced = [Span(GLUED_EMBEDDING.sub(" ", span.text), span.weight) for span in flat]
-        flat = [Span(NAMELESS_EMBEDDING.sub("embedding", span.text), bounded(span.weight)) for span in spaced]
+        flat = [Span(GLUED_EMBEDDING.sub(" ", span.text), bounded(span.weight)) for span in flat]
     return render(flat)
 
 
-def _bridge(before: list[Span], after: list[Span], language: str, inside: bool) -> list[Span]:
+def _joint(before: list[Span], after: str, language: str, same_clause: bool) -> str:
     """What stands where the other language's text was taken out: a comma between clauses and between English runs,
-    unless punctuation is there; `inside` a Chinese clause, nothing but a space between Latin words."""
-    left, right = before[-1].text[-1:] if before else "", after[0].text[:1]
-    if language == "zh" and inside:
+    unless punctuation is there; inside a Chinese clause, nothing but a space between Latin words."""
+    left = before[-1].text[-1:] if before else ""
+    if language == "zh" and same_clause:
         # A backslash before a weighted span's bracket would take the bracket's meaning.
-        return [Span(" ", 1.0)] if left == "\\" or (left.isascii() and right.isascii()) else []
+        return " " if left == "\\" or (left.isascii() and after[:1].isascii()) else ""
     if not left or left in ",;.!?:":
-        return [Span(" ", 1.0)] if language == "en" else []
-    return [Span(", ", 1.0)]
+        return " " if language == "en" else ""
+    return ", "

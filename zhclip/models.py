@@ -50,10 +50,7 @@ KINDS = (SD15, SDXL)
 
 def kind_of(keys: tuple[str, ...]) -> CheckpointKind:
     """The kind whose tokens have these names. Raises KeyError."""
-    for kind in KINDS:
-        if kind.keys == keys:
-            return kind
-    raise KeyError(keys)
+    return {kind.keys: kind for kind in KINDS}[keys]
 
 
 def absolute_layer(layer: int, target: int) -> int:

@@ -88,9 +88,7 @@ def batches(
     whole, short = ordered[::whole_every], [pair for at, pair in enumerate(ordered) if at % whole_every]
     out = []
     while short:
-        size = max(1, tokens // short[0].length)
-        while size > 1 and size * short[:size][-1].length > tokens:
-            size -= 1
+        size = max(1, sum(number * pair.length <= tokens for number, pair in enumerate(short, 1)))
         out.append(_batch(short[:size], short[:size][-1].length, torch.zeros(window)))
         short = short[size:]
     padding = _padded(ordered, window) / _padded(whole, window).clamp_min(1)

@@ -175,50 +175,43 @@ def sections(text: str) -> list[list[Span]]:
 
 def render(spans: Iterable[Span]) -> str:
     """Spans -> prompt syntax that `parse` reads as the same spans."""
-    return "".join(map(_render, spans))
-
-
-def _render(span: Span) -> str:
-    text = span.text.replace("(", "\\(").replace(")", "\\)")
-    return text if span.weight == 1.0 else f"({text}:{span.weight!r})"
+    texts = ((span.text.replace("(", "\\(").replace(")", "\\)"), span.weight) for span in spans)
+    return "".join(text if weight == 1.0 else f"({text}:{weight!r})" for text, weight in texts)
 
 
 def cut(pieces: list[str], size: int, joined: list[bool] | None = None) -> list[int]:
-    """Where to cut a long prompt into windows.
+    """The end index of each window of a long prompt, the last equal to len(pieces); an empty one is one empty window.
 
     `pieces` are the texts that the tokens cover, in order; `size` is the number of tokens that a window holds between
-    its start and its end; `joined[i]` says that token i belongs to the weighted span of the token before it. Returns
-    the end index of each window, the last equal to len(pieces); an empty prompt is one empty window. A cut falls after
-    the last punctuation of the second half of a window, else before the last token that begins a word, else after
-    `size` tokens; inside a weighted span only when that is longer than a window. Raises ValueError for a size below 1.
+    its start and its end; `joined[i]` says that token i belongs to the weighted span of the token before it. A cut
+    falls after the last punctuation of the second half of a window, else before the last token that begins a word,
+    else after `size` tokens; inside a weighted span only when that is longer than a window. Raises ValueError for a
+    size below 1.
     """
     if size < 1:
         raise ValueError(f"A window of {size} tokens holds no prompt.")
     ends: list[int] = []
     begin = 0
     while len(pieces) - begin > size:
-        begin = _cut_one(pieces, begin, begin + size, joined)
+        begin = _cut_one(pieces, begin, begin + size, joined or [False] * len(pieces))
         ends.append(begin)
     return [*ends, len(pieces)]
 
 
-def _cut_one(pieces: list[str], begin: int, limit: int, joined: list[bool] | None) -> int:
+def _cut_one(pieces: list[str], begin: int, limit: int, joined: list[bool]) -> int:
     half = begin + (limit - begin + 1) // 2
-    free = [end for end in range(limit, begin, -1) if not (joined and joined[end])]
-    for end in free:
-        if end > half and pieces[end - 1].strip() in CLAUSE_ENDS:
-            return end
-    for end in free:
-        if end > half and _begins_word(pieces, end):
-            return end
-    if not joined or not joined[limit]:
-        return limit
+    free = [end for end in range(limit, begin, -1) if not joined[end]]
+    late = [end for end in free if end > half]
+    clauses = [end for end in late if pieces[end - 1].strip() in CLAUSE_ENDS]
+    best = clauses or [end for end in late if _begins_word(pieces, end)]
+    if best or not joined[limit]:
+        return best[0] if best else limit
     if free:
         # The whole span goes to the next window, if it fits in one.
         longest = free[0] + limit - begin
         if longest >= len(pieces) or not all(joined[limit : longest + 1]):
             return free[0]
-    return _cut_one(pieces, begin, limit, None)
+    return _cut_one(pieces, begin, limit, [False] * len(pieces))
 
 
 def _begins_word(pieces: list[str], at: int) -> bool:

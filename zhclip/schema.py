@@ -15,14 +15,10 @@ from .io import DamagedArtifactError, VersionError
 from .models import KINDS
 
 FORMAT_VERSION = 1
-MAX_PARTS = 4
 MAX_NESTING = 32  # levels of report and recipe, of which the trainer writes six
 MAX_TEXT = 10_000  # characters of a name or a licence
-JSON_NAMES = dict(
-    int="an integer", bool="true or false", str="a text", float="a number", dict="an object", list="a list"
-)
-# Figures of a report that the nodes and the model card read, and how deeply they are nested.
 MAX_FIGURE = 1e300
+# Figures of a report that the nodes and the model card read, and how deeply they are nested.
 REPORT_FIGURES = {"loss": 1, "baselines": 2, "retrieval": 2, "baselines_retrieval": 3}
 
 
@@ -159,17 +155,19 @@ def parse(path: str | os.PathLike[str], text: str) -> Meta:
     cure = "Update ZhCLIP, or export the file again."
     try:
         raw = json.loads(text)
-        version = raw.pop("format_version", None) if type(raw) is dict else None
-    except (ValueError, RecursionError) as error:
-        raise DamagedArtifactError(path, f"metadata that is no JSON ({_short(error)})", "JSON", cure) from error
-    if type(raw) is dict and (type(version) is not int or version != FORMAT_VERSION):
-        raise VersionError(path, f"format version {_short(version)}", f"version {FORMAT_VERSION}", cure)
-    try:
+        version = raw.pop("format_version", None) if type(raw) is dict else FORMAT_VERSION
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise VersionError(path, f"format version {_short(version)}", f"version {FORMAT_VERSION}", cure)
         meta = from_json(Meta, raw, "metadata")
-        _check_meta(meta)
+        _check_consistency(meta)
+        _check_report(meta)
+    except VersionError:
+        raise
     except _Invalid as error:
         found, expected = error.args
         raise DamagedArtifactError(path, found, expected, cure) from None
+    except (ValueError, RecursionError) as error:
+        raise DamagedArtifactError(path, f"metadata that is no JSON ({_short(error)})", "JSON", cure) from error
     return meta
 
 
@@ -180,9 +178,9 @@ def from_json(hint: Any, value: Any, name: str) -> Any:
     if get_origin(hint) is Annotated:
         hint, limits = get_args(hint)
     kind: Any = get_origin(hint) or hint
-    wanted = dict if is_dataclass(kind) else {tuple: list, Literal: str}.get(kind, kind)
-    if type(value) is not wanted and (wanted, type(value)) != (float, int):
-        raise _Invalid(f"{name} that is {_type(value)}", JSON_NAMES[wanted.__name__])
+    json_type = dict if is_dataclass(kind) else {tuple: list, Literal: str}.get(kind, kind)
+    if type(value) is not json_type and (json_type, type(value)) != (float, int):
+        raise _Invalid(f"{name} of type {type(value).__name__}", json_type.__name__)
     if is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
         wrong = sorted(set(value) ^ set(hints))
@@ -190,8 +188,6 @@ def from_json(hint: Any, value: Any, name: str) -> Any:
             raise _Invalid(f"{name} {'without' if wrong[0] in hints else 'with'} {_short(wrong[0])}", ", ".join(hints))
         return kind(**{key: from_json(hint, value[key], f"{name}.{key}") for key, hint in hints.items()})  # type: ignore[operator]
     if kind is tuple:
-        if not 1 <= len(value) <= MAX_PARTS:
-            raise _Invalid(f"{name} of {len(value)} entries", f"1 to {MAX_PARTS}")
         return tuple(from_json(get_args(hint)[0], each, name) for each in value)
     if kind is Literal and value not in get_args(hint):
         raise _Invalid(f"{name} {_short(value)}", " or ".join(get_args(hint)))
@@ -202,9 +198,9 @@ def from_json(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
-def _check_meta(meta: Meta) -> None:
+def _check_consistency(meta: Meta) -> None:
     """Check values against each other. Raises _Invalid."""
-    d, special, width = meta.dimensions, meta.special_ids, sum(meta.widths)
+    d, special = meta.dimensions, meta.special_ids
     kind = next((kind for kind in KINDS if kind.keys == meta.keys), None)
     folded = [*meta.folding, *meta.folding.values()]
     for valid, found, expected in (
@@ -212,29 +208,26 @@ def _check_meta(meta: Meta) -> None:
         (special.end not in (special.start, special.unknown), f"{special}", "an end of its own"),
         (meta.window <= d.positions, f"window {meta.window}", f"at most {d.positions}, the student's positions"),
         (d.width % d.heads == 0, f"{d.heads} heads over a width of {d.width}", "heads that divide it"),
-        (kind, f"parts {_short(', '.join(meta.keys))}", " or ".join(", ".join(kind.keys) for kind in KINDS)),
-        (
-            kind and kind.pooled == bool(meta.pooled),
-            f"pooled {meta.pooled}",
-            "above 0 where the UNet reads one, else 0",
-        ),
-        (width == meta.teacher.width, f"parts {width} wide", f"{meta.teacher.width}, the teacher's width"),
-        (all(type(c) is str and len(c) == 1 for c in folded), "folding of other things", "of single characters"),
+        (kind, f"parts {_short(meta.keys)}", " or ".join(", ".join(kind.keys) for kind in KINDS)),
+        (kind and kind.pooled == bool(meta.pooled), f"pooled {meta.pooled}", "above 0 for SDXL alone"),
+        (sum(meta.widths) == meta.teacher.width, f"parts {meta.widths} wide", f"{meta.teacher.width} together"),
+        (all(type(c) is str and len(c) == 1 for c in folded), "folding of other values", "single characters"),
     ):
         if not valid:
             raise _Invalid(found, expected)
-    _check_nesting([meta.report, meta.recipe])
+
+
+def _check_report(meta: Meta) -> None:
+    """Check the nesting of recipe and report, and the figures that are read. Raises _Invalid or RecursionError."""
+    if max(map(_levels, (meta.report, meta.recipe))) > MAX_NESTING:
+        raise _Invalid("a report or recipe of too many nested levels", f"at most {MAX_NESTING}")
     for name, depth in REPORT_FIGURES.items():
         _check_figures(f"report.{name}", meta.report.get(name), depth)
 
 
-def _check_nesting(level: list[Any]) -> None:
-    """Level by level, since recursion would end at a depth of its own. Raises _Invalid."""
-    for _ in range(MAX_NESTING):
-        children = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
-        level = [child for child in children if isinstance(child, (dict, list))]
-    if level:
-        raise _Invalid(f"a report or recipe of more than {MAX_NESTING} nested levels", "fewer")
+def _levels(value: Any) -> int:
+    children = value.values() if type(value) is dict else value if type(value) is list else None
+    return 0 if children is None else 1 + max(map(_levels, children), default=0)
 
 
 def _check_figures(name: str, value: Any, depth: int) -> None:
@@ -245,11 +238,7 @@ def _check_figures(name: str, value: Any, depth: int) -> None:
         for key, each in value.items():
             _check_figures(f"{name}.{_short(key)}", each, depth - 1)
     elif depth or type(value) not in (int, float) or not abs(value) < MAX_FIGURE:  # NaN is not either
-        raise _Invalid(f"{name} that is {_type(value)}", "an object" if depth else "a finite number")
-
-
-def _type(value: Any) -> str:
-    return str(value) if type(value) is float else JSON_NAMES.get(type(value).__name__, "null")
+        raise _Invalid(f"{name} of {type(value).__name__}", "an object" if depth else "a finite number")
 
 
 def _short(value: Any) -> str:

@@ -7,6 +7,7 @@ may never end, and a chain of replacements may turn a letter into gigabytes.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +53,8 @@ def build(
     It adds no special tokens, and reads "[SEP]" in a prompt as text. Raises DamagedArtifactError, also for whatever
     `tokenizers` makes of a vocabulary.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers  # slow: not for ComfyUI's start
+    # Imported here: slow, and not needed at ComfyUI's start.
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     pieces = _pieces(path, tensors, rows)
     if special.unknown >= len(pieces):
@@ -74,8 +76,6 @@ def build(
         if info.normalizer == "precompiled":
             steps = [normalizers.Precompiled(_charsmap(path, tensors))]
         if info.join_spaces:
-            from tokenizers import Regex
-
             steps.append(normalizers.Replace(Regex(" {2,}"), " "))
         tokenizer.normalizer = normalizers.Sequence(steps)
         metaspace = pre_tokenizers.Metaspace(METASPACE, prepend_scheme=info.prepend_scheme)
@@ -85,39 +85,42 @@ def build(
         return tokenizer
 
 
+def _stored(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], name: str, dtype: torch.dtype) -> Any:
+    """One of the tokenizer's tensors as a numpy array. Raises DamagedArtifactError."""
+    tensor = tensors.get(name)
+    if tensor is None or tensor.dtype != dtype or tensor.dim() != 1:
+        raise _damaged(path, f"no {name}, or one of another type", f"a list of {dtype}")
+    return tensor.numpy()
+
+
 def _pieces(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], rows: int | None) -> list[str]:
-    stored = tensors.get("vocabulary")
-    if stored is None or stored.dtype != torch.uint8 or stored.dim() != 1 or len(stored) > MAX_BYTES:
-        raise _damaged(path, "no vocabulary, or one of a wrong type or size", f"at most {MAX_BYTES} bytes of JSON")
+    raw = _stored(path, tensors, "vocabulary", torch.uint8).tobytes()
+    expected = f"at most {MAX_BYTES} bytes of JSON, a list of texts of at most {MAX_PIECE} characters"
     try:
-        pieces = json.loads(stored.numpy().tobytes().decode("utf-8"))
+        pieces = json.loads(raw.decode("utf-8")) if len(raw) <= MAX_BYTES else None
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"a vocabulary that is no JSON ({ascii(error)[:80]})", "a list of texts") from error
-    if type(pieces) is not list or not pieces or not all(type(piece) is str for piece in pieces):
-        raise _damaged(path, "a vocabulary that is empty or no list of texts", "a list of texts")
-    if max(map(len, pieces)) > MAX_PIECE:
-        raise _damaged(path, f"a piece of over {MAX_PIECE} characters", "shorter pieces")
+        raise _damaged(path, f"a vocabulary that is no JSON ({ascii(error)[:80]})", expected) from error
+    if type(pieces) is not list or not all(type(piece) is str and len(piece) <= MAX_PIECE for piece in pieces):
+        raise _damaged(path, "a vocabulary of another type or size", expected)
     if rows is not None and len(pieces) > rows:
         raise _damaged(path, f"a vocabulary of {len(pieces)} pieces", f"at most {rows}, the embedding's rows")
     return pieces
 
 
 def _scores(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], count: int) -> list[float]:
-    scores = tensors.get("scores")
-    if scores is None or scores.dtype != torch.float32 or scores.shape != (count,) or not scores.isfinite().all():
-        raise _damaged(path, "no finite score of type float32 for each piece", f"{count} of them")
+    scores = _stored(path, tensors, "scores", torch.float32)
+    if len(scores) != count or not all(map(math.isfinite, scores)):
+        raise _damaged(path, "no finite score for each piece", f"{count} of them")
     return scores.tolist()
 
 
 def _charsmap(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor]) -> bytes:
     """sentencepiece's map: a length, a trie of so many bytes, and texts that end with 0."""
-    stored = tensors.get("charsmap")
-    raw = b"" if stored is None or stored.dtype != torch.uint8 or stored.dim() != 1 else stored.numpy().tobytes()
+    raw = _stored(path, tensors, "charsmap", torch.uint8).tobytes()
     size = int.from_bytes(raw[:4], "little")
     texts = raw[4 + size :]
     if len(raw) < 8 or size % 4 or not texts.endswith(b"\0") or max(map(len, texts.split(b"\0"))) > MAX_EXPANSION:
-        expected = f"sentencepiece's, with at most {MAX_EXPANSION} bytes for a character"
-        raise _damaged(path, "no character map, or a damaged one", expected)
+        raise _damaged(path, "a damaged character map", f"at most {MAX_EXPANSION} bytes for a character")
     return raw
 
 

@@ -9,7 +9,7 @@ import comfy.sd1_clip
 import torch
 
 from ...zhclip.artifact import Artifact
-from ...zhclip.emphasis import Row, combine, rows
+from ...zhclip.emphasis import combine, rows
 from ...zhclip.io import ArtifactError
 from ...zhclip.models import kind_of, relative_layer
 from ...zhclip.structure import structures
@@ -27,9 +27,9 @@ MAX_BATCH = 256  # windows of one forward pass
 class MaskedWindow(list[int]):
     """A window's ids, of which some positions are hidden as keys."""
 
-    def __init__(self, row: Row) -> None:
-        super().__init__(row.ids)
-        self.hidden = row.hidden
+    def __init__(self, ids: list[int], hidden: range) -> None:
+        super().__init__(ids)
+        self.hidden = hidden
 
 
 class WindowEncoder(comfy.sd1_clip.SDClipModel):
@@ -100,7 +100,7 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
                 )
         windows = [self._window(pairs) for pairs in token_weight_pairs] or [self._empty()]
         batch = rows(windows)
-        z, pooled = self._encoded([MaskedWindow(row) for row in batch])
+        z, pooled = self._encoded([MaskedWindow(*row) for row in batch])
         device = comfy.model_management.intermediate_device()
         return combine(z, windows).flatten(0, 1)[None].to(device), combine(pooled, windows)[:1].to(device)
 

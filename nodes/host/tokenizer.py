@@ -71,11 +71,8 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
         check_length(text)
         if self.embedding_identifier in text:
             log_once(EMBEDDING_READ_AS_TEXT)
-        if disable_weights:
-            windows = self.prompt.plain_windows(text)
-        else:
-            windows = self.prompt.weighted_windows(text)
-        unknown = self.prompt.unknown_in(windows)
+        windows = self.prompt.weighted_windows(text, syntax=not disable_weights)
+        unknown = self.prompt.unknown_pieces(windows)
         if unknown:
             log_once(f"ZhCLIP: not in the encoder's vocabulary, so read as unknown: {' '.join(unknown)}")
         if not return_word_ids:

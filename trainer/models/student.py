@@ -121,8 +121,8 @@ class Student(nn.Module):
         """One prompt of any length, its syntax acted on -> (windows * W, D) conditioning, window after window."""
         windows = self.tokens.weighted_windows(text)
         batch = rows(windows)
-        ids = torch.tensor([row.ids for row in batch])
-        masked_keys = torch.tensor([[at in row.hidden for at in range(len(row.ids))] for row in batch])
+        ids = torch.tensor([ids for ids, _ in batch])
+        masked_keys = torch.tensor([[at in hidden for at in range(len(ids))] for ids, hidden in batch])
         return combine(self.encode_both(ids, masked_keys)[0], windows).flatten(0, 1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import json
 import logging
@@ -41,7 +40,8 @@ def load_tokens(model: str, window: int, endpoint: str | None = None) -> PromptT
     path = resolve(model, FLAG, endpoint=endpoint)
     if path.is_file():  # a ZhCLIP encoder
         stored = PromptTokenizer.from_meta(*artifact.read_tokenizer(path), str(path))
-        return dataclasses.replace(stored, window=window)
+        stored.window = window
+        return stored
     return _load_tokens(path, window)
 
 
@@ -60,12 +60,13 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, window: int, where: str) -> Pr
         raise ModelError(f"{where}: its tokenizer lacks a start, end, padding or unknown token")
     try:
         info, tensors = tokenizer_info(json.loads(tokenizer.backend_tokenizer.to_str()))
-        tokens = PromptTokenizer.from_info(info, tensors, SpecialIds(*ids), window, where)
+        tokens = PromptTokenizer(info, tensors, SpecialIds(*ids), window, where)
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # a setting that its kind lacks, ArtifactError
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"{where}: the nodes run BERT's WordPiece or XLM-RoBERTa's Unigram; {reason}") from error
     require_match(tokens, tokenizer, SAMPLES, where)
-    return dataclasses.replace(tokens, folding=str.maketrans(folding(tokens)))
+    tokens.folding = str.maketrans(folding(tokens))
+    return tokens
 
 
 def tokenizer_info(raw: dict[str, Any]) -> tuple[TokenizerInfo, dict[str, torch.Tensor]]:
@@ -136,4 +137,5 @@ def folding(tokens: PromptTokenizer) -> dict[str, str]:
     # One call, line by line, so that no two of them are read as a word.
     simplified = OpenCC("t2s").convert("\n".join(characters)).split("\n")
     pairs = [(rare, plain) for rare, plain in zip(characters, simplified) if len(plain) == 1 and plain != rare]
-    return {rare: plain for rare, plain in pairs if tokens.unknown(rare) and not tokens.unknown(plain)}
+    unknown = tokens.special.unknown
+    return {a: b for a, b in pairs if unknown in tokens.ids(a) and unknown not in tokens.ids(b)}
