@@ -6,6 +6,8 @@ nearly all of the work, see one row for each position that is computed; attentio
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
@@ -18,9 +20,11 @@ class Bert(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.dimensions = dimensions
-        self.embeddings = BertEmbeddings(dimensions)
-        self.encoder = BertEncoder(dimensions)
+        d = self.dimensions = dimensions
+        rows = {"word": d.vocabulary, "position": d.positions, "token_type": d.types}
+        embeddings: Any = {f"{name}_embeddings": nn.Embedding(count, d.width) for name, count in rows.items()}
+        self.embeddings: Any = nn.ModuleDict(embeddings | {"LayerNorm": nn.LayerNorm(d.width, d.layer_norm_eps)})
+        self.encoder: Any = nn.ModuleDict({"layer": nn.ModuleList(BertLayer(d) for _ in range(d.layers))})
 
     @classmethod
     def from_tensors(cls, dimensions: Dimensions, tensors: dict[str, torch.Tensor]) -> Bert:
@@ -53,7 +57,11 @@ class Bert(nn.Module):
         index: (T,) the positions of the flat (B, P) that are computed; the result is then packed.
         """
         if hidden is None:
-            hidden = self.embeddings(ids, positions)
+            if positions is None:
+                positions = torch.arange(keys.shape[1], device=keys.device)
+            parts = self.embeddings
+            words = parts.word_embeddings(ids) + parts.token_type_embeddings.weight[0]
+            hidden = parts.LayerNorm(words + parts.position_embeddings(positions))
         if index is not None and hidden.dim() == 3:
             hidden = hidden.flatten(0, 1).index_select(0, index)
         for layer in self.encoder.layer[first:last]:
@@ -61,85 +69,40 @@ class Bert(nn.Module):
         return hidden
 
 
-class BertEmbeddings(nn.Module):
-    """The sum of a word's, its type's (the first) and its position's embedding, normalised."""
-
-    def __init__(self, d: Dimensions) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(d.vocabulary, d.width)
-        self.position_embeddings = nn.Embedding(d.positions, d.width)
-        self.token_type_embeddings = nn.Embedding(d.types, d.width)
-        self.LayerNorm = nn.LayerNorm(d.width, d.layer_norm_eps)
-
-    def forward(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        """ids (B, P), positions (B, P) or None -> (B, P, S)."""
-        if positions is None:
-            positions = torch.arange(ids.shape[1], device=ids.device)
-        words = self.word_embeddings(ids) + self.token_type_embeddings.weight[0]
-        return self.LayerNorm(words + self.position_embeddings(positions))
-
-
-class BertEncoder(nn.Module):
-    """The layers, without a forward pass of their own."""
-
-    def __init__(self, d: Dimensions) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(BertLayer(d) for _ in range(d.layers))
-
-
 class BertLayer(nn.Module):
-    """Self-attention and a feed-forward network."""
-
-    def __init__(self, d: Dimensions) -> None:
-        super().__init__()
-        self.attention = BertAttention(d)
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(d.width, d.intermediate)})
-        self.output = BertOutput(d.intermediate, d)
-
-    def forward(self, x: torch.Tensor, keys: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
-        """x (B, P, S), or (T, S) where `index` is given -> the same shape."""
-        x = self.attention(x, keys, index)
-        return self.output(gelu(self.intermediate["dense"](x)), x)
-
-
-class BertAttention(nn.Module):
-    """Multi-head self-attention at the positions that `keys` allows."""
+    """Self-attention at the positions that `keys` allows, and a feed-forward network."""
 
     def __init__(self, d: Dimensions) -> None:
         super().__init__()
         self.heads = d.heads
-        self.self = nn.ModuleDict({name: nn.Linear(d.width, d.width) for name in ("query", "key", "value")})
-        self.output = BertOutput(d.width, d)
+
+        def output(width: int) -> nn.ModuleDict:
+            norm = nn.LayerNorm(d.width, d.layer_norm_eps)
+            return nn.ModuleDict({"dense": nn.Linear(width, d.width), "LayerNorm": norm})
+
+        projections = nn.ModuleDict({name: nn.Linear(d.width, d.width) for name in ("query", "key", "value")})
+        self.attention: Any = nn.ModuleDict({"self": projections, "output": output(d.width)})
+        self.intermediate: Any = nn.ModuleDict({"dense": nn.Linear(d.width, d.intermediate)})
+        self.output: Any = output(d.intermediate)
 
     def forward(self, x: torch.Tensor, keys: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
         """x (B, P, S), or (T, S) where `index` is given -> the same shape."""
+        attended = self.attention.output.dense(self._context(x, keys, index))
+        x = self.attention.output.LayerNorm(attended + x)
+        return self.output.LayerNorm(self.output.dense(gelu(self.intermediate.dense(x))) + x)
 
+    def _context(self, x: torch.Tensor, keys: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
         def heads(y: torch.Tensor) -> torch.Tensor:
             y = y if index is None else unpack(y, index, keys.shape)
             return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        query, key, value = (heads(projection(x)) for projection in self.self.values())
+        query, key, value = (heads(projection(x)) for projection in self.attention["self"].values())
         # On a CPU in bf16, torch's fused attention takes three times as long as its parts, with gradients; in fp32 the
         # parts take 1.3 times as long as it.
         slow = query.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled()
         context = (attention if slow else scaled_dot_product_attention)(query, key, value, keys[:, None, None, :])
         context = context.transpose(1, 2).flatten(2)
-        if index is not None:
-            context = context.flatten(0, 1).index_select(0, index)
-        return self.output(context, x)
-
-
-class BertOutput(nn.Module):
-    """A linear layer, the sum with the input of the block, and a LayerNorm."""
-
-    def __init__(self, width: int, d: Dimensions) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, d.width)
-        self.LayerNorm = nn.LayerNorm(d.width, d.layer_norm_eps)
-
-    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """x (..., width), residual (..., S) -> (..., S)."""
-        return self.LayerNorm(self.dense(x) + residual)
+        return context if index is None else context.flatten(0, 1).index_select(0, index)
 
 
 def unpack(x: torch.Tensor, index: torch.Tensor, shape: torch.Size) -> torch.Tensor:

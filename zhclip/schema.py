@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from .io import DamagedArtifactError, VersionError
 from .models import KINDS
@@ -22,29 +22,23 @@ MAX_FIGURE = 1e300
 REPORT_FIGURES = {"loss": 1, "baselines": 2, "retrieval": 2, "baselines_retrieval": 3}
 
 
-class Range(NamedTuple):
-    """The least and the largest value of a number."""
-
-    least: float
-    most: float
-
-
-Width = Annotated[int, Range(1, 65_536)]
-TokenId = Annotated[int, Range(0, 10_000_000)]
+# Numbers are annotated with their least and largest value.
+Width = Annotated[int, (1, 65_536)]
+TokenId = Annotated[int, (0, 10_000_000)]
 
 
 @dataclass(frozen=True)
 class Dimensions:
     """The student BERT's shape, within limits far above any text encoder."""
 
-    layers: Annotated[int, Range(1, 1_000)]
+    layers: Annotated[int, (1, 1_000)]
     width: Width
     heads: Width
-    intermediate: Annotated[int, Range(1, 1_048_576)]
-    vocabulary: Annotated[int, Range(1, 10_000_000)]
-    positions: Annotated[int, Range(1, 1_000_000)]
+    intermediate: Annotated[int, (1, 1_048_576)]
+    vocabulary: Annotated[int, (1, 10_000_000)]
+    positions: Annotated[int, (1, 1_000_000)]
     types: Width
-    layer_norm_eps: Annotated[float, Range(1e-30, 0.999)]
+    layer_norm_eps: Annotated[float, (1e-30, 0.999)]
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class TeacherInfo:
 
     id: str
     sha256: str
-    layer: Annotated[int, Range(-1_000, 1_000)]
+    layer: Annotated[int, (-1_000, 1_000)]
     width: Width
 
 
@@ -100,7 +94,7 @@ class PartInfo:
 class CorpusInfo:
     """The cleaned training pairs."""
 
-    rows: Annotated[int, Range(0, 2**63)]
+    rows: Annotated[int, (0, 2**63)]
     sha256: str
 
 
@@ -118,7 +112,7 @@ class Meta:
     dimensions: Dimensions
     special_ids: SpecialIds
     tokenizer: TokenizerInfo
-    window: Annotated[int, Range(3, 1_000_000)]
+    window: Annotated[int, (3, 1_000_000)]
     mask_padding: bool
     position0: Literal["stored", "learnt"]
     teacher: TeacherInfo
@@ -126,7 +120,7 @@ class Meta:
     strategy: str
     corpus: CorpusInfo
     licence: str
-    pooled: Annotated[int, Range(0, 65_536)] = 0
+    pooled: Annotated[int, (0, 65_536)] = 0
     recipe: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     folding: dict[str, str] = field(default_factory=dict)
@@ -191,8 +185,8 @@ def from_json(hint: Any, value: Any, name: str) -> Any:
         return tuple(from_json(get_args(hint)[0], each, name) for each in value)
     if kind is Literal and value not in get_args(hint):
         raise _Invalid(f"{name} {_short(value)}", " or ".join(get_args(hint)))
-    if limits and not limits.least <= value <= limits.most:  # NaN is not either
-        raise _Invalid(f"{name} {_short(value)}", f"{limits.least} to {limits.most}")
+    if limits and not limits[0] <= value <= limits[1]:  # NaN is not either
+        raise _Invalid(f"{name} {_short(value)}", f"{limits[0]} to {limits[1]}")
     if kind is str and len(value) > MAX_TEXT:
         raise _Invalid(f"{name} of {len(value)} characters", f"at most {MAX_TEXT}")
     return value
