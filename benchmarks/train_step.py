@@ -22,6 +22,7 @@ from trainer.base.device import default_device
 from trainer.base.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.cache import stage as cache
 from trainer.corpus import stage as corpus
+from trainer.corpus.pairs import read_pairs
 from trainer.models.freezing import frozen_depth
 from trainer.models.teacher import teacher_from_recipe
 from trainer.models.tokenizer import load_tokens
@@ -63,7 +64,7 @@ def ours(recipe: Recipe) -> Iterator[None]:
 
 def plain(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """The plain loop on the same captions, the teacher's answers in memory."""
-    pairs, batch = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv"), recipe.train.batch
+    pairs, batch = read_pairs(recipe.folder / "corpus" / "train.tsv"), recipe.train.batch
     answer, rows = teacher_targets(teacher_from_recipe(recipe, device), pairs), range(len(pairs))
     target = torch.cat([answer(list(rows[at : at + 64])).half() for at in rows[::64]]).to(device)
     tokens = load_tokens(str(recipe.student.model), recipe.window)

@@ -21,38 +21,26 @@ WINDOW = 40
 
 def batches(**settings: Any) -> list[list[int]]:
     """The rows of each microbatch of an order of ten captions."""
-    return [
-        microbatch.rows
-        for microbatch in Order(**{"rows": 10, "batch": 4, "seed": 3, "first": 0, "last": 9, **settings})
-    ]
+    order = Order(**{"rows": 10, "batch": 4, "seed": 3, "first": 0, "last": 9, **settings})
+    return [microbatch.rows for microbatch in order]
 
 
 def test_order_is_a_function_of_seed_and_step() -> None:
     whole = batches()
-    assert len(whole) == 9
-    assert batches(first=5) == whole[5:]
-    passes = [{i for batch in whole[start : start + 3] for i in batch} for start in (0, 3, 6)]
-    assert passes == [set(range(10))] * 3
-    assert whole[:3] != whole[3:6]
-    assert batches(seed=4) != whole
+    assert len(whole) == 9 and batches(first=5) == whole[5:] and batches(seed=4) != whole
+    epochs = [whole[start : start + 3] for start in (0, 3, 6)]
+    assert [{row for batch in epoch for row in batch} for epoch in epochs] == [set(range(10))] * 3
+    assert epochs[0] != epochs[1]
+    assert [sorted(batch) for batch in batches(rows=3, batch=6, last=1)] == [[0, 0, 1, 1, 2, 2]]  # a small corpus
 
 
 def test_passes_and_processes_share_a_step() -> None:
-    whole = batches()
-    halves = batches(accumulate=2)
+    whole, halves = batches(), batches(accumulate=2)
     assert [a + b for a, b in zip(halves[::2], halves[1::2])] == whole
-    mine, others = (batches(accumulate=2, processes=2, process=i) for i in (0, 1))
-    assert [a + b for a, b in zip(mine, others)] == halves
-    microbatches = list(Order(rows=10, batch=4, seed=3, first=0, last=9, accumulate=2))
-    assert (
-        [microbatch.step for microbatch in microbatches[::2]]
-        == [microbatch.step for microbatch in microbatches[1::2]]
-        == whole
-    )
-
-
-def test_a_corpus_smaller_than_a_batch_fills_it() -> None:
-    assert [sorted(batch) for batch in batches(rows=3, batch=6, last=1)] == [[0, 0, 1, 1, 2, 2]]
+    first, second = (batches(accumulate=2, processes=2, process=process) for process in (0, 1))
+    assert [a + b for a, b in zip(first, second)] == halves
+    steps = [microbatch.step for microbatch in Order(10, 4, 3, 0, 9, accumulate=2)]
+    assert steps[::2] == steps[1::2] == whole
 
 
 def test_what_counts_is_computed_and_of_the_filling_what_rounds_it() -> None:
@@ -104,23 +92,20 @@ def test_leaving_padding_out_changes_nothing_of_the_rest(student: Student) -> No
     rows = torch.arange(8)[:, None]
     goal = torch.randn(8, WINDOW, width, generator=generator)
 
-    def gradients(
-        trunk: torch.Tensor | None, at: torch.Tensor | None, kept: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def gradients(hidden: torch.Tensor | None, at: torch.Tensor | None, index: torch.Tensor | None) -> Any:
         student.zero_grad()
-        z = student(ids if at is None else ids.gather(1, at), trunk, 1, at, kept)[0]
+        z = student(ids if at is None else ids.gather(1, at), hidden, 1, at, index)[0]
         z = z if at is not None else z[rows, positions]
         (cosine_loss(z, goal[rows, positions]) * weights).sum().backward()
         return z.detach(), [p.grad.clone() for p in student.parameters() if p.grad is not None]
 
-    whole, expected = gradients(None, None)
+    whole, expected = gradients(None, None, None)
     stored = student.bert(ids, student.keys(ids), last=1).detach()[rows, positions]
-    there = weights > 0
-    kept = there.flatten().nonzero()[:, 0]
-    assert len(kept) == counts.sum() < there.numel()
-    for trunk, some in ((None, None), (stored, None), (stored, kept), (None, kept)):
-        z, found = gradients(trunk, positions, some)
-        assert torch.allclose(z[there], whole[there], atol=1e-5)
-        assert some is None or not z[~there].any()
-        assert len(found) == len(expected)
-        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected))
+    counted = weights > 0
+    flat = counted.flatten().nonzero()[:, 0]
+    assert len(flat) == counts.sum() < counted.numel()
+    for hidden, index in ((None, None), (stored, None), (stored, flat), (None, flat)):
+        z, gradient = gradients(hidden, positions, index)
+        assert torch.allclose(z[counted], whole[counted], atol=1e-5)
+        assert index is None or not z[~counted].any()
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradient, expected, strict=True))

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.encoders import encoders
 from benchmarks.texts import LENGTHS, captions
 from painter.host import QUIET, ROOT, comfyui
-from trainer.corpus.stage import read_pairs
+from trainer.corpus.pairs import read_pairs
 from trainer.models.teacher import caption_length, load_tokenizer
 from trainer.models.tokenizer import load_tokens
 

@@ -34,7 +34,7 @@ from tests.tree import ROOT, python
 from trainer.base.recipe import Source
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import clean
-from trainer.corpus.readers import read
+from trainer.corpus.readers import read_rows
 
 Expected = tuple[int, dict[str, int]]  # clean pairs, rejected rows by reason
 
@@ -109,13 +109,13 @@ REFUSED: dict[str, tuple[Maker, str]] = {
 
 def cleaned_of(source: Source) -> Expected:
     """Clean pairs of a source, and its rejected rows by reason."""
-    cleaned = clean(read(source), len, len, 99)
+    cleaned = clean(read_rows(source), len, len, 99)
     return len(cleaned.pairs), cleaned.counts()
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_file_gives_its_pairs(name: str, tmp_path: Path) -> None:
-    cleaned = clean(read(WHOLE[name](tmp_path)), len, len, 99)
+    cleaned = clean(read_rows(WHOLE[name](tmp_path)), len, len, 99)
     assert [(pair.zh, pair.en) for pair in cleaned.pairs] == ROWS
     assert not cleaned.rejects
 
@@ -135,18 +135,18 @@ def test_a_broken_source_is_refused_in_one_line(name: str, tmp_path: Path) -> No
 
 
 def test_english_text_is_read_as_it_is(tmp_path: Path) -> None:
-    rows = list(read(a_file("a.txt", "A cat\nA 100%25 dog\n", zh="")(tmp_path)))
+    rows = list(read_rows(a_file("a.txt", "A cat\nA 100%25 dog\n", zh="")(tmp_path)))
     assert [(row.number, row.en) for row in rows] == [(1, "A cat"), (2, "A 100%25 dog")]
 
 
 def test_a_moses_pair_in_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moses(ZH, EN)(tmp_path)
     monkeypatch.chdir(tmp_path.parent)
-    assert len(list(read(f"{tmp_path.name}/T.en-zh"))) == 2
+    assert len(list(read_rows(f"{tmp_path.name}/T.en-zh"))) == 2
 
 
 def test_rows_are_numbered_as_a_person_counts_and_named_in_a_folder(tmp_path: Path) -> None:
-    rows = list(read(a_folder({"a.tsv": TSV, "b.csv": CSV})(tmp_path)))
+    rows = list(read_rows(a_folder({"a.tsv": TSV, "b.csv": CSV})(tmp_path)))
     assert [(row.source, row.number) for row in rows] == [("a.tsv", 2), ("a.tsv", 3), ("b.csv", 2), ("b.csv", 3)]
 
 

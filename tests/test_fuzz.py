@@ -18,7 +18,7 @@ from trainer.base import settings as recipes
 from trainer.base.recipe import Recipe, SettingsError
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import clean
-from trainer.corpus.readers import read, source_sha256
+from trainer.corpus.readers import read_rows, source_sha256
 from trainer.sweep.grid import read_grid
 
 
@@ -45,7 +45,7 @@ def read_corpus(case: dict[str, Any], folder: Path) -> None:
     vars(source).update(case["source"])
     recipes.sources([source])
     source_sha256(source)
-    clean(read(source), len if source.zh else None, len, 99)
+    clean(read_rows(source), len, len, 99)
 
 
 def read_recipe(case: dict[str, Any], folder: Path) -> None:
@@ -63,7 +63,7 @@ def read_recipe(case: dict[str, Any], folder: Path) -> None:
         read_grid(path, Recipe())
         return
     recipe = recipes.to_recipe(recipes.parse(recipes.recipe_parser(), ["--config", str(path), *flags]))
-    for given in (recipe.corpus.train, recipe.corpus.dev, recipe.corpus.english):
+    for given in (recipe.corpus.train, recipe.corpus.dev):
         recipes.sources(given)
     recipes.corpus_name(recipe.corpus), recipes.public_settings(recipe)
     path.write_text(recipes.to_yaml(recipe), encoding="utf-8")

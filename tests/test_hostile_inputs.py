@@ -20,7 +20,7 @@ from trainer.__main__ import main
 from trainer.artifact.publish import escaped
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import clean
-from trainer.corpus.readers import read
+from trainer.corpus.readers import read_rows
 from trainer.report.page import WORDS, text
 
 
@@ -28,7 +28,7 @@ def rejected(source: str) -> tuple[list[str], float]:
     """The reasons of a corpus's rejected rows, and MB of Python's own memory at its most."""
     tracemalloc.start()
     try:
-        cleaned = clean(read(source), len, len, 99)
+        cleaned = clean(read_rows(source), len, len, 99)
         return [row.fault for row in cleaned.rejects], tracemalloc.get_traced_memory()[1] / 1e6
     finally:
         tracemalloc.stop()
@@ -75,7 +75,7 @@ def test_rows_of_nothing_are_no_corpus(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv.gz"
     path.write_bytes(gzip.compress(b"zh\ten\n" + b"\n" * 5_000_000))
     with pytest.raises(CorpusError):
-        clean(read(str(path)), len, len, 99)
+        clean(read_rows(str(path)), len, len, 99)
 
 
 def obedient() -> None:

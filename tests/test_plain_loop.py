@@ -16,6 +16,7 @@ from trainer.base.recipe import CorpusSettings, Recipe, StudentSettings, Teacher
 from trainer.cache import stage as cache
 from trainer.cache.shards import Cache
 from trainer.corpus import stage as corpus
+from trainer.corpus.pairs import read_pairs
 from trainer.models.freezing import frozen_depth
 from trainer.training.data import CaptionDataset, Microbatch
 from trainer.training.losses import cosine_loss
@@ -68,7 +69,7 @@ def learning(layers: torch.nn.Module) -> dict[str, Tensor]:
 
 def plain(recipe: Recipe) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of the last layers, by transformers alone."""
-    pairs = corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")[: len(STEP)]
+    pairs = read_pairs(recipe.folder / "corpus" / "train.tsv")[: len(STEP)]
     assert recipe.student.model and recipe.teacher.model
     whole = dict(padding="max_length", max_length=WINDOW, return_tensors="pt")
     zh = AutoTokenizer.from_pretrained(recipe.student.model)([pair.zh for pair in pairs], **whole)
@@ -102,7 +103,7 @@ def ours(
 
 def with_pads(whole: Cache, pads: int | None, seed: int) -> Cache:
     """The cache as it would be with so many padded positions, drawn by another seed."""
-    shard = whole.moved(torch.device("cpu")).shards[0]
+    shard = whole.to_device(torch.device("cpu")).shards[0]
     chance = torch.rand(len(whole), whole.window, generator=torch.Generator().manual_seed(seed))
     position, counts = draw_positions(shard["length"].long(), chance, pads)
     at = torch.arange(len(whole)).repeat_interleave(counts) * whole.window + position

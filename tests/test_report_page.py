@@ -14,7 +14,7 @@ import pytest
 from tests import runs
 from trainer.__main__ import main
 from trainer.base.recipe import SettingsError
-from trainer.corpus.stage import read_pairs
+from trainer.corpus.pairs import read_pairs
 from trainer.report import captions
 from trainer.report.charts import Axis, LineChart, averaged
 from trainer.report.page import page

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from trainer.base.settings import parse_recipe
 from trainer.cache import stage as cache
 from trainer.cache.shards import part_names
 from trainer.corpus import stage as corpus
+from trainer.corpus.pairs import read_pairs
 from trainer.models.student import Student
 from trainer.progress import Cancelled, Listener, Progress
 from trainer.report.evaluate import evaluate_run
@@ -308,7 +308,7 @@ def test_half_the_size_says_the_same(base: Recipe, tmp_path: Path) -> None:
     half = artifact(recipe)
     assert {tensor.dtype for tensor in half.bert.values()} == {torch.float16}
     assert half.meta.dimensions.positions == 32  # the student has 80
-    texts = [pair.zh for pair in corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")]
+    texts = [pair.zh for pair in read_pairs(recipe.folder / "corpus" / "dev.tsv")]
     a, b = (Student.from_artifact(some).encode(texts) for some in (whole, half))
     assert 0 < float(cosine_loss(a, b).max()) < 1e-5
     assert torch.allclose(a.norm(dim=-1), b.norm(dim=-1), rtol=1e-3)
@@ -417,35 +417,3 @@ def test_batches_read_ahead_are_the_batches() -> None:
 
     with pytest.raises(OSError, match="gone"):
         list(prefetch(broken()))
-
-
-# What is stored
-
-
-def test_a_budget_leaves_the_frozen_layers_output_out(
-    base: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-
-    def within(name: str, budget: float | None) -> Recipe:
-        recipe = changed(base, tmp_path / name)
-        return replace(recipe, cache=replace(recipe.cache, dir=str(tmp_path / name / "cache"), budget=budget))
-
-    def size(recipe: Recipe) -> float:
-        return sum(path.stat().st_size for path in (recipe.cache_folder / "train").rglob("*.safetensors")) / 1e9
-
-    caplog.set_level("INFO", logger="trainer")
-    stored = run_stages(within("stored", None), corpus, cache, train)
-    both = size(stored)
-    few = run_stages(within("few", 0.7 * both), corpus, cache, train)
-    line = next(text for text in caplog.messages if " GB of targets" in text)
-    assert sum(map(float, re.findall(r"([\d.e-]+) GB of (?:targets|frozen)", line))) == pytest.approx(both, rel=0.2)
-    assert list((few.cache_folder / "train").glob("frozen-2*.txt"))  # the note that says why
-    assert not list(few.cache_folder.rglob("frozen-2*/*")) and size(few) <= 0.7 * both
-    assert 0 < largest_difference(final(stored), final(few)) < 1e-3  # half precision once, and not
-    for settings in ({"layers": 5}, {"strategy": "lora", "layers": 0}):
-        with pytest.raises(SettingsError, match=r"--train\.layers"):
-            run_stages(changed(few, tmp_path / "few", **settings), cache)
-    # With room again, the stage stores it after all.
-    again = run_stages(within("few", None), cache)
-    assert size(again) == both

@@ -16,8 +16,8 @@ from .base.device import gpu_problem, processes, use_device
 from .base.files import free_bytes
 from .base.recipe import Recipe, SettingsError
 from .base.settings import require, sources
-from .cache.budget import fits, gigabytes, mean_positions
 from .cache.builder import sum_pads
+from .cache.size import gigabytes, mean_positions
 from .corpus.sample import Sample, sampled
 from .models.download import Weights, missing_weights
 from .models.freezing import frozen_depth
@@ -112,7 +112,7 @@ def cache_and_checkpoints(
     """Folder and bytes of the cache, and of the checkpoints at their most."""
     train, pairs = recipe.train, sample.pairs
     targets, states = gigabytes(recipe, sample.train, pairs, student, teacher)
-    stored = frozen_depth(train, student.depth) is not None and fits(recipe, targets + states)
+    stored = frozen_depth(train, student.depth) is not None
     all_positions = replace(recipe, train=replace(train, pad_positions=None))
     dev = sum(gigabytes(all_positions, sample.dev, pairs, student, teacher))
     saves = -(-total_steps(train, sample.train) // train.save_every)

@@ -13,7 +13,7 @@ from accelerate.utils.memory import clear_device_cache
 from .base.device import is_out_of_memory, processes
 from .base.recipe import Recipe
 from .cache.builder import CacheBuilder
-from .cache.shards import Cache, Shard
+from .cache.shards import Cache, Tensors
 from .corpus.pairs import Pair
 from .models.freezing import frozen_depth
 from .models.student import Student
@@ -55,7 +55,7 @@ class Probe:
         ordered = sorted(sample, key=lambda pair: len(pair.en))
         pairs = (ordered[:: max(1, len(ordered) // count)] * count)[:count]
         builder = CacheBuilder(teacher, student, pairs, depth, train.pad_positions, count, recipe.cache.batch, rows)
-        shards: list[tuple[Shard, Shard, Shard]] = []
+        shards: list[tuple[Tensors, Tensors, Tensors]] = []
         self.caption_seconds = self._seconds(lambda: shards.append(builder.shard(0))) / count
         self._add_peak()
         if train.strategy == "ridge":

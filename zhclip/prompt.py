@@ -51,6 +51,8 @@ def normalise(text: str) -> str:
     characters that Unicode calls wide or narrow variants, and to nothing else: a plain NFKC would also rewrite
     fractions, ligatures and circled digits. Idempotent.
     """
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())
     folded = "".join(map(_fold, unicodedata.normalize("NFC", text))).translate(PUNCTUATION)
     visible = "".join(c for c in folded if c.isspace() or unicodedata.category(c) not in HIDDEN)
     return " ".join(unicodedata.normalize("NFC", visible).split())

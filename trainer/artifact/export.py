@@ -21,7 +21,7 @@ from ..base.files import read_json, replacing_folder, temporary_folder
 from ..base.recipe import Recipe, SettingsError
 from ..base.settings import public_name, public_settings
 from ..cache.shards import Cache
-from ..corpus import stage as corpus
+from ..corpus.pairs import pairs_sha256, read_pairs
 from ..models.student import Student
 from ..models.tokenizer import compare_tokenizers
 from ..progress import Listener, track
@@ -53,7 +53,7 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
         raise SettingsError(f"{report}: missing; run the evaluate stage first (`python -m trainer evaluate`)")
     run = TrainedRun.open(recipe, default_device(), progress)
     restore_scale(run)
-    captions = [pair.zh for pair in corpus.read_pairs(recipe.folder / "corpus" / "dev.tsv")]
+    captions = [pair.zh for pair in read_pairs(recipe.folder / "corpus" / "dev.tsv")]
     compare_tokenizers(str(recipe.student.model), run.student.tokens, captions[:COMPARED], recipe.endpoint)
     ids = sample_ids(recipe, run.student)
     with matmul_precision("highest"):
@@ -119,7 +119,7 @@ def save_adapter(recipe: Recipe, adapter: Any) -> None:
 
 def artifact_from_run(recipe: Recipe, run: TrainedRun, report: dict[str, Any]) -> Artifact:
     """The artifact of a run, with as many position embeddings as its window has positions."""
-    teacher, pairs = run.teacher, corpus.read_pairs(recipe.folder / "corpus" / "train.tsv")
+    teacher, pairs = run.teacher, read_pairs(recipe.folder / "corpus" / "train.tsv")
     return artifact_from_student(
         run.student,
         positions=recipe.window,
@@ -129,7 +129,7 @@ def artifact_from_run(recipe: Recipe, run: TrainedRun, report: dict[str, Any]) -
         parts=tuple(map(PartInfo, teacher.kind.keys, teacher.widths or (teacher.width,))),
         pooled=teacher.pooled_width,
         strategy=strategy_name(recipe.train),
-        corpus=CorpusInfo(len(pairs), corpus.sha256(pairs)),
+        corpus=CorpusInfo(len(pairs), pairs_sha256(pairs)),
         licence=recipe.export.licence,
         recipe=public_settings(recipe),
         report=report,

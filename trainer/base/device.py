@@ -76,6 +76,11 @@ def gpu_problem() -> str | None:
     return f"an NVIDIA driver is found, but torch {torch.__version__} cannot use it: {hidden}, or {install}cu126"
 
 
+def rounded_positions(count: int, device: torch.device) -> int:
+    """A number of positions, on a GPU rounded up to a multiple of 8: cuDNN plans its attention for each new shape."""
+    return count if device.type == "cpu" else -(-count // 8) * 8
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch reports that memory is used up: main memory, or a GPU's by its allocator, the driver or cuBLAS."""
     words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "not enough memory", "can't allocate memory")

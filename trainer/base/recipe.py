@@ -66,14 +66,10 @@ class Source:
 class CorpusSettings:
     """Parallel captions: their sources and how they are cleaned."""
 
-    train: list[Source] | str | None = None
-    """Pairs to train on: a path, or a list of sources with weights. null: `starter`, the built-in corpus, unless
-    `english` is given."""
+    train: list[Source] | str = STARTER
+    """Pairs to train on: a path, or a list of sources with weights."""
     dev: list[Source] | str | None = None
     """Pairs to score on; they are removed from the training pairs. null: dev_share of those is held out."""
-    english: list[Source] | str | None = None
-    """English captions alone, cleaned into RUN/corpus/english.tsv for a translator: a table with a column en, or one
-    caption per line (.txt). Given alone, nothing else is written."""
     dev_share: float = 0.02
     """Without dev: share of the English captions held out, chosen by a hash, so that a row never changes sides."""
     limit: int | None = None
@@ -92,9 +88,6 @@ class CacheSettings:
     """Captions per shard file; peak memory grows with it."""
     batch: int = 64
     """Captions per forward pass."""
-    budget: float | None = None
-    """GB that the training cache may take. null: the free disk space. A larger cache is stored without the frozen
-    layers' outputs, which training then computes in every step."""
 
 
 LORA = {"r": 16, "lora_alpha": 64, "target_modules": ["query", "value"]}

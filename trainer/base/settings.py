@@ -18,7 +18,7 @@ import yaml
 
 from .errors import one_line
 from .files import read_json, write_text
-from .recipe import LORA, STARTER, CorpusSettings, Recipe, SettingsError, Source
+from .recipe import LORA, CorpusSettings, Recipe, SettingsError, Source
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -109,7 +109,7 @@ def to_recipe(values: Namespace) -> Recipe:
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """A copy with the defaults that depend on other settings. Raises SettingsError for a number out of range."""
+    """A copy with the defaults of LoRA that it does not name. Raises SettingsError for a number out of range."""
     numbers = {"window": recipe.window}
     for group in ("corpus", "cache", "train"):
         numbers |= {f"{group}.{key}": value for key, value in vars(getattr(recipe, group)).items()}
@@ -117,10 +117,7 @@ def resolved(recipe: Recipe) -> Recipe:
         least, most = MINIMUM.get(name, 0), 1 if name in SHARES else math.inf
         if isinstance(value, (int, float)) and not (least <= value <= most and value < math.inf):  # NaN is in no range
             raise SettingsError(f"--{name} {value}: give {least} {'or more' if most > 1 else 'to 1'}")
-    corpus = recipe.corpus
-    if not corpus.train and not corpus.english:
-        corpus = replace(corpus, train=STARTER)
-    return replace(recipe, corpus=corpus, train=replace(recipe.train, lora=LORA | recipe.train.lora))
+    return replace(recipe, train=replace(recipe.train, lora=LORA | recipe.train.lora))
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from zhclip.bert import unpack
 from zhclip.io import digest
@@ -21,23 +20,18 @@ from zhclip.positions import draw_positions, position_weights
 from zhclip.ridge import RidgeSums, sum_by_position
 from zhclip.vectors import norms, sentence_vector, unit
 
-from ..base.device import is_out_of_memory, matmul_precision
-from ..corpus import stage as corpus
-from ..corpus.pairs import Pair
+from ..base.device import is_out_of_memory, matmul_precision, rounded_positions
+from ..corpus.pairs import Pair, pairs_sha256
 from ..models.load import check_finite
 from ..models.student import Student
 from ..models.teacher import Teacher
-from .shards import Shard
+from .shards import POOLED, Tensors
 
 VERSION = 1  # of the arithmetic
 SUM_ROWS = 4096  # a smaller cache draws more padded positions for its sums, as many in all as one of this size
 T = TypeVar("T")
-Count = Callable[[int], object]
+OnBatch = Callable[[int], object] | None  # called with the number of captions after each batch
 logger = logging.getLogger(__name__)
-
-
-def ignore(count: int) -> None:
-    """Count nothing."""
 
 
 def sum_pads(pads: int | None, rows: int) -> int | None:
@@ -68,7 +62,7 @@ class CacheBuilder:
         parts = {"parts": [*self.teacher.widths], "pooled": self.teacher.pooled_width} if self.teacher.widths else {}
         return parts | {
             "code": VERSION,
-            "corpus": corpus.sha256(self.pairs),
+            "corpus": pairs_sha256(self.pairs),
             "rows": len(self.pairs),
             "window": self.teacher.window,
             "shard_rows": self.shard_rows,
@@ -78,28 +72,31 @@ class CacheBuilder:
             "pads": self.pads,
         }
 
+    def shard_pairs(self, number: int) -> list[Pair]:
+        """The captions of a shard."""
+        return self.pairs[number * self.shard_rows : (number + 1) * self.shard_rows]
+
     @torch.inference_mode()
-    def shard(self, number: int, count: Count = ignore) -> tuple[Shard, Shard, Shard]:
+    def shard(self, number: int, on_batch: OnBatch = None) -> tuple[Tensors, Tensors, Tensors]:
         """Columns of the captions of a shard, sums over them, and their frozen hidden states.
 
-        `count` is called with the number of captions after each batch. Raises ModelError for an output that is not
-        finite.
+        Raises ModelError for an output that is not finite.
         """
-        pairs = self._pairs(number)
+        pairs = self.shard_pairs(number)
         zh = torch.tensor([self.student.tokens.windows(pair.zh)[0] for pair in pairs])  # (N, W)
         en, en_length = self.teacher.tokens([pair.en for pair in pairs])  # (N, W), (N,)
         length = torch.maximum(self.student.tokens.key_mask(zh).sum(dim=1), en_length)
         stored, computed = self._draw(length, number)
         target: list[torch.Tensor] = [torch.empty(0)] * len(pairs)
-        frozen, columns, sums = list(target), dict[str, torch.Tensor](), Shard()
+        frozen, columns, sums = list(target), Tensors(), Tensors()
 
-        def outputs(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, Shard, Shard]:
+        def outputs(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, Tensors, Tensors]:
             chosen = [pairs[row] for row in rows], [computed[row] for row in rows]
             return self._outputs(*chosen, zh[rows], en[rows], en_length[rows], length[rows])
 
         # Captions of similar reach together: a causal teacher runs up to the last position that any of them needs.
         order = torch.stack([positions[-1] for positions in computed]).argsort(stable=True).tolist()
-        for rows, (batch_target, batch_frozen, vectors, batch_sums) in self._in_batches(order, outputs, count):
+        for rows, (batch_target, batch_frozen, vectors, batch_sums) in self._in_batches(order, outputs, on_batch):
             counts = [len(computed[row]) for row in rows]
             for row, *values in zip(rows, batch_target.split(counts), batch_frozen.split(counts)):
                 mask = torch.isin(computed[row], stored[row])
@@ -118,32 +115,21 @@ class CacheBuilder:
         return columns, sums, {"frozen_hidden": torch.cat(frozen)}
 
     @torch.inference_mode()
-    def frozen_hidden(self, number: int, columns: Shard, count: Count = ignore) -> Shard:
+    def frozen_hidden(self, number: int, columns: Tensors, on_batch: OnBatch = None) -> Tensors:
         """Frozen hidden states of a shard whose columns are stored: the student's first layers alone."""
-        pairs, counts = self._pairs(number), columns["count"].tolist()
+        pairs, counts = self.shard_pairs(number), columns["count"].tolist()
         ids, positions = (columns[name].long().split(counts) for name in ("ids", "position"))
 
         def outputs(rows: list[int]) -> torch.Tensor:
-            padded, mask = pad_positions([positions[row] for row in rows])
-            padded_ids = pad_sequence([ids[row] for row in rows], batch_first=True)
-            padded_ids, padded, mask = (tensor.to(self._device) for tensor in (padded_ids, padded, mask))
+            device = self.student.bert.device
+            padded_ids, mask = (x.to(device) for x in pad_rows([ids[row] for row in rows], device))
+            padded_positions = pad_rows([positions[row] for row in rows], device)[0].to(device)
             keys = self.student.keys(padded_ids) & mask
-            states = self.student.bert(padded_ids, keys, padded, flat_index(mask), last=self.depth or 0)
+            states = self.student.bert(padded_ids, keys, padded_positions, flat_index(mask), last=self.depth or 0)
             return half_precision(states, mask, [pairs[row].zh for row in rows])
 
-        batches = self._in_batches([*range(len(pairs))], outputs, count)
+        batches = self._in_batches([*range(len(pairs))], outputs, on_batch)
         return {"frozen_hidden": torch.cat([states for _, states in batches])}
-
-    @property
-    def _device(self) -> torch.device:
-        return self.student.bert.device
-
-    def rows_of(self, number: int) -> int:
-        """Number of captions of a shard."""
-        return len(self._pairs(number))
-
-    def _pairs(self, number: int) -> list[Pair]:
-        return self.pairs[number * self.shard_rows : (number + 1) * self.shard_rows]
 
     def _draw(self, length: torch.Tensor, number: int) -> list[list[torch.Tensor]]:
         """Positions of each caption that are stored, and those that are computed, which include them."""
@@ -155,7 +141,7 @@ class CacheBuilder:
         return [list(positions.split(counts.tolist())) for positions, counts in draws]
 
     def _in_batches(
-        self, rows: list[int], run: Callable[[list[int]], T], count: Count
+        self, rows: list[int], run: Callable[[list[int]], T], on_batch: OnBatch
     ) -> Iterator[tuple[list[int], T]]:
         """`run` of at most `batch` rows at a time; a batch that does not fit in memory is halved, as all after it."""
         while rows:
@@ -171,7 +157,8 @@ class CacheBuilder:
                 torch.cuda.empty_cache()
                 logger.warning("cache: out of memory; continuing with --cache.batch %d", self.batch)
                 continue
-            count(len(part))
+            if on_batch:
+                on_batch(len(part))
             yield part, result
             rows = rows[len(part) :]
 
@@ -183,13 +170,15 @@ class CacheBuilder:
         en: torch.Tensor,
         en_length: torch.Tensor,
         length: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, Shard, Shard]:
+    ) -> tuple[torch.Tensor, torch.Tensor, Tensors, Tensors]:
         """Captions, the positions to compute of each, T in all, token ids (B, W) and lengths (B,) -> targets (T, D)
         and frozen hidden states (T, S) in half precision, vectors (B, ...) by name, and sums."""
-        positions, mask = pad_positions(computed)  # (B, P)
+        device = self.student.bert.device
+        positions, mask = pad_rows(computed, device)  # (B, P)
         weights = position_weights(length, mask.sum(dim=1), zh.shape[1]) * zh.shape[1]
+        weights = torch.nn.functional.pad(weights, (0, mask.shape[1] - weights.shape[1]))
         tensors = (zh.gather(1, positions), en, en_length, positions, mask, weights)
-        ids, en, en_length, positions, mask, weights = (tensor.to(self._device) for tensor in tensors)
+        ids, en, en_length, positions, mask, weights = (tensor.to(device) for tensor in tensors)
         target, pooled = self.teacher.outputs(en, en_length, positions)  # (B, P, D), (B, G) or None
         for output in (target, pooled):
             if output is not None:
@@ -206,17 +195,18 @@ class CacheBuilder:
         if pooled is not None:
             vectors["teacher_pooled"] = pooled
             first = torch.zeros_like(en_length)
-            sums |= ridge_sums(hidden[:, 0], pooled, first, torch.ones_like(first), 1, prefix="pooled_")
+            sums |= ridge_sums(hidden[:, 0], pooled, first, torch.ones_like(first), 1, prefix=POOLED)
         vectors, sums = ({name: x.cpu() for name, x in columns.items()} for columns in (vectors, sums))
         halves = {name: vector.half() for name, vector in vectors.items()}
         return target[mask].half().cpu(), half_precision(frozen, mask, [p.zh for p in pairs]), halves, sums
 
 
-def pad_positions(positions: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of each caption as (B, P), filled up with its last one, and a mask (B, P) bool, False where filled."""
-    padded = pad_sequence(positions, batch_first=True)
-    mask = torch.arange(padded.shape[1]) < torch.tensor([len(each) for each in positions])[:, None]
-    return torch.where(mask, padded, padded.amax(dim=1, keepdim=True)), mask
+def pad_rows(rows: list[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of different lengths as (B, P), each filled up with its last value, and a mask (B, P) bool, False where
+    filled. P is the largest length, rounded up for the device."""
+    lengths = torch.tensor([len(row) for row in rows])
+    offsets = torch.arange(rounded_positions(int(lengths.max()), device))
+    return torch.stack([row[offsets.clamp(max=len(row) - 1)] for row in rows]), offsets < lengths[:, None]
 
 
 def flat_index(mask: torch.Tensor) -> torch.Tensor:
@@ -239,7 +229,7 @@ def ridge_sums(
     window: int,
     widths: tuple[int, ...] = (),
     prefix: str = "",
-) -> Shard:
+) -> Tensors:
     """Sums, float64, over the student's states x (T, S) and the unit vectors of the teacher's y (T, D), whose norms are
     summed too, at their positions (T,) with weights (T,). `prefix` begins the names."""
     ridge = RidgeSums.zeros(window, x.shape[1], y.shape[1], x.device)
@@ -248,6 +238,6 @@ def ridge_sums(
     return ridge.tensors(prefix) | {f"{prefix}norm_sum": norm_sum}
 
 
-def add_sums(one: Shard, other: Shard) -> Shard:
+def add_sums(one: Tensors, other: Tensors) -> Tensors:
     """Sums over two batches or shards as one; the first may be empty."""
     return {name: value + one[name] for name, value in other.items()} if one else other

@@ -17,13 +17,14 @@ from ..base.files import read_json, read_tensors
 from ..base.recipe import SettingsError
 from ..models.student import Ridge
 
-CURE = "run the cache stage again, which computes damaged shards anew"
+DAMAGE_HINT = "run the cache stage again, which computes damaged shards anew"
 LARGE = ("target", "frozen_hidden")
 # Beside the large columns a training step reads these.
 SMALL = ("position", "ids", "count", "length", "en_length", "teacher_pooled")
 PER_POSITION = ("target", "frozen_hidden", "position", "ids")
 SUMS = "sums.safetensors"
-Shard = dict[str, torch.Tensor]
+POOLED = "pooled_"  # prefix of the sums for the pooled vectors
+Tensors = dict[str, torch.Tensor]
 
 
 def part_names(depth: int | None, pads: int | None) -> list[str]:
@@ -38,11 +39,6 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.safetensors"
 
 
-def omitted_note(frozen: Path) -> Path:
-    """Path of the note beside a folder of frozen hidden states that says why they are not stored."""
-    return frozen.with_name(f"{frozen.name}.left-out.txt")
-
-
 @dataclass(frozen=True)
 class Cache:
     """Shards, each with its columns by name, and sums over all captions.
@@ -54,19 +50,19 @@ class Cache:
     are several.
     """
 
-    shards: list[Shard]
+    shards: list[Tensors]
     shard_rows: int
-    sums: Shard
+    sums: Tensors
     widths: tuple[int, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, depth: int | None, pads: int | None) -> Cache:
-        """Open a complete cache, memory-mapped, with the states after `depth` layers unless None or omitted.
+        """Open a complete cache, memory-mapped, with the states after `depth` layers unless None.
 
         Raises SettingsError if a part is missing or incomplete.
         """
-        captions, *frozen = (folder / name for name in part_names(depth, pads))
-        parts = [captions, *(part for part in frozen if not omitted_note(part).is_file())]
+        parts = [folder / name for name in part_names(depth, pads)]
+        captions = parts[0]
         for part in parts:
             if not (part / "settings.json").is_file():
                 raise SettingsError(f"{part}: no cache there; run the cache stage first (`python -m trainer cache`)")
@@ -76,25 +72,22 @@ class Cache:
         for path in [*chain(*paths), captions / SUMS]:
             if not path.is_file():
                 raise SettingsError(f"{path}: missing; run the cache stage again")
-        shards = [dict(chain(*(read_tensors(path, CURE).items() for path in shard))) for shard in paths]
-        sums = read_tensors(captions / SUMS, CURE)
+        shards = [dict(chain(*(read_tensors(path, DAMAGE_HINT).items() for path in shard))) for shard in paths]
+        sums = read_tensors(captions / SUMS, DAMAGE_HINT)
         return cls(shards, settings["shard_rows"], sums, tuple(settings.get("parts", ())))
 
-    def moved(self, device: torch.device) -> Cache:
+    def to_device(self, device: torch.device) -> Cache:
         """A copy of the columns that training reads, as one shard: the large ones on a device, the small ones on the
         CPU, so that no step waits for an index from the device."""
-        columns = {name: self.column(name) for name in SMALL if name in self.shards[0]}
-        for name in LARGE:
-            if name in self.shards[0]:
-                parts = [shard[name] for shard in self.shards]
-                shape = (sum(map(len, parts)), *parts[0].shape[1:])
-                columns[name] = torch.empty(shape, dtype=parts[0].dtype, device=device)
-                for destination, part in zip(columns[name].split([*map(len, parts)]), parts):
-                    destination.copy_(part)
+        columns = {
+            name: torch.cat([shard[name].to(device if name in LARGE else "cpu") for shard in self.shards])
+            for name in (*SMALL, *LARGE)
+            if name in self.shards[0]
+        }
         return replace(self, shards=[columns], shard_rows=len(self))
 
     def large_bytes(self) -> int:
-        """Bytes that `moved` takes on the device."""
+        """Bytes that `to_device` takes on the device."""
         return sum(shard[name].nbytes for shard in self.shards for name in LARGE if name in shard)
 
     def __len__(self) -> int:
@@ -156,24 +149,14 @@ class Cache:
         """A whole column in memory; for small ones."""
         return torch.cat([shard[name] for shard in self.shards])
 
-    def norms(self) -> torch.Tensor:
-        """The teacher's mean norm of each part at each position (W, P)."""
-        return self._mean("norm_sum")
+    def norms(self, prefix: str = "") -> torch.Tensor:
+        """The teacher's mean norm of each part at each position (W, parts); of its pooled vectors (1, 1) by POOLED."""
+        return (self.sums[f"{prefix}norm_sum"] / self.sums[f"{prefix}weight"][:, None]).float()
 
-    def constant(self) -> torch.Tensor:
-        """The mean unit target of each position (W, D): direction of the best constant predictor."""
-        return self._mean("y")
-
-    def pooled_norm(self) -> torch.Tensor:
-        """The mean norm of the teacher's pooled vectors (1, 1)."""
-        return self._mean("norm_sum", "pooled_")
-
-    def pooled_constant(self) -> torch.Tensor:
-        """The mean unit pooled vector (G,)."""
-        return self._mean("y", "pooled_")[0]
-
-    def _mean(self, name: str, prefix: str = "") -> torch.Tensor:
-        return (self.sums[prefix + name] / self.sums[f"{prefix}weight"][:, None]).float()
+    def constant(self, prefix: str = "") -> torch.Tensor:
+        """The mean unit target of each position (W, D), direction of the best constant predictor; the mean unit pooled
+        vector (1, G) by POOLED."""
+        return (self.sums[f"{prefix}y"] / self.sums[f"{prefix}weight"][:, None]).float()
 
     def constant_loss(self) -> float:
         """Loss of the best constant predictor: the mean of cos(u, m) over unit vectors u of mean m is |m|."""
@@ -184,15 +167,9 @@ class Cache:
         """Whether the teacher's first position is one vector for every caption, as a causal teacher's is."""
         return bool(self.constant()[0].norm() > 1 - 1e-4)
 
-    def ridge(self, penalty: float) -> Ridge:
-        """The ridge regression (zhclip/ridge.py) from the untrained student's output to the unit targets."""
-        return self._solve("", penalty)
-
-    def pooled_ridge(self, penalty: float) -> Ridge | None:
-        """`ridge` from the student's first position to the unit pooled vectors; None without them."""
-        return self._solve("pooled_", penalty) if self.pooled_width else None
-
-    def _solve(self, prefix: str, penalty: float) -> Ridge:
+    def ridge(self, penalty: float, prefix: str = "") -> Ridge:
+        """The ridge regression (zhclip/ridge.py) from the untrained student's output to the unit targets; from its
+        first position to the unit pooled vectors by POOLED."""
         weight, bias = solve(RidgeSums.from_tensors(self.sums, prefix), penalty)
         return Ridge(weight.float(), bias.float())
 

@@ -2,9 +2,9 @@
 
 Folders of shards, each a safetensors file. `captions` holds for each caption the teacher's output (fp16) at the stored
 positions, its length, the student's token ids and the untrained student's sentence vector; `frozen-K` the student's
-hidden states after K frozen layers (fp16) at the same positions, if the strategy has any and the disk has room. `sums`
-(float64) for the ridge regression are written shard by shard and added up at the end. A shard appears by a rename, so
-a killed stage continues at the next one, and several processes divide the shards among themselves.
+hidden states after K frozen layers (fp16) at the same positions, if the strategy has any. `sums` (float64) for the
+ridge regression are written shard by shard and added up at the end. A shard appears by a rename, so a killed stage
+continues at the next one, and several processes divide the shards among themselves.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from ..base.device import processes
 from ..base.files import DamagedError, read_tensors
 from ..base.recipe import Recipe
 from ..base.settings import check_settings
-from ..corpus import stage as corpus
+from ..corpus.pairs import read_pairs
+from ..models.freezing import frozen_depth
 from ..models.student import student_from_recipe
 from ..models.teacher import teacher_from_recipe
 from ..progress import Counter, Listener
-from . import budget, standardise
 from .builder import CacheBuilder, add_sums
-from .shards import CURE, SUMS, part_names, shard_path
+from .shards import DAMAGE_HINT, SUMS, part_names, shard_path
+from .standardise import standardise_targets
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -45,10 +46,10 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     state = processes()
     student = student_from_recipe(recipe, state.device, progress)
     teacher = teacher_from_recipe(recipe, state.device, progress)
-    train, dev = (corpus.read_pairs(recipe.folder / "corpus" / f"{split}.tsv") for split in ("train", "dev"))
+    train, dev = (read_pairs(recipe.folder / "corpus" / f"{split}.tsv") for split in ("train", "dev"))
+    depth = frozen_depth(recipe.train, student.depth)
     with state.main_process_first():
-        teacher = standardise.measure(recipe.cache_folder, teacher, train, progress)
-        depth = budget.stored_depth(recipe, train, student, teacher)
+        teacher = standardise_targets(recipe.cache_folder, teacher, train, progress)
     sizes = (recipe.cache.shard_rows, recipe.cache.batch)
     builders = {
         "train": CacheBuilder(teacher, student, train, depth, recipe.train.pad_positions, *sizes),
@@ -75,25 +76,25 @@ def build(
     index, processes = (state.process_index, state.num_processes) if state else (0, 1)
     numbers, has_sums = range(-(-len(builder.pairs) // builder.shard_rows)), _is_complete(captions / SUMS)
     # Sums of single shards are deleted once they are added up: as many as shards would be a quarter of the cache.
-    first = [captions] if has_sums else [captions, captions / "sums"]
+    outputs = [captions] if has_sums else [captions, captions / "sums"]
     own = numbers[index::processes]
-    missing = [number for number in own if _lacks(number, [*first, *frozen])]
-    total, left = (sum(map(builder.rows_of, shards)) for shards in (own, missing))
+    missing = [number for number in own if _is_missing(number, [*outputs, *frozen])]
+    total, left = (sum(len(builder.shard_pairs(number)) for number in shards) for shards in (own, missing))
     counter = Counter(f"cache {folder.name}", total, progress, total - left)
     with counter.repeated_in_batches():
         for number in missing:
-            if _lacks(number, first):
-                *tensors, hidden = builder.shard(number, counter.add)
+            if _is_missing(number, outputs):
+                *contents, hidden = builder.shard(number, counter.add)
             else:
-                columns = read_tensors(shard_path(captions, number), CURE)
-                tensors, hidden = [], builder.frozen_hidden(number, columns, counter.add)
-            for part, content in [*zip(first, tensors), *((part, hidden) for part in frozen)]:
-                save_tensors(shard_path(part, number), content)
+                columns = read_tensors(shard_path(captions, number), DAMAGE_HINT)
+                contents, hidden = [], builder.frozen_hidden(number, columns, counter.add)
+            for part, tensors in [*zip(outputs, contents), *((part, hidden) for part in frozen)]:
+                save_tensors(shard_path(part, number), tensors)
     if state:
         state.wait_for_everyone()
     if index == 0:
         if not has_sums:
-            shards = (dict(read_tensors(shard_path(captions / "sums", number), CURE)) for number in numbers)
+            shards = (dict(read_tensors(shard_path(captions / "sums", number), DAMAGE_HINT)) for number in numbers)
             sums = functools.reduce(add_sums, shards)
             save_tensors(captions / SUMS, sums)
         shutil.rmtree(captions / "sums", ignore_errors=True)
@@ -101,14 +102,14 @@ def build(
         state.wait_for_everyone()
 
 
-def _lacks(number: int, parts: Sequence[Path]) -> bool:
-    return not all(_is_complete(shard_path(part, number)) for part in parts)
+def _is_missing(number: int, folders: Sequence[Path]) -> bool:
+    return not all(_is_complete(shard_path(folder, number)) for folder in folders)
 
 
 def _is_complete(path: Path) -> bool:
     """Whether a shard exists and is not cut short."""
     try:
-        return path.is_file() and bool(read_tensors(path, CURE))
+        return path.is_file() and bool(read_tensors(path, DAMAGE_HINT))
     except DamagedError as error:
         logger.warning("cache: %s", error)
         return False

@@ -18,29 +18,28 @@ from zhclip.io import save_tensors
 from ..base.device import matmul_precision
 from ..base.files import read_metadata, read_tensors
 from ..base.recipe import Recipe, SettingsError
-from ..corpus import stage as corpus
-from ..corpus.pairs import Pair
+from ..corpus.pairs import Pair, pairs_sha256
 from ..models.teacher import Teacher, teacher_from_recipe
 from ..progress import Counter, Listener
 
 FILE = "standard.safetensors"
-CURE = "delete it and run the cache stage again"
+DAMAGE_HINT = "delete it and run the cache stage again"
 SAMPLE = 256  # captions
 BATCH = 32
 MIN_STD = 1e-6  # of captions that are all the same
 
 
-def measure(folder: Path, teacher: Teacher, pairs: list[Pair], progress: Listener | None = None) -> Teacher:
+def standardise_targets(folder: Path, teacher: Teacher, pairs: list[Pair], progress: Listener | None = None) -> Teacher:
     """The teacher with standardised targets; mean and std are measured unless the cache's folder has them.
 
     Raises SettingsError if they belong to other pairs or another teacher.
     """
     if teacher.final_norm:
         return teacher
-    path, key = folder / FILE, f"{teacher.sha256} {teacher.layer} {teacher.window} {corpus.sha256(pairs)}"
+    path, key = folder / FILE, f"{teacher.sha256} {teacher.layer} {teacher.window} {pairs_sha256(pairs)}"
     if not path.is_file():
         save_tensors(path, statistics(teacher, pairs, progress), {"of": key})
-    elif read_metadata(path, CURE).get("of") != key:
+    elif read_metadata(path, DAMAGE_HINT).get("of") != key:
         raise SettingsError(
             f"{path} was measured on other pairs, or of another teacher, layer or window: use the old settings, "
             f"another --cache.dir, or delete {folder}"
@@ -79,7 +78,7 @@ def statistics(teacher: Teacher, pairs: list[Pair], progress: Listener | None = 
 
 def _with_statistics(teacher: Teacher, path: Path) -> Teacher:
     out = copy(teacher)  # keeps the cached digest, which dataclasses.replace would forget
-    vars(out).update(read_tensors(path, CURE))
+    vars(out).update(read_tensors(path, DAMAGE_HINT))
     return out
 
 

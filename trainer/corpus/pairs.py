@@ -1,4 +1,4 @@
-"""Cleaning: which rows become pairs, in file order, and why the others were rejected."""
+"""Clean pairs: which rows become pairs, why the others are rejected, and the TSV files of both splits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from zhclip.prompt import normalise
 
-from ..base.recipe import CorpusSettings
-from .clean import english_fault, pair_fault
+from ..base.files import DamagedError, write_text
+from ..base.recipe import CorpusSettings, SettingsError
+from .clean import pair_fault
 from .lines import CorpusError, Row
 from .near import NearIndex
 
-DEFAULTS = CorpusSettings()
 Length = Callable[[str], int]  # positions of a text, start and end included
 # Rejected rows stay in memory: give up once they exceed REJECTS_PER_PAIR * (pairs + FIRST_PAIRS).
 REJECTS_PER_PAIR, FIRST_PAIRS = 100, 10_000
@@ -39,47 +40,45 @@ class Cleaned:
         """Rejected rows by reason."""
         return dict(sorted(Counter(row.fault for row in self.rejects).items()))
 
-    def at_least(self, count: int, where: str, kind: str = "pairs") -> Cleaned:
-        """Itself. Raises CorpusError if there are fewer pairs."""
+    def require(self, count: int, where: str, kind: str = "pairs") -> list[Pair]:
+        """The pairs. Raises CorpusError if there are fewer than `count`."""
         if len(self.pairs) < count:
             raise CorpusError(f"{where}: {len(self.pairs)} usable {kind}; rejected: {self.counts()}")
-        return self
+        return self.pairs
 
 
 def clean(
     rows: Iterable[Row],
-    zh_length: Length | None,
+    zh_length: Length,
     en_length: Length,
     window: int,
-    settings: CorpusSettings = DEFAULTS,
+    near: float | None = CorpusSettings.near,
+    limit: int | None = None,
     dev: Sequence[Pair] = (),
 ) -> Cleaned:
-    """Clean pairs of the rows. No text occurs twice, nor one of `dev`, the pairs of another split.
+    """The first `limit` clean pairs of the rows. No text occurs twice, nor one of `dev`, the pairs of another split.
 
-    Without `zh_length` the captions are English alone and the pairs' Chinese side is empty. Raises CorpusError if
-    hardly any row is usable.
+    Raises CorpusError if hardly any row is usable.
     """
     seen_zh = {pair.zh: "also in dev" for pair in dev}
-    seen_en = {key(pair.en): "also in dev" for pair in dev}
-    index = None if settings.near is None else NearIndex(settings.near, seen_en)
+    seen_en = {comparison_key(pair.en): "also in dev" for pair in dev}
+    index = None if near is None else NearIndex(near, seen_en)
     pairs: list[Pair] = []
     rejects: list[Row] = []
     for row in rows:
-        if settings.limit is not None and len(pairs) >= settings.limit:
+        if limit is not None and len(pairs) >= limit:
             break
-        en = " ".join(row.en.split())
-        zh = normalise(row.zh) if zh_length else ""
-        folded = fold(en)
+        zh, en, folded = normalise(row.zh), " ".join(row.en.split()), normalise(row.en)
         english = folded.lower()
         fault = (
             row.fault
-            or ("empty" if not en or (zh_length and not zh) else "")
+            or ("empty" if not en or not zh else "")
             or ("wrong encoding" if "\ufffd" in zh + en else "")
             or ("identical sides" if zh == folded else "")
-            or (pair_fault(row.zh, row.en) if zh_length else english_fault(row.en))
+            or pair_fault(row.zh, row.en)
             or seen_zh.get(zh)
             or seen_en.get(english)
-            or ("Chinese over the window" if zh_length and zh_length(zh) > window else "")
+            or ("Chinese over the window" if zh_length(zh) > window else "")
             or ("English over the window" if en_length(en) > window else "")
             or (index.add(english) if index else "")
         )
@@ -90,23 +89,41 @@ def clean(
                 raise CorpusError(f"{row.source or 'this'} is no corpus, so far {counts}")
             continue
         pairs.append(Pair(zh, en))
-        seen_en[english] = "duplicate"
-        if zh:
-            seen_zh[zh] = "duplicate"
+        seen_zh[zh] = seen_en[english] = "duplicate"
     return Cleaned(pairs, rejects)
 
 
-def key(en: str) -> str:
+def comparison_key(en: str) -> str:
     """Normalised lower-case text: equal keys are equal English captions."""
-    return fold(" ".join(en.split())).lower()
+    return normalise(en).lower()
 
 
-def fold(en: str) -> str:
-    """`normalise` of a text with single spaces; printable ASCII, which most captions are, is normalised already."""
-    return en if en.isascii() and en.isprintable() else normalise(en)
-
-
-def share(en: str, purpose: str) -> float:
+def hash_fraction(en: str, purpose: str) -> float:
     """Hash of an English caption to [0, 1), independent for each purpose of at most 16 characters."""
-    digest = hashlib.blake2b(key(en).encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest()
+    key = comparison_key(en).encode("utf-8", "replace")
+    digest = hashlib.blake2b(key, digest_size=8, person=purpose.encode()).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+def write_pairs(path: Path, pairs: list[Pair]) -> None:
+    """Write pairs as TSV; normalised texts hold neither tabs nor line ends."""
+    write_text(path, "zh\ten\n" + _lines(pairs))
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read what `write_pairs` wrote. Raises SettingsError if the corpus stage has not run, DamagedError."""
+    if not path.is_file():
+        raise SettingsError(f"{path}: not there; run the corpus stage first (`python -m trainer corpus`)")
+    *lines, end = path.read_text(encoding="utf-8").split("\n")
+    if end or not all(line.count("\t") == 1 for line in lines):
+        raise DamagedError(f"{path}: damaged; delete {path.parent} and run the corpus stage again")
+    return [Pair(*line.split("\t")) for line in lines[1:]]
+
+
+def pairs_sha256(pairs: list[Pair]) -> str:
+    """Digest of the pairs in order."""
+    return hashlib.sha256(_lines(pairs).encode()).hexdigest()
+
+
+def _lines(pairs: list[Pair]) -> str:
+    return "".join(f"{pair.zh}\t{pair.en}\n" for pair in pairs)

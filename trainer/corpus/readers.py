@@ -9,7 +9,8 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -23,33 +24,32 @@ from .lines import CorpusError, Row, read_lines
 
 TABLES = (".tsv", ".csv", ".jsonl", ".parquet")
 MOSES = (".zh", ".en")
-FORMATS = f"{', '.join(TABLES)} (.gz or not), or two files NAME.zh and NAME.en"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Record = tuple[int, list[str], str]  # number, fields, fault
 
 
-def read(source: Source | str) -> Iterator[Row]:
+def read_rows(source: Source | str) -> Iterator[Row]:
     """Rows of a source. One whose `zh` is empty is English alone.
 
     Raises CorpusError if there is no such corpus, or if it is of another kind, damaged, or lacks the columns.
     """
     source = Source(source) if isinstance(source, str) else source
-    if rows := starter_rows(source.path):
-        return starter.read(rows)
+    if count := starter_rows(source.path):
+        return starter.read_rows(count)
     if is_hub(source.path):
         return _read_hub(source)
-    parts = files(source.path)
-    if parts[0].suffix in MOSES:
-        return _read_moses(*parts)
-    if len(parts) == 1:
-        return _read_file(parts[0], source)
-    return (replace(row, source=file.name) for file in parts for row in _read_file(file, source))
+    files = source_files(source.path)
+    if files[0].suffix in MOSES:
+        return _read_moses(*files)
+    if len(files) == 1:
+        return _read_file(files[0], source)
+    return (replace(row, source=file.name) for file in files for row in _read_file(file, source))
 
 
 def starter_rows(path: str) -> int:
     """Number of pairs that `starter` or `starter:N` asks for; 0 for any other path, or if a file has that name."""
     asked = re.fullmatch(rf"{STARTER}(?::(\d{{1,9}}))?", path)
-    return int(asked[1] or starter.ROWS) if asked and not os.path.exists(path) else 0
+    return int(asked[1] or starter.DEFAULT_ROWS) if asked and not os.path.exists(path) else 0
 
 
 def is_hub(path: str) -> bool:
@@ -58,17 +58,17 @@ def is_hub(path: str) -> bool:
     return bool(HUB_ID.fullmatch(path)) and not is_file
 
 
-def files(path: str) -> list[Path]:
+def source_files(path: str) -> list[Path]:
     """Files of a local source, sorted; of a Moses pair, named by one file or without its suffix, Chinese and English.
 
     Raises CorpusError if there are none.
     """
     given = Path(path)
     if given.is_dir():
-        parts = sorted(file for file in given.rglob("*") if file.is_file() and _kind(file) in TABLES)
-        if not parts:
+        tables = sorted(file for file in given.rglob("*") if file.is_file() and _kind(file) in TABLES)
+        if not tables:
             raise CorpusError(f"{path}: there is no table in that folder; it is one of {', '.join(TABLES)}")
-        return parts
+        return tables
     if given.is_file() and given.suffix not in MOSES:
         return [given]
     stem = given.with_suffix("") if given.suffix in MOSES else given
@@ -83,9 +83,9 @@ def source_sha256(source: Source) -> str:
 
     Raises CorpusError if there are none.
     """
-    if rows := starter_rows(source.path):
-        return f"{starter.digest()}, {rows} rows"
-    return source.path if is_hub(source.path) else file_sha256(*files(source.path))
+    if count := starter_rows(source.path):
+        return f"{starter.digest()}, {count} rows"
+    return source.path if is_hub(source.path) else file_sha256(*source_files(source.path))
 
 
 def _kind(path: Path) -> str:
@@ -93,18 +93,23 @@ def _kind(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _read_file(path: Path, source: Source) -> Iterator[Row]:
-    kind = _kind(path)
+def _read_file(file: Path, source: Source) -> Iterator[Row]:
+    kind = _kind(file)
     if kind == ".txt" and not source.zh:
-        return (Row(number, "", text, fault) for number, text, fault in read_lines(path))
+        return (Row(number, "", text, fault) for number, text, fault in read_lines(file))
+    if kind == ".tsv":
+        lines = read_lines(file)
+        return _read_table(file, ((number, text.split("\t"), fault) for number, text, fault in lines), source)
+    if kind == ".csv":
+        return _read_table(file, _csv_records(file), source)
     if kind == ".jsonl":
-        return _read_jsonl(path, source)
+        return _read_jsonl(file, source)
     if kind == ".parquet":
-        return _read_parquet(path, source)
-    if kind not in TABLES:
-        raise CorpusError(f"{path}: a corpus is one of {FORMATS}, not {kind or 'without a suffix'}")
-    lines = ((number, text.split("\t"), fault) for number, text, fault in read_lines(path))
-    return _read_table(path, _csv_records(path) if kind == ".csv" else lines, source)
+        return _read_parquet(file, source)
+    raise CorpusError(
+        f"{file}: a corpus is one of {', '.join(TABLES)} (.gz or not), or two files NAME.zh and NAME.en, "
+        f"not {kind or 'without a suffix'}"
+    )
 
 
 def _read_table(file: Path, records: Iterator[Record], source: Source) -> Iterator[Row]:
@@ -152,23 +157,23 @@ def _read_jsonl(file: Path, source: Source) -> Iterator[Row]:
             yield Row(number, line, "", fault or f"not a JSON object with {source.zh} and {source.en}")
 
 
-def _check_columns(found: str, names: list[str], source: Source, nested: bool) -> None:
+def _check_columns(where: str, names: list[str], source: Source, nested: bool) -> None:
     """Raises CorpusError unless the source's columns are among `names`, or inside them if columns are `nested`."""
     wanted = [source.zh, source.en] if source.zh else [source.en]
     if any(name not in names and not (nested and name.partition(".")[0] in names) for name in wanted):
-        raise CorpusError(f"{found} {str(names[:6])[:300]}; it must name the columns {' and '.join(wanted)}")
+        raise CorpusError(f"{where} {str(names[:6])[:300]}; it must name the columns {' and '.join(wanted)}")
 
 
 def _record_row(number: int, record: dict[str, Any], source: Source, fault: str) -> Row:
     try:
-        zh, en = (_value(record, name) if name else "" for name in (source.zh, source.en))
+        zh, en = (_column(record, name) if name else "" for name in (source.zh, source.en))
     except KeyError:
         return Row(number, json.dumps(record, ensure_ascii=False, default=str), "", fault or "missing column")
     is_text = all(value is None or isinstance(value, str) for value in (zh, en))
     return Row(number, str(zh or ""), str(en or ""), fault or ("" if is_text else "not text"))
 
 
-def _value(record: Any, name: str) -> Any:
+def _column(record: Any, name: str) -> Any:
     """A column's value. Raises KeyError if it is missing."""
     if name in record:
         return record[name]
@@ -188,37 +193,40 @@ def _read_moses(zh_file: Path, en_file: Path) -> Iterator[Row]:
         yield Row(zh.number, zh.text, en.text, zh.fault or en.fault)
 
 
-def _read_parquet(path: Path, source: Source) -> Iterator[Row]:
+def _read_parquet(file: Path, source: Source) -> Iterator[Row]:
     from datasets import Dataset
 
-    cure = "write or download it again"
-    return _dataset_rows(str(path), _call(f"{path}: not Parquet", cure, Dataset.from_parquet, str(path)), source)
+    with _one_line_errors(f"{file}: not Parquet", "write or download it again"):
+        table = Dataset.from_parquet(str(file))
+    return _dataset_rows(str(file), table, source)
 
 
 def _read_hub(source: Source) -> Iterator[Row]:
     """Rows of a dataset that is downloaded once; HF_ENDPOINT chooses a mirror."""
     from datasets import load_dataset
 
-    cure = "check the id, its `config` and `split`, download it by hand, or set HF_ENDPOINT to a mirror"
-    what = f"{source.path}: neither a local file or folder nor to be had from the hub"
-    options = {"split": source.split, "revision": source.revision}
-    return _dataset_rows(source.path, _call(what, cure, load_dataset, source.path, source.config, **options), source)
+    hint = "check the id, its `config` and `split`, download it by hand, or set HF_ENDPOINT to a mirror"
+    with _one_line_errors(f"{source.path}: neither a local file or folder nor to be had from the hub", hint):
+        table = load_dataset(source.path, source.config, split=source.split, revision=source.revision)
+    return _dataset_rows(source.path, table, source)
 
 
 def _dataset_rows(where: str, table: Any, source: Source) -> Iterator[Row]:
     _check_columns(f"{where}: its columns are", list(table.column_names), source, nested=True)
     records = iter(table)
     for number in range(1, len(table) + 1):
-        record = _call(f"{where}: a row cannot be read", "write or download it again", next, records)
+        with _one_line_errors(f"{where}: a row cannot be read", "write or download it again"):
+            record = next(records)
         yield _record_row(number, record, source, "")
 
 
-def _call(what: str, cure: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A call of `datasets`, whose errors become a CorpusError with the first cause in one line."""
+@contextmanager
+def _one_line_errors(what: str, hint: str) -> Iterator[None]:
+    """Turn any error of `datasets` into a CorpusError that gives its first cause in one line."""
     try:
-        return function(*args, **kwargs)
+        yield
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise CorpusError(f"{what} ({one_line(cause) or type(cause).__name__}); {cure}") from error
+        raise CorpusError(f"{what} ({one_line(cause) or type(cause).__name__}); {hint}") from error

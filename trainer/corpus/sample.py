@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..base.recipe import Recipe
 from ..progress import Listener
 from .lines import CorpusError
-from .pairs import Length, Pair, clean
-from .stage import read_pairs, split_rows
+from .pairs import Length, Pair, clean, read_pairs
+from .stage import split_rows
 
 SIZE = 400
 
@@ -39,7 +39,7 @@ def sampled(recipe: Recipe, zh_length: Length, en_length: Length, progress: List
     dev_rows = sum(1 for _ in split_rows(settings, "dev", progress))
     reading = time.perf_counter() - began
     rows = random.Random(0).sample(train_rows, min(SIZE, len(train_rows)))
-    cleaned = clean(rows, zh_length, en_length, recipe.window, replace(settings, limit=None))
+    cleaned = clean(rows, zh_length, en_length, recipe.window, settings.near)
     if not cleaned.pairs:
         raise CorpusError(f"of {len(rows)} of its rows none can be used; rejected: {cleaned.counts()}")
     each, usable = (time.perf_counter() - began - reading) / len(rows), len(cleaned.pairs) / len(rows)

@@ -15,6 +15,7 @@ from zhclip.models import SD15, CheckpointKind, Part, absolute_layer
 from zhclip.vectors import standardise
 
 from ..base.comfyui import clip_tokenizer
+from ..base.device import rounded_positions
 from ..base.recipe import Recipe
 from ..base.settings import public_name, require
 from ..progress import Listener
@@ -136,7 +137,7 @@ class Teacher:
             layers = self.layer % (shape_of(bert)[1] + 1)  # -1: all of them
             hidden = bert(ids.gather(1, positions), positions < lengths[:, None], positions, last=layers)
             return standardise(hidden.float(), self.mean, self.std), None
-        ids = ids[:, : int(positions.max()) + 1]
+        ids = ids[:, : rounded_positions(int(positions.max()) + 1, ids.device)]
         behind = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         states = []
         for part, model in zip(self.kind.parts, self.models):

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from zhclip.structure import project
 
-from ..cache.shards import Cache
+from ..cache.shards import POOLED, Cache
 from ..corpus.pairs import Pair
 from ..models.student import Ridge
 from ..models.teacher import Teacher
@@ -45,7 +45,8 @@ class Baselines:
         total = torch.stack([shard["zh_sentence"].double().sum(dim=0) for shard in cache.shards]).sum(dim=0)
         centre = (total / len(cache)).float()
         targets = targets or partial(cache.rows, "target")
-        return cls(cache, cache.constant(), cache.ridge(penalty), centre, targets, cache.pooled_ridge(penalty))
+        pooled = cache.ridge(penalty, POOLED) if cache.pooled_width else None
+        return cls(cache, cache.constant(), cache.ridge(penalty), centre, targets, pooled)
 
     def nearest(self, vectors: torch.Tensor) -> list[int]:
         """For each sentence vector (N, S) of the untrained student, the row of the cache with the largest cosine.
@@ -79,7 +80,7 @@ class Baselines:
     def predict_pooled(self, first: torch.Tensor, nearest: list[int]) -> dict[str, torch.Tensor]:
         """Predictions of pooled vectors (B, G), from the untrained student's output (B, S) at the first position."""
         predictions = {
-            "constant": self.cache.pooled_constant().expand(len(first), -1),
+            "constant": self.cache.constant(POOLED).expand(len(first), -1),
             "nearest": self.cache.rows("teacher_pooled", nearest).float(),
         }
         if self.pooled_ridge is not None:

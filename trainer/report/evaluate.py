@@ -20,8 +20,8 @@ from ..base.stage_settings import EvaluateSettings
 from ..cache.builder import CacheBuilder
 from ..cache.shards import Cache
 from ..cache.stage import build
-from ..corpus import stage as corpus
-from ..corpus.pairs import Pair
+from ..corpus.pairs import Pair, clean, read_pairs
+from ..corpus.readers import read_rows
 from ..models.student import Student, load_student
 from ..models.teacher import Teacher, load_teacher
 from ..progress import Listener
@@ -58,10 +58,10 @@ def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation
     """
     run, folder = TrainedRun.open(recipe, default_device(), progress), recipe.folder / "corpus"
     summary = read_json(folder / "summary.json", "delete it and run the corpus stage again")
-    targets = teacher_targets(run.teacher, corpus.read_pairs(folder / "train.tsv"))
+    targets = teacher_targets(run.teacher, read_pairs(folder / "train.tsv"))
     baselines = Baselines.from_cache(run.cache, recipe.train.ridge_lambda, targets)
     dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
-    pairs = corpus.read_pairs(folder / "dev.tsv")
+    pairs = read_pairs(folder / "dev.tsv")
     scored = score(run.student, [(dev, baselines)], pairs, progress)
     facts = {
         "baselines_from": "training pairs",
@@ -100,19 +100,20 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
     model = settings.student.model or (run.student.model if run else None)
     model = require(model, "student.model", "the untrained student")
     untrained = load_student(model, meta.window, device, progress=progress)
-    cleaned = corpus.scorable(source, student.tokens.length, teacher.length, meta.window)
+    cleaned = clean(read_rows(source), student.tokens.length, teacher.length, meta.window)
     penalty = float(meta.recipe.get("train", {}).get("ridge_lambda", TrainSettings.ridge_lambda))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-        caches = _cache_halves(Path(temporary), cleaned.pairs, teacher, untrained)
+        pairs = cleaned.require(4, source)
+        caches = _cache_halves(Path(temporary), pairs, teacher, untrained)
         if run is not None and (run.cache_folder / "train").is_dir():
             train = Cache.open(run.cache_folder / "train", None, run.train.pad_positions)
-            targets = teacher_targets(teacher, corpus.read_pairs(run.folder / "corpus" / "train.tsv"))
+            targets = teacher_targets(teacher, read_pairs(run.folder / "corpus" / "train.tsv"))
             baselines, origin = [Baselines.from_cache(train, penalty, targets)] * 2, "training pairs"
         else:
             baselines = [Baselines.from_cache(half, penalty) for half in reversed(caches)]
             origin = "the other half of the scored pairs"
         parts = list(zip(caches, baselines, strict=True))
-        scored = score(student, parts, cleaned.pairs, progress)
+        scored = score(student, parts, pairs, progress)
     about = {"name": Path(source).name, "rejected": cleaned.counts()}
     facts = {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
     evaluation = replace(scored, report=scored.report | facts, name=Path(path).stem, recipe=meta.recipe)

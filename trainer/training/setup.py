@@ -17,7 +17,7 @@ from zhclip.device import best_precision
 from ..base.device import processes
 from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import check_settings
-from ..cache.shards import Cache
+from ..cache.shards import POOLED, Cache
 from ..models.freezing import frozen_depth, prepare
 from ..models.student import Student, student_from_recipe
 from ..progress import Listener
@@ -141,7 +141,8 @@ def prepare_student(student: Student, cache: Cache, train: TrainSettings) -> Any
             f"the student is {student.bert.dimensions.width} wide and the teacher {cache.width}: "
             "only --train.start ridge brings the map between them"
         )
-    maps = [cache.ridge(train.ridge_lambda), cache.pooled_ridge(train.ridge_lambda)] if ridge_start else [None]
+    prefixes = ["", POOLED] if cache.pooled_width else [""]
+    maps = [cache.ridge(train.ridge_lambda, prefix) for prefix in prefixes] if ridge_start else [None]
     with torch.random.fork_rng([]):  # seeded for the adapters
         return prepare(student, train, *maps)
 
@@ -169,7 +170,7 @@ def loader(train: TrainSettings, cache: Cache, steps: range, accelerator: Accele
     device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
     order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, *share)
     resident = fits_on(device, cache.large_bytes())
-    dataset = CaptionDataset(cache.moved(device) if resident else cache, train.contrast > 0)
+    dataset = CaptionDataset(cache.to_device(device) if resident else cache, train.contrast > 0)
     batches = (dataset[microbatch] for microbatch in order)
     return batches if device.type == "cpu" else prefetch(_pinned(batch) for batch in batches)
 

@@ -8,7 +8,7 @@ from typing import Any
 from zhclip.structure import Structure
 
 from ..base.recipe import Recipe, SettingsError, TrainSettings
-from ..cache.shards import Cache
+from ..cache.shards import POOLED, Cache
 from ..cache.standardise import standardised_teacher
 from ..models.student import Student
 from ..models.teacher import Teacher
@@ -58,7 +58,7 @@ def build_structure(teacher: Teacher, cache: Cache) -> tuple[Structure, Structur
     pooled = teacher.encode_pooled([""])
     if pooled is None:
         return structure, None
-    return structure, Structure(empty=pooled.cpu(), norms=cache.pooled_norm())
+    return structure, Structure(empty=pooled.cpu(), norms=cache.norms(POOLED))
 
 
 def strategy_name(train: TrainSettings) -> str:

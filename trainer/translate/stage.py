@@ -24,8 +24,9 @@ from ..base.files import file_sha256, hold, write_text
 from ..base.recipe import SettingsError, Source
 from ..base.settings import check_settings, require
 from ..base.stage_settings import TranslateSettings
+from ..corpus.clean import english_fault
 from ..corpus.lines import Row
-from ..corpus.readers import read, source_sha256
+from ..corpus.readers import read_rows, source_sha256
 from ..models.load import ModelError, resolve
 from ..progress import Listener, track
 from .checks import back_score, fault
@@ -71,10 +72,10 @@ def read_captions(settings: TranslateSettings) -> list[Row]:
     source = Source(require(settings.source, "translate.source", "the English captions"), zh="", en=settings.column)
     rows = []
     seen = set()
-    for row in islice(read(source), settings.limit):
+    for row in islice(read_rows(source), settings.limit):
         en = " ".join(row.en.split())
         key = normalise(en).lower()
-        fault = row.fault or ("" if any(c.isalpha() for c in en) else "no words")
+        fault = row.fault or english_fault(row.en) or ("" if any(c.isalpha() for c in en) else "no words")
         rows.append(replace(row, en=en, fault=fault or ("duplicate caption" if key in seen else "")))
         seen.add(key)
     return rows

@@ -5,34 +5,34 @@ All of it was written for this project: docs/starter.md. A larger corpus starts 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
 from zhclip import prompt
 
+from ...base.files import file_sha256
 from ...base.recipe import STARTER
 from ..lines import Row
-from ..pairs import key, share
+from ..pairs import comparison_key, hash_fraction
 from .grammar import Grammar
 from .lexicon import HERE, table
 
-ROWS = 20_000  # pairs, where a source asks for no other number
+DEFAULT_ROWS = 20_000  # pairs, where a source asks for no other number
 WRITTEN = Path(prompt.__file__).with_name("pairs.tsv")  # the calibration's, which zhclip/ shares
 SHORTEST, LONGEST, WORDS = 3, 60, 40
 
 
-def read(rows: int) -> Iterator[Row]:
-    """The first `rows` pairs, none twice in either language: first those written by hand, in a mixed order."""
-    return (Row(number, zh, en) for number, (zh, en) in enumerate(islice(_unique(), rows), 1))
+def read_rows(count: int) -> Iterator[Row]:
+    """The first `count` pairs, none twice in either language: first those written by hand, in a mixed order."""
+    return (Row(number, zh, en) for number, (zh, en) in enumerate(islice(_unique(), count), 1))
 
 
 def written() -> list[tuple[str, str]]:
     """The pairs written by hand, in the order of a hash, so that a few of them are a sample of all."""
     lines = WRITTEN.read_text(encoding="utf-8").splitlines()[1:]
     rows = [line.split("\t") for line in lines] + table("pairs") + table("culture")
-    return sorted(((row[0], row[1]) for row in rows), key=lambda pair: (share(pair[1], STARTER), pair))
+    return sorted(((row[0], row[1]) for row in rows), key=lambda pair: (hash_fraction(pair[1], STARTER), pair))
 
 
 def _unique() -> Iterator[tuple[str, str]]:
@@ -41,7 +41,7 @@ def _unique() -> Iterator[tuple[str, str]]:
     seen_en: set[str] = set()
     generated = (p for p in Grammar().pairs() if SHORTEST <= len(p[0]) <= LONGEST and len(p[1].split()) <= WORDS)
     for zh, en in chain(written(), generated):
-        chinese, english = prompt.normalise(zh), key(en)
+        chinese, english = prompt.normalise(zh), comparison_key(en)
         if chinese not in seen_zh and english not in seen_en:
             seen_zh.add(chinese)
             seen_en.add(english)
@@ -50,7 +50,4 @@ def _unique() -> Iterator[tuple[str, str]]:
 
 def digest() -> str:
     """sha256 of the tables, part of the corpus stage's settings."""
-    total = hashlib.sha256()
-    for path in sorted([*HERE.glob("*.tsv"), WRITTEN], key=lambda path: path.name):
-        total.update(path.read_bytes())
-    return total.hexdigest()
+    return file_sha256(*sorted([*HERE.glob("*.tsv"), WRITTEN], key=lambda path: path.name))

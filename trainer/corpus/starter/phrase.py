@@ -43,11 +43,6 @@ def plural(one: str) -> str:
     return f"{one[:-1]}ies" if re.search(r"[^aeiou]y$", one) else f"{one}s"
 
 
-def noun_forms(whole: str, bare: str, noun: str, be: str, the: str = "") -> Form:
-    """English forms of a noun phrase."""
-    return Form(whole, bare=bare, noun=noun, be=be, the=the or f"the {bare}")
-
-
 def modified(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
     """An English noun with its attributes, in their usual order."""
     before: list[str] = []
