@@ -85,7 +85,7 @@ def test_pairs_stand_in_the_sources_order_and_every_other_row_has_its_reason(sou
     assert [en for _, en in pairs if en in learnt] == list(learnt)
     assert all(zh == learnt[en] for zh, en in pairs if en in learnt)
     rejects = {row[1]: row[2] for row in table(finished / "pairs.tsv.rejects.tsv")[1:]}
-    reasons = ["no words", "no words", "duplicate caption", "caption too long"]
+    reasons = ["no English", "no words", "duplicate caption", "caption too long"]
     assert [rejects[row] for row in ("7", "8", "9", "10")] == reasons
     assert len(pairs) + len(rejects) == len(table(source)) - 1
 
