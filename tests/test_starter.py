@@ -23,7 +23,8 @@ from zhclip.prompt import normalise
 TABLES = {path.stem: path for path in (ROOT / "trainer" / "corpus" / "starter").glob("*.tsv")}
 ROWS = 11_000
 WRITTEN = 2_000 + 5_000 + 1_000  # at least
-SHA256 = "fc59e7c436e721f11c74283cdeab166bbacf60bacab1fbebad3d1754f51350cb"  # of the first 8,600 pairs: every machine and version of Python draws the same
+# Of the first 8,600 pairs: every machine and version of Python draws the same.
+SHA256 = "fc59e7c436e721f11c74283cdeab166bbacf60bacab1fbebad3d1754f51350cb"
 # No sentence contains these, on either side.
 UNWANTED = re.compile(
     r"\b(?:sexy|nudes?|naked (?:man|woman|girl|boy|person)|erotic|porn\w*|nipples?|gory|disney|pokemon|pikachu|marvel|"
