@@ -1,8 +1,8 @@
-"""The honest peer: the loop that transformers, PEFT and a DataLoader give, as well written as they allow.
+"""The plain training loop that ours is compared with, as well written as transformers, PEFT and a DataLoader allow.
 
 Every layer is computed for every caption in every step, padded to the whole window. All else is as good as ours:
-dropout off, bf16 where the machine has it, SDPA attention, fused AdamW, warm-up and clipping, the teacher's answers
-computed beforehand and read from memory.
+dropout off, mixed precision, SDPA attention, fused AdamW, warm-up and clipping, the teacher's outputs computed
+beforehand and read from memory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ LAYERS, RANK, ALPHA, RATE, WARM_UP = 3, 16, 64, 5e-4, 50
 
 
 def load(folder: Path, strategy: str) -> torch.nn.Module:
-    """The text tower of a Chinese-CLIP, with what the strategy trains set free."""
+    """The text tower of a Chinese-CLIP with what the paper's strategy trains: the last three layers, or adapters on
+    query and value."""
     # ChineseCLIPTextModel.from_pretrained would leave every weight at random: a whole model's names have a prefix.
-    return free(ChineseCLIPModel.from_pretrained(folder).text_model, strategy)
-
-
-def free(model: Any, strategy: str) -> torch.nn.Module:
-    """Set free what the paper's strategy trains: the last three layers, or adapters on query and value."""
+    model: Any = ChineseCLIPModel.from_pretrained(folder).text_model
     model.train(False).requires_grad_(False)
     if strategy == "lora":
         config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["query", "value"])
@@ -40,25 +37,27 @@ def free(model: Any, strategy: str) -> torch.nn.Module:
 def steps(
     model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, target: torch.Tensor, batch: int, precision: str
 ) -> Iterator[None]:
-    """Train step by step, without end, on ids and mask (N, W) and target (N, W, D) fp16. Yields after each step.
+    """Train on ids and mask (N, W) and target (N, W, D) fp16, N at least a batch. Yields after each step, endlessly.
 
-    Raises ValueError where the captions make no whole batch.
+    precision: Accelerate's name of it, "no", "bf16" or "fp16".
     """
-    if len(ids) < batch:
-        raise ValueError(f"{len(ids)} captions make no batch of {batch}")
     device = ids.device
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=RATE, fused=True)
     schedule = get_constant_schedule_with_warmup(optimiser, WARM_UP)
     loader = DataLoader(TensorDataset(ids, mask, target), batch_size=batch, shuffle=True, drop_last=True)
     while True:
         for batch_ids, batch_mask, goal in loader:
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 hidden = model(input_ids=batch_ids, attention_mask=batch_mask).last_hidden_state
             loss = (1 - cosine_similarity(hidden.float(), goal.float(), dim=-1)).mean()
-            loss.backward()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimiser)
             torch.nn.utils.clip_grad_norm_(learning, 1.0)
-            optimiser.step()
+            scaler.step(optimiser)
+            scaler.update()
             schedule.step()
             optimiser.zero_grad()
             yield

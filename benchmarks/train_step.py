@@ -1,9 +1,9 @@
 """A step of training beside the plain loop's: python -m benchmarks.train_step [--strategy unfreeze|lora] [--batch 32]
 
-Further options: [--sdxl] [--captions 512] [--quick] [--json F]. At full shape, 12 x 768 with random weights and 77
-positions: stored frozen hidden states and compact positions against every layer at every position (plain_loop.py).
-With --sdxl the recommended recipe's step to SDXL's two text encoders and pooled vector beside its step to CLIP-L. Both
-train in turns, in one process, the same strategy at the same precision, on a GPU where there is one.
+Further options: [--sdxl] [--captions 512] [--device auto|cpu|cuda] [--quick]. At full shape, 12 x 768 with random
+weights and 77 positions: stored frozen hidden states and compact positions against every layer at every position
+(plain_loop.py). With --sdxl the recommended recipe's step to SDXL's two text encoders and pooled vector beside its step
+to CLIP-L. Both train in turns, in one process, the same strategy at the same precision.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import plain_loop
-from benchmarks.encoders import encoders, sdxl_teacher
-from benchmarks.rounds import options, race, tell
-from benchmarks.texts import captions
-from trainer.base.device import default_device
+from benchmarks.inputs import captions, encoders, sdxl_teacher
+from benchmarks.rounds import Race, options, print_table, race
+from trainer.base.device import default_device, use_device
 from trainer.base.recipe import CacheSettings, CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.cache import stage as cache
 from trainer.corpus import stage as corpus
@@ -31,14 +30,24 @@ from trainer.training import checkpoint, setup
 from trainer.training.loop import clip_gradient
 
 
-def prepare_run(folder: Path, rows: int, settings: TrainSettings, quick: bool, sdxl: bool = False) -> Recipe:
-    """Encoders, so many captions to train on, and the corpus and cache stages done with them."""
+def write_inputs(folder: Path, rows: int, train: TrainSettings, quick: bool = False, sdxl: bool = False) -> Recipe:
+    """Write encoders and so many captions to train on. Returns their recipe."""
     student, teacher = encoders(folder, *((4, 64) if quick else ()))
     teacher = sdxl_teacher(folder / "sdxl", quick) if sdxl else teacher
-    pairs = CorpusSettings(train=captions(folder / "train.tsv", rows), dev=captions(folder / "dev.tsv", 8, rows))
-    pairs.near = None
-    models = StudentSettings(student), TeacherSettings(teacher)
-    recipe = Recipe(str(folder / "run"), 77, *models, pairs, CacheSettings(shard_rows=rows), settings)
+    dev = captions(folder / "dev.tsv", 32, rows)
+    return Recipe(
+        str(folder / "run"),
+        student=StudentSettings(student),
+        teacher=TeacherSettings(teacher),
+        corpus=CorpusSettings(train=captions(folder / "train.tsv", rows), dev=dev, near=None),
+        cache=CacheSettings(dir=str(folder / "cache"), shard_rows=rows),
+        train=train,
+        install=None,
+    )
+
+
+def cached(recipe: Recipe) -> Recipe:
+    """The recipe, with its corpus and cache stages done."""
     corpus.run(recipe)
     cache.run(recipe)
     return recipe
@@ -63,21 +72,26 @@ def ours(recipe: Recipe) -> Iterator[None]:
 
 
 def plain(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """The plain loop on the same captions, the teacher's answers in memory."""
+    """The plain loop on the same captions, the teacher's outputs in memory."""
     pairs, batch = read_pairs(recipe.folder / "corpus" / "train.tsv"), recipe.train.batch
-    answer, rows = teacher_targets(teacher_from_recipe(recipe, device), pairs), range(len(pairs))
-    target = torch.cat([answer(list(rows[at : at + 64])).half() for at in rows[::64]]).to(device)
+    targets, rows = teacher_targets(teacher_from_recipe(recipe, device), pairs), range(len(pairs))
+    target = torch.cat([targets(list(rows[at : at + 64])).half() for at in rows[::64]]).to(device)
     tokens = load_tokens(str(recipe.student.model), recipe.window)
     ids = torch.tensor([tokens.windows(pair.zh)[0] for pair in pairs], device=device)
     model = plain_loop.load(Path(str(recipe.student.model)), recipe.train.strategy).to(device)
     return plain_loop.steps(model, ids, (ids != 0).long(), target, batch, setup.precision(recipe.train))
 
 
-def finished(steps: Iterator[None], device: torch.device) -> None:
-    """One step, waited for: a GPU works on after the call."""
+def run_step(steps: Iterator[None], device: torch.device) -> None:
+    """One step, and wait until it is done: a GPU computes after the call returns."""
     next(steps)
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def race_steps(one: Iterator[None], other: Iterator[None], device: torch.device, quick: bool) -> Race:
+    """Steps of both in turns."""
+    return race(lambda: run_step(one, device), lambda: run_step(other, device), quick, repeat=4)
 
 
 def main() -> None:
@@ -86,8 +100,10 @@ def main() -> None:
     parser.add_argument("--strategy", choices=("unfreeze", "lora"), default="unfreeze")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--captions", type=int, default=512, help="at least a batch of them")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--sdxl", action="store_true", help="SDXL's step beside SD1.5's")
     given = parser.parse_args()
+    use_device(given.device)
     device, batch = torch.device(default_device()), 8 if given.quick else given.batch
     rows = 64 if given.quick else max(given.captions, batch)
     settings = TrainSettings(strategy=given.strategy, batch=batch, steps=10**6)
@@ -95,15 +111,17 @@ def main() -> None:
         folder = Path(temporary)
         if given.sdxl:
             kinds = ("sd15", "sdxl")
-            one, other = (ours(prepare_run(folder / of, rows, settings, given.quick, of == "sdxl")) for of in kinds)
+            one, other = (
+                ours(cached(write_inputs(folder / kind, rows, settings, given.quick, kind == "sdxl"))) for kind in kinds
+            )
         else:
-            settings.layers, settings.start, settings.contrast = 3, "student", 0.0
-            recipe = prepare_run(folder, rows, settings, given.quick)
+            settings.layers, settings.start, settings.contrast = plain_loop.LAYERS, "student", 0.0
+            recipe = cached(write_inputs(folder, rows, settings, given.quick))
             one, other = plain(recipe, device), ours(recipe)
-        measured = race(lambda: finished(one, device), lambda: finished(other, device), given.quick, repeat=4)
-    what = f"{device.type}, precision {setup.precision(settings)}, {rows} captions"
-    beside = "SD1.5's" if given.sdxl else "plain loop"
-    tell({f"{given.strategy}, a step of {batch}": measured}, beside, what, given.json)
+        measured = race_steps(one, other, device, given.quick)
+    conditions = f"{device.type}, precision {setup.precision(settings)}, {rows} captions"
+    plain_name = "SD1.5's" if given.sdxl else "plain loop"
+    print_table({f"{given.strategy}, a step of {batch}": measured}, plain_name, conditions)
 
 
 if __name__ == "__main__":

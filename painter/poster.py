@@ -5,20 +5,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
-from pylopdf_fonts_zh_cn import sans_path
+from PIL import Image, ImageDraw, ImageFont
 
 from painter.drawable import words
 
+FONT = Path(__file__).resolve().parent.parent / "nodes" / "fonts" / "zhclip-sans.woff"
 INK, FAINT = "#1d2330", "#6b7280"
-LABEL_WIDTH = 46
+SIDE, PANEL = 432, 500
+TOP, BOTTOM = 96, 70
+LINE_CHARACTERS = 46
 
 
 class Painting(NamedTuple):
-    """One panel: the prompt, the encoder it went through, the picture and its reading.
+    """One panel.
 
     encoder: a key of words.json's `poster`; picture: (H, W, 3) in 0..1; shows: what the reader of pictures sees in it.
     """
@@ -29,26 +29,20 @@ class Painting(NamedTuple):
     shows: str
 
 
-def font(size: float) -> FontProperties:
-    """Noto Sans SC, which has both languages: few systems come with a Chinese font."""
-    return FontProperties(fname=str(sans_path()), size=size)
-
-
-def show(axes: Axes, painting: Painting) -> None:
-    """One painting."""
-    axes.imshow(painting.picture, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    prompt = "\n".join(textwrap.wrap(painting.prompt, LABEL_WIDTH))
-    title = f"{words()['poster'][painting.encoder]}\n{prompt}"
-    axes.set_title(title, fontproperties=font(12), color=INK, linespacing=1.6)
-    axes.set_xlabel("\n".join(textwrap.wrap(painting.shows, LABEL_WIDTH)), fontproperties=font(10.5), color=FAINT)
-
-
 def compose(paintings: list[Painting], path: Path) -> None:
     """Write the picture as PNG."""
-    figure = Figure(figsize=(5 * len(paintings), 6), dpi=100, facecolor="white", layout="constrained")
-    for axes, painting in zip(figure.subplots(1, len(paintings), squeeze=False)[0], paintings, strict=True):
-        show(axes, painting)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", pad_inches=0.15)
+    poster = Image.new("RGB", (PANEL * len(paintings), TOP + SIDE + BOTTOM), "white")
+    canvas = ImageDraw.Draw(poster)
+    for panel, painting in enumerate(paintings):
+        middle = PANEL * panel + PANEL // 2
+        pixels = Image.fromarray((painting.picture * 255).round().astype(np.uint8))
+        poster.paste(pixels.resize((SIDE, SIDE), Image.Resampling.NEAREST), (middle - SIDE // 2, TOP))
+        title = f"{words()['poster'][painting.encoder]}\n{textwrap.fill(painting.prompt, LINE_CHARACTERS)}"
+        caption = textwrap.fill(painting.shows, LINE_CHARACTERS)
+        for text, y, anchor, size, colour in (
+            (title, TOP - 12, "md", 18, INK),
+            (caption, TOP + SIDE + 12, "ma", 16, FAINT),
+        ):
+            font = ImageFont.truetype(str(FONT), size)
+            canvas.multiline_text((middle, y), text, colour, font, anchor, spacing=8, align="center")
+    poster.save(path)

@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 WINDOW = 40
-"""Positions of the text that the painter learnt from. It paints as well from 24."""
+"""Positions of the conditioning in training. The painter paints as well from 24."""
 WIDTH = 384
 FOLD, LATENT = 12, 3
-"""A latent holds one of the picture's 3 x 3 cells, of 12 x 12 pixels, at each position. A network on squares of 3 x 3
-has to lead each object from the one place that reads the text to many, and read little in the same time. The numbers
-are picture.py's, which ComfyUI cannot import."""
+"""A latent has a position for each of the picture's 3 x 3 cells, of 12 x 12 pixels. With squares of 3 x 3 pixels the
+network learns at half the rate. The numbers are picture.py's, which ComfyUI cannot import."""
 CHANNELS = 3 * FOLD * FOLD
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
 
@@ -36,16 +35,15 @@ def build() -> UNet2DConditionModel:
         attention_head_dim=4,
         norm_num_groups=16,
     )
-    # By its parts: torch's fused attention goes backward slowly in bf16 on a CPU (zhclip/bert.py).
+    # Unfused attention: the backward pass of torch's fused one is slow in bf16 on a CPU (zhclip/bert.py).
     network.set_attn_processor(AttnProcessor())
     return network
 
 
 def schedule() -> DDIMScheduler:
-    """SD1.5's noise schedule, so that ComfyUI's own samplers fit.
+    """SD1.5's noise schedule, so that ComfyUI's own samplers fit; the network predicts the clean latent.
 
-    The network answers the clean latent: noise, and velocity, which is mostly noise where there is little of it, have
-    432 free numbers at each position, and the network carries 128.
+    Noise has 432 independent numbers at each position, more than a network of 128 channels can carry.
     """
     return DDIMScheduler(
         num_train_timesteps=1000,
@@ -71,10 +69,10 @@ def to_pixels(latent: Tensor) -> Tensor:
 
 @torch.no_grad()
 def absorb(network: UNet2DConditionModel, mean: Tensor, deviation: Tensor) -> None:
-    """Make a network that was trained on (states - mean) / deviation, both (384,), read the states themselves.
+    """Change a network that was trained on (states - mean) / deviation, both (384,), to take the states themselves.
 
-    A constant in every key shifts all of a query's scores alike, which the softmax does not see; one in every value
-    comes out as itself, and is taken from the bias that follows.
+    A constant in every key shifts all of a query's scores equally, which softmax ignores; one in every value is added
+    to the output, and is subtracted from the bias that follows.
     """
     for name, module in network.named_modules():
         if name.endswith("attn2"):

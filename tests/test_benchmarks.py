@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.encoders import encoders
-from benchmarks.texts import LENGTHS, captions
-from painter.host import QUIET, ROOT, comfyui
+from benchmarks.inputs import LENGTHS, captions, encoders
+from painter.host import ROOT
 from trainer.corpus.pairs import read_pairs
 from trainer.models.teacher import caption_length, load_tokenizer
 from trainer.models.tokenizer import load_tokens
 
 
-def run(name: str, *given: object) -> str:
-    """The output of a benchmark."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, given)]
-    env = {**os.environ, **QUIET}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8", timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
-
-
 @pytest.mark.parametrize(
-    ("name", "cases"),
+    ("command", "lines"),
     [
-        ("train_step", ["unfreeze, a step of 8"]),
-        pytest.param("train_step --strategy lora", ["lora, a step of 8"], marks=pytest.mark.slow),
-        pytest.param("train_step --sdxl", ["unfreeze, a step of 8"], marks=pytest.mark.slow),
-        pytest.param("encode", ["first after loading", "3 weighted spans", "3 windows"], marks=pytest.mark.slow),
-        pytest.param("load", ["fp16 file, to read and copy"], marks=pytest.mark.slow),
+        ("train_step --quick", ["unfreeze, a step of 8"]),
+        pytest.param("train_step --quick --strategy lora", ["lora, a step of 8"], marks=pytest.mark.slow),
+        pytest.param("train_step --quick --sdxl", ["unfreeze, a step of 8"], marks=pytest.mark.slow),
+        pytest.param("nodes --quick", ["3 weighted spans", "fp16 file, to read and copy"], marks=pytest.mark.slow),
+        pytest.param("nodes --quick --sdxl", ["no weights"], marks=pytest.mark.slow),
+        pytest.param("gpu --device cpu", ["| step of 16, no ", "| loss after 200 steps "], marks=pytest.mark.slow),
+        pytest.param("gpu --device cpu --sdxl", ["| step of 16, no "], marks=pytest.mark.slow),
     ],
 )
-def test_a_benchmark_times_both(name: str, cases: list[str], tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    name, *flags = name.split()
-    host = ["--comfyui", comfyui()] if name in ("encode", "load") else []
-    lines = run(name, "--quick", "--json", figures, *flags, *host).splitlines()
-    assert all(any(line.startswith(case) for line in lines) for case in cases), lines
-    races = json.loads(figures.read_text(encoding="utf-8"))["cases"]
-    assert all(measured["plain_s"] > 0 and measured["ours_s"] > 0 for measured in races.values())
+def test_a_benchmark_runs(command: str, lines: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *f"benchmarks.{command}".split()],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    for start in lines:
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith(start))
+        assert " ms " in line or "CPU" in line, line
 
 
 def test_captions_are_as_long_as_they_should_be(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The painter as a stock MODEL, its folded pixels for latents; the one file here that knows ComfyUI's internals."""
+"""The painter as a stock MODEL with folded pixels as latents; the only file of it that uses ComfyUI's internals."""
 
 import importlib.util
 from collections.abc import Callable
@@ -18,41 +18,40 @@ from torch import Tensor
 LATENT_PIXELS = 8
 """ComfyUI's latents have one position for 8 x 8 pixels."""
 SHOWN = 8
-"""Each pixel of the painter is shown as so many a side."""
+"""Each pixel of the painter is shown as 8 x 8."""
 
 
 def painter_network() -> ModuleType:
-    """painter/unet.py, size_given from the real file: custom_nodes holds a link, and the repository is on no path."""
+    """painter/unet.py, found from the real file: custom_nodes holds a link, and the repository is not importable."""
     path = Path(__file__).resolve().parent.parent / "unet.py"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Link the folder painter/comfy, do not copy it.")
     spec = importlib.util.spec_from_file_location("zhclip_painter_unet", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(
-            f"The painter's network is missing: {path}. Link the folder painter/comfy, do not copy it."
-        )
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 class PixelFormat(comfy.latent_formats.LatentFormat):
-    """A cell's pixels in place of a latent; ComfyUI's empty latent gets its channels by it."""
+    """Latents with the 432 pixels of a cell as channels."""
 
     latent_channels = 432
 
 
 class PainterConfig(comfy.supported_models_base.BASE):
-    """What ComfyUI reads of a model; its default schedule is SD1.5's, which is the painter's."""
+    """ComfyUI's description of a model; its default noise schedule is SD1.5's, which is the painter's."""
 
     unet_config: ClassVar = {"disable_unet_model_creation": True, "in_channels": 432, "context_dim": 384}
     latent_format = PixelFormat
 
 
 class CleanSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.X0):
-    """The painter answers the clean latent."""
+    """The painter predicts the clean latent."""
 
 
 class Painter(torch.nn.Module):
-    """The network under the call that ComfyUI makes."""
+    """The network with the signature that ComfyUI calls."""
 
     def __init__(self, network: torch.nn.Module, side: int, width: int) -> None:
         super().__init__()
@@ -64,22 +63,18 @@ class Painter(torch.nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **_: Any) -> Tensor:
         """Latents (B, 432, 3, 3), steps (B,), conditioning (B, L, 384) to clean latents. ValueError for other sizes."""
         if x.shape[-2:] != (self.side, self.side):
-            size = self.side * LATENT_PIXELS
-            size_given = f"{x.shape[-1] * LATENT_PIXELS} x {x.shape[-2] * LATENT_PIXELS}"
-            raise ValueError(
-                f"The painter's latents are of {size} x {size}, this one is of {size_given}. "
-                f"Set Empty Latent Image to {size} x {size}."
-            )
+            size, height, width = (number * LATENT_PIXELS for number in (self.side, *x.shape[-2:]))
+            raise ValueError(f"The painter takes latents of {size} x {size} pixels, not {width} x {height}.")
         if context.shape[-1] != self.width:
             raise ValueError(
-                f"The painter takes conditioning of width {self.width}, this one is {context.shape[-1]} wide. "
+                f"The painter takes conditioning of width {self.width}, not {context.shape[-1]}. "
                 "Load a text encoder that was aligned to the painter's teacher (make demo writes some)."
             )
         return self.network(x, timesteps, context).sample
 
 
 class PixelDecoder:
-    """Stands where a VAE stands: the painter's latent is a folded picture."""
+    """In place of a VAE: unfolds the latent to pixels."""
 
     def __init__(self, to_pixels: Callable[[Tensor], Tensor]) -> None:
         self.to_pixels = to_pixels
