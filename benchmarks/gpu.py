@@ -25,6 +25,7 @@ from accelerate.utils.memory import clear_device_cache
 from safetensors.torch import load_file
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.plain_loop import LAYERS
 from benchmarks.rounds import ROOT
@@ -62,7 +63,7 @@ def machine(device: torch.device) -> dict[str, str]:
     built_for = " ".join(torch.cuda.get_arch_list()) or "the CPU alone"
     return {
         "device": name,
-        "driver": driver.partition("\n")[0] or f"ROCm {torch.version.hip}",
+        "driver": driver.partition("\n")[0] or f"ROCm: {torch.version.hip}",
         "torch": f"{torch.__version__} for {built_for}, {sys.platform}; problem: {gpu_problem() or 'none'}",
         "precision": f"auto is {precision(TrainSettings())}",
     }
@@ -185,6 +186,7 @@ def time_steps(recipe: Recipe) -> None:
 
 def measure(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, str]]:
     """All figures by name, in the order in which they are measured."""
+    disable_progress_bar()
     use_device(given.device)
     device, began = torch.device(default_device()), time.perf_counter()
     small = device.type == "cpu"

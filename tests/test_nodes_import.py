@@ -11,7 +11,7 @@ from tests.host import in_host
 from tests.tree import ROOT, tracked
 
 NODES = ["Loader", "TextEncode", "Inspector", "Calibrate", "CompareGrid", "Grid", "Train"]
-# Every ComfyUI has loaded the latter two before any pack. How long the import takes is measured by benchmarks.load.
+# Every ComfyUI has loaded the latter two before any pack. How long the import takes is measured by benchmarks.nodes.
 LIGHT = {"pack", "safetensors", "comfy_execution"}
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "nodes", "server"}
 # All that is imported from ComfyUI outside nodes/host/. What ComfyUI does not offer to packs changes with its version.
