@@ -55,17 +55,17 @@ DRIVER = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 def machine(device: torch.device) -> dict[str, str]:
     """The device, its driver, torch's build, and the precision that the trainer chooses."""
     name = f"CPU, {torch.get_num_threads()} threads of {psutil.cpu_count()}"
-    if device.type == "cuda":
-        card, free = torch.cuda.get_device_properties(device), torch.cuda.mem_get_info(device)[0]
-        memory = f"{free / 1e9:.1f} of {card.total_memory / 1e9:.1f} GB free"
-        name = f"{torch.cuda.device_count()} x {card.name}, sm_{card.major}{card.minor}, {memory}, of {name}"
     driver = subprocess.run(DRIVER, capture_output=True, text=True).stdout if shutil.which(DRIVER[0]) else ""
-    built_for = " ".join(torch.cuda.get_arch_list()) or "the CPU alone"
+    if device.type == "cuda":
+        card, free = torch.cuda.get_device_properties(device), torch.cuda.mem_get_info(device)[0] / 1e9
+        memory = f"{free:.1f} of {card.total_memory / 1e9:.1f} GB free"
+        name = f"{torch.cuda.device_count()} x {card.name}, sm_{card.major}{card.minor}, {memory}; {name}"
     return {
         "device": name,
         "driver": driver.partition("\n")[0] or f"ROCm: {torch.version.hip}",
-        "torch": f"{torch.__version__} for {built_for}, {sys.platform}; problem: {gpu_problem() or 'none'}",
-        "precision": f"auto is {precision(TrainSettings())}",
+        "torch": f"{torch.__version__}, {sys.platform}, for {' '.join(torch.cuda.get_arch_list()) or 'the CPU'}",
+        "problem": gpu_problem() or "none",
+        "precision": precision(TrainSettings()),
     }
 
 
@@ -159,8 +159,7 @@ def resume(recipe: Recipe) -> str:
 
 def loss_beside_cpu(recipe: Recipe) -> str:
     """The loss of the run beside that of a CPU in fp32."""
-    in_fp32 = replace(recipe.train, precision="no")
-    on_cpu = replace(recipe, run=f"{recipe.run}-cpu", device="cpu", train=in_fp32)
+    on_cpu = replace(recipe, run=f"{recipe.run}-cpu", device="cpu", train=replace(recipe.train, precision="no"))
     run_stage("train", on_cpu)
     return f"{final_loss(recipe):.4f}, on the CPU in fp32 {final_loss(on_cpu):.4f}"
 

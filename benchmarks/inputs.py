@@ -80,10 +80,9 @@ def sdxl_teacher(folder: Path, quick: bool = False) -> str:
         config.hidden_act = "gelu" if seed else "quick_gelu"
         torch.manual_seed(seed)
         (CLIPTextModelWithProjection if seed else CLIPTextModel)(config).half().save_pretrained(folder / part)
-    kinds = {part: ["transformers", "CLIPTextModel"] for part in sizes} | {
-        "tokenizer": ["transformers", "CLIPTokenizer"]
-    }
-    _write(folder, {"model_index.json": {"_class_name": "StableDiffusionXLPipeline", **kinds}})
+    classes = {part: ["transformers", "CLIPTextModel"] for part in sizes}
+    classes["tokenizer"] = ["transformers", "CLIPTokenizer"]
+    _write(folder, {"model_index.json": {"_class_name": "StableDiffusionXLPipeline", **classes}})
     return str(folder)
 
 

@@ -38,13 +38,6 @@ ENCODE = {
 """Tokens of a prompt, and how many of them have a weight."""
 
 
-def import_comfyui(folder: Path, command_line: str) -> None:
-    """Make ComfyUI importable in this process, started with these options."""
-    sys.path.insert(0, str(folder))
-    sys.argv[1:] = command_line.split()
-    importlib.import_module("comfy.options").enable_args_parsing()
-
-
 def pack_module(name: str) -> Any:
     """A module of the pack, imported under a package name of its own, as ComfyUI does."""
     if "pack" not in sys.modules:
@@ -138,7 +131,9 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder; by default the one of the tests")
     parser.add_argument("--options", default="--cpu", help="what ComfyUI is started with, in one string")
     given = parser.parse_args()
-    import_comfyui(given.comfyui or comfyui(), given.options)
+    sys.path.insert(0, str(given.comfyui or comfyui()))
+    sys.argv[1:] = given.options.split()  # which ComfyUI reads
+    importlib.import_module("comfy.options").enable_args_parsing()
     load_clip = pack_module("nodes.host.clip").load_clip
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         folder = Path(temporary)

@@ -12,8 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from painter import captions, figures, host, poster, unet
-from painter.drawable import english, words
+from painter import host, poster, unet
+from painter.drawable import english, words, write_corpus
+from painter.paint import score_table
 from painter.reader import read_picture
 from painter.real_pair import real_pair
 from trainer.artifact.convert import convert_published
@@ -29,7 +30,7 @@ def align(student: Path, teacher: Path, run: Path) -> dict[str, Path]:
     """Write the captions, align by the recommended recipe in a process of its own, and convert both encoders as they
     are. Returns the files by name. RuntimeError when the trainer fails; it has printed why."""
     corpus = run / "captions"
-    captions.write_corpus(corpus)
+    write_corpus(corpus)
     command = [sys.executable, "-m", "trainer", "run", "--config", str(ROOT / "recipes" / "recommended.yaml")]
     command += ["--run", str(run), "--window", str(WINDOW)]
     command += ["--student.model", str(student), "--teacher.model", str(teacher)]
@@ -68,7 +69,7 @@ def demonstrate(prompt: str, prompt_en: str | None, run: Path, models: Path) -> 
     print("\n== 2 of 4: captions, and an encoder aligned on them", flush=True)
     encoders = align(student, teacher, run)
     print("\n== 3 of 4: paint combinations of no caption", flush=True)
-    report = figures.tables(unet.load(), encoders["aligned"], encoders["english"])
+    report = score_table(unet.load(), encoders["aligned"], encoders["english"])
     print("\n== 4 of 4: the prompts in a real ComfyUI", flush=True)
     picture = run / "demo.png"
     poster.compose(paint_in_comfyui(encoders, run, prompt, prompt_en), picture)

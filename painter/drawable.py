@@ -12,6 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainer.corpus.pairs import Pair
+from trainer.corpus.stage import write_pairs
+
 WORDS = Path(__file__).with_name("words.json")
 HELD_OUT_PAIRS, HELD_OUT_TRIPLES = 100, 16
 SPLIT_SEED = 2024
@@ -138,3 +141,23 @@ def chinese(scene: Scene, rng: random.Random) -> str:
     at, of, backdrop = (rng.choice(words()[kind]) for kind in ("at", "of", "backdrops"))
     where, background = word("relations", scene.where), word("backgrounds", scene.background)
     return f"{first}{at}{second}{of}{where}{backdrop.format(g=background)}"
+
+
+def distinct_pairs(count: int, held_out: bool, rng: random.Random) -> list[Pair]:
+    """Captions of two groups, held out or for training, no text among them twice."""
+    pairs: list[Pair] = []
+    seen: set[str] = set()
+    while len(pairs) < count:
+        scene = random_scene(rng, held_out, two_groups=1.0)
+        texts = chinese(scene, rng), english(scene)
+        if seen.isdisjoint(texts):
+            pairs.append(Pair(*texts))
+            seen.update(texts)
+    return pairs
+
+
+def write_corpus(folder: Path, pairs: int = 1_500, dev: int = 100, seed: int = 0) -> None:
+    """Write train.tsv and dev.tsv, which has held-out combinations alone; the same arguments give the same bytes."""
+    rng = random.Random(seed)
+    for name, count in (("train", pairs), ("dev", dev)):
+        write_pairs(folder / f"{name}.tsv", distinct_pairs(count, name == "dev", rng))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from painter.drawable import Group, Scene, words
-from painter.picture import CELL, CELLS, COLUMNS, LIGHT, ROWS, SIDE, SIZE, Pixels, canvas, draw, lines
+from painter.picture import CELL, CELLS, COLUMNS, LIGHT, ROWS, SIDE, Pixels, canvas, draw, lines
 
 GROUP = ("number", "size", "colour", "material", "shape")
 ATTRIBUTES = (*GROUP, "where", "background")
@@ -56,9 +56,7 @@ def group_on(
 
 
 def read_picture(picture: Pixels) -> Scene:
-    """The scene that a picture (36, 36, 3), values 0..1, shows best. ValueError for another shape."""
-    if picture.shape != (SIZE, SIZE, 3):
-        raise ValueError(f"Cannot read a picture of shape {picture.shape}: expected ({SIZE}, {SIZE}, 3), values 0..1.")
+    """The scene that a picture (36, 36, 3), values 0..1, shows best."""
     readings = []
     for background in words()["backgrounds"]:
         to_looks, empty = differences(picture, background)

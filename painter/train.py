@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
 from torch.nn.functional import mse_loss
 from tqdm import trange
 
@@ -21,8 +20,9 @@ from painter import drawable, picture, unet
 from painter.paint import score_prompts
 from trainer.models.student import load_student
 from zhclip.device import cpu_has_bf16
+from zhclip.io import save_tensors
 
-BATCH, CAPTIONS, ENCODE_BATCH = 64, 16_000, 256
+BATCH, CAPTIONS = 64, 16_000
 LEARNING_RATE, WARM_UP = 1e-3, 50
 EMPTY_SHARE = 0.1
 """Share of pictures with the empty prompt, which classifier-free guidance needs."""
@@ -45,21 +45,6 @@ def rate(step: int, steps: int) -> float:
     return LEARNING_RATE * min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
-@torch.no_grad()
-def english_states(folder: Path, captions: list[str]) -> Tensor:
-    """The last hidden states of the English encoder in a Hugging Face folder, which condition the painter.
-
-    Returns (len(captions), 40, width), fp16. ValueError names a caption that is longer than the window.
-    """
-    encoder = load_student(str(folder), unet.WINDOW)
-    longest = max(captions, key=encoder.tokens.length)
-    if encoder.tokens.length(longest) > unet.WINDOW:
-        raise ValueError(f"Caption over {unet.WINDOW} tokens: {longest!r}. Shorten it.")
-    return torch.cat(
-        [encoder.encode(captions[at : at + ENCODE_BATCH]).half() for at in range(0, len(captions), ENCODE_BATCH)]
-    )
-
-
 def fit(
     teacher: Path, steps: int, seed: int = 0, batch: int = BATCH, captions: int = CAPTIONS
 ) -> tuple[UNet2DConditionModel, list[float]]:
@@ -69,7 +54,7 @@ def fit(
     scenes = [drawable.random_scene(rng, held_out=False) for _ in range(captions)]
     # The empty prompt is the last row: guidance needs the painter to know it.
     texts = [drawable.english(scene, brief=rng.random() < BRIEF) for scene in scenes]
-    states = english_states(teacher, [*texts, ""]).float()
+    states = load_student(str(teacher), unet.WINDOW).encode([*texts, ""])  # (N, 40, 384)
     sample = states[:2000].flatten(0, 1)
     mean, deviation = sample.mean(0), sample.std(0).clamp(min=0.1)  # some of the teacher's dimensions are constant
     states = (states - mean) / deviation
@@ -117,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=unet.WEIGHTS, help="the file of fp16 weights")
     options = parser.parse_args(arguments)
     network, losses = fit(options.teacher, options.steps, options.seed)
-    unet.save(network, options.out)
+    save_tensors(options.out, {name: tensor.half() for name, tensor in network.state_dict().items()})
     print(f"{options.out}: {options.steps} steps, loss {np.mean(losses[-50:]):.4f}")
     scenes = drawable.held_out_scenes()
     encode = load_student(str(options.teacher), unet.WINDOW).encode

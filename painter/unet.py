@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -79,15 +79,6 @@ def absorb(network: UNet2DConditionModel, mean: Tensor, deviation: Tensor) -> No
             module.to_k.weight /= deviation
             module.to_v.weight /= deviation
             module.to_out[0].bias -= module.to_out[0].weight @ (module.to_v.weight @ mean)
-
-
-def save(network: UNet2DConditionModel, path: Path) -> None:
-    """Write the weights as fp16 (about 9 MB)."""
-    tensors = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(tensors, part)
-    part.replace(path)
 
 
 def load(path: Path = WEIGHTS) -> UNet2DConditionModel:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from painter import captions, demo, drawable, figures, picture, reader
+from painter import demo, drawable, paint, picture, reader
 from painter.real_pair import real_pair
 from trainer.corpus.pairs import Pair
 from trainer.corpus.pairs import read_pairs
@@ -22,7 +22,7 @@ WORDS = drawable.words()
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Pair]]:
     folder = tmp_path_factory.mktemp("captions")
-    captions.write_corpus(folder)
+    drawable.write_corpus(folder)
     return {name: read_pairs(folder / f"{name}.tsv") for name in ("train", "dev")}
 
 
@@ -98,13 +98,13 @@ def test_the_corpus_is_distinct_and_the_same_every_time(corpus: dict[str, list[P
     assert not any(names_held_out(pair.en) for pair in train)
     assert all(names_held_out(pair.en) for pair in corpus["dev"])
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        captions.write_corpus(tmp_path / name, 300, 20, seed)
+        drawable.write_corpus(tmp_path / name, 300, 20, seed)
     a, b, c = ((tmp_path / name / "train.tsv").read_bytes() for name in "abc")
     assert a == b != c
 
 
 def test_captions_fit_the_window(corpus: dict[str, list[Pair]]) -> None:
-    scenes, prompts = figures.held_out_prompts()
+    scenes, prompts = paint.held_out_prompts()
     pairs = [*corpus["train"], *corpus["dev"], *map(Pair, prompts, map(drawable.english, scenes))]
     student, teacher = (load_student(str(folder), 64).tokens for folder in real_pair(MODELS))
     assert max(student.length(normalise(pair.zh)) for pair in pairs) <= demo.WINDOW
