@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.corpus.pairs import Pair
-from trainer.corpus.stage import write_pairs
+from trainer.corpus.pairs import Pair, write_pairs
 
 WORDS = Path(__file__).with_name("words.json")
 HELD_OUT_PAIRS, HELD_OUT_TRIPLES = 100, 16

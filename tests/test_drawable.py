@@ -10,8 +10,7 @@ import pytest
 
 from painter import demo, drawable, paint, picture, reader
 from painter.real_pair import real_pair
-from trainer.corpus.pairs import Pair
-from trainer.corpus.pairs import read_pairs
+from trainer.corpus.pairs import Pair, read_pairs
 from trainer.models.student import load_student
 from zhclip.prompt import normalise
 
