@@ -18,9 +18,6 @@ from ..zhclip.io import ArtifactError, open_safetensors
 FOLDER = "text_encoders"
 FORBIDDEN = frozenset('<>:"|?*\\')
 SUFFIXES = (".safetensors", ".sft")
-HOW_TO_ADD = (
-    "Copy an aligned encoder (a .safetensors file that `python -m trainer run` wrote) there, press R, and choose it."
-)
 
 
 def schema(**values: Any) -> io.Schema:
@@ -41,10 +38,10 @@ def prompt_server() -> Any:
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
-def core_category(before_2026: str, since: str) -> str:
-    """The menu of core's own nodes of a kind, which moved below `model` in 2026."""
+def core_category(kind: str) -> str:
+    """The menu of core's own nodes of a kind, such as loaders, which is below `model` since 2026."""
     loader = getattr(sys.modules.get("nodes"), "CheckpointLoaderSimple", None)  # of ComfyUI's own nodes.py
-    return since if loader and loader.CATEGORY.startswith("model/") else before_2026
+    return f"model/{kind}" if loader and loader.CATEGORY.startswith("model/") else kind
 
 
 def file_in_folder(name: str, field: str, example: str) -> Path:

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from .common import FOLDER, HOW_TO_ADD, encoder_names, file_stamp, numbered_lines, schema
+from .common import FOLDER, encoder_names, file_stamp, numbered_lines, schema
 
 ENGLISH = "english"
 FULL_WIDTH_BAR = "\uff5c"  # as Chinese input methods type it
@@ -93,10 +93,8 @@ class ZhCLIPCompareGrid(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, encoders: str | None, **_: Any) -> Any:
-        """Changes with the files. NaN, which equals nothing, where the names come by a link and are not known yet."""
-        if encoders is None:
-            return float("nan")  # the cells are cached on their own
-        paths = [folder_paths.get_full_path(FOLDER, name) for _, name in numbered_lines(encoders)]
+        """Changes with the files; `encoders` is None for a link, whose text is not known yet."""
+        paths = [folder_paths.get_full_path(FOLDER, name) for _, name in numbered_lines(encoders or "")]
         return [file_stamp(path) for path in paths if path]
 
     @classmethod
@@ -175,38 +173,29 @@ class ZhCLIPGrid(io.ComfyNode):
         from .drawing import labelled_grid, to_tensor
 
         row_labels, column_labels = ([line for _, line in numbered_lines(text)] for text in (rows, columns))
-        for name, labels in (("rows", row_labels), ("columns", column_labels)):
-            if not labels:
-                raise ValueError(f"{name} is empty: write one label a line.")
-        across, down = len(column_labels), len(row_labels)
-        if len(images) != across * down:
+        count = len(row_labels) * len(column_labels)
+        if len(images) != count:
             raise ValueError(
-                f"images is a batch of {len(images)}, and {down} rows by {across} columns are {down * across}: write "
-                "one label a line for each row and column of the batch."
+                f"images is a batch of {len(images)}, and {len(row_labels)} rows by {len(column_labels)} columns are "
+                f"{count}: write one label a line for each row and column of the batch."
             )
         return io.NodeOutput(to_tensor(labelled_grid(images, row_labels, column_labels)))
 
 
 def parse_encoders(encoders: str) -> list[str]:
     """File names of text_encoders, or ENGLISH, in order. Raises ValueError that names the line."""
-    known = encoder_names()
+    known = [ENGLISH, *encoder_names()]
     rows = []
     for number, name in numbered_lines(encoders):
-        if name.lower() == ENGLISH:
-            rows.append(ENGLISH)
-        elif name in known:
-            rows.append(name)
-        else:
-            choices = f"It has {', '.join(known)}." if known else f"It has none. {HOW_TO_ADD}"
+        row = ENGLISH if name.lower() == ENGLISH else name
+        if row not in known:
             raise ValueError(
-                f"encoders, line {number}: models/text_encoders has no ZhCLIP encoder {name}. {choices} Write one of "
-                "its names a line, or `english` for the checkpoint's own CLIP."
+                f"encoders, line {number}: models/text_encoders has no ZhCLIP encoder {name}. Write one of these names "
+                f"a line: {', '.join(known)} (the checkpoint's own CLIP is `english`)."
             )
+        rows.append(row)
     if not rows:
-        raise ValueError(
-            "encoders is empty: write one file name of models/text_encoders a line, or `english` for the checkpoint's "
-            "own CLIP."
-        )
+        raise ValueError(f"encoders is empty: write one of these names a line: {', '.join(known)}.")
     return rows
 
 

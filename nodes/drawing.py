@@ -1,4 +1,4 @@
-"""Draws labelled grids, paragraphs, bars and marked text as Pillow images, and converts ComfyUI's IMAGE.
+"""Draws labelled grids, paragraphs, bars and marked text as Pillow images, and converts to ComfyUI's IMAGE.
 
 Each block is an image of a given width; `stack` puts blocks below one another. Colours are Okabe and Ito's (2008),
 which people with the common kinds of colour blindness tell apart; no meaning is carried by colour alone.
@@ -30,12 +30,6 @@ class TextSpan(NamedTuple):
     tinted: bool = False
 
 
-def to_pil(pixels: torch.Tensor) -> Image.Image:
-    """(H, W, C) floats from 0 to 1 with 1, 3 or 4 channels -> an RGB image."""
-    array = (pixels.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).convert("RGB")
-
-
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """A Pillow image -> (1, H, W, 3) float32 from 0 to 1, ComfyUI's IMAGE."""
     return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)[None]
@@ -65,45 +59,30 @@ def paragraph(
     margin = 0 if background == PAPER else GAP
     lines = wrap(text, size, width - 2 * margin)
     image, draw = canvas(width, space_above + len(lines) * line_height(size) + 2 * margin, background)
-    _draw_lines(draw, margin, space_above + margin, width - 2 * margin, lines, size, 0, color)
+    for i, line in enumerate(lines):
+        draw_text(draw, margin, space_above + margin + i * line_height(size), line, size, color)
     return image
 
 
-def _draw_lines(
-    draw: ImageDraw.ImageDraw,
-    x: float,
-    y: float,
-    width: float,
-    lines: Sequence[str],
-    size: int,
-    align: float,
-    color: str = INK,
-) -> None:
-    """Lines in a column; align 0 is left, 0.5 centred, 1 right."""
-    for i, line in enumerate(lines):
-        draw_text(draw, x + (width - text_width(line, size)) * align, y + i * line_height(size), line, size, color)
-
-
 def labelled_grid(images: torch.Tensor, rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
-    """rows x columns pictures (N, H, W, C), row by row, with each row's label at its left and each column's above. A
-    narrow picture is centred under its label."""
+    """rows x columns pictures (N, H, W, C), 0 to 1, row by row, with each row's label at its left and each column's
+    above. A picture narrower than 96 pixels stands in a cell of that width, for the label's sake."""
     height, width = images.shape[1:3]
     cell = max(width, 96)
     size = min(max(height // 18, TEXT), 40)
     left = min(max(text_width(row, size) for row in rows), max(cell // 2, 10 * size))
-    column_labels, row_labels = [wrap(c, size, cell) for c in columns], [wrap(r, size, left) for r in rows]
-    top = max(map(len, column_labels)) * line_height(size)
-    row_heights = [max(height, len(label) * line_height(size)) for label in row_labels]
-    x0, y = left + 2 * GAP if left else GAP, top + 2 * GAP
-    image, draw = canvas(x0 + len(columns) * (cell + GAP), y + sum(h + GAP for h in row_heights))
-    xs = [x0 + c * (cell + GAP) for c in range(len(columns))]
-    for x, label in zip(xs, column_labels):
-        _draw_lines(draw, x, GAP + top - len(label) * line_height(size), cell, label, size, 0.5)
-    pictures = map(to_pil, images)
-    for label, row_height in zip(row_labels, row_heights):
-        _draw_lines(draw, GAP, y + (row_height - len(label) * line_height(size)) // 2, left, label, size, 1)
+    above, beside = [paragraph(c, cell, size) for c in columns], [paragraph(r, left, size) for r in rows]
+    top = max(label.height for label in above)
+    row_heights = [max(height, label.height) for label in beside]
+    image, _ = canvas(left + 2 * GAP + len(columns) * (cell + GAP), top + 2 * GAP + sum(h + GAP for h in row_heights))
+    xs, y = [left + 2 * GAP + c * (cell + GAP) for c in range(len(columns))], top + 2 * GAP
+    for x, label in zip(xs, above):
+        image.paste(label, (x, GAP + top - label.height))
+    pictures = iter((images[..., :3].float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    for label, row_height in zip(beside, row_heights):
+        image.paste(label, (GAP, y + (row_height - label.height) // 2))
         for x in xs:
-            image.paste(next(pictures), (x + (cell - width) // 2, y + (row_height - height) // 2))
+            image.paste(Image.fromarray(next(pictures)), (x, y + (row_height - height) // 2))
         y += row_height + GAP
     return image
 
@@ -115,8 +94,9 @@ def flow(spans: Sequence[TextSpan], width: int, size: int = TEXT, spacing: int =
     x, y = 0.0, 0.0
     for span in spans:
         units = [span.text] if spacing else break_units(span.text)
-        sized = [(part, size) for unit in units for part in _fitting(unit, size, width - 2 * inset)]
-        for text, text_size in [*sized, *([(span.note, small)] if span.note else [])]:
+        # A unit longer than a line is broken; `wrap` would take the spaces from the end of another one.
+        fitting = [u for unit in units for u in (wrap(unit, size, width) if text_width(unit, size) > width else [unit])]
+        for text, text_size in [*((unit, size) for unit in fitting), *([(span.note, small)] if span.note else [])]:
             end = x + text_width(text, text_size) + 2 * inset
             if x and x + text_width(text.rstrip(), text_size) + 2 * inset > width:
                 x, y, end = 0.0, y + line, end - x
@@ -133,22 +113,15 @@ def flow(spans: Sequence[TextSpan], width: int, size: int = TEXT, spacing: int =
     return image
 
 
-def _fitting(unit: str, size: int, width: int) -> list[str]:
-    return [unit] if text_width(unit.rstrip(), size) <= width else wrap(unit, size, width)
-
-
-def bars(rows: Sequence[tuple[str, float, str, str]], maximum: float, width: int) -> Image.Image:
-    """Horizontal bars of (label, value, text after the bar, colour); a bar of `maximum` is the longest."""
-    left = min(max(text_width(row[0], TEXT) for row in rows), width // 2) + 2 * GAP
-    right = max(text_width(row[2], TEXT) for row in rows) + 2 * GAP
-    labels = [wrap(row[0], TEXT, left - 2 * GAP) for row in rows]
-    image, draw = canvas(width, sum(len(label) * line_height(TEXT) + 6 for label in labels))
-    y = 0
-    for (_, value, after, color), label in zip(rows, labels):
-        _draw_lines(draw, 0, y, left, label, TEXT, 0)
-        share = min(max(value / maximum, 0.0), 1.0) if maximum else 0.0
-        end = left + max((width - left - right) * share, 1)
-        draw.rectangle((left, y + 4, end, y + line_height(TEXT) - 2), fill=color)
+def bars(rows: Sequence[tuple[str, float, str, str]], width: int) -> Image.Image:
+    """Horizontal bars of (label, value, text after the bar, colour); the largest value's is the longest."""
+    left = max(text_width(label, TEXT) for label, _, _, _ in rows) + 2 * GAP
+    right = max(text_width(after, TEXT) for _, _, after, _ in rows) + 2 * GAP
+    step, largest = line_height(TEXT) + 6, max(row[1] for row in rows)
+    image, draw = canvas(width, len(rows) * step)
+    for y, (label, value, after, color) in zip(range(0, image.height, step), rows):
+        end = left + max((width - left - right) * value / max(largest, 1e-9), 1)
+        draw_text(draw, 0, y, label, TEXT, INK)
+        draw.rectangle((left, y + 4, end, y + step - 8), fill=color)
         draw_text(draw, end + GAP, y, after, TEXT, INK)
-        y += len(label) * line_height(TEXT) + 6
     return image

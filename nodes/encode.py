@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 
 from ..zhclip.languages import route
 from ..zhclip.models import kind_of
-from .common import schema
-
-if TYPE_CHECKING:
-    from ..zhclip.schema import Meta
+from .common import core_category, schema
 
 ConditioningEntry = list[Any]  # of ComfyUI's CONDITIONING: [tensor (1, tokens, D), dict with pooled_output and others]
 NOT_CONNECTED = object()  # a checkpoint without a text encoder gives None
-RANGE_START, RANGE_END = (
-    "clip_start_percent",
-    "clip_end_percent",
-)  # the range of sampling, within [0, 1], of a scheduled entry
 
 
 class ZhCLIPTextEncode(io.ComfyNode):
@@ -33,7 +25,7 @@ class ZhCLIPTextEncode(io.ComfyNode):
         return schema(
             node_id="ZhCLIPTextEncode",
             display_name="ZhCLIP Text Encode (Prompt)",
-            category="conditioning/ZhCLIP",
+            category=core_category("conditioning"),
             description="Chinese -> ZhCLIP, english -> CLIP. Encodes a prompt by a ZhCLIP encoder. With the "
             "checkpoint's own CLIP connected as well, that one reads the English: clauses of Latin letters alone, "
             "runs of two or more Latin words inside a Chinese clause, and anywhere LoRA trigger words with an "
@@ -67,105 +59,59 @@ class ZhCLIPTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, zhclip: Any, text: str, clip: Any = NOT_CONNECTED) -> io.NodeOutput:
         """The prompt's conditioning. Raises ValueError, whose message the user reads."""
-        meta = require_meta(zhclip)
+        from .host.clip import encoder_of
+
+        meta = encoder_of(zhclip).meta
         if clip is NOT_CONNECTED:
             return io.NodeOutput(encode(zhclip, text))
-        check_second_clip(clip, meta.keys)
+        check_checkpoint_clip(clip, meta.keys)
         segments = route(text)
         encoders = {"zh": zhclip, "en": clip}
         encoded = [encode(encoders[segment.language], segment.prompt) for segment in segments]
-        width = meta.teacher.width
-        for other in {cond.shape[-1] for entries in encoded for cond, _ in entries} - {width}:
-            raise ValueError(
-                f"The input clip encodes {other} numbers wide, the ZhCLIP encoder {width}: no MODEL reads both. "
-                "Connect the CLIP of the checkpoint that paints, and load an encoder that was aligned to its kind."
-            )
         languages = [segment.language for segment in segments]
         return io.NodeOutput(join(encoded, languages.index("zh") if "zh" in languages else 0))
 
 
-def require_meta(zhclip: Any) -> Meta:
-    """The metadata of an aligned encoder's file. Raises ValueError for another kind of CLIP."""
-    if zhclip is None:
-        raise ValueError("The input zhclip is None: connect the output of Load ZhCLIP Encoder.")
-    from .host.clip import encoder_of
-
-    try:
-        return encoder_of(zhclip).meta
-    except ValueError as error:
-        raise ValueError(f"The input zhclip: {error}") from error
-
-
-def check_second_clip(clip: Any, keys: tuple[str, ...]) -> None:
-    """Raise ValueError unless this is a checkpoint's own CLIP whose tokenizers have these keys."""
+def check_checkpoint_clip(clip: Any, keys: tuple[str, ...], field: str = "clip") -> None:
+    """Raise ValueError unless the CLIP at an input is a checkpoint's own whose tokenizers have these keys."""
     if clip is None:
         raise ValueError(
-            "The input clip is invalid: None\n\nIf the clip is from a checkpoint loader node your checkpoint does not "
-            "contain a valid clip or text encoder model. Connect the CLIP of another checkpoint or of Load CLIP, or "
-            "nothing: ZhCLIP then reads the English too."
+            f"The input {field} is None: the checkpoint contains no text encoder. Connect another checkpoint's CLIP, "
+            "or Load CLIP's, or nothing."
         )
     from .host.clip import is_aligned
 
     if is_aligned(clip):
-        raise ValueError(
-            "The input clip is a ZhCLIP encoder like the input zhclip: connect the checkpoint's own CLIP, or nothing."
-        )
+        raise ValueError(f"The input {field} is a ZhCLIP encoder: connect the checkpoint's own CLIP, or nothing.")
     given = clip.tokenize("").keys()
     if given != set(keys):
         raise ValueError(
-            f"The input clip is of another kind of model: the ZhCLIP encoder is for {kind_of(keys).name}, whose CLIP "
-            f"has {name_tokenizers(keys)}, and this one has {name_tokenizers(given)}. Connect the CLIP of the "
-            "checkpoint that paints."
+            f"The input {field} is of another kind of model: the ZhCLIP encoder is for {kind_of(keys).name} "
+            f"(tokenizers {', '.join(keys)}; here {', '.join(given)}). Connect the CLIP of the checkpoint that paints."
         )
 
 
-def name_tokenizers(keys: Iterable[str]) -> str:
-    """`the tokenizers g, l`."""
-    names = sorted(keys)
-    return f"the tokenizer{'s' if len(names) > 1 else ''} {', '.join(names)}"
-
-
 def encode(clip: Any, text: str) -> list[ConditioningEntry]:
-    """What the stock CLIP Text Encode returns, hooks and their schedules included."""
+    """What the stock CLIP Text Encode returns, hooks included."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 def join(conditionings: list[list[ConditioningEntry]], main: int) -> list[ConditioningEntry]:
-    """Concatenate conditionings along the token axis, in order, as the stock Conditioning (Concat) does for one entry.
+    """Concatenate conditionings along the token axis, in order, as the stock Conditioning (Concat) does.
 
-    A scheduled conditioning has an entry for each range of sampling; the result has one for each range in which none of
-    them changes. The pooled vector and other values are those of conditioning number `main`; hooks are those of all.
+    The pooled vector and other values are those of conditioning number `main`; hooks are those of all. Raises
+    ValueError for a conditioning of several entries, which hooks with keyframes give.
     """
     if len(conditionings) == 1:
         return conditionings[0]
-    borders = sorted({border for entries in conditionings for _, extra in entries for border in _range(extra)})
-    joined: list[ConditioningEntry] = []
-    for start, end in itertools.pairwise(borders):
-        active = [[entry for entry in entries if _covers(entry[1], start, end)] for entries in conditionings]
-        if not all(active):
-            continue
-        tensors, extras = zip(*(entries[0] for entries in active))
-        extra = extras[main] | _combine_hooks(extras)
-        if any(RANGE_START in other for other in extras):
-            extra |= {RANGE_START: start, RANGE_END: end}
-        joined.append([torch.cat(tensors, dim=1), extra])
-    return joined
-
-
-def _range(extra: dict[str, Any]) -> tuple[float, float]:
-    return extra.get(RANGE_START, 0.0), extra.get(RANGE_END, 1.0)
-
-
-def _covers(extra: dict[str, Any], start: float, end: float) -> bool:
-    first, last = _range(extra)
-    return first <= start and end <= last
-
-
-def _combine_hooks(extras: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    groups = [extra["hooks"] for extra in extras if extra.get("hooks")]
-    if not groups:
-        return {}
-    combined = groups[0]
-    for group in groups[1:]:
-        combined = combined.clone_and_combine(group)
-    return {"hooks": combined}
+    if any(len(entries) > 1 for entries in conditionings):
+        raise ValueError(
+            "A hook with keyframes changes a CLIP in the course of sampling, so that its prompt is several: encode the "
+            "Chinese and the English by a CLIP Text Encode each, and join them by Conditioning (Concat)."
+        )
+    tensors, extras = zip(*(entries[0] for entries in conditionings))
+    extra = dict(extras[main])
+    groups = [other["hooks"] for other in extras if other.get("hooks")]
+    if groups:
+        extra["hooks"] = functools.reduce(lambda joined, group: joined.clone_and_combine(group), groups)
+    return [[torch.cat(tensors, dim=1), extra]]

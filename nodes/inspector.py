@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import torch
 from comfy_api.latest import io, ui
 
-from .common import numbered_lines, schema
+from .common import schema
 from .report import alignment_warning, scores
 
 if TYPE_CHECKING:
-    from .host.encoder import WindowEncoder
-    from .page import Findings
+    from ..zhclip.tokens import Window
+    from .page import Page
 
-NEAREST_SHOWN = 5  # captions that are shown
+READERS = {
+    "zh": "read by ZhCLIP",
+    "en": "read by the checkpoint's own CLIP where ZhCLIP Text Encode has it, else by ZhCLIP",
+    "break": "begins a new window",
+}
 
 
 class ZhCLIPInspector(io.ComfyNode):
@@ -28,25 +31,14 @@ class ZhCLIPInspector(io.ComfyNode):
             node_id="ZhCLIPInspector",
             display_name="ZhCLIP Inspector",
             category="ZhCLIP",
-            description="Shows how a ZhCLIP encoder reads a prompt: tokens, unknown ones marked, weights, windows, "
-            "languages, and which of a list of captions are nearest to it.",
+            description="Shows how a ZhCLIP encoder reads a prompt: tokens, unknown ones marked, weights, windows and "
+            "languages; and the encoder's evaluation.",
             search_aliases=["token count", "prompt debug", "zhclip"],
             is_output_node=True,
             inputs=[
                 io.Clip.Input("zhclip", tooltip="From Load ZhCLIP Encoder."),
                 io.String.Input(
                     "text", multiline=True, dynamic_prompts=True, tooltip="The prompt, as you would paint with it."
-                ),
-                io.Clip.Input(
-                    "clip", optional=True, tooltip="Optional: the checkpoint's own CLIP, which then reads the captions."
-                ),
-                io.String.Input(
-                    "captions",
-                    multiline=True,
-                    default="",
-                    optional=True,
-                    tooltip="Optional: captions, one a line; the nearest to the prompt are shown. Read by `clip` where "
-                    "it is connected, else by the encoder itself.",
                 ),
             ],
             outputs=[
@@ -56,73 +48,73 @@ class ZhCLIPInspector(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, zhclip: Any, text: str, clip: Any = None, captions: str = "") -> io.NodeOutput:
+    def execute(cls, zhclip: Any, text: str) -> io.NodeOutput:
         """The picture and the report. Raises ValueError or ArtifactError, whose message the user reads."""
-        from . import drawing
-        from .page import render
-
-        report, picture = render(collect(zhclip, text, clip, captions))
-        image = drawing.to_tensor(picture)
-        return io.NodeOutput(image, report, ui=ui.PreviewImage(image, cls=cls))
+        page = inspect(zhclip, text)
+        image = page.image()
+        return io.NodeOutput(image, page.text(), ui=ui.PreviewImage(image, cls=cls))
 
 
-def collect(zhclip: Any, text: str, clip: Any, captions: str) -> Findings:
-    """Tokenizes the prompt, and compares it with the captions if there are any."""
-    from ..zhclip.languages import spans
+def inspect(zhclip: Any, text: str) -> Page:
+    """How an encoder reads a prompt, and its evaluation."""
     from .host.clip import encoder_of, layer_in_use, tokenizer_of
-    from .page import Findings, Token
+    from .page import Page
 
     encoder, tokenizer = encoder_of(zhclip), tokenizer_of(zhclip)
     windows = tokenizer.weighted_windows(text)
-    return Findings(
-        file=os.path.basename(encoder.path),
-        teacher=encoder.meta.teacher.id,
-        layer=layer_in_use(zhclip),
-        warnings=warnings(encoder),
-        text=text,
-        spans=spans(text),
-        windows=[
-            [
-                Token(piece, token != tokenizer.special.unknown, weight)
-                for token, weight, piece in zip(window.ids[1:], window.weights[1:], window.pieces)
-            ]
-            for window in windows
-        ],
-        capacity=tokenizer.window - 2,
-        unknown=tokenizer.unknown_pieces(windows),
-        scores=scores(encoder.meta),
-        nearest=nearest(zhclip, text, clip or zhclip, [line for _, line in numbered_lines(captions)]),
-        captions_by="the checkpoint's CLIP" if clip else "this encoder",
-    )
-
-
-def warnings(encoder: WindowEncoder) -> list[str]:
-    """Sentences about the encoder that the user should read before the rest."""
+    page = Page(f"ZhCLIP Inspector: {os.path.basename(encoder.path)}")
+    page.note(f"Teacher: {encoder.meta.teacher.id}")
+    page.note(f"Layer in use: {layer_in_use(zhclip)}")
     warning = alignment_warning(encoder.meta)
-    sentences = [f"this file {warning}."] if warning else []
+    if warning:
+        page.warning(f"this file {warning}.")
     if encoder.changes:
-        changed = ", ".join(sorted(encoder.changes))
-        sentences.append(f"changed in memory since it was loaded ({changed}): the report is of the file.")
-    return sentences
+        page.warning("calibrated in memory since it was loaded: the report below is of the file.")
+    write_prompt(page, text)
+    for number, window in enumerate(windows, 1):
+        page.heading(f"Window {number}: {len(window.pieces)} of {tokenizer.window - 2} tokens")
+        write_tokens(page, window, tokenizer.special.unknown)
+    unknown = tokenizer.unknown_pieces(windows)
+    if unknown:
+        page.heading("Not in the vocabulary, so read as unknown")
+        page.note("  ".join(unknown))
+    page.scores(scores(encoder.meta))
+    return page
 
 
-def nearest(zhclip: Any, text: str, reader: Any, captions: list[str]) -> list[tuple[str, float]]:
-    """The captions nearest to the prompt with their cosines, best first; `reader` encodes the captions.
+def write_prompt(page: Page, text: str) -> None:
+    """The prompt with its languages underlined and its weights beside them."""
+    from ..zhclip.languages import spans
+    from . import drawing
+    from .page import NOTE_SIZE, WIDTH
 
-    All vectors are centred on the captions' mean, since what all texts have in common distinguishes none. Raises
-    ValueError for a single caption, whose mean would be the caption itself.
-    """
-    from .host.clip import encoder_of
-    from .host.sentences import sentence_vectors
+    colors = {"zh": drawing.BLUE, "en": drawing.ORANGE, "break": drawing.FAINT}
+    language_spans = spans(text)
+    page.heading("Prompt")
+    lines = [text, "", "Spans (language, weight, text):"]
+    lines += [f"  {span.language}  {span.weight:g}  {span.text.strip()}" for span in language_spans] or ["  none"]
+    marked = [
+        drawing.TextSpan(s.text, colors[s.language], "" if s.weight == 1 else f"{s.weight:.3g}", s.weight != 1)
+        for s in language_spans
+    ]
+    page.block(drawing.flow(marked, WIDTH, 20), lines)
+    legend = [
+        drawing.TextSpan(f"{name}: {READERS[name]}", colors[name])
+        for name in dict.fromkeys(span.language for span in language_spans)
+    ]
+    page.block(drawing.flow(legend, WIDTH, NOTE_SIZE, spacing=16), [])
 
-    if not captions:
-        return []
-    if len(captions) < 2:
-        raise ValueError("captions holds one caption: give two or more, one a line, to compare the prompt with.")
-    encoder = encoder_of(zhclip)
-    prompt = sentence_vectors(zhclip, [text], encoder)  # (1, D)
-    bank = sentence_vectors(reader, captions, encoder)  # (N, D)
-    center = bank.mean(dim=0)
-    cosine = torch.nn.functional.cosine_similarity(prompt - center, bank - center, dim=1)
-    best = cosine.topk(min(NEAREST_SHOWN, len(captions)))
-    return [(captions[i], float(value)) for value, i in zip(best.values, best.indices)]
+
+def write_tokens(page: Page, window: Window, unknown: int) -> None:
+    """A window's tokens, each in a box: weighted ones on a tint, those with the id `unknown` marked."""
+    from . import drawing
+    from .page import WIDTH
+
+    boxes, words = [], []
+    for piece, token, weight in zip(window.pieces, window.ids[1:], window.weights[1:]):
+        known = token != unknown
+        boxes.append(
+            drawing.TextSpan(piece, tinted=weight != 1) if known else drawing.TextSpan(piece, drawing.RED, "unknown")
+        )
+        words.append(piece if known else f"[unknown: {piece}]")
+    page.block(drawing.flow(boxes, WIDTH, spacing=6), [f"  {' '.join(words) or '(the empty prompt)'}"])

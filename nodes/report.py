@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..zhclip.schema import Meta
 
@@ -25,18 +25,12 @@ def scores(meta: Meta) -> list[Score]:
     report = meta.report
     losses = {"aligned": report.get("loss"), **(report.get("baselines") or {})}
     retrieval = {"aligned": report.get("retrieval"), **(report.get("baselines_retrieval") or {})}
+    recall = {name: ((figures or {}).get("zh_to_en") or {}).get("R@1") for name, figures in retrieval.items()}
     return [
-        Score(name, float(losses[name]["all"]), _recall(retrieval.get(name)))
+        Score(name, losses[name]["all"], recall.get(name))
         for name in ("aligned", *BASELINES)
-        if losses.get(name) and "all" in losses[name]
+        if "all" in (losses.get(name) or {})
     ]
-
-
-def _recall(retrieval: Any) -> float | None:
-    try:
-        return float(retrieval["zh_to_en"]["R@1"])
-    except (KeyError, TypeError):
-        return None
 
 
 def alignment_warning(meta: Meta) -> str | None:

@@ -23,7 +23,6 @@ TABLES = (".tsv", ".csv", ".jsonl")
 STARTER, AND_STARTER = "starter", " + starter"
 SOURCES = ("huggingface.co", "hf-mirror.com")
 PREFIX = f"{FOLDER}/"  # of a folder of models/text_encoders in the list of sources
-WIDTH = 1024
 
 
 class ZhCLIPTrain(io.ComfyNode):
@@ -35,7 +34,7 @@ class ZhCLIPTrain(io.ComfyNode):
         return schema(
             node_id="ZhCLIPTrain",
             display_name="Train ZhCLIP Encoder",
-            category=core_category("training", "model/training"),
+            category=core_category("training"),
             description="Trains a Chinese text encoder for exactly one SD1.5 or SDXL checkpoint and loads it. Cancel "
             "keeps what is done, and the next Run continues. With the same settings a finished encoder is loaded at "
             "once.",
@@ -239,16 +238,13 @@ def report_text(job: Job) -> str:
 
 def report_picture(job: Job) -> torch.Tensor:
     """The verdict, and losses and retrieval beside the baselines, as ComfyUI's IMAGE."""
-    from . import drawing
-    from .page import HEADING_SIZE, TITLE_SIZE, WARNING_COLOR, scores_section
+    from .page import Page
 
-    meta = read_meta(str(job.target))
+    meta, page = read_meta(str(job.target)), Page(job.target.name)
     warning = alignment_warning(meta)
-    blocks = [drawing.paragraph(job.target.name, WIDTH, TITLE_SIZE)]
     if warning:
-        blocks.append(drawing.paragraph(f"Warning: this encoder {warning}.", WIDTH, background=WARNING_COLOR))
+        page.warning(f"this encoder {warning}.")
     else:
-        blocks.append(drawing.paragraph(f"Aligned to {meta.teacher.id}.", WIDTH))
-    section = scores_section(scores(meta))
-    blocks += [drawing.paragraph(section.heading, WIDTH, HEADING_SIZE, space_above=16), *section.blocks]
-    return drawing.to_tensor(drawing.stack(blocks))
+        page.note(f"Aligned to {meta.teacher.id}.")
+    page.scores(scores(meta))
+    return page.image()

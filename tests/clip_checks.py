@@ -29,11 +29,7 @@ def refusal(call: Any, kind: type[Exception] = ValueError) -> str:
 @torch.inference_mode()
 def sd15(path: str) -> None:
     """A CLIP of one encoder: tokens, weights, word numbers, pooled vector, rebuilt and copied models."""
-    from comfy.model_management import current_loaded_models
-
     clip = load_clip(path)
-    # On a CPU the first prompt need not wait for the model to be placed.
-    assert [loaded.model for loaded in current_loaded_models] == [clip.patcher]
     tokenizer, model, tokens = clip.tokenizer.clip_l, clip.cond_stage_model, clip.tokenize(PROMPT)
     ids = [token for token, _ in tokens["l"][0]]
     end = ids.index(3)
@@ -84,8 +80,6 @@ def sd15(path: str) -> None:
     assert "40 tokens" in refusal(lambda: clip.encode_from_tokens({"l": [tokens["l"][0][:40]]}))
     refusal(lambda: clip.tokenize("a" * 20_001))
     refusal(lambda: clip.encode("(\u732b:1.2)\u4e00" * 2_000))
-    error = pack_module("zhclip.io").ArtifactError
-    assert path in refusal(lambda: model.clip_l.load_sd({"bert.foreign": torch.zeros(1)}), error)
 
 
 @torch.inference_mode()

@@ -72,18 +72,16 @@ def load_lora(lora: str, clip: list[Any], strength: float = 1.0) -> dict[str, An
     return node("LoraLoader", model=["ckpt", 0], clip=clip, lora_name=lora, strength_model=1.0, strength_clip=strength)
 
 
-def hook(lora: str, clip: list[Any], starts: list[float], name: str = "hook") -> Graph:
-    """Nodes that switch a LoRA on a CLIP by hooks: off until the first of `starts`, shares of sampling, then at
-    strength 1, 2, ... Node `name` gives the CLIP."""
-    graph = {f"{name}.lora": node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=1.0)}
-    previous: dict[str, Any] = {}
-    for i, start in enumerate([0.0, *starts]):
-        graph[f"{name}.{i}"] = node("CreateHookKeyframe", strength_mult=float(i), start_percent=start, **previous)
-        previous = {"prev_hook_kf": [f"{name}.{i}", 0]}
-    keyframes = previous["prev_hook_kf"]
-    graph[f"{name}.keys"] = node("SetHookKeyframes", hooks=[f"{name}.lora", 0], hook_kf=keyframes)
-    given = {"hooks": [f"{name}.keys", 0], "apply_to_conds": True, "schedule_clip": True}
-    return graph | {name: node("SetClipHooks", clip=clip, **given)}
+def hook(lora: str, clip: list[Any], start: float | None = None) -> Graph:
+    """Nodes that put a LoRA on a CLIP by a hook, off until the share `start` of sampling if one is given. Node `hook`
+    gives the CLIP."""
+    graph = {"hook.lora": node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=1.0)}
+    if start is not None:
+        graph["hook.0"] = node("CreateHookKeyframe", strength_mult=0.0, start_percent=0.0)
+        graph["hook.1"] = node("CreateHookKeyframe", strength_mult=1.0, start_percent=start, prev_hook_kf=["hook.0", 0])
+        graph["hook.keys"] = node("SetHookKeyframes", hooks=["hook.lora", 0], hook_kf=["hook.1", 0])
+    hooks = ["hook.lora" if start is None else "hook.keys", 0]
+    return graph | {"hook": node("SetClipHooks", clip=clip, hooks=hooks, apply_to_conds=True, schedule_clip=True)}
 
 
 def controlnet(net: str) -> Graph:

@@ -1,4 +1,4 @@
-"""ComfyUI nodes for the tests alone: they write what passes a socket, or reaches attention, to files for a test."""
+"""ComfyUI nodes for the tests alone: a conditioning written to a file, and SDXL's CLIP with random weights."""
 
 from __future__ import annotations
 
@@ -40,37 +40,6 @@ class ConditioningProbe:
         }
         save_file(tensors, Path(folder_paths.get_output_directory()) / f"{name}.safetensors", facts)
         return {"ui": {"saved": [name]}}
-
-
-class AttentionProbe:
-    """Patches cross-attention as IPAdapter does: keys and values of its own are set beside the prompt's.
-
-    Saves the context that the first call finds, (B, tokens, D), as <name>.safetensors in the output folder.
-    """
-
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "patch"
-    CATEGORY = "tests"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"model": ("MODEL",), "name": ("STRING", {}), "tokens": ("INT", {"default": 4})}}
-
-    def patch(self, model: Any, name: str, tokens: int) -> tuple[Any]:
-        """A clone of the MODEL with the patch."""
-        path = Path(folder_paths.get_output_directory()) / f"{name}.safetensors"
-        path.unlink(missing_ok=True)
-
-        def attend(queries: Any, keys: Any, values: Any, _options: Any) -> tuple[Any, Any, Any]:
-            if not path.exists():
-                save_file({"context": keys.float().contiguous().clone()}, path)
-            picture = torch.randn(keys.shape[-1], generator=torch.Generator().manual_seed(5)).to(keys)
-            picture = picture.expand(len(keys), tokens, -1)
-            return queries, torch.cat([keys, picture], dim=1), torch.cat([values, picture], dim=1)
-
-        patched = model.clone()
-        patched.set_model_attn2_patch(attend)
-        return (patched,)
 
 
 @functools.cache
@@ -117,6 +86,5 @@ class SDXLClip:
 
 NODE_CLASS_MAPPINGS = {
     "ConditioningProbe": ConditioningProbe,
-    "AttentionProbe": AttentionProbe,
     "SDXLClip": SDXLClip,
 }

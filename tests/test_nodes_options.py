@@ -1,7 +1,6 @@
-"""What people combine with a prompt, on the real ComfyUI: precisions, little memory, LoRA, hooks, areas, ControlNet.
+"""What people combine with a prompt, on the real ComfyUI: precisions, little memory, LoRA, hooks, ControlNet.
 
-Every prompt here is weighted and two windows long. tests/test_nodes_encode.py has hooks on the CLIP,
-tests/test_nodes_sdxl.py Concat, Average and Combine, tests/test_parity.py an encoder that is streamed layer by layer.
+Every prompt here is weighted and two windows long.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import graphs, small
-from tests.graphs import Graph, node
+from tests.graphs import Graph
 from tests.host import Host, in_host, started
 
 CHINESE = [zh for zh, _ in small.captions()]
@@ -60,30 +59,16 @@ def test_gligen_is_given_the_pooled_vector_of_a_prompt(modes: dict) -> None:
     assert pooled["gligen"].shape == (1, 768) and torch.equal(pooled["gligen"], pooled["pooled"])
 
 
-NAMES = {"fp16": "float16", "bf16": "bfloat16"}
-PRECISIONS = {"fp16": ("--fp16-text-enc", "--fp16-unet"), "bf16": ("--bf16-text-enc", "--bf16-unet")}
-# Largest angle to fp32 in degrees, and largest difference as a share of the largest norm. Measured over PROMPTS: 0.040
-# and 0.0007 in fp16, 0.26 and 0.0043 in bf16. (ComfyUI stores text encoders so, and computes in fp32.)
-TOLERANCE = {"fp16": (0.1, 0.002), "bf16": (0.6, 0.01)}
-
-
-@pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
-def test_half_precision_stays_near_fp32_and_paints(
-    tmp_path: Path, checkpoint: Path, modes: dict, precision: str
-) -> None:
-    with started(tmp_path, checkpoint, *PRECISIONS[precision]) as host:
-        result = [host.encode(text)[0] for i, text in enumerate(PROMPTS)]
+def test_half_precision_stays_near_fp32_and_paints(tmp_path: Path, checkpoint: Path, modes: dict) -> None:
+    """ComfyUI stores the text encoder in fp16 and computes in fp32. Measured over PROMPTS: 0.040 degrees, 0.0007."""
+    with started(tmp_path, checkpoint, "--fp16-text-enc", "--fp16-unet") as host:
+        result = [host.encode(text)[0] for text in PROMPTS]
         host.latent(base())
-        assert f"current: cpu, dtype: torch.{NAMES[precision]}" in host.tail(10**7)
-    angles, shares = [], []
     for i, half in enumerate(result):
         full = modes["NORMAL_VRAM"][f"cond.{i}"][0]
         cosine = torch.nn.functional.cosine_similarity(half.double(), full.double(), dim=-1).clamp(-1, 1)
-        angles.append(float(torch.rad2deg(cosine.acos()).max()))
-        shares.append(float((half - full).norm(dim=-1).max() / full.norm(dim=-1).max()))
-    print(f"{precision}: degrees {angles}, shares {shares}")
-    assert max(angles) < TOLERANCE[precision][0] and max(shares) < TOLERANCE[precision][1]
-    assert max(shares) > 0
+        assert float(torch.rad2deg(cosine.acos()).max()) < 0.1
+        assert 0 <= float((half - full).norm(dim=-1).max() / full.norm(dim=-1).max()) < 0.002
 
 
 @pytest.fixture(scope="module")
@@ -114,32 +99,13 @@ def test_a_lora_patches_the_model_and_its_keys_for_clip_are_left_out(
 def test_a_hook_on_the_model_acts_in_the_steps_of_its_keyframe(host: Host, lora: str) -> None:
     graph = base(steps=2)
     plain = host.latent(graph)
-    graph |= graphs.hook(lora, ["clip", 0], [0.5])
+    graph |= graphs.hook(lora, ["clip", 0], 0.5)
     graph["text"]["inputs"]["clip"] = ["hook", 0]
     hooked = host.latent(graph)
     graph["hook.1"]["inputs"]["strength_mult"] = 0.0
     never = host.latent(graph)
     # Prompts with hooks run apart from those without, and so in other batches: latents of 400 then differ by 0.0005.
     assert (never - plain).abs().max() < 0.002 and (hooked - plain).abs().max() > 0.02
-
-
-def areas(right: str) -> Graph:
-    """Two prompts, each for its half of a picture, without guidance: nothing else sees both."""
-    graph = base() | {"text2": node("CLIPTextEncode", clip=["clip", 0], text=right)}
-    graph["latent"]["inputs"] |= {"width": 128, "height": 64}
-    graph["sample"]["inputs"]["cfg"] = 1.0
-    for i, text in enumerate(("text", "text2")):
-        area = dict(width=64, height=64, x=64 * i, y=0, strength=1.0)
-        graph[f"half{i}"] = node("ConditioningSetArea", conditioning=[text, 0], **area)
-    graph["both"] = node("ConditioningCombine", conditioning_1=["half0", 0], conditioning_2=["half1", 0])
-    graph["sample"]["inputs"]["positive"] = ["both", 0]
-    return graph
-
-
-def test_a_regional_prompt_changes_its_region_alone(host: Host) -> None:
-    first, second = (host.latent(areas(text)) for text in LONG)
-    half = first.shape[-1] // 2
-    assert torch.equal(first[..., :half], second[..., :half]) and (first - second)[..., half:].abs().max() > 0.01
 
 
 def test_a_controlnet_takes_the_conditioning_and_reads_its_prompt(host: Host, plain: torch.Tensor) -> None:
@@ -149,17 +115,4 @@ def test_a_controlnet_takes_the_conditioning_and_reads_its_prompt(host: Host, pl
     graph = base() | graphs.controlnet("net.safetensors")
     graph["sample"]["inputs"] |= {"positive": ["control", 0], "negative": ["control", 1]}
     assert (host.latent(graph) - plain).abs().max() > 0.05
-    kept = host.conditioning(graph, "control")
-    assert torch.equal(kept["cond.0"], host.encode(LONG[0])) and kept["pooled.0"].shape == (1, 768)
-
-
-def test_a_pack_that_patches_attention_finds_the_conditioning_there(host: Host, plain: torch.Tensor) -> None:
-    graph = base()
-    graph["patch"] = node("AttentionProbe", model=["ckpt", 0], name="attention", tokens=4)
-    graph["sample"]["inputs"]["model"] = ["patch", 0]
-    patched = host.latent(graph)
-    context = load_file(host.base / "output" / "attention.safetensors")["context"]
-    cond = host.encode(LONG[0])
-    assert context.shape == (2, 2 * WINDOW, 768)
-    assert min(float((row - cond[0]).abs().max()) for row in context) < 0.05  # fp16 UNet
-    assert (patched - plain).abs().max() > 0.001
+    assert torch.equal(host.conditioning(graph, "control")["cond.0"], host.encode(LONG[0]))

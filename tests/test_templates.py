@@ -48,7 +48,7 @@ SMALL: dict[str, dict[str, int | str]] = {
 }
 TEACHERS = {"sd15": encoders.TEACHER, "sdxl": "sdxl-teacher.safetensors"}  # with few layers, for ZhCLIPTrain
 ENDS = ("SaveImage", "PreviewImage", "LossGraphNode", "ZhCLIPInspector")
-LINES = {"ZhCLIPCompareGrid": "prompts", "ZhCLIPInspector": "captions"}
+LINES = {"ZhCLIPCompareGrid": "prompts"}
 
 
 def widgets(node: dict[str, Any]) -> list[str]:
@@ -115,7 +115,7 @@ def test_a_workflow_explains_itself_in_both_languages_and_names_where_its_nodes_
 
 
 # With SDXL's own CLIP beside ours, or with all of its queries.
-LONG = ("bilingual_lora_sdxl", "compare_encoders_sdxl", "inspector_sd15", "train_first_encoder_sdxl")
+LONG = ("bilingual_lora_sdxl", "compare_encoders_sdxl", "train_first_encoder_sdxl")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in TEMPLATES])

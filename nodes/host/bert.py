@@ -10,20 +10,18 @@ import torch
 from comfy.text_encoders.bert import BertModel
 
 from ...zhclip.structure import Structure
-from ...zhclip.vectors import standardise
 
 SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP Set Last Layer counts
-SKIP_TRAINED = "ZhCLIP: CLIP Set Last Layer: this encoder has a target of its own for the layer before the last."
-SKIP_GUESSED = (
+NOT_TRAINED = (
     "ZhCLIP: CLIP Set Last Layer: this encoder has no target for that layer, so the layer's own states go through what "
     "was trained for the last."
 )
 
 
 @functools.lru_cache(maxsize=1024)
-def log_once(message: str, level: int = logging.WARNING) -> None:
-    """Log a message once in the life of the process."""
-    logging.log(level, message)
+def warn_once(message: str) -> None:
+    """Log a warning once in the life of the process."""
+    logging.warning(message)
 
 
 class StructureTensors(torch.nn.Module):
@@ -42,11 +40,6 @@ class StructureTensors(torch.nn.Module):
     def forward(self, hidden: torch.Tensor, is_empty: torch.Tensor) -> torch.Tensor:
         """(B, W, S) hidden states, (B,) bool -> (B, W, D) conditioning."""
         return Structure(**dict(self.named_parameters()), widths=self.widths).apply(hidden, is_empty)
-
-    def standardised(self, z: torch.Tensor) -> torch.Tensor:
-        """(..., D) conditioning -> standardised by `mean` and `std`, if the structure has them."""
-        moments = dict(self.named_parameters())
-        return standardise(z, moments.get("mean"), moments.get("std"))
 
 
 class AlignedBert(BertModel):
@@ -78,12 +71,11 @@ class AlignedBert(BertModel):
         return super().forward(*args, **kwargs)[:2]
 
     def structure_of(self, layer: int) -> StructureTensors:
-        """The output structure for an intermediate layer; logs which one is used."""
+        """The output structure for an intermediate layer; warns where none was trained for it."""
         if self.skip is not None and self.is_skip(layer):
-            log_once(SKIP_TRAINED, logging.INFO)
             return self.skip
         if not self.is_last(layer):
-            log_once(SKIP_GUESSED)
+            warn_once(NOT_TRAINED)
         return self.structure
 
     def is_last(self, layer: int) -> bool:

@@ -17,6 +17,7 @@ import torch
 from comfy.supported_models_base import ClipTarget
 
 from ...zhclip.artifact import load
+from ...zhclip.io import ArtifactError
 from ...zhclip.models import absolute_layer
 from ...zhclip.structure import structures
 from ...zhclip.tokens import PromptTokenizer
@@ -49,7 +50,12 @@ def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic:
     else:
         clip = comfy.sd.CLIP(target, **options)
         clip.load_sd(weights)
-    encoder_of(clip).changes = changes or {}
+    encoder = encoder_of(clip)
+    mismatched = sorted(set(encoder.transformer.state_dict()) ^ set(weights))
+    if mismatched:  # core only logs it
+        found = f"tensors that do not match core's BERT ({', '.join(mismatched[:3])})"
+        raise ArtifactError(path, found, "the same names", "Update ZhCLIP.")
+    encoder.changes = changes or {}
     # Hooks and several GPUs build the model again from this.
     clip.patcher.cached_patcher_init = (load_patcher, (path, changes))
     return clip
@@ -77,8 +83,8 @@ def encoder_of(clip: Any) -> WindowEncoder:
     encoder = _text_encoder(clip)
     if not isinstance(encoder, WindowEncoder):
         raise ValueError(
-            f"This CLIP is not a ZhCLIP encoder (it is a {type(encoder or clip).__name__}): connect the output of "
-            "Load ZhCLIP Encoder here."
+            f"The input zhclip is not a ZhCLIP encoder but {type(encoder or clip).__name__}: connect the output of "
+            "Load ZhCLIP Encoder."
         )
     return encoder
 
@@ -105,18 +111,12 @@ def has_lora(clip: Any) -> bool:
 
 def layer_in_use(clip: Any) -> str:
     """Which hidden state CLIP Set Last Layer left in use, and whether the artifact was trained for it."""
-    encoder, chosen = encoder_of(clip), clip.layer_idx
+    encoder = encoder_of(clip)
     bert, own = encoder.transformer, encoder.meta.teacher.layer
-    layer = -1 if chosen is None else encoder.layer_for(chosen)
+    layer = -1 if clip.layer_idx is None else encoder.layer_for(clip.layer_idx)
     # Of a teacher's last layer the student's numbers are the teacher's.
-    of = (
-        str(bert.num_layers)
-        if own == -1
-        else f"{bert.num_layers}, for layer {absolute_layer(layer, own)} of the teacher"
-    )
-    if bert.is_last(layer):
-        other = "; the file has a target for the layer before it too (clip skip)" if bert.skip is not None else ""
-        return f"the last of {of}{other}"
-    if bert.skip is not None and bert.is_skip(layer):
-        return f"{layer} of {of}, which the file was trained for"
-    return f"{layer} of {of}, which the file has no target for: its states go through what the last was trained for"
+    named = f"{layer} of {bert.num_layers}"
+    named += "" if own == -1 else f", for layer {absolute_layer(layer, own)} of the teacher"
+    if bert.is_last(layer) or (bert.skip is not None and bert.is_skip(layer)):
+        return f"{named}, which the file was trained for"
+    return f"{named}, which the file has no target for: its states go through what the last was trained for"

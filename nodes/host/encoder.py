@@ -10,18 +10,13 @@ import torch
 
 from ...zhclip.artifact import Artifact
 from ...zhclip.emphasis import combine, rows
-from ...zhclip.io import ArtifactError
 from ...zhclip.models import kind_of, relative_layer
 from ...zhclip.structure import structures
 from ...zhclip.tokens import Window
-from .bert import SKIP_LAYER, AlignedBert, log_once
+from .bert import SKIP_LAYER, AlignedBert
 from .tokenizer import Windows
 
-NO_LATER_LAYER = (
-    "ZhCLIP: CLIP Set Last Layer at {chosen}: this encoder was trained for layer {own} and has no later layer; using "
-    "its last."
-)
-MAX_BATCH = 256  # windows of one forward pass
+MAX_BATCH = 256  # windows of one forward pass, which bounds memory
 
 
 class MaskedWindow(list[int]):
@@ -35,13 +30,7 @@ class MaskedWindow(list[int]):
 class WindowEncoder(comfy.sd1_clip.SDClipModel):
     """Runs windows of ids through the aligned BERT. `changes` are load_clip's."""
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        device: Any = "cpu",
-        dtype: Any = None,
-        model_options: Any = None,
-    ) -> None:
+    def __init__(self, artifact: Artifact, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
         meta, special = artifact.meta, artifact.meta.special_ids
         super().__init__(
             device=device,
@@ -63,8 +52,6 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         chosen = options.get("layer")
         if chosen is not None:
             options = {**options, "layer": self.layer_for(chosen)}
-            if self.meta.teacher.layer < chosen < 0:
-                log_once(NO_LATER_LAYER.format(chosen=chosen, own=self.meta.teacher.layer))
         super().set_clip_options(options)
 
     def layer_for(self, chosen: int) -> int:
@@ -73,17 +60,6 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         own = self.meta.teacher.layer
         layer = min(relative_layer(chosen, own), -1) if chosen < 0 and own < 0 else chosen
         return layer if abs(layer) <= self.num_layers else -1  # as core does
-
-    def load_sd(self, sd: dict[str, torch.Tensor]) -> Any:
-        """Load the weights. Raises ArtifactError for missing or unexpected names, which core only logs."""
-        # On the CPU the weights take the place of the parameters, whose memory was never written: one copy less.
-        on_cpu = all(parameter.device.type == "cpu" for parameter in self.transformer.parameters())
-        loaded = self.transformer.load_state_dict(sd, strict=False, assign=on_cpu)
-        names = sorted([*loaded.missing_keys, *loaded.unexpected_keys])
-        if names:
-            mismatch = f"tensors that do not match core's BERT ({', '.join(names[:3])})"
-            raise ArtifactError(self.path, mismatch, "the same names", "Update ZhCLIP.")
-        return loaded
 
     def encode_token_weights(self, token_weight_pairs: list[list[tuple[Any, ...]]]) -> Any:
         """Windows of (id, weight) pairs -> ((1, windows * W, D), pooled (1, D)).
@@ -99,21 +75,11 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
                     "between the loader and the sampler cuts prompts for CLIP; use the stock CLIP Text Encode."
                 )
         windows = [self._window(pairs) for pairs in token_weight_pairs] or [self._empty()]
-        batch = rows(windows)
-        z, pooled = self._encoded([MaskedWindow(*row) for row in batch])
+        batch = [MaskedWindow(*row) for row in rows(windows)]
+        parts = [self.encode(batch[at : at + MAX_BATCH]) for at in range(0, len(batch), MAX_BATCH)]
+        z, pooled = (torch.cat(outputs) for outputs in list(zip(*parts))[:2])
         device = comfy.model_management.intermediate_device()
         return combine(z, windows).flatten(0, 1)[None].to(device), combine(pooled, windows)[:1].to(device)
-
-    def _encoded(self, batch: list[MaskedWindow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(rows, W, D) and pooled (rows, D), MAX_BATCH rows at a time, which bounds memory and how long a user who
-        cancels waits. Raises the host's own exception on cancelling."""
-        parts = []
-        for at in range(0, len(batch), MAX_BATCH):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            parts.append(self.encode(batch[at : at + MAX_BATCH])[:2])
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat([z for z, _ in parts]), torch.cat([pooled for _, pooled in parts])
 
     def _window(self, pairs: list[tuple[Any, ...]]) -> Window:
         ids = [pair[0] for pair in pairs]

@@ -1,4 +1,4 @@
-"""Checks an encoder against a MODEL."""
+"""Checks an encoder against a checkpoint's MODEL and CLIP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import comfy.model_base
 
 from ...zhclip.artifact import Meta
 from ...zhclip.io import ArtifactError
+from ...zhclip.models import kind_of
+from ...zhclip.vectors import standardise, unit
+from .clip import encoder_of
 
+SAME_TEACHER = 0.02  # of `teacher_difference`: rounding to fp16 gives less than 0.001
 SIZE_EMBEDDING = 6 * 256  # width of the picture's sizes, which SDXL's UNet reads after the pooled vector
 
 
@@ -32,3 +36,15 @@ def require_fit(path: str, meta: Meta, model: Any) -> None:
         expected,
         "Choose an encoder that was aligned to this kind of model, or connect a checkpoint of the encoder's own kind.",
     )
+
+
+def teacher_difference(aligned: Any, clip: Any) -> float:
+    """1 - cosine between the empty prompt that an encoder's file stores, its teacher's, and that of a checkpoint's own
+    CLIP of the same kind, the mean over positions; 0 where the file stores none for the layer that the UNet reads."""
+    encoder = encoder_of(aligned)
+    meta, structure = encoder.meta, dict(encoder.transformer.structure.named_parameters())
+    if "empty" not in structure or meta.teacher.layer != kind_of(meta.keys).parts[0].layer:
+        return 0.0
+    moments, own = (structure.get("mean"), structure.get("std")), clip.encode_from_tokens(clip.tokenize(""))[0]
+    stored, own = (unit(standardise(z.float().cpu(), *moments), meta.widths) for z in (structure["empty"], own))
+    return 1 - float((stored * own).sum(dim=-1).mean())

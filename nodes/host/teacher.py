@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import comfy.clip_model
+import comfy.model_management
 import comfy.ops
 import comfy.sd1_clip
+import comfy.utils
 import torch
 
 from ...zhclip.io import digest
@@ -15,6 +18,7 @@ from .bert import SKIP_LAYER
 from .clip import is_aligned
 
 Windows = list[list[int]]
+Item = TypeVar("Item")
 
 
 class Teacher:
@@ -86,3 +90,12 @@ class Teacher:
         if self.kind.pooled:
             named[f"{self.kind.keys[-1]}.text_projection.weight"] = self.projection.weight
         return digest(named)
+
+
+def with_progress(items: Sequence[Item]) -> Iterator[Item]:
+    """Yields the items with a progress bar. Raises ComfyUI's own exception when the user interrupts."""
+    bar = comfy.utils.ProgressBar(len(items))
+    for item in items:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield item
+        bar.update(1)

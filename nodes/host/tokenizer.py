@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import comfy.sd1_clip
@@ -9,7 +10,7 @@ import comfy.sd1_clip
 from ...zhclip.prompt import check_length
 from ...zhclip.tokenizer import guard_panics
 from ...zhclip.tokens import PromptTokenizer
-from .bert import log_once
+from .bert import warn_once
 
 EMBEDDING_READ_AS_TEXT = (
     "ZhCLIP: `embedding:` names a textual inversion made for CLIP, which this encoder cannot read, so the name is read "
@@ -70,21 +71,20 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
         ValueError for a prompt that is too long."""
         check_length(text)
         if self.embedding_identifier in text:
-            log_once(EMBEDDING_READ_AS_TEXT)
+            warn_once(EMBEDDING_READ_AS_TEXT)
         windows = self.prompt.weighted_windows(text, syntax=not disable_weights)
         unknown = self.prompt.unknown_pieces(windows)
         if unknown:
-            log_once(f"ZhCLIP: not in the encoder's vocabulary, so read as unknown: {' '.join(unknown)}")
+            warn_once(f"ZhCLIP: not in the encoder's vocabulary, so read as unknown: {' '.join(unknown)}")
         if not return_word_ids:
             return [list(zip(window.ids, window.weights)) for window in windows]
-        out: Windows = []
-        word = 0
+        words = itertools.count(1)
+        numbered: Windows = []
         for window in windows:
-            count = window.ids.index(self.end_token)
-            words = [0, *range(word + 1, word + count), *[0] * (len(window.ids) - count)]
-            out.append(list(zip(window.ids, window.weights, words)))
-            word += count - 1
-        return out
+            end = window.ids.index(self.end_token)
+            numbers = [next(words) if 0 < at < end else 0 for at in range(len(window.ids))]
+            numbered.append(list(zip(window.ids, window.weights, numbers)))
+        return numbered
 
 
 class PartsTokenizer(comfy.sd1_clip.SD1Tokenizer):
