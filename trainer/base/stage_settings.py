@@ -14,8 +14,6 @@ class SweepSettings:
     grid: str | None = None
     """YAML file: `rows`, each a name with settings that differ from the recipe's (train.lr: 1.0e-3), or `config`, a
     recipe beside the grid; `settings` of all rows; `seeds`, how many."""
-    export: bool = False
-    """Export each run's encoder."""
 
 
 @dataclass
@@ -83,7 +81,7 @@ class TranslateSettings:
     out: str | None = None
     """Pairs to write, a .tsv with columns zh and en; beside it OUT.rejects.tsv."""
     model: str = "Helsinki-NLP/opus-mt-en-zh"
-    """Folder or hub id of a Marian, NLLB or M2M100 model that translates English into Chinese."""
+    """Folder or hub id of a Marian or NLLB model that translates English into Chinese."""
     beams: int = 4
     """Beams of the search; 1 is greedy, in a quarter of the CPU time."""
     max_tokens: int = 128
@@ -94,10 +92,6 @@ class TranslateSettings:
     """Captions per shard file: the most that a killed run loses, per process."""
     limit: int | None = None
     """Translate only this many rows, from the first on."""
-    back_model: str | None = None
-    """Folder or hub id of a model that translates back, such as Helsinki-NLP/opus-mt-zh-en: pairs are scored by it."""
-    back_threshold: float = 30.0
-    """With back_model: the least chrF (0 to 100) of the back-translation against the caption."""
 
 
 @dataclass
@@ -106,15 +100,15 @@ class CompareSettings:
 
     checkpoint: str | None = None
     """Stable Diffusion 1.5, or a model made of it: a folder of diffusers, a hub id or a checkpoint file."""
-    encoders: list[str] | str = "english"
-    """The rows: artifacts, as a list or between commas; the checkpoint's own CLIP, `english`, is always one."""
+    encoders: str = "english"
+    """The rows: artifacts, between commas; the checkpoint's own CLIP, `english`, is always one."""
     prompts: str | None = None
-    """A .tsv or .csv with columns zh and en, and perhaps paraphrase, the English in other words, for the figures' upper
+    """A table with columns zh and en, and perhaps paraphrase, the English in other words, for the figures' upper
     bound. null: the paper's two prompts."""
     out: str = "runs/compare"
     """Folder of the pictures, the figures and the page. A picture that is there is not painted again."""
-    seeds: list[int] | int | str = 42
-    """One or several, as a list or between commas, of the starting noise, the same for every row."""
+    seeds: str = "42"
+    """One or several, between commas, of the starting noise, the same for every row."""
     sampler: str = "DDIMScheduler"
     """A scheduler of diffusers, by the name of its class."""
     steps: int = 30

@@ -8,8 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel
+from diffusers import StableDiffusionPipeline
 
 from zhclip.device import usable_gpu
 from zhclip.pipelines import PromptEncoder, one_length
@@ -21,22 +20,12 @@ from ..base.recipe import SettingsError
 from ..models.load import ModelError, resolve
 
 ENGLISH = "english"  # the checkpoint's own CLIP, in place of an encoder's path
-WEIGHTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+WEIGHTS = ("unet", "vae", "text_encoder")
 CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*"]
 CONFIGS += [f"{part}/config.json" for part in WEIGHTS]
 FILES = [*CONFIGS, "text_encoder/model.safetensors"]
 FILES += [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
 QUERIES = 5  # steps whose UNet inputs are recorded, from the first to the last
-Encoded = dict[str, torch.Tensor]
-"""Conditionings (T, D) of one encoder, by text."""
-
-
-def scheduler_class(name: str) -> Any:
-    """A scheduler of diffusers by the name of its class. Raises SettingsError."""
-    scheduler = getattr(diffusers, name, None) if re.fullmatch(r"\w+Scheduler", name) else None
-    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
-        raise SettingsError(f"--sampler {name}: no scheduler of diffusers; usual are DDIMScheduler and PNDMScheduler")
-    return scheduler
 
 
 def checkpoint_sha256(checkpoint: Path) -> str:
@@ -53,43 +42,30 @@ def load_pipeline(checkpoint: Path, sampler: str, layout: str) -> StableDiffusio
     Raises ModelError when a part is missing or not of SD1.5's kind, SettingsError for an unknown sampler.
     """
     diffusers.logging.set_verbosity_error()
-    scheduler = scheduler_class(sampler)
+    scheduler: Any = getattr(diffusers, sampler, None) if re.fullmatch(r"\w+Scheduler", sampler) else None
+    if not hasattr(scheduler, "from_config"):
+        raise SettingsError(f"--sampler {sampler}: no scheduler of diffusers; usual are DDIMScheduler, PNDMScheduler")
+    unused: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    config = resolve(layout, "layout", CONFIGS) if checkpoint.is_file() else checkpoint
     try:
         if checkpoint.is_file():
-            config = str(resolve(layout, "layout", CONFIGS))
             pipe = StableDiffusionPipeline.from_single_file(
-                str(checkpoint), config=config, local_files_only=True, safety_checker=None
+                str(checkpoint), config=str(config), local_files_only=True, safety_checker=None
             )
         else:
-            parts = {name: load_part(checkpoint / name, kind) for name, kind in WEIGHTS.items()}
-            pipe = StableDiffusionPipeline.from_pretrained(
-                checkpoint,
-                local_files_only=True,
-                safety_checker=None,
-                feature_extractor=None,
-                image_encoder=None,
-                **parts,
-            )
+            pipe = StableDiffusionPipeline.from_pretrained(checkpoint, local_files_only=True, **unused)
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(default_device(), torch.float16 if usable_gpu() else torch.float32)
-    except ModelError:
-        raise
     except Exception as error:
         raise ModelError(f"--checkpoint {checkpoint}: no whole Stable Diffusion 1.5 ({one_line(error)})") from error
 
 
-def load_part(folder: Path, kind: Any) -> Any:
-    """A pipeline's model. Raises ModelError for missing tensors, which diffusers and transformers only warn of."""
-    part, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    if missing := sorted([*info["missing_keys"], *info["mismatched_keys"]]):
-        raise ModelError(f"--checkpoint {folder}: tensors are missing, the first is {missing[0]}; download it again")
-    return part
+def encode_texts(pipe: StableDiffusionPipeline, encoder: str, texts: list[str], layer: int) -> dict[str, torch.Tensor]:
+    """Conditionings (T, D) by text, of an encoder's file, or of the pipeline's own CLIP at a `layer` (-1: the last).
 
-
-def encode_texts(pipe: StableDiffusionPipeline, encoder: str, texts: list[str], layer: int) -> Encoded:
-    """Conditionings of an encoder's file, or of the pipeline's own CLIP at a `layer` (-1: the last). Raises
-    ArtifactError for an encoder that the UNet does not fit."""
+    Raises ArtifactError for an encoder that the UNet does not fit.
+    """
     if encoder == ENGLISH:
         skip = None if layer == -1 else -1 - layer
         return {text: pipe.encode_prompt(text, pipe.device, 1, False, clip_skip=skip)[0][0] for text in texts}
@@ -99,7 +75,7 @@ def encode_texts(pipe: StableDiffusionPipeline, encoder: str, texts: list[str], 
 
 def paint(
     pipe: StableDiffusionPipeline, conditioning: torch.Tensor, empty: torch.Tensor, settings: dict[str, Any]
-) -> tuple[Any, Encoded]:
+) -> tuple[Any, dict[str, torch.Tensor]]:
     """One picture of a conditioning (T, D) against the encoder's empty prompt (T, D), and recorded inputs of the UNet:
     `input` (Q, 4, H, W), `timestep` (Q,). The starting noise depends on the seed and the size alone."""
     generator = torch.Generator("cpu").manual_seed(settings["seed"])
@@ -128,7 +104,9 @@ def paint(
 
 
 @torch.inference_mode()
-def noise_errors(unet: Any, inputs: Encoded, english: torch.Tensor, conditioning: torch.Tensor) -> list[float]:
+def noise_errors(
+    unet: Any, inputs: dict[str, torch.Tensor], english: torch.Tensor, conditioning: torch.Tensor
+) -> list[float]:
     """|a - b| / |b| of the noise that the UNet predicts from a conditioning, a, and from the English one, b, (T, D)
     each, at each of the recorded inputs."""
     both = one_length(conditioning, english).to(unet.device, unet.dtype)

@@ -20,16 +20,8 @@ from ..base.errors import one_line
 from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import load_yaml, parse, public_settings, recipe_parser, to_recipe, to_yaml
 
-KEYS = {"rows", "seeds", "settings"}
 NAME = re.compile(r"(?!(cache|corpora|corpus)$)\w[\w.+-]*", re.I)  # a row's folder, beside these three
 RESERVED = {"cache.dir", "install", "run", "train.seed"}  # the sweep sets them
-
-
-class Grid(NamedTuple):
-    """Recipes by row, and the number of seeds to train each with."""
-
-    rows: dict[str, Recipe]
-    seeds: int
 
 
 class Job(NamedTuple):
@@ -41,29 +33,40 @@ class Job(NamedTuple):
     shared: Path
 
 
-def read_grid(path: Path, base: Recipe) -> Grid:
-    """Read a grid over the command line's recipe. Raises SettingsError, which names the file and the row."""
+def read_grid(path: Path, base: Recipe) -> list[Job]:
+    """The runs of a grid over the command line's recipe, every row with the first seed before any with the second.
+
+    Rows of another corpus, other encoders or other cache settings than the base's get a cache of their own in
+    RUN/corpora/ROW. Raises SettingsError, which names the file and the row.
+    """
     where = f"--sweep.grid {path}"
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
+        grid = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, SettingsError, UnicodeDecodeError) as error:
         raise SettingsError(f"{where}: cannot be read ({one_line(error)})") from error
-    rows = content.get("rows") if isinstance(content, dict) else None
-    if not isinstance(rows, dict) or not rows or set(content) - KEYS:
+    rows = grid.get("rows") if isinstance(grid, dict) else None
+    if not isinstance(rows, dict) or not rows or set(grid) - {"rows", "seeds", "settings"}:
         raise SettingsError(f"{where}: give rows by name, and if you like seeds and settings, and nothing else")
-    seeds = content.get("seeds", 1)
+    seeds = grid.get("seeds", 1)
     if type(seeds) is not int or not 0 < seeds <= 1000:
         raise SettingsError(f"{where}: seeds is {str(seeds)[:80]}; give how many")
-    recipes = {}
+    shared = {cache_key(base): (base.folder, base.cache_folder)}
+    jobs = []
     for name, settings in rows.items():
         if not NAME.fullmatch(str(name)):
             raise SettingsError(f"{where}, row {str(name)[:80]}: use letters, digits and . + - _, and no folder's name")
         try:
-            values = {**flat(content.get("settings") or {}), **flat(settings or {})}
-            recipes[str(name)] = row_recipe(values, base, path.parent)
+            recipe = row_recipe({**flat(grid.get("settings") or {}), **flat(settings or {})}, base, path.parent)
         except (AttributeError, SettingsError) as error:
             raise SettingsError(f"{where}, row {name}: {one_line(error)}") from error
-    return Grid(recipes, seeds)
+        own = base.folder / "corpora" / str(name)
+        folder, cache_folder = shared.setdefault(cache_key(recipe), (own, own / "cache"))
+        for seed in range(seeds):
+            cache, train = replace(recipe.cache, dir=str(cache_folder)), replace(recipe.train, seed=seed)
+            run = str(base.folder / str(name) / str(seed))
+            job_recipe = replace(recipe, run=run, install=None, cache=cache, train=train)
+            jobs.append(Job(str(name), seed, job_recipe, folder))
+    return sorted(jobs, key=lambda job: job.seed)
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -87,28 +90,6 @@ def row_recipe(values: dict[str, Any], base: Recipe, folder: Path) -> Recipe:
     return to_recipe(parse(recipe_parser(), arguments))
 
 
-def plan_jobs(base: Recipe, grid: Grid) -> list[Job]:
-    """All runs, every row with the first seed before any with the second. Rows of another corpus, other encoders or
-    other cache settings than the base's get a cache of their own in RUN/corpora/ROW."""
-    shared = {cache_key(base): (base.folder, base.cache_folder)}
-    jobs = []
-    for seed in range(grid.seeds):
-        for row, recipe in grid.rows.items():
-            own = base.folder / "corpora" / row
-            folder, cache_folder = shared.setdefault(cache_key(recipe), (own, own / "cache"))
-            cache, train = replace(recipe.cache, dir=str(cache_folder)), replace(recipe.train, seed=seed)
-            run = str(base.folder / row / str(seed))
-            jobs.append(Job(row, seed, replace(recipe, run=run, install=None, cache=cache, train=train), folder))
-    return jobs
-
-
 def cache_key(recipe: Recipe) -> str:
     """The settings that determine a corpus and its cache, as text."""
     return repr((recipe.window, public_settings(recipe)["cache"], recipe.corpus, recipe.student, recipe.teacher))
-
-
-def run_settings(recipe: Recipe) -> dict[str, Any]:
-    """The settings that determine a run's figures, by dotted name."""
-    settings = public_settings(recipe)
-    del settings["cache"], settings["export"], settings["train"]["save_every"]
-    return flat(settings)

@@ -6,89 +6,108 @@ cache settings share SWEEP/corpus and SWEEP/cache; others have theirs in SWEEP/c
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ..artifact.export import FILE
-from ..base.device import processes
 from ..base.errors import TrainerError
 from ..base.files import hold, read_json, replacing_folder, write_text
-from ..base.recipe import Recipe, SettingsError
-from ..base.settings import check_settings, require
+from ..base.recipe import Recipe
+from ..base.settings import check_settings, public_settings, require
 from ..base.stage_settings import SweepSettings
 from ..corpus import stage as corpus
 from ..pipeline import run_stage
-from ..progress import Listener
+from ..plan import in_words, plan, size
+from ..progress import Listener, Progress
 from ..training.schedule import DivergedError
-from .grid import Job, plan_jobs, read_grid, run_settings
-from .table import Runs, summary, to_markdown
+from .grid import Job, flat, read_grid
+from .table import to_markdown
 
 log = logging.getLogger(__name__)
-DIVERGED, REPORT = "diverged.json", "report.json"
+DIVERGED, REPORT = "diverged.txt", "report.json"
 
 
 def run(recipe: Recipe, settings: SweepSettings, progress: Listener | None = None) -> None:
-    """Stage `sweep`: the runs that are not finished, and RUN/sweep-GRID.md and .json after each of them.
+    """Stage `sweep`: the runs that are not finished, and RUN/sweep-GRID.md after each of them.
 
     Raises BusyError, CorpusError, ModelError, SettingsError; for a wrong grid before anything runs. Cancelled by the
     listener.
     """
-    if processes().num_processes > 1:
-        raise SettingsError("a sweep makes its runs one by one: start it without a launcher")
     path = Path(require(settings.grid, "sweep.grid", "the rows"))
-    jobs = plan_jobs(recipe, read_grid(path, recipe))
+    jobs = read_grid(path, recipe)
     with hold(recipe.folder, "--run"):
         for job in jobs:
             check_settings(job.recipe.folder, run_settings(job.recipe))
         for job in {job.shared: job for job in jobs}.values():
             corpus.run(replace(job.recipe, run=str(job.shared)), progress)
-        for job in jobs:
+        began, trained = time.monotonic(), 0
+        for number, job in enumerate(jobs, 1):
             try:
-                run_job(job, settings.export, progress)
+                trained += run_job(job, progress)
             except TrainerError as error:
                 raise type(error)(f"row {job.row}, seed {job.seed}: {error}") from error
-            text = write_table(recipe.folder / f"sweep-{path.stem}", jobs)  # several grids can share a folder
+            text = table(f"Sweep {path.stem}, {number} of {len(jobs)} runs", jobs)
+            write_text(recipe.folder / f"sweep-{path.stem}.md", text)  # several grids can share a folder
+            left = (time.monotonic() - began) / max(1, trained) * (len(jobs) - number)
+            log.info("sweep: %d of %d, %s left", number, len(jobs), in_words(left))
+            if progress:
+                progress(Progress("sweep", number, len(jobs), left))
     log.info("%s", text)
 
 
-def run_job(job: Job, export: bool, progress: Listener | None) -> None:
-    """The stages of `run` that are not done yet, with the corpus and the cache of the sweep."""
+def log_plan(recipe: Recipe, settings: SweepSettings, progress: Listener | None = None) -> None:
+    """`sweep --plan`: in the log the time that each row takes, and all of them. Raises what `run` raises."""
+    jobs = read_grid(Path(require(settings.grid, "sweep.grid", "the rows")), recipe)
+    total, caches = 0.0, {}
+    for job in jobs:
+        if job.seed == 0:
+            planned = plan(job.recipe, progress)
+            once = planned.seconds.pop("corpus") + planned.seconds.pop("cache")
+            total += 0.0 if job.shared in caches else once
+            caches[job.shared] = planned.sizes["cache"]
+            seeds, seconds = sum(other.row == job.row for other in jobs), sum(planned.seconds.values())
+            total += seeds * seconds
+            log.info("plan: row %s: %s, seeds: %d", job.row, in_words(seconds), seeds)
+    log.info("plan: %d runs and their caches, %s: %s", len(jobs), size(sum(caches.values())), in_words(total))
+
+
+def run_settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that determine a run's figures, by dotted name."""
+    settings = public_settings(recipe)
+    del settings["cache"], settings["export"], settings["train"]["save_every"]
+    return flat(settings)
+
+
+def run_job(job: Job, progress: Listener | None) -> bool:
+    """Train and score a run unless it is finished, on the corpus and the cache of the sweep; whether it had to."""
     folder = job.recipe.folder
-    if (folder / DIVERGED).is_file():
-        return
+    if (folder / DIVERGED).is_file() or (folder / REPORT).is_file():
+        return False
     if not (folder / "corpus").is_dir():
         with replacing_folder(folder / "corpus") as copy:
             shutil.copytree(job.shared / "corpus", copy, dirs_exist_ok=True)
-    if not (folder / REPORT).is_file():
-        try:
-            for stage in ("cache", "train", "evaluate"):
-                run_stage(stage, job.recipe, progress)
-        except DivergedError as error:
-            why = str(error).partition(": ")[0]  # after it follows advice for a single run
-            write_text(folder / DIVERGED, json.dumps(why))
-            return log.info("sweep: %s/%d diverged: %s", job.row, job.seed, error)
-    if export and not (folder / FILE).is_file():
-        run_stage("export", job.recipe, progress)
+    try:
+        for stage in ("cache", "train", "evaluate"):
+            run_stage(stage, job.recipe, progress)
+    except DivergedError as error:
+        write_text(folder / DIVERGED, str(error).partition(": ")[0])  # after it follows advice for a single run
     for checkpoint in (folder / "checkpoints").glob("step-*.safetensors"):
         checkpoint.unlink()  # the final weights are beside; optimiser states are two thirds of a sweep's disk
+    return True
 
 
-def write_table(path: Path, jobs: list[Job]) -> str:
-    """Write the finished runs' table to PATH.md and PATH.json. Returns the Markdown."""
-    runs: Runs = {}
-    unfinished = []
+def table(title: str, jobs: list[Job]) -> str:
+    """The finished runs in Markdown. Raises DamagedError."""
+    reports: dict[str, list[Any]] = {}
     for job in jobs:
-        files = [job.recipe.folder / name for name in (DIVERGED, REPORT)]
-        file = next((file for file in files if file.is_file()), None)
-        if file:
-            runs.setdefault(job.row, {})[job.seed] = read_json(file, f"delete {file.parent} and run the sweep again")
-        else:
-            unfinished.append(f"{job.row}/{job.seed}")
-    table = {"unfinished": unfinished, **summary(runs)}
-    text = to_markdown(f"Sweep {path.name.removeprefix('sweep-')}", table)
-    write_text(path.with_name(f"{path.name}.json"), json.dumps(table, indent=1))
-    write_text(path.with_name(f"{path.name}.md"), text)
-    return text
+        report, diverged = (job.recipe.folder / name for name in (REPORT, DIVERGED))
+        if report.is_file():
+            hint = f"delete {report.parent} and run the sweep again"
+            reports.setdefault(job.row, []).append(read_json(report, hint))
+        elif diverged.is_file():
+            why = diverged.read_text(encoding="utf-8")
+            reports.setdefault(job.row, []).append(f"diverged with seed {job.seed}: {why}")
+    return to_markdown(title, reports)

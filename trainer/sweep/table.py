@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..report.tables import LABELS, by_predictor, markdown_table
-
-Runs: TypeAlias = dict[str, dict[int, Any]]
-"""By row and seed: a run's report (a dictionary), or why it diverged (a text)."""
 
 
 def figures(report: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -26,64 +24,35 @@ def figures(report: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def summary(runs: Runs) -> dict[str, Any]:
-    """The table as JSON values: rows, and baselines by the first row that has them.
-
-    `spread` is the largest value over the seeds minus the smallest.
-    """
-    rows: dict[str, Any] = {}
-    baselines: dict[str, Any] = {}
-    pairs = 0
-    for row, by_seed in runs.items():
-        reports = {seed: run for seed, run in by_seed.items() if isinstance(run, dict)}
-        scored = [figures(report) for report in reports.values()]
-        columns = {name: [each["aligned"][name] for each in scored] for each in scored for name in each["aligned"]}
-        rows[row] = {
-            "seeds": list(reports),
-            "mean": {name: fmean(values) for name, values in columns.items()},
-            "spread": {name: max(values) - min(values) for name, values in columns.items()},
-            "diverged": {seed: run for seed, run in by_seed.items() if isinstance(run, str)},
-        }
-        for report, by_predictor_name in zip(reports.values(), scored):
-            pairs = pairs or report["rows"]
-            own = {name: values for name, values in by_predictor_name.items() if name != "aligned"}
+def to_markdown(title: str, runs: dict[str, list[Any]]) -> str:
+    """The table in Markdown. runs: by row, a report for each seed, or a text that says why it has none."""
+    reports = {row: [run for run in each if isinstance(run, dict)] for row, each in runs.items()}
+    scored = {row: [figures(report) for report in each] for row, each in reports.items()}
+    columns = list(dict.fromkeys(name for each in scored.values() for seed in each for name in seed["aligned"]))
+    lines = []
+    baselines: dict[str, dict[str, Any]] = {}
+    for row, each in scored.items():
+        values = [[seed["aligned"][name] for seed in each if name in seed["aligned"]] for name in columns]
+        label = "; ".join([row, *(run for run in runs[row] if isinstance(run, str))])
+        lines.append([label, str(len(each)), *map(cell, values)])
+        for seed in each:
+            own = {name: figure for name, figure in seed.items() if name != "aligned"}
             if own not in baselines.values():
                 baselines[row] = own
-    return {"pairs": pairs, "rows": rows, "baselines": baselines}
-
-
-def to_markdown(title: str, table: dict[str, Any]) -> str:
-    """The table in Markdown."""
-    rows = table["rows"]
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row["mean"]))
-    lines = []
-    for name, row in rows.items():
-        reasons = [f"; diverged with seed {seed}: {why}" for seed, why in row["diverged"].items()]
-        cells = [cell(column, row) for column in columns]
-        lines.append([name + "".join(reasons), str(len(row["seeds"])), *cells])
-    for row, predictors in table["baselines"].items():
-        for name, values in predictors.items():
-            label = LABELS[name] if len(table["baselines"]) == 1 else f"{LABELS[name]} ({row})"
-            cells = [number(values[column]) if column in values else "" for column in columns]
+    for row, predictors in baselines.items():
+        for name, figure in predictors.items():
+            label = LABELS[name] if len(baselines) == 1 else f"{LABELS[name]} ({row})"
+            cells = [cell([figure[column]] if column in figure else []) for column in columns]
             lines.append([f"*{label}*", "", *cells])
-    text = f"# {title}: {table['pairs']} pairs\n\n"
-    if table["unfinished"]:
-        text += f"Not finished: {', '.join(table['unfinished'])}.\n\n"
-    text += (
-        "Mean over the seeds, and in brackets the largest value minus the smallest. Loss is mean cosine loss, skill is "
-        "1 - loss / constant. Rows in italics are baselines.\n\n"
-    )
-    return text + markdown_table(lines, ["", "seeds", *columns]) + "\n"
+    pairs = next((report["rows"] for each in reports.values() for report in each), 0)
+    text = "Mean over the seeds, and in brackets the largest value minus the smallest. Loss is mean cosine loss, skill is "
+    text += "1 - loss / constant. Rows in italics are baselines."
+    return f"# {title}: {pairs} pairs\n\n{text}\n\n{markdown_table(lines, ['', 'seeds', *columns])}\n"
 
 
-def cell(column: str, row: dict[str, Any]) -> str:
-    """A row's mean and, of several seeds, its spread."""
-    if column not in row["mean"]:
+def cell(values: Sequence[float]) -> str:
+    """The mean and, of several values, the largest minus the smallest."""
+    if not values:
         return ""
-    mean = number(row["mean"][column])
-    return mean if len(row["seeds"]) == 1 else f"{mean} ({number(row['spread'][column])})"
-
-
-def number(value: float) -> str:
-    """Three digits."""
-    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no -0.000
+    spread = f" ({max(values) - min(values):.3f})" if len(values) > 1 else ""
+    return f"{round(fmean(values), 3) + 0.0:.3f}{spread}"  # + 0.0: no -0.000

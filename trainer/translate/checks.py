@@ -1,4 +1,4 @@
-"""Checks of one caption and its translation: loops, copies, wrong length, other numbers, poor back-translation."""
+"""Checks of one caption and its translation: copies, loops, wrong length, other numbers."""
 
 from __future__ import annotations
 
@@ -15,47 +15,24 @@ SLACK = 8  # characters beyond the ratio that a short caption's translation may 
 
 def fault(en: str, zh: str) -> str:
     """The reason to reject a translation, or ""."""
+    words = set(re.findall(r"\b[a-z]{4,}\b", en))
+    copied = words & set(re.findall(r"[a-z]{4,}", zh))
+    en_length, zh_length = len(en.split()), len(re.findall(r"[A-Za-z0-9.]+|[^\W_]", zh))
+    numbers = [re.findall(r"\d+", unicodedata.normalize("NFKC", text).replace(",", "")) for text in (en, zh)]
     if not zh.strip():
         return "empty output"
-    if is_copy(en, zh):
+    if normalise(en).lower() == normalise(zh).lower() or len(copied) > len(words) / 2:
         return "copy of the caption"
     if not HAN.search(zh):
         return "no Chinese"
     if has_loop(zh) and not has_loop(en):
         return "repetition loop"
-    if not length_fits(en, zh):
+    if not 0.5 * en_length - SLACK / 4 <= zh_length <= 4 * en_length + SLACK:
         return "length ratio"
-    return "" if numbers_agree(en, zh) else "other numbers"
-
-
-def is_copy(en: str, zh: str) -> bool:
-    """Whether the translation is the caption, or has more than half of its lower-case words of four letters or more."""
-    if normalise(en).lower() == normalise(zh).lower():
-        return True
-    words = set(re.findall(r"\b[a-z]{4,}\b", en))
-    return len(words & set(re.findall(r"[a-z]{4,}", zh))) > len(words) / 2
+    return "other numbers" if all(numbers) and not set(numbers[0]) & set(numbers[1]) else ""
 
 
 def has_loop(text: str) -> bool:
     """Whether a text repeats something four times in a row (digits and single marks aside), or is half repetition."""
     fours = [text[i : i + 4] for i in range(len(text) - 3)]
     return bool(LOOP.search(text)) or (len(fours) >= 16 and len(set(fours)) < len(fours) / 2)
-
-
-def length_fits(en: str, zh: str) -> bool:
-    """Whether there are 0.5 to 4 Chinese characters, a Latin word or a number counted as one, to an English word."""
-    words, characters = len(en.split()), len(re.findall(r"[A-Za-z0-9.]+|[^\W_]", zh))
-    return 0.5 * words - SLACK / 4 <= characters <= 4 * words + SLACK
-
-
-def numbers_agree(en: str, zh: str) -> bool:
-    """Whether two texts have a number in digits in common; True where one of them has none in digits."""
-    numbers = [re.findall(r"\d+", unicodedata.normalize("NFKC", text).replace(",", "")) for text in (en, zh)]
-    return not all(numbers) or bool(set(numbers[0]) & set(numbers[1]))
-
-
-def back_score(en: str, back: str) -> float:
-    """chrF (0 to 100) of a back-translation against its caption, both in lower case."""
-    from sacrebleu.metrics import CHRF
-
-    return round(CHRF().sentence_score(back.lower(), [en.lower()]).score, 2)

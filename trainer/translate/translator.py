@@ -1,4 +1,4 @@
-"""A sequence-to-sequence translation model of transformers: Marian, NLLB, M2M100 or mBART-50."""
+"""A translation model of transformers, from English into Chinese: Marian or NLLB."""
 
 from __future__ import annotations
 
@@ -16,33 +16,27 @@ from ..base.errors import one_line
 from ..base.stage_settings import TranslateSettings
 from ..models.load import ModelError, read_tokenizer
 
-FLAGS = {"zh": "translate.model", "en": "translate.back_model"}  # by the language that is translated into
-CODES = {  # a language's code and its token: NLLB, mBART-50, M2M100
-    "en": {"eng_Latn": "eng_Latn", "en_XX": "en_XX", "en": "__en__"},
-    "zh": {"zho_Hans": "zho_Hans", "zh_CN": "zh_CN", "zh": "__zh__"},
-}
-MARIAN_CODES = {"en": ("eng", "en"), "zh": ("cmn_Hans", "zho_Hans", "cmn", "zho", "zh", "zh_cn", "chi")}
+FLAG = "translate.model"
+MARIAN_CHINESE = ("cmn_Hans", "zho_Hans", "cmn", "zho", "zh", "zh_cn", "chi")
 
 
 @dataclass(frozen=True)
-class Output:
-    """A translation, or the `fault` that left none: "caption too long" or "cut at max_tokens"."""
+class Translation:
+    """Chinese text, or the `fault` that left none: "caption too long" or "cut at max_tokens"."""
 
     text: str
     fault: str = ""
 
 
 class Translator:
-    """A model for one direction. `prefix` goes before each caption, `first` is the forced first token, if any."""
+    """A model that is loaded. `prefix` goes before each caption, `first` is the forced first token, if any."""
 
-    def __init__(self, folder: Path, target: str, settings: TranslateSettings, device: torch.device | str = "cpu"):
-        """Load the model in a folder that translates into `target`, zh (from English) or en (from Chinese).
-
-        Raises ModelError for a folder without such a model, an incomplete one, or one of other languages.
-        """
-        where = f"--{FLAGS[target]} {folder}"
+    def __init__(self, folder: Path, settings: TranslateSettings, device: torch.device | str = "cpu"):
+        """Load the model in a folder. Raises ModelError for a folder without such a model, an incomplete one, or one of
+        other languages."""
+        where = f"--{FLAG} {folder}"
         self.settings = settings
-        self.tokenizer: Any = read_tokenizer(folder, FLAGS[target])
+        self.tokenizer: Any = read_tokenizer(folder, FLAG)
         try:
             model, info = AutoModelForSeq2SeqLM.from_pretrained(
                 folder, output_loading_info=True, trust_remote_code=False
@@ -58,59 +52,58 @@ class Translator:
         model.generation_config.max_length = None  # max_new_tokens decides
         bf16 = torch.device(device).type == "cuda" and best_precision(gpu=True) == "bf16"
         self.model: Any = model.train(False).to(device, torch.bfloat16 if bf16 else torch.float32)
-        self.prefix, self.first = select_languages(self.tokenizer, target, where)
+        self.prefix, self.first = select_languages(self.tokenizer, where)
 
-    def translate(self, texts: list[str]) -> list[Output]:
-        """Translations in the order of the texts, computed in batches of similar length, the longest first."""
-        ids = [self.tokenizer(self.prefix + text, verbose=False).input_ids for text in texts]
-        outputs = [Output("", "caption too long")] * len(texts)  # a caption cut short would be another caption
+    def translate(self, captions: list[str]) -> list[Translation]:
+        """Translations in the order of the captions, computed in batches of similar length, the longest first."""
+        ids = [self.tokenizer(self.prefix + text, verbose=False).input_ids for text in captions]
+        # A caption cut short would be another caption.
+        translations = [Translation("", "caption too long")] * len(captions)
         order = [i for i in range(len(ids)) if len(ids[i]) <= self.settings.max_tokens]
         order.sort(key=lambda i: -len(ids[i]))
         for start in range(0, len(order), self.settings.batch):
             rows = order[start : start + self.settings.batch]
-            for i, output in zip(rows, self._generate([ids[i] for i in rows])):
-                outputs[i] = output
-        return outputs
+            for i, translation in zip(rows, self._generate([ids[i] for i in rows])):
+                translations[i] = translation
+        return translations
 
     @torch.inference_mode()
-    def _generate(self, ids: list[list[int]]) -> list[Output]:
+    def _generate(self, ids: list[list[int]]) -> list[Translation]:
         batch = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(self.model.device)
-        settings: dict[str, Any] = {"num_beams": self.settings.beams, "max_new_tokens": self.settings.max_tokens}
+        options: dict[str, Any] = {"num_beams": self.settings.beams, "max_new_tokens": self.settings.max_tokens}
         if self.first is not None:
-            settings["forced_bos_token_id"] = self.first
+            options["forced_bos_token_id"] = self.first
         try:
-            generated = self.model.generate(**batch, do_sample=False, **settings)
+            generated = self.model.generate(**batch, do_sample=False, **options)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise ModelError("out of GPU memory: lower --translate.batch or --translate.beams") from error
         return [self._decode(row[1:]) for row in generated.tolist()]  # without the decoder's start token
 
-    def _decode(self, row: list[int]) -> Output:
+    def _decode(self, row: list[int]) -> Translation:
         end = self.tokenizer.eos_token_id
         length = row.index(end) if end in row else len(row)
         text = self.tokenizer.decode([i for i in row[:length] if i != self.first], skip_special_tokens=True)
         # Many configs force the end token into the last place, so an output that fills all places was cut.
-        return Output(" ".join(text.split()), "cut at max_tokens" if length + 1 >= self.settings.max_tokens else "")
+        return Translation(
+            " ".join(text.split()), "cut at max_tokens" if length + 1 >= self.settings.max_tokens else ""
+        )
 
 
-def select_languages(tokenizer: Any, target: str, where: str) -> tuple[str, int | None]:
-    """Set the tokenizer's source language; returns the text before each caption and the forced first token.
+def select_languages(tokenizer: Any, where: str) -> tuple[str, int | None]:
+    """Set the tokenizer's source language to English; returns the text before each caption and the forced first token.
 
-    Raises ModelError where the model does not translate into `target`.
+    Raises ModelError where the model does not translate English into Chinese.
     """
-    source = "en" if target == "zh" else "zh"
     if hasattr(tokenizer, "source_lang"):  # Marian, where the text begins with >>CODE<< if there are several targets
-        codes = [code for code in MARIAN_CODES[target] if f">>{code}<<" in tokenizer.get_vocab()]
-        own = tokenizer.source_lang, tokenizer.target_lang
-        if own[0] not in (None, *MARIAN_CODES[source]) or not (codes or own[1] in (None, *MARIAN_CODES[target])):
-            raise ModelError(f"{where}: it translates {own[0]} to {own[1]}, not {source} to {target}")
+        codes = [code for code in MARIAN_CHINESE if f">>{code}<<" in tokenizer.get_vocab()]
+        source, target = tokenizer.source_lang, tokenizer.target_lang
+        if source not in (None, "eng", "en") or not (codes or target in (None, *MARIAN_CHINESE)):
+            raise ModelError(f"{where}: it translates {source} to {target}, not en to zh")
         return f">>{codes[0]}<< " if codes else "", None
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for tokens in CODES.values() for token in tokens.values()}
-    known = {token for token, number in ids.items() if number not in (None, tokenizer.unk_token_id)}
-    read_codes = [code for code, token in CODES[source].items() if token in known]
-    first_tokens = [token for token in CODES[target].values() if token in known]
-    if not hasattr(tokenizer, "src_lang") or not read_codes or not first_tokens:
-        raise ModelError(f"{where}: its vocabulary has no tokens for the languages {source} and {target}")
-    tokenizer.src_lang = read_codes[0]
-    return "", ids[first_tokens[0]]
+    chinese = tokenizer.convert_tokens_to_ids("zho_Hans")  # NLLB
+    if not hasattr(tokenizer, "src_lang") or chinese in (None, tokenizer.unk_token_id):
+        raise ModelError(f"{where}: its vocabulary has no token zho_Hans; give a Marian or an NLLB model")
+    tokenizer.src_lang = "eng_Latn"
+    return "", chinese
