@@ -81,7 +81,7 @@ ASKED: dict[str, Callable[[Path], object]] = {
     "student": lambda folder: load_student(str(folder), 16),
     "teacher": lambda folder: load_teacher(str(folder), 16),
     "converted": lambda folder: convert_published(ConvertSettings(str(folder), f"{folder}.safetensors")),
-    "translator": lambda folder: Translator(folder, "zh", TranslateSettings()),
+    "translator": lambda folder: Translator(folder, TranslateSettings()),
 }
 
 

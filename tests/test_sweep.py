@@ -1,22 +1,23 @@
-"""The stage `sweep` as a user runs it: a grid of recipes, killed, resumed, refused."""
+"""The stage `sweep` as a user runs it: a grid of recipes, planned, killed, resumed, refused."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests import runs
-from tests.tree import killed_at
+from tests.tree import ROOT, killed_at
 from trainer.__main__ import main
 from trainer.base.recipe import Recipe, SettingsError, TrainSettings
 from trainer.base.settings import parse_recipe
 from trainer.cache.shards import part_names
 from trainer.sweep.grid import read_grid
+from trainer.training import checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
-GRIDS = ROOT / "recipes" / "sweeps"
 GRID = """
 seeds: 2
 settings: {train.steps: 6}
@@ -29,8 +30,7 @@ rows:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The flags of a run without its folder."""
-    given = runs.inputs(tmp_path_factory.mktemp("inputs"))
-    return ["--config", runs.TINY, "--window", "32", *runs.flags(given)]
+    return ["--config", runs.TINY, "--window", "32", *runs.flags(runs.inputs(tmp_path_factory.mktemp("inputs")))]
 
 
 @pytest.fixture(scope="module")
@@ -47,48 +47,53 @@ def arguments(folder: Path, inputs: list[str], grid: str = GRID) -> list[str]:
     return ["sweep", *inputs, "--run", str(folder / "run"), "--sweep.grid", str(folder / "grid.yaml")]
 
 
-def read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def figures(run: Path) -> dict[str, bytes]:
-    """All reports of a sweep, by path."""
-    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.glob("*/[0-9]/**/*.json"))}
+def table(run: Path) -> dict[str, list[str]]:
+    """The cells of a sweep's table by the name of their row."""
+    lines = (run / "sweep-grid.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows}
 
 
 def test_the_table_holds_every_row_beside_its_baselines(finished: Path) -> None:
-    table = read(finished / "sweep-grid.json")
-    assert table["unfinished"] == []
-    reports = {row: [read(finished / row / seed / "report.json") for seed in ("0", "1")] for row in ("tiny", "deep")}
-    for name, row in table["rows"].items():
-        losses = [report["loss"]["all"] for report in reports[name]]
-        assert row["seeds"] == [0, 1]
-        assert row["mean"]["loss"] == pytest.approx(sum(losses) / 2)
-        assert row["spread"]["loss"] == pytest.approx(abs(losses[0] - losses[1]))
-        recalls = [report["retrieval_content"]["zh_to_en"]["R@1"] for report in reports[name]]
-        assert row["mean"]["R@1 zh to en, content"] == pytest.approx(sum(recalls) / 2)
-    baselines = table["baselines"]["tiny"]
-    assert list(table["baselines"]) == ["tiny"] and baselines["constant"]["skill"] == 0
-    assert {name: values["loss"] for name, values in baselines.items()} == {
-        name: zones["all"] for name, zones in reports["tiny"][0]["baselines"].items()
-    }
-    lines = (finished / "sweep-grid.md").read_text(encoding="utf-8").splitlines()
-    labels = [line.split(" | ")[0] for line in lines if line.startswith("| ")]
-    assert labels[1:3] == ["| tiny", "| deep"] and "| *constant per position*" in labels[3:]
+    rows = table(finished)
+    names = list(rows)
+    assert names[1:3] == ["tiny", "deep"] and "*constant per position*" in names[3:]
+    columns = next(iter(rows.values()))
+    for row in ("tiny", "deep"):
+        reports = [json.loads((finished / row / seed / "report.json").read_text(encoding="utf-8")) for seed in "01"]
+        losses = [report["loss"]["all"] for report in reports]
+        recalls = [report["retrieval_content"]["zh_to_en"]["R@1"] for report in reports]
+        assert rows[row][0] == "2"
+        for column, values in (("loss", losses), ("R@1 zh to en, content", recalls)):
+            assert rows[row][columns.index(column)] == f"{sum(values) / 2:.3f} ({abs(values[0] - values[1]):.3f})"
+    assert rows["*ridge map, no gradient*"][1] == f"{reports[0]['baselines']['ridge']['all']:.3f}"
 
 
 def test_runs_share_one_cache_and_are_what_run_makes(finished: Path, inputs: list[str], tmp_path: Path) -> None:
     parts = {path.name for path in (finished / "cache" / "train").iterdir()}
     assert parts == {name for depth in (1, 2) for name in part_names(depth, TrainSettings.pad_positions)}
-    assert not list(finished.glob("*/*/cache")) and not list(finished.rglob("encoder.safetensors"))
+    assert not list(finished.glob("*/*/cache")) and not list(finished.glob("*/*/checkpoints/step-*"))
     alone = ["--run", str(tmp_path / "run"), "--train.steps", "6", "--train.layers", "2", "--train.seed", "1"]
     assert main(["run", *inputs, *alone]) == 0
     run = finished / "deep" / "1"
-    for name in ("report.json", "report.captions.tsv", "checkpoints/final.safetensors", "corpus/rejects.tsv"):
+    assert main(["export", "--run", str(run)]) == 0  # it is a run's folder like any other
+    names = ("report.json", "report.captions.tsv", "checkpoints/final.safetensors", "corpus/rejects.tsv")
+    for name in (*names, "encoder.safetensors"):
         assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
-    # Each is a run's folder like any other, which later stages go on with.
-    assert main(["export", "--config", str(run / "recipe.yaml"), "--run", str(run)]) == 0
-    assert (run / "encoder.safetensors").read_bytes() == (tmp_path / "run" / "encoder.safetensors").read_bytes()
+
+
+def test_the_plan_and_what_is_left_are_in_the_log(
+    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = GRID.replace("  deep", "  ridge: {train.strategy: ridge, train.steps: 0}\n  deep")
+    assert main([*arguments(tmp_path, inputs, grid), "--plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[1] for line in lines[:-1]] == [" row tiny", " row ridge", " row deep"]
+    assert re.fullmatch(r"plan: 6 runs and their caches, \d+ MB: \d+ s", lines[-1])
+    assert not (tmp_path / "run").exists()
+    short = grid.replace("seeds: 2", "seeds: 1").replace("  deep: {train.layers: 2}", "")
+    assert main(arguments(tmp_path, inputs, short)) == 0
+    assert re.findall(r"sweep: (\d of \d), \d+ s left", capsys.readouterr().out) == ["1 of 2", "2 of 2"]
 
 
 @pytest.mark.slow
@@ -97,13 +102,11 @@ def test_a_killed_sweep_resumes(finished: Path, inputs: list[str], tmp_path: Pat
     assert killed_at(run / "deep" / "0" / "checkpoints", *arguments(tmp_path, inputs))
     report = run / "tiny" / "0" / "report.json"
     written = report.stat().st_mtime_ns
-    assert list(read(run / "sweep-grid.json")["rows"]) == ["tiny"]
+    assert {"tiny", "deep"} & set(table(run)) == {"tiny"}
     assert main(arguments(tmp_path, inputs)) == 0
     assert report.stat().st_mtime_ns == written
-    assert read(run / "sweep-grid.json") == read(finished / "sweep-grid.json")
-    for name, content in figures(finished).items():
-        if name.endswith("report.json"):
-            assert (run / name).read_bytes() == content, name
+    for name in ("sweep-grid.md", *(f"{row}/{seed}/report.json" for row in ("tiny", "deep") for seed in "01")):
+        assert (run / name).read_bytes() == (finished / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -117,22 +120,22 @@ rows:
   fewer-half: {corpus.limit: 24, train.precision: bf16}
 """
     (tmp_path / "tiny.yaml").write_text("train: {strategy: lora, lora: {r: 2}, batch: 8}", encoding="utf-8")
-    command = [*arguments(tmp_path, inputs, grid), "--sweep.export"]
-    assert main(command) == 0
+    assert main(arguments(tmp_path, inputs, grid)) == 0
     run = tmp_path / "run"
     assert [path.name for path in (run / "corpora").iterdir()] == ["fewer"]
-    assert read(run / "corpora" / "fewer" / "corpus" / "summary.json")["train"]["rows"] == 24
-    table = read(run / "sweep-grid.json")
-    assert set(table["baselines"]) == {"tiny", "fewer"}
-    assert table["rows"]["hot"]["seeds"] == [] and "nan at step" in table["rows"]["hot"]["diverged"]["0"]
-    assert "| hot; diverged with seed 0: " in (run / "sweep-grid.md").read_text(encoding="utf-8")
+    fewer = (run / "corpora" / "fewer" / "corpus" / "summary.json").read_text(encoding="utf-8")
+    assert json.loads(fewer)["train"]["rows"] == 24
+    rows = table(run)
+    assert {"*constant per position* (tiny)", "*constant per position* (fewer)"} <= {
+        re.sub(r"(.*) (\(\w+\))\*", r"\1* \2", name) for name in rows
+    }
+    hot = next(name for name in rows if name.startswith("hot; "))
+    assert "nan at step" in hot and rows[hot][0] == "0"
     tiny = parse_recipe(run / "tiny" / "0" / "recipe.yaml").train
     assert (tiny.strategy, tiny.steps, tiny.lr) == ("lora", 4, TrainSettings().lr)  # and not tiny.yaml's of recipes/
-    encoders = [path.parent.parent.name for path in sorted(run.glob("*/0/encoder.safetensors"))]
-    assert encoders == ["fewer", "fewer-half", "tiny"]
-    before = {name: (run / name).stat().st_mtime_ns for name in figures(run)}
-    assert main(command) == 0
-    assert before == {name: (run / name).stat().st_mtime_ns for name in figures(run)}  # nothing was left to do
+    before = {path: path.stat().st_mtime_ns for path in run.glob("*/0/**/*.json")}
+    assert main(arguments(tmp_path, inputs, grid)) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}  # nothing was left to do
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,6 @@ rows:
     [
         ("rows: {a: {}, b: {train.lrr: 1}}", "row b: "),
         ("rows: {b: {train.strategy: laura}}", "train.strategy"),
-        ("rows: {b: {trane.lr: 1}}", "trane.lr"),
         ("rows: {b: {train: 3}}", "row b: "),
         ("rows: {b: {train: {seed: 3}}}", "train.seed"),
         ("rows: {b: {config: nowhere.yaml}}", "nowhere.yaml"),
@@ -162,39 +164,46 @@ def test_a_wrong_grid_is_refused(grid: str, names: str, tmp_path: Path) -> None:
     assert error.startswith(f"--sweep.grid {path}") and names in error and "\n" not in error
 
 
-def test_a_changed_row_is_refused(
+def test_a_changed_row_and_a_wrong_run_are_refused_by_name(
     finished: Path, inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def error_of(command: list[str]) -> str:
+        assert main(command) == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
     changed = arguments(tmp_path, inputs, GRID.replace("layers: 2", "layers: 3"))
     changed[changed.index("--run") + 1] = str(finished)
-    before = figures(finished)
-    assert main(changed) == 1
-    assert "train.layers was 2 and is now 3" in capsys.readouterr().err
-    assert figures(finished) == before
-
-
-def test_nothing_runs_before_the_whole_grid_is_read(
-    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments(tmp_path, inputs, "rows: {a: {}, b: {train.lrr: 1}}")) == 1
-    assert "row b" in capsys.readouterr().err
+    assert "train.layers was 2 and is now 3" in error_of(changed)
+    assert "row b" in error_of(arguments(tmp_path, inputs, "rows: {a: {}, b: {train.lrr: 1}}"))
     assert not (tmp_path / "run").exists()
-    assert main(arguments(tmp_path, inputs, "rows: {a: {corpus.train: nowhere.tsv}}")) == 1
-    assert "nowhere.tsv" in capsys.readouterr().err
-    assert main(["sweep", "--run", str(tmp_path / "run")]) == 1
-    assert "--sweep.grid" in capsys.readouterr().err
+    assert "nowhere.tsv" in error_of(arguments(tmp_path, inputs, "rows: {a: {corpus.train: nowhere.tsv}}"))
+    assert "--sweep.grid" in error_of(["sweep", "--run", str(tmp_path / "run")])
+    odd = arguments(tmp_path, inputs, "rows: {a: {train.layers: 1}, b: {train.accumulate: 3}}")
+    assert "row b, seed 0: --train.batch 8" in error_of(odd)
 
 
-def test_an_error_of_a_run_names_its_row(inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(tmp_path, inputs, "rows: {a: {train.layers: 1}, b: {train.accumulate: 3}}")) == 1
-    assert "row b, seed 0: --train.batch 8" in capsys.readouterr().err
+@pytest.mark.slow
+def test_a_row_without_disk_for_the_frozen_layers_output_does_not_use_another_rows(
+    inputs: list[str], tmp_path: Path
+) -> None:
+    # In bf16 the frozen layers would round every product, too, where they run in every step.
+    grid = "{settings: {train.precision: 'no'}, rows: {stored: {}, computed: {cache.budget: 0}}}"
+    assert main(arguments(tmp_path, inputs, grid)) == 0
+    run = tmp_path / "run"
+    assert sorted(path.name for path in (run / "corpora" / "computed" / "cache" / "train").glob("*-pad2*")) == [
+        "captions-pad2",
+        "frozen-2-pad2.left-out.txt",
+    ]
+    stored, computed = (load_file(checkpoint.final(run / row / "0" / "checkpoints")) for row in ("stored", "computed"))
+    furthest = max(float((stored[name] - computed[name]).abs().max()) for name in stored)
+    assert 0 < furthest < 1e-3  # half precision once, and not
 
 
 def test_the_grids_of_this_repository_can_be_read() -> None:
     base = parse_recipe(ROOT / "recipes" / "recommended.yaml")
-    grids = {path.stem: read_grid(path, base) for path in sorted(GRIDS.glob("*.yaml"))}
-    assert [recipe.train.steps for recipe in grids.pop("pictures").rows.values()] == [0, 0, 100, 300, 900, 300]
-    for grid in grids.values():
-        assert {(recipe.train.steps, recipe.train.batch) for recipe in grid.rows.values()} == {(200, 128)}
-    paper = grids["recipes"].rows["paper-lora"].train
+    grids = {path.stem: read_grid(path, base) for path in sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))}
+    assert [job.recipe.train.steps for job in grids.pop("pictures")] == [0, 0, 100, 300, 900, 300]
+    for jobs in grids.values():
+        assert {(job.recipe.train.steps, job.recipe.train.batch) for job in jobs} == {(200, 128)}
+    paper = next(job.recipe.train for job in grids["recipes"] if job.row == "paper-lora")
     assert (paper.strategy, paper.start, paper.lr, paper.warmup, paper.clip) == ("lora", "student", 5e-3, 0, None)

@@ -45,7 +45,9 @@ def to_markdown(title: str, runs: dict[str, list[Any]]) -> str:
             cells = [cell([figure[column]] if column in figure else []) for column in columns]
             lines.append([f"*{label}*", "", *cells])
     pairs = next((report["rows"] for each in reports.values() for report in each), 0)
-    text = "Mean over the seeds, and in brackets the largest value minus the smallest. Loss is mean cosine loss, skill is "
+    text = (
+        "Mean over the seeds, and in brackets the largest value minus the smallest. Loss is mean cosine loss, skill is "
+    )
     text += "1 - loss / constant. Rows in italics are baselines."
     return f"# {title}: {pairs} pairs\n\n{text}\n\n{markdown_table(lines, ['', 'seeds', *columns])}\n"
 
