@@ -23,7 +23,7 @@ from zhclip.io import ArtifactError
 from .base import stage_settings as settings
 from .base.device import processes
 from .base.errors import TrainerError
-from .base.recipe import CLIP, Recipe, SettingsError
+from .base.recipe import Recipe, SettingsError
 from .base.settings import hide_flags, new_parser, parse, to_recipe
 from .progress import Progress
 
@@ -61,24 +61,24 @@ STAGES = {
     ),
 }
 OF_RECIPE = [name for name, stage in STAGES.items() if stage.settings is None or name == "sweep"]
-SWITCHES = ("--plan", "--push", "--sweep.export")  # flags that stand alone; all others take a value
+PLANS = {"run": "plan:log_plan", "sweep": "sweep.stage:log_plan"}  # the functions of --plan
+SWITCHES = ("--plan", "--push")  # flags that stand alone; all others take a value
 # Flags of a recipe that --help lists; --help-all lists the rest, too.
 COMMON = {"help", "config", "plan", "run", "device", "install", "student.model", "teacher.model", "corpus.train"}
 COMMON |= {"corpus.dev", "corpus.limit", "train.strategy", "train.epochs", "train.steps", "train.batch", "train.lr"}
-COMMON |= {"export.licence", "sweep.grid", "sweep.export"}
+COMMON |= {"export.licence", "sweep.grid"}
 
 
 def stage_parser(name: str) -> ArgumentParser:
     """The flags of one stage."""
     stage = STAGES[name]
-    usage = f"python -m trainer {name} [--FLAG VALUE ...]"
-    parser = new_parser(description=stage.help, usage=usage)
+    parser = new_parser(description=stage.help, usage=f"python -m trainer {name} [--FLAG VALUE ...]")
     if name in OF_RECIPE or name == "compare":
         parser.add_argument("--config", action="config", help="settings in YAML; flags after it win")
     if name in OF_RECIPE:
         parser.add_class_arguments(Recipe)
-    if name == "run":
-        parser.add_argument("--plan", type=bool, default=False, help="print what the run will take, then stop")
+    if name in PLANS:
+        parser.add_argument("--plan", type=bool, default=False, help="print what the stage will take, then stop")
     if name == "compare-reports":
         parser.add_argument("reports", nargs="+", help="runs' folders, or report.json files; the first is the base")
     if stage.settings:
@@ -89,7 +89,7 @@ def stage_parser(name: str) -> ArgumentParser:
 def parse_stage(name: str, arguments: list[str]) -> tuple[str, list[Any]]:
     """The function of a stage as MODULE:NAME, and its arguments but the listener.
 
-    A stage called alone continues with the settings in RUN/recipe.yaml, of which flags win. Raises SettingsError, and
+    A stage called alone continues with the settings in RUN/recipe.yaml, over which flags win. Raises SettingsError, and
     SystemExit after --help.
     """
     stage, parser = STAGES[name], stage_parser(name)
@@ -104,13 +104,16 @@ def parse_stage(name: str, arguments: list[str]) -> tuple[str, list[Any]]:
         own = [stage.settings(**{field.name: values[field.name] for field in fields(stage.settings)})]
     if name not in OF_RECIPE:
         return stage.function, own
-    recipe = in_folder(to_recipe(values))
+    recipe = to_recipe(values)
+    from .pipeline import with_folder  # imports models' libraries
+
+    recipe = with_folder(recipe)
     if stage.function != PART:
-        return "plan:log_plan" if name == "run" and values.plan else stage.function, [recipe, *own]
+        return PLANS[name] if values.plan else stage.function, [recipe, *own]
     remembered = recipe.folder / "recipe.yaml"
     if remembered.is_file() and not values.config:
         values = parse_flags(name, parser, ["--config", str(remembered), *arguments])
-        recipe = replace(to_recipe(values), run=str(recipe.folder))  # which may have been moved
+        recipe = replace(to_recipe(values), run=recipe.run)  # the folder may have been moved
     return stage.function, [name, recipe]
 
 
@@ -125,15 +128,6 @@ def parse_flags(name: str, parser: ArgumentParser, arguments: list[str]) -> Name
         similar = get_close_matches(unknown[1], re.findall(r"--[\w.]+", parser.format_help()), 1)
         hint = f"did you mean {similar[0]}?" if similar else f"see python -m trainer {name} --help-all"
         raise SettingsError(f"no flag {unknown[1]}; {hint}") from error
-
-
-def in_folder(recipe: Recipe) -> Recipe:
-    """The recipe with its default folder, which follows the teacher's kind."""
-    if recipe.run is None and recipe.teacher.model not in (CLIP, None):
-        from .pipeline import with_folder  # imports models' libraries
-
-        return with_folder(recipe)
-    return recipe
 
 
 def run_command(arguments: list[str] | None = None) -> int:
@@ -153,13 +147,11 @@ def run_command(arguments: list[str] | None = None) -> int:
         set_up_process()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, bars.interrupt)
-        if name == "compare":
-            from diffusers.utils.logging import set_verbosity_error
-
-            set_verbosity_error()
+        if processes().num_processes > 1 and function not in (PART, STAGES["run"].function):
+            raise SettingsError("it works in one process; start it without a launcher")
         module, _, function = function.partition(":")
-        main = processes().is_main_process
-        getattr(import_module(f".{module}", __package__), function)(*settings, bars if main else None)
+        call = getattr(import_module(f".{module}", __package__), function)
+        call(*settings, bars if processes().is_main_process else None)
         if processes().num_processes > 1:
             processes().destroy_process_group()
         return 0
@@ -178,10 +170,9 @@ def run_command(arguments: list[str] | None = None) -> int:
 class Bars:
     """Draws progress events as one tqdm bar at a time."""
 
-    def __init__(self) -> None:
-        self.stage = ""
-        self.bar: tqdm | None = None
-        self.interrupted = False
+    stage = ""
+    bar: tqdm | None = None
+    interrupted = False
 
     def interrupt(self, *_: object) -> None:
         """Handle SIGINT. The next event raises it again, since some libraries swallow a KeyboardInterrupt."""
@@ -191,7 +182,7 @@ class Bars:
     def __call__(self, event: Progress) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
-        if event.stage in ("plan", "run"):  # of which the log says more, in words
+        if event.stage in ("plan", "run", "sweep"):  # of which the log says more, in words
             return
         if self.bar is None or self.stage != event.stage:
             self.close()

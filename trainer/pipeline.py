@@ -9,7 +9,7 @@ from dataclasses import replace
 from zhclip.models import SDXL
 
 from .artifact.export import export_run
-from .base.device import processes, use_device
+from .base.device import processes, single_process, use_device
 from .base.files import hold, write_text
 from .base.recipe import CLIP, Recipe
 from .base.settings import resolved, to_yaml
@@ -20,6 +20,7 @@ from .plan import in_words, plan
 from .progress import Listener, Progress
 from .report.evaluate import evaluate_run
 from .training import loop as training
+from .training.setup import train_processes
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ STAGES = {
     "evaluate": evaluate_run,
     "export": export_run,
 }
-DISTRIBUTED = ("cache", "train")  # stages that all processes of a launcher work on; the main process runs the others
 
 
 def run(recipe: Recipe, progress: Listener | None = None) -> None:
@@ -43,16 +43,18 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     OSError, and what the listener raises, such as Cancelled.
     """
     recipe = with_folder(resolved(recipe))
+    path = recipe.folder / "recipe.yaml"
     use_device(recipe.device)
     with hold(recipe.folder, "--run"):
         seconds: dict[str, float] = {}
+        earlier = path.read_text(encoding="utf-8") if path.is_file() else None
         # A run that continues with the same settings is not planned again, which takes some ten seconds.
-        if processes().is_main_process and not _is_remembered(recipe):
+        if processes().is_main_process and earlier != to_yaml(recipe):
             planned = plan(recipe, progress)
             logger.info(planned.text)
             seconds = planned.seconds
-            if not (recipe.folder / "recipe.yaml").is_file():  # of other settings, a stage may refuse some
-                _remember(recipe)
+            if earlier is None:  # other settings are written when all stages have accepted them
+                write_text(path, to_yaml(recipe))
         processes().wait_for_everyone()
         for done, stage in enumerate(STAGES):
             left = sum(list(seconds.values())[done:]) or None
@@ -61,14 +63,6 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
                 progress(Progress("run", done, len(STAGES), left, seconds))
             _run_stage(stage, recipe, progress)
         _remember(recipe)
-
-
-def with_folder(recipe: Recipe) -> Recipe:
-    """The recipe with `run` set: by default runs/sd15, or runs/sdxl with SDXL's text encoders. Raises ModelError."""
-    model = recipe.teacher.model
-    if recipe.run is None and model and model != CLIP and teacher_kind(model, recipe.endpoint) is SDXL:
-        return replace(recipe, run="runs/sdxl")
-    return replace(recipe, run=str(recipe.folder))
 
 
 def run_stage(stage: str, recipe: Recipe, progress: Listener | None = None) -> None:
@@ -80,19 +74,26 @@ def run_stage(stage: str, recipe: Recipe, progress: Listener | None = None) -> N
         _remember(recipe)
 
 
+def with_folder(recipe: Recipe) -> Recipe:
+    """The recipe with `run` set: by default runs/sd15, or runs/sdxl with SDXL's text encoders. Raises ModelError."""
+    model = recipe.teacher.model
+    if recipe.run is None and model and model != CLIP and teacher_kind(model, recipe.endpoint) is SDXL:
+        return replace(recipe, run="runs/sdxl")
+    return replace(recipe, run=str(recipe.folder))
+
+
 def _run_stage(stage: str, recipe: Recipe, progress: Listener | None) -> None:
+    shared = stage == "cache" or (stage == "train" and train_processes(recipe.train) > 1)
     with hold(recipe.cache_folder, "--cache.dir") if stage == "cache" else nullcontext():
-        if stage in DISTRIBUTED or processes().is_main_process:
+        if shared:
             STAGES[stage](recipe, progress)
+        elif processes().is_main_process:
+            with single_process():
+                STAGES[stage](recipe, progress)
     processes().wait_for_everyone()
 
 
 def _remember(recipe: Recipe) -> None:
-    """Write RUN/recipe.yaml, with settings that the plan or a stage accepted."""
+    """Write RUN/recipe.yaml with settings that the stages accepted; stages called alone read it."""
     if processes().is_main_process:
         write_text(recipe.folder / "recipe.yaml", to_yaml(recipe))
-
-
-def _is_remembered(recipe: Recipe) -> bool:
-    path = recipe.folder / "recipe.yaml"
-    return path.is_file() and path.read_text(encoding="utf-8") == to_yaml(recipe)

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
+from accelerate.utils.memory import clear_device_cache
 from huggingface_hub import constants
 
 from .artifact.export import FILE, install_path
 from .base.comfyui import install_folder
-from .base.device import gpu_problem, processes, use_device
+from .base.device import gpu_problem, is_out_of_memory, processes, use_device
 from .base.files import free_bytes
 from .base.recipe import Recipe, SettingsError
 from .base.settings import require, sources
-from .cache.builder import sum_pads
+from .cache.builder import CacheBuilder, sum_pads
+from .cache.shards import Cache
 from .cache.size import gigabytes, mean_positions
 from .corpus.sample import Sample, sampled
-from .models.download import Weights, missing_weights
+from .models.download import missing_weights
 from .models.freezing import frozen_depth
 from .models.student import Student, student_from_recipe
 from .models.teacher import Teacher, teacher_from_recipe
-from .probe import Probe
 from .progress import Counter, Listener
 from .training import checkpoint
+from .training.data import CaptionDataset, Microbatch
+from .training.losses import Loss
 from .training.schedule import total_steps
-from .training.setup import check_batch, precision
+from .training.setup import (
+    MIN_SHARE,
+    check_batch,
+    make_accelerator,
+    precision,
+    prepare_student,
+    train_processes,
+    unchanged_process,
+)
 
 START_SECONDS = 8.0  # of a stage, to load the encoders
+CPU_CAPTIONS = 8  # of the probe; on a GPU a whole batch, which shows its memory
 logger = logging.getLogger(__name__)
 
 
@@ -42,54 +57,91 @@ class Plan:
     sizes: dict[str, float]
 
 
+@dataclass
+class Probe:
+    """Seconds per cached caption and per optimiser step, the number of trainable weights, and bytes of memory: on a GPU
+    the larger one of both stages' peaks, on a CPU all that the process has."""
+
+    caption_seconds: float
+    step_seconds: float = 0.0
+    trainable: int = 0
+    memory: int = 0
+
+
 def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     """Measure this machine and plan a run. Downloads configurations and tokenizers, no weights.
 
-    The listener gets Progress("plan", 0, 0) at least once a second while it measures.
-
-    Raises SettingsError when a disk is too small, and whatever is wrong with settings, models or corpus.
+    The listener gets Progress("plan", 0, 0) at least once a second while it measures. Raises SettingsError when a disk
+    is too small, and whatever is wrong with settings, models or corpus.
     """
     began, state, train = time.perf_counter(), processes(), recipe.train
-    check_batch(train, state.num_processes)
+    together = train_processes(train)
+    check_batch(train, together)
     comfyui = install_folder(recipe.install)
     copy = install_path(comfyui, recipe.folder.resolve().name) if comfyui else None
     # The teacher first: where the hub is out of reach, a mistyped checkpoint file is named nevertheless.
     given = {"teacher.model": recipe.teacher.model, "student.model": recipe.student.model}
     models = {flag: require(model, flag, "an encoder") for flag, model in given.items()}
     missing = {flag: missing_weights(model, flag, recipe.endpoint) for flag, model in models.items()}
-    probe = Probe(state.device)
+    downloads = {flag: sum(weights.size for weights in parts) for flag, parts in missing.items()}
+    free = free_memory(state.device)
     # Where weights are missing, random ones of the same shapes take as long.
     teacher = teacher_from_recipe(recipe, state.device, weights=not missing["teacher.model"])
     student = student_from_recipe(recipe, state.device, weights=not missing["student.model"])
     sample = sampled(recipe, student.tokens.length, teacher.length, progress)
-    student_bytes = (2 if recipe.export.dtype == "float16" else 4) * sum(p.numel() for p in student.parameters())
+    file = (2 if recipe.export.dtype == "float16" else 4) * sum(p.numel() for p in student.parameters())
     with Counter("plan", 0, progress).repeated_in_batches():
-        probe.measure(recipe, sample.pairs, sample.train, student, teacher)
-    seconds = stage_seconds(recipe, sample, student, teacher, probe)
-    outputs = cache_and_checkpoints(recipe, sample, student, teacher, probe.trainable)
-    outputs["file"] = recipe.folder, student_bytes
-    downloads = sum(weights.size for parts in missing.values() for weights in parts)
-    outputs["downloads"] = Path(constants.HF_HUB_CACHE), downloads
-    if copy:
-        outputs["copy"] = copy.parent, student_bytes
-    problem = gpu_problem() if recipe.device != "cpu" else None
+        probe = measure(recipe, sample, student, teacher)
+    steps, pads = total_steps(train, sample.train), sum_pads(train.pad_positions, sample.train)
+    dev = (
+        sample.dev * recipe.window / mean_positions(sample.pairs, pads, student, teacher)
+    )  # all positions of a caption
+    seconds = {  # of a stage that was stopped, as if it began anew
+        "corpus": sample.seconds,
+        "cache": (sample.train + dev) / state.num_processes * probe.caption_seconds,
+        "train": steps * probe.step_seconds,
+        "evaluate": dev * probe.caption_seconds,
+        "export": 0.0,
+    }
+    seconds = {stage: value + START_SECONDS for stage, value in seconds.items()}
+    # A checkpoint has weights and two moments in fp32, and is written before the oldest is deleted; then final weights.
+    copies = 3 * min(-(-steps // train.save_every), checkpoint.KEEP + 1) + 1
+    outputs = {
+        "cache": (recipe.cache_folder, cache_bytes(recipe, sample, student, teacher)),
+        "checkpoints": (recipe.folder, 4.0 * probe.trainable * copies),
+        "file": (recipe.folder, float(file)),
+        "downloads": (Path(constants.HF_HUB_CACHE), float(sum(downloads.values()))),
+    }
     gpu = state.device.type == "cuda"
     device = torch.cuda.get_device_name(state.device) if gpu else f"CPU, threads: {torch.get_num_threads()}"
-    installs = f"copied to {copy}" if copy else "not copied; --install names a ComfyUI"
-    stages = ", ".join(f"{name} {in_words(value)}" for name, value in seconds.items())
+    lines = []
+    for flag, number in downloads.items():
+        origin = f"{size(number)} from {recipe.endpoint or constants.ENDPOINT}"
+        lines.append(f"download {models[flag]}: {origin if number else 'nothing, it is already on this machine'}")
     corpora = " + ".join(source.path for source in sources(recipe.corpus.train))
-    lines = [
-        *(f"download {models[flag]}: {_download(parts, recipe.endpoint)}" for flag, parts in missing.items()),
-        f"corpus   {corpora}: about {sample.train:,} pairs to learn from, {sample.dev:,} to score on",
-        f"device   {device}, {'fp32' if precision(train) == 'no' else precision(train)}",
-        *([f"device   {problem}"] if problem else []),
-        f"steps    {total_steps(train, sample.train):,} of {train.batch} captions, {train.strategy}",
-        f"memory   {memory_line(probe)}",
-        *check_disks(outputs),
-        f"file     {recipe.folder / FILE}, {installs}",
+    lines.append(f"corpus   {corpora}: about {sample.train:,} pairs to learn from, {sample.dev:,} to score on")
+    lines.append(f"device   {device}, {'fp32' if precision(train) == 'no' else precision(train)}")
+    if recipe.device != "cpu" and (problem := gpu_problem()):
+        lines.append(f"device   {problem}")
+    if together < state.num_processes:
+        lines.append(
+            f"device   {state.num_processes} GPUs share the cache, one trains: below {MIN_SHARE} captions a GPU, of "
+            f"--train.batch {train.batch}, exchanging the gradients would take longer than a step"
+        )
+    lines.append(f"steps    {steps:,} of {train.batch} captions, {train.strategy}")
+    lines.append(f"memory   about {size(probe.memory)} of {size(free)} free")
+    if probe.memory > 0.7 * free:
+        short = "; TOO LITTLE" if probe.memory > free else ""
+        lines[-1] += f"{short}; --train.accumulate 4 --cache.batch 16 takes less"
+    lines += check_disks(outputs)
+    lines.append(
+        f"file     {recipe.folder / FILE}, {f'copied to {copy}' if copy else 'not copied; --install names a ComfyUI'}"
+    )
+    stages = ", ".join(f"{name} {in_words(value)}" for name, value in seconds.items())
+    lines.append(
         f"time     about {in_words(sum(seconds.values()))} beside the downloads ({stages}), by a probe of "
-        f"{time.perf_counter() - began:.0f} s",
-    ]
+        f"{time.perf_counter() - began:.0f} s"
+    )
     sizes = {name: number for name, (_, number) in outputs.items()}
     return Plan("\n".join(f"plan: {line}" for line in lines), seconds, sizes)
 
@@ -100,69 +152,114 @@ def log_plan(recipe: Recipe, progress: Listener | None = None) -> None:
     logger.info(plan(recipe, progress).text)
 
 
-def _download(missing: list[Weights], endpoint: str | None) -> str:
-    if not missing:
-        return "nothing, it is already on this machine"
-    return f"{size(sum(weights.size for weights in missing))} from {endpoint or constants.ENDPOINT}"
+def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) -> Probe:
+    """Time and memory of the cache's and the training's work on some pairs of the sample, short and long.
+
+    A batch that does not fit the GPU's memory is tried in halves, as in training. Changes the student, and moves the
+    teacher to the CPU.
+    """
+    train, depth, device = recipe.train, frozen_depth(recipe.train, student.depth), processes().device
+    batch = train.batch // train.accumulate // train_processes(train)
+    count = max(recipe.cache.batch, batch) if device.type == "cuda" else CPU_CAPTIONS
+    ordered = sorted(sample.pairs, key=lambda pair: len(pair.en))
+    pairs = (ordered[:: max(1, len(ordered) // count)] * count)[:count]
+    builder = CacheBuilder(teacher, student, pairs, depth, train.pad_positions, count, recipe.cache.batch, sample.train)
+    captions, sums, frozen = builder.shard(0)
+    probe = Probe(timed(device, lambda: builder.shard(0)) / count, memory=peak(device))
+    if train.strategy == "ridge":
+        return probe
+    cache = Cache([captions | (frozen if depth is not None else {})], count, sums, teacher.widths)
+    for model in teacher.models:
+        model.to("cpu")
+    with unchanged_process():
+        prepare_student(student, cache, train)
+        accelerator = make_accelerator(train)
+        parameters = list(checkpoint.trainable(student.to(device).train()).values())
+        probe.trainable = sum(parameter.numel() for parameter in parameters)
+        optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=True)
+        loss = Loss.from_cache(cache, train, student, device)
+        dataset = CaptionDataset(cache, train.contrast > 0)
+
+        def one_pass() -> None:
+            inputs = dataset[Microbatch(list(range(min(batch, count))), 0, min(batch, count))]
+            inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+            hidden, positions = inputs.get("frozen_hidden"), inputs["positions"]
+            with accelerator.autocast():
+                z, pooled = student(inputs["ids"], hidden, depth or 0, positions, inputs["flat_index"])
+            loss(z, pooled, inputs)["objective"].backward()
+
+        while True:
+            try:
+                one_pass()
+                optimiser.step()  # allocates the moments
+                seconds = timed(device, one_pass) / min(batch, count)
+                break
+            except RuntimeError as error:
+                if batch % 2 or not is_out_of_memory(error):
+                    raise
+                batch //= 2
+            clear_device_cache()
+            peak(device)  # of the attempt that failed
+    probe.step_seconds = seconds * train.batch / train_processes(train) + timed(device, optimiser.step)
+    probe.memory = max(probe.memory, peak(device))
+    return probe
 
 
-def cache_and_checkpoints(
-    recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, trainable: int
-) -> dict[str, tuple[Path, float]]:
-    """Folder and bytes of the cache, and of the checkpoints at their most."""
-    train, pairs = recipe.train, sample.pairs
-    targets, states = gigabytes(recipe, sample.train, pairs, student, teacher)
-    stored = frozen_depth(train, student.depth) is not None
-    all_positions = replace(recipe, train=replace(train, pad_positions=None))
-    dev = sum(gigabytes(all_positions, sample.dev, pairs, student, teacher))
-    saves = -(-total_steps(train, sample.train) // train.save_every)
-    # Weights and two moments in fp32. A checkpoint is written before the oldest is deleted; the final weights follow.
-    checkpoints = 4 * trainable * max(3 * min(saves, checkpoint.KEEP + 1), 3 * min(saves, checkpoint.KEEP) + 1)
-    cache = (targets + states * stored + dev) * 1e9
-    return {"cache": (recipe.cache_folder, cache), "checkpoints": (recipe.folder, float(checkpoints))}
+def timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Median seconds of three calls, after a first one by the caller, which is slower."""
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can have, on the GPU or in main memory. Begins a new measurement of `peak`."""
+    peak(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+
+
+def peak(device: torch.device) -> int:
+    """On a GPU the most bytes since the last call, on a CPU the bytes of now."""
+    if device.type != "cuda":
+        return psutil.Process().memory_info().rss
+    reserved = torch.cuda.max_memory_reserved(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return reserved
+
+
+def cache_bytes(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) -> float:
+    """Bytes of the cache of training and dev captions."""
+    targets, states = gigabytes(recipe, sample.train, sample.pairs, student, teacher)
+    stored = frozen_depth(recipe.train, student.depth) is not None
+    all_positions = replace(recipe, train=replace(recipe.train, pad_positions=None))
+    dev = sum(gigabytes(all_positions, sample.dev, sample.pairs, student, teacher))
+    return (targets + states * stored + dev) * 1e9
 
 
 def check_disks(outputs: dict[str, tuple[Path, float]]) -> list[str]:
     """A line for each disk that is written to. Raises SettingsError for one that is too small."""
     disks: dict[int, list[str]] = {}
-    for name, (folder, _) in outputs.items():
+    for name, (folder, number) in outputs.items():
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        disks.setdefault(existing.stat().st_dev, []).append(name)
+        if number:
+            disks.setdefault(existing.stat().st_dev, []).append(name)
     lines = []
     for names in disks.values():
-        folder, needed = outputs[names[0]][0], sum(outputs[name][1] for name in names)
-        free = free_bytes(folder)
-        parts = ", ".join(f"{name} {size(outputs[name][1])}" for name in names if outputs[name][1])
-        line = f"{size(needed)} of {size(free)} free ({parts})"
-        if needed > free:
-            hint = "make room, move the cache (--cache.dir FOLDER), or use fewer captions (--corpus.limit N)"
-            raise SettingsError(f"{folder}: the disk is too small, the run takes {line}; {hint}")
-        lines.append(f"disk     {line}, {folder.absolute()}")
+        folder, needed = outputs[names[0]][0].absolute(), sum(outputs[name][1] for name in names)
+        parts = ", ".join(f"{name} {size(outputs[name][1])}" for name in names)
+        lines.append(f"disk     {size(needed)} of {size(free_bytes(folder))} free ({parts}), {folder}")
+        if needed > free_bytes(folder):
+            hint = "free some space, move the cache (--cache.dir FOLDER), or use fewer captions (--corpus.limit N)"
+            raise SettingsError(f"{folder}: the run takes {lines[-1][9:]}: too little; {hint}")
     return lines
-
-
-def stage_seconds(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher, probe: Probe) -> dict[str, float]:
-    """Seconds of each stage; of one that was stopped, as if it began anew."""
-    train = recipe.train
-    positions = mean_positions(sample.pairs, sum_pads(train.pad_positions, sample.train), student, teacher)
-    dev = sample.dev * recipe.window / positions  # dev captions have all positions
-    work = {
-        "corpus": sample.seconds,
-        "cache": (sample.train + dev) / processes().num_processes * probe.caption_seconds,
-        "train": total_steps(train, sample.train) * probe.step_seconds,
-        "evaluate": dev * probe.caption_seconds,
-        "export": 0.0,
-    }
-    return {stage: seconds + START_SECONDS for stage, seconds in work.items()}
-
-
-def memory_line(probe: Probe) -> str:
-    """Needed and free memory, and what to do if there may be too little."""
-    line = f"about {size(probe.memory)} of {size(probe.free)} free"
-    if probe.memory <= 0.7 * probe.free:
-        return line
-    short = "; TOO LITTLE" if probe.memory > probe.free else ""
-    return f"{line}{short}; --train.accumulate 4 --cache.batch 16 takes less"
 
 
 def size(number: float) -> str:

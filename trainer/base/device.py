@@ -51,6 +51,21 @@ def limit_gpu_memory() -> None:
     torch.cuda.set_per_process_memory_fraction((free + torch.cuda.memory_reserved()) / total)
 
 
+@contextmanager
+def single_process() -> Iterator[None]:
+    """In this block this process counts as the only one, for work during which those of a launcher wait for it."""
+    from accelerate import DistributedType
+
+    shared = processes()._shared_state
+    before = dict(shared)
+    shared.update(num_processes=1, process_index=0, local_process_index=0, distributed_type=DistributedType.NO)
+    try:
+        yield
+    finally:
+        shared.clear()
+        shared.update(before)
+
+
 def default_device() -> str:
     """The device of this process's stages: `cuda`, `cuda:1` for the second process of a launcher, or `cpu`."""
     return str(processes().device)

@@ -28,6 +28,8 @@ from .dev import DevMetrics
 from .losses import Loss
 from .schedule import total_steps
 
+MIN_SHARE = 64  # captions of a GPU from which several train together
+
 
 @dataclass
 class Training:
@@ -145,6 +147,14 @@ def prepare_student(student: Student, cache: Cache, train: TrainSettings) -> Any
     maps = [cache.ridge(train.ridge_lambda, prefix) for prefix in prefixes] if ridge_start else [None]
     with torch.random.fork_rng([]):  # seeded for the adapters
         return prepare(student, train, *maps)
+
+
+def train_processes(train: TrainSettings) -> int:
+    """Processes that share a training step: one GPU alone where each would have fewer than MIN_SHARE captions, since
+    exchanging the gradients (173 MB for six layers) would take longer than the step."""
+    state = processes()
+    alone = state.device.type == "cuda" and train.batch < MIN_SHARE * state.num_processes
+    return 1 if alone else state.num_processes
 
 
 def check_batch(train: TrainSettings, processes: int) -> None:

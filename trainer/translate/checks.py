@@ -13,7 +13,7 @@ LOOP = re.compile(r"([^\W\d]|\D{2,12}?)\1{3,}")
 SLACK = 8  # characters beyond the ratio that a short caption's translation may have: a name can be long
 
 
-def fault(en: str, zh: str) -> str:
+def find_fault(en: str, zh: str) -> str:
     """The reason to reject a translation, or ""."""
     words = set(re.findall(r"\b[a-z]{4,}\b", en))
     copied = words & set(re.findall(r"[a-z]{4,}", zh))

@@ -26,7 +26,7 @@ from ..corpus.lines import Row
 from ..corpus.readers import read, source_sha256
 from ..models.load import resolve
 from ..progress import Listener, track
-from .checks import fault
+from .checks import find_fault
 from .translator import FLAG, Translation, Translator
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,10 @@ def run(settings: TranslateSettings, progress: Listener | None = None) -> None:
     source = Source(require(settings.source, "translate.source", "the English captions"), zh="", en=settings.column)
     parts = Path(f"{out}.parts")
     with hold(parts, "--translate.out"):
-        rows = [replace(row, en=" ".join(row.en.split())) for row in islice(read(source), settings.limit)]
+        rows = []
+        for row in islice(read(source), settings.limit):
+            fault = row.fault or ("" if any(map(str.isalpha, row.en)) else "no words")
+            rows.append(replace(row, en=" ".join(row.en.split()), fault=fault))
         model, digest = open_model(settings.model)
         shared = {name: getattr(settings, name) for name in SHARD_SETTINGS}
         shared |= {"source sha256": source_sha256(source), "model sha256": digest}
@@ -86,7 +89,7 @@ def write_pairs(out: Path, rows: list[Row], translations: list[Translation]) -> 
         accepted.write(b"zh\ten\n")
         rejects.write(b"file\trow\treason\tzh\ten\n")
         for row, translation in zip(rows, translations, strict=True):
-            if reason := row.fault or translation.fault or fault(row.en, translation.text):
+            if reason := row.fault or translation.fault or find_fault(row.en, translation.text):
                 rejected[reason] += 1
                 line = f"{row.source}\t{row.number}\t{reason}\t{translation.text}\t{row.en}\n"
                 rejects.write(line.encode())
