@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from tests import runs
 from tests.tree import ROOT, killed_at
@@ -16,7 +15,6 @@ from trainer.base.recipe import Recipe, SettingsError, TrainSettings
 from trainer.base.settings import parse_recipe
 from trainer.cache.shards import part_names
 from trainer.sweep.grid import read_grid
-from trainer.training import checkpoint
 
 GRID = """
 seeds: 2
@@ -180,23 +178,6 @@ def test_a_changed_row_and_a_wrong_run_are_refused_by_name(
     assert "--sweep.grid" in error_of(["sweep", "--run", str(tmp_path / "run")])
     odd = arguments(tmp_path, inputs, "rows: {c: {train.layers: 1}, b: {train.accumulate: 3}}")
     assert "row b, seed 0: --train.batch 8" in error_of(odd)
-
-
-@pytest.mark.slow
-def test_a_row_without_disk_for_the_frozen_layers_output_does_not_use_another_rows(
-    inputs: list[str], tmp_path: Path
-) -> None:
-    # In bf16 the frozen layers would round every product, too, where they run in every step.
-    grid = "{settings: {train.precision: 'no'}, rows: {stored: {}, computed: {cache.budget: 0}}}"
-    assert main(arguments(tmp_path, inputs, grid)) == 0
-    run = tmp_path / "run"
-    assert sorted(path.name for path in (run / "corpora" / "computed" / "cache" / "train").glob("*-pad2*")) == [
-        "captions-pad2",
-        "frozen-2-pad2.left-out.txt",
-    ]
-    stored, computed = (load_file(checkpoint.final(run / row / "0" / "checkpoints")) for row in ("stored", "computed"))
-    furthest = max(float((stored[name] - computed[name]).abs().max()) for name in stored)
-    assert 0 < furthest < 1e-3  # half precision once, and not
 
 
 def test_the_grids_of_this_repository_can_be_read() -> None:

@@ -37,7 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Captions that the model has learnt, captions that it has not, and rows that cannot be translated."""
     path = tmp_path_factory.mktemp("source") / "captions.tsv"
     english = [en for _, en in captions()][: translators.LEARNT + 8]
-    english[5:5] = ["", "12 / 7", "the sea " * 40]
+    english[5:5] = ["", "12 / 7", english[0].upper(), "the sea " * 40]
     path.write_text("id\ten\n" + "".join(f"{i}\t{en}\n" for i, en in enumerate(english)), encoding="utf-8")
     return path
 
@@ -71,7 +71,8 @@ def test_pairs_are_in_the_sources_order_and_every_other_row_has_its_reason(sourc
     assert [en for _, en in pairs if en in learnt] == list(learnt)
     assert all(zh == learnt[en] for zh, en in pairs if en in learnt)
     rejects = {row[1]: row[2] for row in table(finished / "pairs.tsv.rejects.tsv")[1:]}
-    assert [rejects[row] for row in "789"] == ["no words", "no words", "caption too long"]
+    reasons = ["no English", "no words", "duplicate caption", "caption too long"]
+    assert [rejects[row] for row in ("7", "8", "9", "10")] == reasons
     assert len(pairs) + len(rejects) == len(table(source)) - 1
 
 

@@ -33,7 +33,7 @@ from ..base.recipe import SettingsError, Source
 from ..base.settings import public_name, require
 from ..base.stage_settings import CompareSettings
 from ..corpus.lines import CorpusError
-from ..corpus.readers import read
+from ..corpus.readers import read_rows
 from ..models.load import resolve
 from ..progress import Listener, track
 from ..report.tables import markdown_table
@@ -139,9 +139,9 @@ def make_rows(pipe: Any, encoders: list[str], prompts: list[Prompt], common: dic
 
 def read_prompts(path: Path) -> list[Prompt]:
     """Prompts of a table, read as a corpus is. Raises CorpusError, which names the row."""
-    pairs = list(read(Source(str(path))))
+    pairs = list(read_rows(Source(str(path))))
     try:
-        paraphrases = [row.en for row in read(Source(str(path), zh="", en="paraphrase"))]
+        paraphrases = [row.en for row in read_rows(Source(str(path), zh="", en="paraphrase"))]
     except CorpusError:  # no such column
         paraphrases = [""] * len(pairs)
     prompts = [Prompt(row.zh.strip(), row.en.strip(), text.strip()) for row, text in zip(pairs, paraphrases)]

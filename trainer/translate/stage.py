@@ -22,8 +22,9 @@ from ..base.files import file_sha256, hold, write_text
 from ..base.recipe import SettingsError, Source
 from ..base.settings import check_settings, require
 from ..base.stage_settings import TranslateSettings
+from ..corpus.clean import english_fault
 from ..corpus.lines import Row
-from ..corpus.readers import read, source_sha256
+from ..corpus.readers import read_rows, source_sha256
 from ..models.load import resolve
 from ..progress import Listener, track
 from .checks import find_fault
@@ -47,15 +48,24 @@ def run(settings: TranslateSettings, progress: Listener | None = None) -> None:
     source = Source(require(settings.source, "translate.source", "the English captions"), zh="", en=settings.column)
     parts = Path(f"{out}.parts")
     with hold(parts, "--translate.out"):
-        rows = []
-        for row in islice(read(source), settings.limit):
-            fault = row.fault or ("" if any(map(str.isalpha, row.en)) else "no words")
-            rows.append(replace(row, en=" ".join(row.en.split()), fault=fault))
+        rows = read_captions(source, settings.limit)
         model, digest = open_model(settings.model)
         shared = {name: getattr(settings, name) for name in SHARD_SETTINGS}
         shared |= {"source sha256": source_sha256(source), "model sha256": digest}
         check_settings(parts, shared, "--translate.out")
         write_pairs(out, rows, translate_shards(rows, model, settings, parts, progress))
+
+
+def read_captions(source: Source, limit: int | None) -> list[Row]:
+    """The captions, their white space tidied. A row's `fault` says why it is not translated. Raises CorpusError."""
+    rows: list[Row] = []
+    seen: set[str] = set()
+    for row in islice(read_rows(source), limit):
+        en = " ".join(row.en.split())
+        fault = row.fault or english_fault(row.en) or ("" if any(map(str.isalpha, en)) else "no words")
+        rows.append(replace(row, en=en, fault=fault or ("duplicate caption" if en.lower() in seen else "")))
+        seen.add(en.lower())
+    return rows
 
 
 def open_model(model: str) -> tuple[Path, str]:
@@ -76,8 +86,9 @@ def translate_shards(
     if missing:
         translator = Translator(model, settings, default_device())
     for path in track(missing, "translate", len(missing), progress):
-        results = translator.translate([row.en for row in shards[path]])
-        write_text(path, "".join(json.dumps(asdict(result), ensure_ascii=False) + "\n" for result in results))
+        results = iter(translator.translate([row.en for row in shards[path] if not row.fault]))
+        result = [asdict(Translation("") if row.fault else next(results)) for row in shards[path]]
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in result))
     lines = [line for path in shards for line in path.read_text(encoding="utf-8").splitlines()]
     return [Translation(**json.loads(line)) for line in lines]
 
