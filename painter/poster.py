@@ -12,7 +12,7 @@ from painter.drawable import words
 
 FONT = Path(__file__).resolve().parent.parent / "nodes" / "fonts" / "zhclip-sans.woff"
 INK, FAINT = "#1d2330", "#6b7280"
-SIDE, PANEL = 432, 500
+SIDE, PANEL = 468, 500
 TOP, BOTTOM = 96, 70
 LINE_CHARACTERS = 46
 
@@ -40,7 +40,7 @@ def compose(paintings: list[Painting], path: Path) -> None:
         title = f"{words()['poster'][painting.encoder]}\n{textwrap.fill(painting.prompt, LINE_CHARACTERS)}"
         caption = textwrap.fill(painting.shows, LINE_CHARACTERS)
         for text, y, anchor, size, colour in (
-            (title, TOP - 12, "md", 18, INK),
+            (title, TOP - 12, "md", 17, INK),
             (caption, TOP + SIDE + 12, "ma", 16, FAINT),
         ):
             font = ImageFont.truetype(str(FONT), size)
