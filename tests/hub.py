@@ -66,6 +66,8 @@ def serve(
             elif len(parts) > 4 and parts[2] == "resolve":
                 file = folder / parts[0] / parts[1] / "/".join(parts[4:])
                 content = file.read_bytes() if file.is_file() else None
+            elif path == "/api/whoami-v2" and self.headers["Authorization"] == f"Bearer {TOKEN}":
+                content = b'{"name": "someone", "type": "user"}'
             else:
                 content = None
             asked_range = self.headers["Range"] if ranges and content is not None else None

@@ -36,7 +36,7 @@ from trainer.report.baselines import Baselines, teacher_targets
 from trainer.report.score import score
 from trainer.training import checkpoint, setup
 from trainer.training import loop as training
-from trainer.training.data import CaptionDataset, Microbatch
+from trainer.training.data import caption_batch
 from trainer.training.losses import Loss
 from zhclip import artifact as fmt
 from zhclip import ridge
@@ -76,7 +76,7 @@ def of_loss(folder: Path, planted: bool) -> None:
     cache, train = cached(folder, teacher, student), TrainSettings(layers=1)
     prepare(student, train, cache.ridge(1e-3))
     student.to(NAME)
-    batch = CaptionDataset(cache, contrast=True)[Microbatch(list(range(8)), 0, 8)]
+    batch = caption_batch(cache, list(range(8)), list(range(8)))
     batch = {name: tensor.to(NAME) for name, tensor in batch.items()}
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=1e-3)
@@ -107,8 +107,8 @@ def of_scoring(folder: Path, planted: bool) -> None:
     train, dev = cached(folder, teacher, student), cached(folder, teacher, student, None)
     if planted:
         baselines.Baselines.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
-    baseline = Baselines.from_cache(train, 1e-3, teacher_targets(teacher, PAIRS))
-    report = score(student, [(dev, baseline)], PAIRS).report
+    baseline = Baselines(train, 1e-3, teacher_targets(teacher, PAIRS))
+    report, _ = score(student, [(dev, baseline)], PAIRS)
     assert set(report["baselines"]) == {"constant", "nearest", "untrained", "ridge"}
 
 

@@ -12,17 +12,17 @@ from tests.small import captions
 from trainer.base.recipe import TrainSettings
 from trainer.models.freezing import prepare
 from trainer.models.student import Ridge, Student, load_student
-from trainer.training.data import MULTIPLE, Order, flat_index
+from trainer.training.data import MULTIPLE, microbatches, rounded_index
 from trainer.training.losses import cosine_loss
 from zhclip.positions import draw_positions, position_weights
 
 WINDOW = 40
 
 
-def batches(**settings: Any) -> list[list[int]]:
-    """The rows of each microbatch of an order of ten captions."""
-    order = Order(**{"rows": 10, "batch": 4, "seed": 3, "first": 0, "last": 9, **settings})
-    return [microbatch.rows for microbatch in order]
+def batches(first: int = 0, last: int = 9, **changes: Any) -> list[list[int]]:
+    """The caption indices of each pass over ten captions."""
+    settings = {"rows": 10, "batch": 4, "seed": 3, **changes}
+    return [rows for rows, _ in microbatches(**settings, steps=range(first, last))]
 
 
 def test_order_is_a_function_of_seed_and_step() -> None:
@@ -39,14 +39,14 @@ def test_passes_and_processes_share_a_step() -> None:
     assert [a + b for a, b in zip(halves[::2], halves[1::2])] == whole
     first, second = (batches(accumulate=2, processes=2, process=process) for process in (0, 1))
     assert [a + b for a, b in zip(first, second)] == halves
-    steps = [microbatch.step for microbatch in Order(10, 4, 3, 0, 9, accumulate=2)]
+    steps = [step_rows for _, step_rows in microbatches(10, 4, 3, range(9), accumulate=2)]
     assert steps[::2] == steps[1::2] == whole
 
 
 def test_what_counts_is_computed_and_of_the_filling_what_rounds_it() -> None:
     for counts, length in (([40, 60, 30, 77], 256), ([77, 77, 50, 75], 308), ([64], 64), ([3, 9, 1], 27)):
         weights = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]) / WINDOW
-        rows = flat_index(weights)
+        rows = rounded_index(weights)
         assert len(rows) == length == len(set(rows.tolist()))
         assert set(weights.flatten().nonzero()[:, 0].tolist()) <= set(rows.tolist())
         assert length % MULTIPLE == 0 or length == weights.numel()

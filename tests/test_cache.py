@@ -23,7 +23,7 @@ from trainer.corpus.pairs import Pair
 from trainer.models.student import Student, load_student
 from trainer.models.teacher import Teacher, load_teacher
 from trainer.progress import Cancelled, Progress
-from trainer.training.data import CaptionDataset, Microbatch
+from trainer.training.data import caption_batch
 from zhclip.bert import Bert
 
 PAIRS = [Pair(zh, en) for zh, en in captions()[:50]]
@@ -82,9 +82,9 @@ def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(whole:
     step = [49, 3, 16, 15, 40, 7]
     target, lengths = whole.teacher.encode([PAIRS[i].en for i in step])
     means = [normalize(target[i, :length], dim=-1).mean(dim=0) for i, length in enumerate(lengths.tolist())]
-    dataset = CaptionDataset(built(tmp_path, replace(whole, pads=3)), contrast=True)
+    cache = built(tmp_path, replace(whole, pads=3))
     for begin, end in ((0, 6), (2, 4)):
-        batch = dataset[Microbatch(step, begin, end)]
+        batch = caption_batch(cache, step[begin:end], step)
         assert batch["english"].dtype == torch.float32
         assert torch.allclose(batch["english"], torch.stack(means), atol=1e-3)
         assert batch["own"].nonzero().tolist() == [[i, begin + i] for i in range(end - begin)]

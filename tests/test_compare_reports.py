@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -60,11 +59,11 @@ def test_a_difference_beyond_its_interval_is_told_from_chance(
     def better(rows: list[Caption]) -> list[Caption]:
         """Each a little better in loss, none found; content up and down in turns."""
         return [
-            dataclasses.replace(r, loss=r.loss - 0.01, rank=3, loss_content=r.loss_content + (-1) ** n * 0.1)
+            r._replace(loss=r.loss - 0.01, rank=3, loss_content=r.loss_content + (-1) ** n * 0.1)
             for n, r in enumerate(rows)
         ]
 
-    first = changed(pair[1], tmp_path / "first", lambda rows: [dataclasses.replace(row, rank=0) for row in rows])
+    first = changed(pair[1], tmp_path / "first", lambda rows: [row._replace(rank=0) for row in rows])
     other = changed(pair[1], tmp_path / "other", better)
     assert main(["compare-reports", str(first), str(other), str(first)]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

@@ -1,11 +1,16 @@
-"""No tensor is left on another device than its model's: what a GPU would refuse, a device of the tests' own refuses.
-And no step waits for it."""
+"""Which device and precision are used; and that no tensor is left on another device than its model's, and no step waits
+for it: what a GPU would refuse, a device of the tests' own refuses."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.tree import python
+from trainer.base.device import default_device, gpu_problem, use_device
+from trainer.base.recipe import SettingsError
+from trainer.training.setup import fits_on
+from zhclip.device import is_covered, nvidia_precision, usable_gpu
 
 MIXED = "tensors of two devices, far and cpu"
 PARTS = ["student", "loss", "cache", "scoring", "prompts"]
@@ -19,3 +24,62 @@ def test_everything_is_where_the_model_is(part: str, planted: str) -> None:
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout
     failed = python("-m", "tests.on_far_device", part, "--planted")
     assert failed.returncode == 1 and planted in failed.stdout, failed.stdout
+
+
+def test_blocks_in_torchs_cache_count_as_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of 10 bytes, 6 of them in blocks that torch keeps."""
+    blocks = [6]
+    monkeypatch.setattr("torch.cuda.empty_cache", blocks.clear)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10 - sum(blocks), 10))
+    assert fits_on(torch.device("cuda"), 4)
+    assert not fits_on(torch.device("cuda"), 5)
+    assert not fits_on(torch.device("cpu"), 0)  # which maps the files
+
+
+CARDS = {
+    ((6, 1), "NVIDIA GeForce GTX 1080"): "no",
+    ((7, 0), "Tesla V100-SXM2-16GB"): "fp16",
+    ((7, 5), "Tesla T4"): "fp16",
+    ((7, 5), "NVIDIA GeForce GTX 1660 Ti"): "no",
+    ((7, 5), "NVIDIA T1200 Laptop GPU"): "no",
+    ((8, 6), "NVIDIA GeForce RTX 3060"): "bf16",
+    ((9, 0), "NVIDIA H100 80GB HBM3"): "bf16",
+}
+
+
+@pytest.mark.parametrize("card", CARDS, ids=str)
+def test_precision_follows_what_a_card_computes_in_itself(card: tuple[tuple[int, int], str]) -> None:
+    assert nvidia_precision(*card) == CARDS[card]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "covered"),
+    [
+        ((6, 1), "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120", False),  # PyPI's wheels and a GTX 1080
+        ((6, 1), "sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90", True),  # the CUDA 12.6 wheels
+        ((8, 9), "sm_75 sm_80 sm_86 sm_90", True),
+        ((8, 0), "sm_75 sm_86", False),
+        ((12, 0), "sm_75 sm_80 sm_86 sm_90", False),
+        ((12, 0), "sm_80 compute_90", True),
+        ((9, 0), "", False),
+    ],
+)
+def test_a_gpu_that_torch_was_not_built_for_is_not_used(
+    capability: tuple[int, int], architectures: str, covered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert is_covered(capability, architectures.split()) == covered
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: architectures.split())
+    assert usable_gpu() == covered
+    assert (gpu_problem() is None) == covered
+
+
+def test_a_device_that_is_asked_for_and_not_there_is_refused() -> None:
+    use_device("cpu")
+    assert default_device() == "cpu"
+    if not usable_gpu():
+        with pytest.raises(SettingsError, match="--device"):
+            use_device("cuda")
+    use_device("auto")

@@ -17,11 +17,11 @@ from tests import runs
 from tests.corpora import CAT
 from tests.tree import ROOT
 from trainer.__main__ import main
-from trainer.artifact.publish import escaped
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import clean
 from trainer.corpus.readers import read_rows
-from trainer.report.page import WORDS, text
+from trainer.report.page import text
+from trainer.report.tables import WORDS
 
 
 def rejected(source: str) -> tuple[list[str], float]:
@@ -174,8 +174,3 @@ def test_a_number_out_of_range_is_refused_before_anything_runs(
 @pytest.mark.parametrize("group", [name for name, words in WORDS.items() if isinstance(words, dict)])
 def test_a_word_with_braces_is_shown_as_it_is(group: str) -> None:
     assert "{0} {x} &lt;b&gt;" in text(group, "{0} {x} <b>")
-
-
-def test_names_in_a_model_card_have_no_meaning_of_their_own() -> None:
-    assert escaped("a|b\n<script> [x](y) `z` *c*") == "a\\|b \\<script\\> \\[x\\](y) \\`z\\` \\*c\\*"
-    assert escaped("openai/clip-vit-large-patch14") == "openai/clip-vit-large-patch14"

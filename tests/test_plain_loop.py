@@ -14,15 +14,14 @@ from transformers import AutoTokenizer, ChineseCLIPModel, CLIPTextModel
 from tests import encoders
 from trainer.base.recipe import CorpusSettings, Recipe, StudentSettings, TeacherSettings, TrainSettings
 from trainer.cache import stage as cache
-from trainer.cache.shards import Cache
 from trainer.corpus import stage as corpus
 from trainer.corpus.pairs import read_pairs
 from trainer.models.freezing import frozen_depth
-from trainer.training.data import CaptionDataset, Microbatch
+from trainer.training.data import caption_batch
+from trainer.training.dev import with_pads
 from trainer.training.losses import cosine_loss
 from trainer.training.setup import open_student
 from zhclip.bert import attention
-from zhclip.positions import draw_positions
 
 WINDOW, LAYERS, STEP = 77, 2, list(range(24))
 
@@ -93,22 +92,12 @@ def ours(
     assert depth is not None
     for seed in seeds:
         student.zero_grad()
-        batch = CaptionDataset(with_pads(cached, pads, seed))[Microbatch(STEP, 0, len(STEP))]
+        batch = caption_batch(with_pads(cached, len(STEP), pads, seed), STEP)
         rows = batch["flat_index"] if filling else batch["weights"].flatten().nonzero()[:, 0]
         z = student(batch["ids"], batch["frozen_hidden"], depth, batch["positions"], rows)[0]
         loss = (cosine_loss(z, batch["target"]) * batch["weights"]).sum(dim=1).mean()
         loss.backward()
         yield loss.item(), learning(student.bert.encoder.layer[-LAYERS:])
-
-
-def with_pads(whole: Cache, pads: int | None, seed: int) -> Cache:
-    """The cache as it would be with so many padded positions, drawn by another seed."""
-    shard = whole.to_device(torch.device("cpu")).shards[0]
-    chance = torch.rand(len(whole), whole.window, generator=torch.Generator().manual_seed(seed))
-    position, counts = draw_positions(shard["length"].long(), chance, pads)
-    at = torch.arange(len(whole)).repeat_interleave(counts) * whole.window + position
-    few = {name: shard[name][at] for name in ("target", "frozen_hidden", "position", "ids")}
-    return Cache([shard | few | {"count": counts}], len(whole), whole.sums)
 
 
 def flat(gradients: dict[str, Tensor]) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -21,7 +20,6 @@ from safetensors.torch import load_file
 from tests import graphs, hub, runs
 from tests.host import ROOT, running
 from trainer.__main__ import main
-from trainer.artifact.publish import model_card
 from trainer.base.settings import parse_recipe
 from trainer.models.student import Student
 from zhclip.artifact import load, save
@@ -38,32 +36,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The recipe's own window: over one of 32 these few steps leave an encoder that `publish` refuses.
     flags = ["--config", runs.TINY, *runs.flags(runs.inputs(folder)), "--export.licence", "Apache-2.0"]
     flags += ["--train.strategy", "lora", "--train.lora.r", "4"]
-    assert main(["run", "--run", str(folder / "run"), *flags]) == 0
-    return folder / "run"
+    assert main(["run", "--run", str(folder / "tiny"), *flags]) == 0
+    return folder / "tiny"
 
 
 def process(command: list[str], endpoint: str, home: Path, token: str = hub.TOKEN) -> subprocess.CompletedProcess[str]:
     """A user's process with a hub of its own. An empty token is none."""
-    found = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_TOKEN_PATH")}
-    found |= hub.settings(endpoint, home) | ({"HF_TOKEN": token} if token else {})
-    return subprocess.run(command, cwd=ROOT, env=found, capture_output=True, encoding="utf-8", timeout=200, check=False)
-
-
-def publish(run: Path, *flags: str, repo: str = REPO) -> list[str]:
-    """The command line."""
-    return [sys.executable, "-m", "trainer", "publish", "--run", str(run), "--repo", repo, *flags]
+    environment = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_TOKEN_PATH")}
+    environment |= hub.settings(endpoint, home) | ({"HF_TOKEN": token} if token else {})
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=200, check=False
+    )
 
 
 def test_what_was_pushed_comes_back_and_the_node_loads_it(finished: Path, tmp_path: Path) -> None:
     home, base = tmp_path / "home", tmp_path / "comfyui"
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
-        dry = process(publish(finished), endpoint, home)
+        command = [sys.executable, "-m", "trainer", "publish", "--run", str(finished)]
+        dry = process(command, endpoint, home)
         assert dry.returncode == 0, dry.stderr
-        assert f"{endpoint}/{REPO}/{FILE}" in dry.stdout and "nothing was sent" in dry.stdout
-        assert not asked and not (tmp_path / "hub").exists()
-        pushed = process(publish(finished, "--push"), endpoint, home)
+        assert f"{endpoint}/{REPO}/{FILE}" in dry.stdout  # of who is logged in, named by the run
+        assert asked == ["/api/whoami-v2"] and not (tmp_path / "hub").exists()
+        pushed = process([*command, "--push"], endpoint, home)
         assert pushed.returncode == 0, pushed.stderr
-        assert f"pushed, {endpoint}/{REPO}/commit/{hub.COMMIT}" in pushed.stdout
+        assert f"{endpoint}/{REPO}/commit/{hub.COMMIT}" in pushed.stdout
         # As the card says it, by the tool that the card names.
         (line,) = [
             line for line in (finished / "card/README.md").read_text("utf-8").splitlines() if "hf download" in line
@@ -132,32 +128,12 @@ def test_models_and_datasets_of_the_hub_are_linked(
     recipe["student"]["model"] = "OFA-Sys/chinese-clip-vit-base-patch16"
     recipe["corpus"]["train"] = [{"path": "someone/captions", "weight": 0.5}, {"path": "mine.tsv"}]
     run = changed(finished, tmp_path, recipe=recipe, licence="unknown", strategy="ridge")
-    assert main(["publish", "--run", str(run), "--repo", "zhclip-tiny"]) == 0
+    assert main(["publish", "--run", str(run), "--repo", REPO]) == 0
     out = capsys.readouterr().out
     assert "--export.licence" in out and "adapter" not in out
     data = ModelCard.load(run / "card" / "README.md").data
     assert (data.base_model, data.datasets) == ("OFA-Sys/chinese-clip-vit-base-patch16", ["someone/captions"])
     assert "someone/captions, mine.tsv" in (run / "card" / "README.md").read_text("utf-8")
-
-
-HOSTILE = "a|b <script>x</script> [y](http://z) `q` *s*\n# T"
-
-
-def test_no_name_in_a_card_has_a_meaning_of_its_own(finished: Path) -> None:
-    artifact = load(finished / "encoder.safetensors")
-    meta, report = artifact.meta, artifact.meta.report
-    recipe = meta.recipe | {"student": meta.recipe["student"] | {"model": HOSTILE}}
-    recipe["corpus"] = recipe["corpus"] | {"train": [{"path": HOSTILE}]}
-    report |= {"strategy": HOSTILE, "baselines_from": HOSTILE}
-    report["corpus"] |= {"name": HOSTILE, "rejected": {HOSTILE: 1}}
-    teacher = dataclasses.replace(meta.teacher, id=HOSTILE, sha256=HOSTILE)
-    changes: dict[str, Any] = dict(recipe=recipe, report=report, teacher=teacher, licence=HOSTILE, strategy=HOSTILE)
-    made = model_card(dataclasses.replace(artifact, meta=dataclasses.replace(meta, **changes)), REPO, FILE)
-    assert ModelCard(made).data.to_dict()["license"] == HOSTILE.lower()  # YAML, which quotes it
-    shown, _, rest = made.partition("\n---\n")[2].partition("```yaml")
-    for text in (shown, rest.partition("\n```\n")[2]):
-        assert "a\\|b \\<script\\>" in text
-        assert not re.search(r"(?<!\\)(<script|a\||\]\(http://z|`q|\*s\*)|^# T", text, re.M), text
 
 
 @pytest.mark.parametrize(
@@ -170,7 +146,6 @@ def test_no_name_in_a_card_has_a_meaning_of_its_own(finished: Path) -> None:
             "0.500",
         ),
         ({}, ["--repo", "a/b/c"], "--repo a/b/c"),
-        ({}, ["--repo", ""], "--repo"),
         ({}, ["--run", ""], "--run"),
         ({}, ["--run", "nowhere"], "nowhere"),
     ],
@@ -190,38 +165,33 @@ def test_what_should_not_be_published_is_refused_in_one_line(
     assert not (run / "card").exists()
 
 
-REFUSED = {
-    "no token": ("MIT", "", "no token for the hub; log in with `hf auth login`, or set HF_TOKEN"),
-    "another's token": ("MIT", "hf_of_another", "did not take it (Client error '401 Unauthorized'"),
-    "a card that the hub refuses": ("", hub.TOKEN, 'did not take it (Invalid metadata in README.md. - "license" is'),
+REFUSED = {  # licence, token, flags, and what the line names
+    "no owner": ("MIT", "", [], "--repo OWNER/zhclip-run0"),
+    "no token": ("MIT", "", ["--repo", REPO], "hf auth login"),
+    "another's token": ("MIT", "hf_of_another", ["--repo", REPO], "401 Unauthorized"),
+    "a card that the hub refuses": ("", hub.TOKEN, ["--repo", REPO], '"license" is'),
 }
 ONE_BY_ONE = """
 import json, os, sys
 from trainer.__main__ import main
 from trainer.artifact.publish import model_card
-for run, token in json.loads(sys.argv[1]):
+for run, token, flags in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = token
-    print("\\ncode", main(["publish", "--run", run, "--repo", sys.argv[2], "--push"]), file=sys.stderr)
+    print("\\ncode", main(["publish", "--run", run, "--push", *flags]), file=sys.stderr)
 """
 
 
 def test_a_hub_that_refuses_is_quoted_in_one_line(finished: Path, tmp_path: Path) -> None:
     """In one process, for starting one takes seconds; the last two pushes are fine, and the second changes nothing."""
-    jobs = []
-    for i, (licence, token, _) in enumerate(REFUSED.values()):
-        jobs.append((str(changed(finished, tmp_path / f"run{i}", licence=licence)), token))
-    jobs += [(str(finished), hub.TOKEN)] * 2
+    jobs: list[tuple[str, str, list[str]]] = []
+    for i, (licence, token, flags, _) in enumerate(REFUSED.values()):
+        jobs.append((str(changed(finished, tmp_path / f"run{i}", licence=licence)), token, flags))
+    jobs += [(str(finished), hub.TOKEN, [])] * 2
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
-        done = process([sys.executable, "-c", ONE_BY_ONE, json.dumps(jobs), REPO], endpoint, tmp_path / "home")
+        done = process([sys.executable, "-c", ONE_BY_ONE, json.dumps(jobs)], endpoint, tmp_path / "home")
     lines = [line for line in done.stderr.splitlines() if line.startswith(("publish: ", "code "))]
-    assert lines[1:6:2] == ["code 1"] * 3, done.stderr
-    for line, (_, _, says) in zip(lines[:6:2], REFUSED.values(), strict=True):
+    assert lines[1:8:2] == ["code 1"] * 4, done.stderr
+    for line, (_, _, _, says) in zip(lines[:8:2], REFUSED.values(), strict=True):
         assert says in line
-    assert lines[6:] == ["code 0"] * 2
+    assert lines[8:] == ["code 0"] * 2
     assert sum(path.startswith("/lfs/") for path in asked) == 1  # the encoder, once
-
-
-def test_a_hub_that_cannot_be_reached_is_named(finished: Path, tmp_path: Path) -> None:
-    done = process(publish(finished, "--push"), "http://127.0.0.1:9", tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"publish: --repo {REPO}: http://127.0.0.1:9 did not take it (")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -16,11 +15,10 @@ from trainer.__main__ import main
 from trainer.base.recipe import SettingsError
 from trainer.corpus.pairs import read_pairs
 from trainer.report import captions
+from trainer.report.captions import Caption
 from trainer.report.charts import Axis, LineChart, averaged
-from trainer.report.page import page
-from trainer.report.score import Evaluation
-from trainer.report.tables import LABELS
-from trainer.report.verdict import LANGUAGES, WORDS, verdict
+from trainer.report.page import Evaluation, page
+from trainer.report.tables import LABELS, LANGUAGES, WORDS, verdict
 from trainer.training import metrics
 
 WRITTEN = ("report.json", "report.md", "report.html", "report.captions.tsv")
@@ -90,7 +88,7 @@ def test_an_artifact_gets_the_page_without_what_only_a_run_knows(
     own = captions.read(finished / "report.captions.tsv")
     for one, other in zip(captions.read(tmp_path / "R.captions.tsv"), own, strict=True):
         assert one.loss == pytest.approx(other.loss, abs=2e-6)
-        assert dataclasses.replace(one, loss=0, loss_content=0) == dataclasses.replace(other, loss=0, loss_content=0)
+        assert one._replace(loss=0, loss_content=0) == other._replace(loss=0, loss_content=0)
 
 
 def test_the_captions_add_up_to_the_report(finished: Path) -> None:
@@ -124,7 +122,7 @@ def test_metrics_of_a_resumed_run_continue_from_its_checkpoint(tmp_path: Path) -
 
 
 def test_a_caption_is_text_and_never_markup(finished: Path) -> None:
-    rows = [dataclasses.replace(row, zh="<b>&", en='"<i>') for row in captions.read(finished / "report.captions.tsv")]
+    rows = [row._replace(zh="<b>&", en='"<i>') for row in captions.read(finished / "report.captions.tsv")]
     text = page(Evaluation(read(finished), rows))
     assert "<b>&" not in text and "<i>" not in text and "&lt;b&gt;&amp;" in text
     assert 'id="recipe"' not in text
@@ -154,7 +152,7 @@ def test_charts_hold_what_they_are_given() -> None:
     assert all(0 < y < 260 for _, points in chart.lines for _, y in points)
 
 
-@pytest.mark.parametrize("text", [None, "", "zh\ten\n", "\t".join(captions.COLUMNS) + "\nonly\n"])
+@pytest.mark.parametrize("text", [None, "", "zh\ten\n", "\t".join(Caption._fields) + "\nonly\n"])
 def test_a_malformed_table_is_refused(tmp_path: Path, text: str | None) -> None:
     path = captions.path_beside(tmp_path / "R.json")
     if text is not None:

@@ -30,7 +30,7 @@ from .models.student import Student, student_from_recipe
 from .models.teacher import Teacher, teacher_from_recipe
 from .progress import Counter, Listener
 from .training import checkpoint
-from .training.data import CaptionDataset, Microbatch
+from .training.data import caption_batch
 from .training.losses import Loss
 from .training.schedule import total_steps
 from .training.setup import (
@@ -178,10 +178,10 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) 
         probe.trainable = sum(parameter.numel() for parameter in parameters)
         optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=True)
         loss = Loss.from_cache(cache, train, student, device)
-        dataset = CaptionDataset(cache, train.contrast > 0)
 
         def one_pass() -> None:
-            inputs = dataset[Microbatch(list(range(min(batch, count))), 0, min(batch, count))]
+            rows = list(range(min(batch, count)))
+            inputs = caption_batch(cache, rows, rows if train.contrast else None)
             inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
             hidden, positions = inputs.get("frozen_hidden"), inputs["positions"]
             with accelerator.autocast():

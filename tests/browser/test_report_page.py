@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests import runs
-from trainer.report.verdict import WORDS
+from trainer.report.tables import WORDS
 
 pytestmark = pytest.mark.slow  # it needs a browser
 WIDTHS = {"light": 1000, "dark": 390}

@@ -13,6 +13,7 @@ import torch
 from zhclip.artifact import Artifact, load, save
 from zhclip.io import atomic_write
 from zhclip.schema import CorpusInfo, Meta, PartInfo, TeacherInfo
+from zhclip.structure import Structure
 
 from ..base.comfyui import install_folder
 from ..base.device import default_device, matmul_precision
@@ -20,12 +21,11 @@ from ..base.errors import TrainerError
 from ..base.files import read_json, replacing_folder, temporary_folder
 from ..base.recipe import Recipe, SettingsError
 from ..base.settings import public_name, public_settings
-from ..cache.shards import Cache
 from ..corpus.pairs import pairs_sha256, read_pairs
 from ..models.student import Student
 from ..models.tokenizer import compare_tokenizers
 from ..progress import Listener, track
-from ..report.verdict import verdict
+from ..report.tables import verdict
 from ..training.trained import TrainedRun, strategy_name
 
 # Norm of a vector's difference from the trained model's over the vector's own: fp32 arithmetic, or rounding to fp16.
@@ -47,15 +47,14 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
     Raises SettingsError without a report, ExportError if the file's outputs differ from the trained model's by more
     than rounding explains, and ModelError if the stored tokenizer returns other ids than the student's own.
     """
-    path, dtype = recipe.folder / FILE, recipe.export.dtype
-    report = recipe.folder / "report.json"
+    path, report = recipe.folder / FILE, recipe.folder / "report.json"
     if not report.is_file():
         raise SettingsError(f"{report}: missing; run the evaluate stage first (`python -m trainer evaluate`)")
     run = TrainedRun.open(recipe, default_device(), progress)
     restore_scale(run)
     captions = [pair.zh for pair in read_pairs(recipe.folder / "corpus" / "dev.tsv")]
     compare_tokenizers(str(recipe.student.model), run.student.tokens, captions[:COMPARED], recipe.endpoint)
-    ids = sample_ids(recipe, run.student)
+    ids = torch.tensor([run.student.tokens.windows(text)[0] for text in ["", *captions[:SAMPLE]]])
     with matmul_precision("highest"):
         before = outputs(run.student, ids, progress)
         if run.adapter is not None:
@@ -64,19 +63,14 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
         artifact = artifact_from_run(recipe, run, read_json(report, "run the evaluate stage again"))
         with temporary_folder(path) as folder:
             candidate = folder / FILE
-            save(in_dtype(artifact, getattr(torch, dtype)), candidate)
+            save(in_dtype(artifact, getattr(torch, recipe.export.dtype)), candidate)
             after = outputs(Student.from_artifact(load(candidate)).to(default_device()), ids)
-            worst = max(
-                float(((b - a).norm(dim=-1) / a.norm(dim=-1)).max()) for a, b in zip(before, after, strict=True)
-            )
-            if not worst <= TOLERANCE[dtype]:
-                advice = "; add --export.dtype float32" if dtype == "float16" else ""
-                raise ExportError(
-                    f"{path}: its outputs differ from the trained model's by {worst:.2e} of a vector's norm{advice}"
-                )
+            difference = max(float(((b - a).norm(dim=-1) / a.norm(dim=-1)).max()) for a, b in zip(before, after))
+            if not difference <= TOLERANCE[recipe.export.dtype]:
+                advice = "; add --export.dtype float32" if recipe.export.dtype == "float16" else ""
+                raise ExportError(f"{path}: outputs differ from the trained model's by {difference:.2e}{advice}")
             candidate.replace(path)
-    size = f"{path.stat().st_size / 1e6:.0f} MB in {dtype}"
-    logger.info(f"export: {path}, {size}; largest difference from the trained model {worst:.1e} of a vector's norm")
+    logger.info(f"export: {path}, {path.stat().st_size / 1e6:.0f} MB in {recipe.export.dtype}")
     comfyui = install_folder(recipe.install)
     installed = install(path, comfyui, recipe.folder.resolve().name) if comfyui else None
     logger.info(
@@ -98,13 +92,6 @@ def outputs(student: Student, ids: torch.Tensor, progress: Listener | None = Non
     parts = ids.split(BATCH)
     encoded = [student.encode_both(part) for part in track(parts, "export", len(parts), progress)]
     return [torch.cat(column).cpu() for column in zip(*encoded) if column[0] is not None]
-
-
-def sample_ids(recipe: Recipe, student: Student) -> torch.Tensor:
-    """Ids (N, W) of dev captions and of the empty prompt."""
-    dev = Cache.open(recipe.cache_folder / "dev", student.depth, None)
-    ids = dev.rows("ids", list(range(len(dev)))[:SAMPLE]).long()
-    return torch.cat([ids, torch.tensor(student.tokens.windows(""))])
 
 
 def save_adapter(recipe: Recipe, adapter: Any) -> None:
@@ -139,8 +126,8 @@ def artifact_from_run(recipe: Recipe, run: TrainedRun, report: dict[str, Any]) -
 def artifact_from_student(student: Student, positions: int, window: int, **meta: Any) -> Artifact:
     """A student as an artifact with the first `positions` of its position embeddings; `meta`: other fields of Meta."""
     bert = {name: tensor for name, tensor in student.bert.state_dict().items() if "position_ids" not in name}
-    structure = student.structure.tensors()
-    pooled = student.pooled.tensors() if student.pooled else {}
+    structure = replace(student.structure, proj_weight=student.proj_weight, proj_bias=student.proj_bias)
+    pooled = replace(student.pooled or Structure(), proj_weight=student.pooled_weight, proj_bias=student.pooled_bias)
     return Artifact(
         meta=Meta(
             dimensions=replace(student.bert.dimensions, positions=positions),
@@ -153,14 +140,9 @@ def artifact_from_student(student: Student, positions: int, window: int, **meta:
         ),
         bert=bert | {POSITIONS: bert[POSITIONS][:positions]},
         tokenizer=student.tokens.tensors,
-        structure=structure | present(proj_weight=student.proj_weight, proj_bias=student.proj_bias),
-        pooled=pooled | present(proj_weight=student.pooled_weight, proj_bias=student.pooled_bias),
+        structure=structure.tensors(),
+        pooled=pooled.tensors(),
     )
-
-
-def present(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Those that are not None."""
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def in_dtype(artifact: Artifact, dtype: torch.dtype) -> Artifact:

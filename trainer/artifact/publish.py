@@ -6,9 +6,7 @@ Nothing is sent without --push. HF_ENDPOINT and the token are read by huggingfac
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData, get_token
@@ -42,21 +40,19 @@ def publish_run(settings: PublishSettings, progress: Listener | None = None) -> 
     aligned, and for whatever keeps the hub from taking it.
     """
     folder = Path(require(settings.run, "run", "the folder of a finished run"))
-    repo = require(settings.repo, "repo", "the repository on the hub, OWNER/NAME")
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise SettingsError(f"--repo {repo}: not a name that the hub allows ({error})") from error
-    encoder = folder / FILE
+    encoder, readme = folder / FILE, folder / "card" / "README.md"
     if not encoder.is_file():
         raise SettingsError(f"{encoder}: no such file; run the export stage first (`python -m trainer export`)")
     artifact = load(encoder)
     require_aligned(artifact.meta, encoder)
+    repo = repository(settings.repo or f"zhclip-{folder.resolve().name}")
     name = f"{repo.rpartition('/')[2]}.safetensors"  # many encoders share one folder models/text_encoders
-    readme = folder / "card" / "README.md"
     with hold(folder, "--run"):
         write_text(readme, model_card(artifact, repo, name))
-    files = {"README.md": readme, name: encoder} | adapter_files(folder, artifact.meta)
+    files = {"README.md": readme, name: encoder}
+    if "lora" in artifact.meta.strategy:  # without PEFT's empty card
+        parts = (path for path in sorted((folder / "adapter").glob("*")) if path.suffix != ".md")
+        files |= {f"adapter/{path.name}": path for path in parts}
     for path_in_repo, path in files.items():
         log.info(f"publish: {path} -> {HfApi().endpoint}/{repo}/{path_in_repo}, {path.stat().st_size / 1e6:.1f} MB")
     if artifact.meta.licence == "unknown":
@@ -65,6 +61,21 @@ def publish_run(settings: PublishSettings, progress: Listener | None = None) -> 
         log.info(f"publish: pushed, {push(repo, files)}")
     else:
         log.info("publish: nothing was sent; read the card, and repeat the command with --push")
+
+
+def repository(given: str) -> str:
+    """OWNER/NAME of --repo or of its default; the owner is by default who is logged in. Raises SettingsError."""
+    try:
+        validate_repo_id(given)
+    except HFValidationError as error:
+        raise SettingsError(f"--repo {given}: not a name that the hub allows ({error})") from error
+    if "/" in given:
+        return given
+    try:
+        return f"{HfApi().whoami()['name']}/{given}"
+    except Exception as error:
+        hint = f"give --repo OWNER/{given}, or log in with `hf auth login`"
+        raise SettingsError(f"--repo {given}: no owner, and none from the hub ({one_line(error)}); {hint}") from error
 
 
 def require_aligned(meta: Meta, path: Path) -> None:
@@ -82,20 +93,11 @@ def require_aligned(meta: Meta, path: Path) -> None:
         )
 
 
-def adapter_files(folder: Path, meta: Meta) -> dict[str, Path]:
-    """The files of a lora run's adapter, by their names in the repository, without PEFT's empty card."""
-    if "lora" not in meta.strategy:
-        return {}
-    files = sorted(path for path in (folder / "adapter").glob("*") if path.is_file() and path.suffix != ".md")
-    return {f"adapter/{path.name}": path for path in files}
-
-
 def model_card(artifact: Artifact, repo: str, file: str) -> str:
     """The model card: metadata for the hub, and card.md filled in."""
     meta, recipe = artifact.meta, artifact.meta.recipe
-    pairs = recipe["corpus"]["train"]
-    corpora = [one if isinstance(one, str) else one["path"] for one in ([pairs] if isinstance(pairs, str) else pairs)]
-    student, dev = recipe["student"]["model"], meta.report["corpus"]["name"] or "pairs held out of the corpus"
+    student, pairs = recipe["student"]["model"], recipe["corpus"]["train"]
+    corpora = [pairs] if isinstance(pairs, str) else [source["path"] for source in pairs]
     data = ModelCardData(
         language=["zh", "en"],
         license=meta.licence.lower(),  # the hub writes SPDX ids in small letters
@@ -103,40 +105,21 @@ def model_card(artifact: Artifact, repo: str, file: str) -> str:
         base_model=student if "/" in student else None,
         datasets=[name for name in corpora if "/" in name] or None,
     )
-    facts = {
-        "student": student,
-        "teacher": f"{meta.teacher.id}, layer {meta.teacher.layer}, sha256 {meta.teacher.sha256}",
-        "strategy": meta.strategy,
-        "corpus": f"{', '.join(corpora)}: {meta.corpus.rows:,} pairs after cleaning, sha256 {meta.corpus.sha256}",
-        "scored on": f"{dev}, {meta.report['rows']:,} pairs",
-        "window": f"{meta.window} positions",
-    }
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=repo.rpartition("/")[2],
         repo=repo,
+        name=repo.rpartition("/")[2],
         file=file,
-        teacher=escaped(meta.teacher.id),
-        width=meta.teacher.width,
-        report=to_markdown(escaped(meta.report)).partition("\n")[2].strip(),  # without its heading
-        facts=escaped(facts),
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip().replace("`" * 3, "'''"),
+        meta=meta,
+        student=student,
+        corpora=", ".join(corpora),
+        dev=meta.report["corpus"]["name"],
+        report=to_markdown(meta.report).partition("\n")[2].strip(),  # without its heading
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
         skip=bool(artifact.skip),
-        layer=meta.teacher.layer,
-        dev=escaped(dev),
-        licence=escaped(meta.licence),
     )
     return card.content.rstrip() + "\n"
-
-
-def escaped(value: Any) -> Any:
-    """A text, or all texts of a nested dict, on one line each and without Markdown or HTML markup."""
-    if isinstance(value, dict):
-        return {escaped(name): escaped(each) for name, each in value.items()}
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"[\\`*\[\]<>|]", lambda sign: f"\\{sign[0]}", " ".join(value.split()))
 
 
 def push(repo: str, files: dict[str, Path]) -> str:

@@ -65,7 +65,8 @@ class PublishSettings:
     run: str | None = None
     """Folder of a finished run."""
     repo: str | None = None
-    """Repository on the hub, OWNER/NAME, created if needed."""
+    """Repository on the hub, OWNER/NAME, created if needed. The owner is by default who is logged in, the name
+    zhclip-RUN."""
     push: bool = False
     """Upload. Without it the card is written, and the files to upload are listed."""
 

@@ -44,7 +44,7 @@ def standardise_targets(folder: Path, teacher: Teacher, pairs: list[Pair], progr
             f"{path} was measured on other pairs, or of another teacher, layer or window: use the old settings, "
             f"another --cache.dir, or delete {folder}"
         )
-    return _with_statistics(teacher, path)
+    return with_statistics(teacher, read_tensors(path, DAMAGE_HINT))
 
 
 def standardised_teacher(recipe: Recipe, device: torch.device | str, progress: Listener | None = None) -> Teacher:
@@ -54,7 +54,7 @@ def standardised_teacher(recipe: Recipe, device: torch.device | str, progress: L
         return teacher
     if not path.is_file():
         raise SettingsError(f"{path}: not there; run the cache stage first (`python -m trainer cache`)")
-    return _with_statistics(teacher, path)
+    return with_statistics(teacher, read_tensors(path, DAMAGE_HINT))
 
 
 def statistics(teacher: Teacher, pairs: list[Pair], progress: Listener | None = None) -> dict[str, torch.Tensor]:
@@ -76,9 +76,10 @@ def statistics(teacher: Teacher, pairs: list[Pair], progress: Listener | None = 
     return out | dict(zip(("pooled_mean", "pooled_std"), _mean_and_std(torch.cat(pooled)))) if pooled else out
 
 
-def _with_statistics(teacher: Teacher, path: Path) -> Teacher:
+def with_statistics(teacher: Teacher, statistics: dict[str, torch.Tensor]) -> Teacher:
+    """A copy of the teacher that standardises by these, as `statistics` returns them; empty: that does not."""
     out = copy(teacher)  # keeps the cached digest, which dataclasses.replace would forget
-    vars(out).update(read_tensors(path, DAMAGE_HINT))
+    vars(out).update(statistics)
     return out
 
 

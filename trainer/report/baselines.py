@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,7 +12,6 @@ from zhclip.structure import project
 
 from ..cache.shards import POOLED, Cache
 from ..corpus.pairs import Pair
-from ..models.student import Ridge
 from ..models.teacher import Teacher
 
 Targets = Callable[[list[int]], torch.Tensor]
@@ -24,29 +22,20 @@ def teacher_targets(teacher: Teacher, pairs: list[Pair]) -> Targets:
     return lambda rows: teacher.encode([pairs[row].en for row in rows])[0].cpu()
 
 
-@dataclass(frozen=True)
 class Baselines:
-    """Predictors from a cache of other captions than the scored ones.
+    """Predictors from a cache of other captions than the scored ones, solved from its sums.
 
-    constant: (W, D) mean unit target of each position. centre: (S,) mean sentence vector of the untrained student.
-    targets: rows of the cache -> targets (N, W, D) at all positions.
+    penalty: of the ridge regression. targets: indices of the cache's captions -> targets (N, W, D), needed if the cache
+    does not have all positions.
     """
 
-    cache: Cache
-    constant: torch.Tensor
-    ridge: Ridge
-    centre: torch.Tensor
-    targets: Targets
-    pooled_ridge: Ridge | None
-
-    @classmethod
-    def from_cache(cls, cache: Cache, penalty: float, targets: Targets | None = None) -> Baselines:
-        """Solve them from the cache's sums. `targets` is needed if the cache does not have all positions."""
+    def __init__(self, cache: Cache, penalty: float, targets: Targets | None = None) -> None:
+        self.cache, self.targets = cache, targets or partial(cache.rows, "target")
+        self.constant = cache.constant()  # (W, D)
+        self.ridge = cache.ridge(penalty)
+        self.pooled_ridge = cache.ridge(penalty, POOLED) if cache.pooled_width else None
         total = torch.stack([shard["zh_sentence"].double().sum(dim=0) for shard in cache.shards]).sum(dim=0)
-        centre = (total / len(cache)).float()
-        targets = targets or partial(cache.rows, "target")
-        pooled = cache.ridge(penalty, POOLED) if cache.pooled_width else None
-        return cls(cache, cache.constant(), cache.ridge(penalty), centre, targets, pooled)
+        self.centre = (total / len(cache)).float()  # (S,) mean sentence vector of the untrained student
 
     def nearest(self, vectors: torch.Tensor) -> list[int]:
         """For each sentence vector (N, S) of the untrained student, the row of the cache with the largest cosine.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from ..base.files import write_text
 from ..base.recipe import SettingsError
 
 
-@dataclass(frozen=True)
-class Caption:
+class Caption(NamedTuple):
     """One scored caption. Losses are means over positions; a rank of 0 means that its own English is the nearest."""
 
     zh: str
@@ -22,7 +21,7 @@ class Caption:
     nearest: str  # the most similar English caption other than its own
 
 
-COLUMNS = [field.name for field in fields(Caption)]
+TYPES = (str, str, float, float, int, int, str)
 
 
 def path_beside(report: Path) -> Path:
@@ -32,18 +31,18 @@ def path_beside(report: Path) -> Path:
 
 def write(path: Path, captions: list[Caption]) -> None:
     """Write the table atomically."""
-    lines = ["\t".join(f"{v:.6f}" if isinstance(v, float) else str(v) for v in astuple(c)) for c in captions]
-    write_text(path, "\n".join(["\t".join(COLUMNS), *lines]) + "\n")
+    rows = [[f"{value:.6f}" if isinstance(value, float) else str(value) for value in caption] for caption in captions]
+    write_text(path, "".join("\t".join(row) + "\n" for row in [Caption._fields, *rows]))
 
 
 def read(path: Path) -> list[Caption]:
     """Read the table. Raises SettingsError if it is missing or malformed."""
     if not path.is_file():
         raise SettingsError(f"{path}: missing; run evaluate again, which writes it beside the report")
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    if not lines or lines[0] != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
-        raise SettingsError(f"{path}: not a table of captions as evaluate writes it; run evaluate again")
-    return [
-        Caption(zh, en, float(loss), float(content), int(rank), int(rank_content), nearest)
-        for zh, en, loss, content, rank, rank_content, nearest in lines[1:]
-    ]
+    try:
+        columns, *rows = [tuple(line.split("\t")) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        if columns != Caption._fields:
+            raise ValueError("other columns")
+        return [Caption(*(kind(cell) for kind, cell in zip(TYPES, row, strict=True))) for row in rows]
+    except ValueError as error:
+        raise SettingsError(f"{path}: no table of captions as evaluate writes it ({error}); run it again") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
@@ -14,8 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 26  # margins
 MOST = 240  # points of a line; of a longer one, means of neighbours
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """Values from `low` to `high`, drawn from coordinate `start` to `end`."""
 
     low: float
@@ -27,13 +25,12 @@ class Axis:
         """Coordinate of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
-    def ticks(self, count: int = 5) -> list[float]:
-        """About `count` round values from low to high."""
-        raw = (self.high - self.low) / count
+    def ticks(self) -> list[float]:
+        """About five round values from low to high."""
+        raw = (self.high - self.low) / 5
         power = 10 ** math.floor(math.log10(raw))
         step = min((power * m for m in (1, 2, 5, 10)), key=lambda size: abs(size - raw))
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [n * step for n in range(first, last + 1)]
+        return [n * step for n in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
 
 
 class LineChart(NamedTuple):
@@ -45,7 +42,7 @@ class LineChart(NamedTuple):
 
     @classmethod
     def from_points(cls, series: Mapping[str, Points]) -> LineChart:
-        """Of points by CSS class."""
+        """The chart of points by CSS class."""
         series = {name: averaged(points) for name, points in series.items()}
         xs, ys = zip(*(point for points in series.values() for point in points))
         x = Axis(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from copy import copy
-from dataclasses import replace
 from pathlib import Path
 
 from zhclip.artifact import Artifact, load
@@ -20,6 +18,7 @@ from ..base.stage_settings import EvaluateSettings
 from ..cache.builder import CacheBuilder
 from ..cache.shards import Cache
 from ..cache.stage import build
+from ..cache.standardise import with_statistics
 from ..corpus.pairs import Pair, clean, read_pairs
 from ..corpus.readers import read_rows
 from ..models.student import Student, load_student
@@ -29,8 +28,8 @@ from ..training import metrics
 from ..training.trained import TrainedRun, strategy_name
 from . import captions
 from .baselines import Baselines, teacher_targets
-from .page import page
-from .score import Evaluation, score
+from .page import Evaluation, page
+from .score import score
 from .tables import to_markdown
 
 logger = logging.getLogger(__name__)
@@ -59,25 +58,18 @@ def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation
     run, folder = TrainedRun.open(recipe, default_device(), progress), recipe.folder / "corpus"
     summary = read_json(folder / "summary.json", "delete it and run the corpus stage again")
     targets = teacher_targets(run.teacher, read_pairs(folder / "train.tsv"))
-    baselines = Baselines.from_cache(run.cache, recipe.train.ridge_lambda, targets)
+    baselines = Baselines(run.cache, recipe.train.ridge_lambda, targets)
     dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
-    pairs = read_pairs(folder / "dev.tsv")
-    scored = score(run.student, [(dev, baselines)], pairs, progress)
-    facts = {
+    report, rows = score(run.student, [(dev, baselines)], read_pairs(folder / "dev.tsv"), progress)
+    report |= {
         "baselines_from": "training pairs",
         "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
         "strategy": strategy_name(recipe.train),
     }
-    evaluation = replace(
-        scored,
-        report=scored.report | facts,
-        name=recipe.folder.resolve().name,
-        recipe=public_settings(recipe),
-        metrics=metrics.read(recipe.folder / metrics.FILE),
-        corpus=summary,
-    )
+    logged = metrics.read(recipe.folder / metrics.FILE)
+    evaluation = Evaluation(report, rows, recipe.folder.resolve().name, public_settings(recipe), logged, summary)
     write_report(recipe.folder / "report.json", evaluation)
-    logger.info(to_markdown(evaluation.report))
+    logger.info(to_markdown(report))
     return evaluation
 
 
@@ -87,16 +79,15 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
     Baselines come from its run's cache if it lies in the run's folder; else those of each half of the scored pairs come
     from the other half. Raises SettingsError, CorpusError, ArtifactError, ModelError.
     """
-    path = require(settings.artifact, "artifact", "the encoder to score")
+    path = Path(require(settings.artifact, "artifact", "the encoder to score"))
     source = require(settings.corpus, "corpus", "the pairs to score it on")
-    device = default_device()
-    artifact = load(path)
-    meta = artifact.meta
+    device, artifact = default_device(), load(path)
+    meta, recipe_path = artifact.meta, path.parent / "recipe.yaml"
     student = Student.from_artifact(artifact).to(device)
-    teacher = _load_teacher(settings, artifact, device, progress)
+    teacher = load_own_teacher(settings, artifact, device, progress)
     student.structure = student.structure.standardised()
     student.pooled = student.pooled.standardised() if student.pooled else None
-    run = _recipe_beside(Path(path))
+    run = parse_recipe(recipe_path) if recipe_path.is_file() else None
     model = settings.student.model or (run.student.model if run else None)
     model = require(model, "student.model", "the untrained student")
     untrained = load_student(model, meta.window, device, progress=progress)
@@ -104,24 +95,22 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
     penalty = float(meta.recipe.get("train", {}).get("ridge_lambda", TrainSettings.ridge_lambda))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         pairs = cleaned.require(4, source)
-        caches = _cache_halves(Path(temporary), pairs, teacher, untrained)
+        caches = cache_halves(Path(temporary), pairs, teacher, untrained)
         if run is not None and (run.cache_folder / "train").is_dir():
             train = Cache.open(run.cache_folder / "train", None, run.train.pad_positions)
             targets = teacher_targets(teacher, read_pairs(run.folder / "corpus" / "train.tsv"))
-            baselines, origin = [Baselines.from_cache(train, penalty, targets)] * 2, "training pairs"
+            baselines, origin = [Baselines(train, penalty, targets)] * 2, "training pairs"
         else:
-            baselines = [Baselines.from_cache(half, penalty) for half in reversed(caches)]
+            baselines = [Baselines(half, penalty) for half in reversed(caches)]
             origin = "the other half of the scored pairs"
-        parts = list(zip(caches, baselines, strict=True))
-        scored = score(student, parts, pairs, progress)
+        report, rows = score(student, list(zip(caches, baselines)), pairs, progress)
     about = {"name": Path(source).name, "rejected": cleaned.counts()}
-    facts = {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
-    evaluation = replace(scored, report=scored.report | facts, name=Path(path).stem, recipe=meta.recipe)
-    logger.info(to_markdown(evaluation.report))
-    return evaluation
+    report |= {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
+    logger.info(to_markdown(report))
+    return Evaluation(report, rows, path.stem, meta.recipe)
 
 
-def _cache_halves(folder: Path, pairs: list[Pair], teacher: Teacher, untrained: Student) -> list[Cache]:
+def cache_halves(folder: Path, pairs: list[Pair], teacher: Teacher, untrained: Student) -> list[Cache]:
     """Both halves of the pairs as caches of all positions and all the untrained student's layers."""
     half = (len(pairs) + 1) // 2
     caches = []
@@ -131,7 +120,7 @@ def _cache_halves(folder: Path, pairs: list[Pair], teacher: Teacher, untrained: 
     return caches
 
 
-def _load_teacher(settings: EvaluateSettings, artifact: Artifact, device: str, progress: Listener | None) -> Teacher:
+def load_own_teacher(settings: EvaluateSettings, artifact: Artifact, device: str, progress: Listener | None) -> Teacher:
     """The artifact's teacher, whose outputs are standardised as the artifact's were in training."""
     model = require(settings.teacher.model, "teacher.model", "the artifact's teacher")
     meta, own = artifact.meta, artifact.meta.teacher
@@ -145,19 +134,8 @@ def _load_teacher(settings: EvaluateSettings, artifact: Artifact, device: str, p
         )
     if teacher.width != own.width:
         raise SettingsError(f"--teacher.model {model} is {teacher.width} wide and {settings.artifact} {own.width}")
-    if "mean" not in artifact.structure:
-        return teacher
-    moments = {name: artifact.structure[name].float() for name in ("mean", "std")}
-    moments |= {f"pooled_{name}": artifact.pooled[name].float() for name in moments if name in artifact.pooled}
-    teacher = copy(teacher)
-    vars(teacher).update(moments)
-    return teacher
-
-
-def _recipe_beside(artifact: Path) -> Recipe | None:
-    """The recipe of the run whose folder the artifact is in, or None."""
-    path = artifact.parent / "recipe.yaml"
-    return parse_recipe(path) if path.is_file() else None
+    groups, names = {"": artifact.structure, "pooled_": artifact.pooled}, ("mean", "std")
+    return with_statistics(teacher, {p + n: t[n].float() for p, t in groups.items() for n in names if n in t})
 
 
 def write_report(path: Path, evaluation: Evaluation) -> None:

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from . import charts
+from .captions import Caption
 from .charts import LineChart
-from .score import Evaluation
-from .tables import DIRECTIONS, RANKS, by_predictor
-from .verdict import LANGUAGES, WORDS, verdict
+from .tables import DIRECTIONS, LANGUAGES, RANKS, WORDS, by_predictor, verdict
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 HARD = 15  # captions shown
 RETRIEVALS = {"found_all": "retrieval", "found_content": "retrieval_content"}  # by title
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A report as JSON values, its captions, and what the page shows beside them. The last two are a run's.
+
+    name: of the run or the encoder, the page's title. corpus: rows and rejected rows, by split.
+    """
+
+    report: dict[str, Any]
+    captions: list[Caption]
+    name: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, float]] = ()
+    corpus: Mapping[str, dict] = field(default_factory=dict)
 
 
 def page(evaluation: Evaluation) -> str:
@@ -28,7 +44,11 @@ def page(evaluation: Evaluation) -> str:
         TEMPLATE.read_text(encoding="utf-8")
     )
     losses = by_predictor(report, "loss")
-    skills = series(evaluation.metrics, "dev_skill")
+    curves = {name: series(evaluation.metrics, name) for name in ("loss", "constant_loss", "dev_skill")}
+    curve = None
+    if curves["loss"]:
+        dev = [(curves["loss"][-1][0], report["loss"]["all"])]
+        curve = LineChart.from_points({"aligned": curves["loss"], "constant": curves["constant_loss"], "dev": dev})
     return template.render(
         name=evaluation.name,
         report=report,
@@ -44,8 +64,8 @@ def page(evaluation: Evaluation) -> str:
         sides=list(DIRECTIONS),
         ranks=[f"R@{k}" for k in RANKS],
         hard=sorted(evaluation.captions, key=lambda c: (-c.rank, -c.loss))[:HARD],
-        curve=loss_chart(evaluation.metrics, report["loss"]["all"]),
-        skills=LineChart.from_points({"aligned": skills}) if skills else None,
+        curve=curve,
+        skills=LineChart.from_points({"aligned": curves["dev_skill"]}) if curves["dev_skill"] else None,
         corpus=evaluation.corpus or {"dev": {"rows": report["rows"], "rejected": report["corpus"]["rejected"]}},
         recipe=recipe,
         settings=yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False, allow_unicode=True),
@@ -69,12 +89,3 @@ def in_both(texts: Sequence[str]) -> Markup:
 def series(metrics: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
     """(step, value) of a metric where it was logged."""
     return [(row["step"], row[name]) for row in metrics if name in row]
-
-
-def loss_chart(metrics: Sequence[Mapping[str, float]], dev_loss: float) -> LineChart | None:
-    """The training loss beside the constant's, and the final loss on the dev captions; None without metrics."""
-    loss = series(metrics, "loss")
-    if not loss:
-        return None
-    constant = series(metrics, "constant_loss")
-    return LineChart.from_points({"aligned": loss, "constant": constant, "dev": [(loss[-1][0], dev_loss)]})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from ..cache.shards import Cache
 from ..corpus.pairs import Pair
 from ..models.student import Student
 from ..progress import Counter, Listener
-from ..training.losses import cosine_loss, zone_masks
+from ..training.losses import cosine_loss
 from .baselines import Baselines
 from .captions import Caption
 from .tables import RANKS
@@ -25,28 +24,16 @@ BATCH = 32  # captions at once: less than the cache stage computes, so that they
 Columns = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A report as plain JSON values, its captions, and what the page shows beside them; the last three are a run's.
-
-    name: of the run or the encoder, the page's title.
-    """
-
-    report: dict[str, Any]
-    captions: list[Caption]
-    name: str = ""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Sequence[Mapping[str, float]] = ()
-    corpus: Mapping[str, dict] = field(default_factory=dict)  # rows and rejected, by split
-
-
 def score(
     student: Student,
     parts: Sequence[tuple[Cache, Baselines]],
     pairs: Sequence[Pair],
     progress: Listener | None = None,
-) -> Evaluation:
-    """Score a student on cached pairs, with all positions and all layers' output, each cache with its own baselines."""
+) -> tuple[dict[str, Any], list[Caption]]:
+    """The report of a student as JSON values, and each pair's own figures.
+
+    parts: caches of the pairs with all positions and all layers' output, each with its own baselines.
+    """
     cache = parts[0][0]
     columns, lengths = measure_all(student, parts, progress)
     zones = zone_masks(lengths, cache.window)
@@ -55,7 +42,8 @@ def score(
     skills = {zone: 1 - losses["aligned"][zone] / loss for zone, loss in losses["constant"].items() if loss > 1e-6}
     whole = {name: retrieval(own["sentence"], english["sentence"]) for name, own in columns.items()}
     content = {name: retrieval(own["content"], english["content"]) for name, own in columns.items()}
-    ratios = zone_ratios(aligned["norm"], english["norm"], zones)
+    norms, ratios = zone_means(aligned["norm"], zones), zone_means(english["norm"], zones)
+    ratios = {zone: norms[zone] / norm for zone, norm in ratios.items() if norm}
     report = {
         "rows": len(lengths),
         "window": cache.window,
@@ -72,7 +60,7 @@ def score(
     }
     if cache.widths:
         report["parts"] = by_part(columns, english, zones, cache.widths)
-    return Evaluation(report, caption_table(aligned, english, zones["content"], pairs))
+    return report, caption_table(aligned, english, zones["content"], pairs)
 
 
 def caption_table(aligned: Columns, english: Columns, content: torch.Tensor, pairs: Sequence[Pair]) -> list[Caption]:
@@ -80,8 +68,9 @@ def caption_table(aligned: Columns, english: Columns, content: torch.Tensor, pai
     loss = aligned["loss"].double()
     loss_content = (loss * content).sum(dim=1) / content.sum(dim=1).clamp_min(1)
     similarity, by_content = (centred_similarity(aligned[key], english[key]) for key in ("sentence", "content"))
-    figures = (loss.mean(dim=1), loss_content, ranks(similarity), ranks(by_content), nearest_other(similarity))
-    rows = zip(pairs, *(column.tolist() for column in figures), strict=True)
+    nearest = similarity.clone().fill_diagonal_(-torch.inf).argmax(dim=1)
+    columns = (loss.mean(dim=1), loss_content, ranks(similarity), ranks(by_content), nearest)
+    rows = zip(pairs, *(column.tolist() for column in columns), strict=True)
     return [
         Caption(pair.zh, pair.en, loss, loss_content, rank, rank_content, pairs[nearest].en)
         for pair, loss, loss_content, rank, rank_content, nearest in rows
@@ -110,14 +99,13 @@ def by_part(
 def measure_all(
     student: Student, parts: Sequence[tuple[Cache, Baselines]], progress: Listener | None = None
 ) -> tuple[dict[str, Columns], torch.Tensor]:
-    """The `measure` of every predictor, and of the `english` targets themselves, over all captions; and the teacher's
-    lengths (N,)."""
+    """`measure` of every predictor and of the `english` targets themselves, and the teacher's lengths (N,)."""
     batches: dict[str, list[Columns]] = defaultdict(list)
     lengths = torch.cat([cache.column("en_length") for cache, _ in parts])
     counter = Counter("evaluate", len(lengths), progress)
     for cache, baselines in parts:
         nearest = baselines.nearest(cache.column("zh_sentence"))
-        for rows in (chosen.tolist() for chosen in torch.arange(len(cache)).split(BATCH)):
+        for rows in (part.tolist() for part in torch.arange(len(cache)).split(BATCH)):
             ids, target = cache.rows("ids", rows).long(), cache.rows("target", rows).float()
             untrained, nearest_rows = cache.rows("frozen_hidden", rows).float(), [nearest[row] for row in rows]
             aligned, pooled = student.encode_both(ids)
@@ -151,27 +139,29 @@ def measure(z: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, widths: S
     return own | {"sentence": sentence_vector(z, mask, widths), "content": sentence_vector(z, content, widths)}
 
 
+def zone_masks(lengths: torch.Tensor, window: int) -> dict[str, torch.Tensor]:
+    """The positions (B, window) bool of each zone, from lengths (B,) that count start and end token.
+
+    position0: the start token; content: between start and end; end: the end token; pad: after it; all: every position.
+    """
+    position = torch.arange(window)[None, :]
+    end = (lengths.long() - 1)[:, None]
+    return {
+        "all": torch.ones_like(position < end),
+        "position0": (position == 0).expand(len(lengths), -1),
+        "content": (position > 0) & (position < end),
+        "end": position == end,
+        "pad": position > end,
+    }
+
+
 def zone_means(values: torch.Tensor, zones: dict[str, torch.Tensor]) -> dict[str, float]:
     """Mean of values (N, W) in each zone that has positions."""
     return {zone: float(values[mask].double().mean()) for zone, mask in zones.items() if mask.any()}
 
 
-def zone_ratios(norm: torch.Tensor, target_norm: torch.Tensor, zones: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Mean norm over the teacher's mean norm, both (N, W), in each zone that has positions."""
-    targets, means = zone_means(target_norm, zones), zone_means(norm, zones)
-    return {zone: means[zone] / target for zone, target in targets.items() if target}
-
-
 def retrieval(zh: torch.Tensor, en: torch.Tensor) -> dict[str, dict[str, float]]:
     """R@k in both directions of sentence vectors (N, D)."""
     similarity = centred_similarity(zh, en)
-    return {
-        direction: {f"R@{k}": recall(matrix, k) for k in RANKS}
-        for direction, matrix in (("zh_to_en", similarity), ("en_to_zh", similarity.T))
-    }
-
-
-def nearest_other(similarity: torch.Tensor) -> torch.Tensor:
-    """The column (N,) with the largest value of each row of similarity (N, N), other than its own."""
-    own = torch.eye(len(similarity), dtype=torch.bool)
-    return similarity.masked_fill(own, -torch.inf).argmax(dim=1)
+    directions = {"zh_to_en": similarity, "en_to_zh": similarity.T}
+    return {name: {f"R@{k}": recall(matrix, k) for k in RANKS} for name, matrix in directions.items()}

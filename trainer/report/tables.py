@@ -1,11 +1,15 @@
-"""Tables in Markdown, and a report as Markdown."""
+"""A report in words: one sentence in English and Chinese, and Markdown tables."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from .verdict import verdict
-
+LANGUAGES = ("en", "zh")
+WORDS: dict[str, Any] = json.loads(Path(__file__).with_name("report_words.json").read_text(encoding="utf-8"))
+"""The report's phrases, each (English, Chinese), or groups of them by a word of the report."""
 RANKS = (1, 5, 10)
 DIRECTIONS = {"zh_to_en": "zh to en", "en_to_zh": "en to zh"}
 LABELS = {
@@ -16,6 +20,27 @@ LABELS = {
     "untrained": "untrained student",
 }
 """The encoder and its baselines by their names in a report, in the order of tables."""
+
+
+def verdict(report: Mapping, language: str = "en") -> str:
+    """How much better than its baselines an encoder is, and how many captions find their own translation first."""
+    loss = report["loss"]["all"]
+    ridge, constant = (report["baselines"][name]["all"] for name in ("ridge", "constant"))
+    if loss >= constant:
+        outcome = "constant"
+    elif report.get("strategy") == "ridge":
+        outcome = "untrained"
+    else:
+        outcome = "ridge" if loss >= ridge else "better"
+    return WORDS["verdict"][outcome][LANGUAGES.index(language)].format(
+        loss=f"{loss:.3f}",
+        ridge=f"{ridge:.3f}",
+        constant=f"{constant:.3f}",
+        below_ridge=f"{1 - loss / ridge:.0%}" if ridge else "",
+        below_constant=f"{1 - loss / constant:.0%}" if constant else "",
+        hits=f"{round(report['rows'] * report['retrieval']['zh_to_en']['R@1']):,}",
+        rows=f"{report['rows']:,}",
+    )
 
 
 def markdown_table(rows: Sequence[Sequence[str]], names: Sequence[str]) -> str:
@@ -41,28 +66,24 @@ def to_markdown(report: Mapping) -> str:
         f"Baselines from {report['baselines_from']}. Skill (1 - loss / constant): {report['skill']:.3f}. "
         f"Norm ratio: {report['norm_ratio']:.3f}.",
         "Mean cosine loss, lower is better:",
-        _losses(by_predictor(report, "loss")),
+        _figures(by_predictor(report, "loss")),
         "Share of captions that find their own translation, higher is better:",
         _recalls(by_predictor(report, "retrieval")),
         "The same from the positions between start and end alone:",
         _recalls(by_predictor(report, "retrieval_content")),
     ]
     for name, part in report.get("parts", {}).items():
-        lines += [f"Of {name}:", _losses(part["loss"]), _recalls(part["retrieval"])]
+        lines += [f"Of {name}:", _figures(part["loss"]), _recalls(part["retrieval"])]
     return "\n\n".join(lines) + "\n"
 
 
-def _losses(by_name: Mapping[str, Mapping[str, float]]) -> str:
-    zones = list(by_name["aligned"])
-    return _figures({name: [loss[zone] for zone in zones] for name, loss in by_name.items()}, zones)
-
-
 def _recalls(by_name: Mapping[str, Mapping]) -> str:
-    rows = {name: [recall[d][f"R@{k}"] for d in DIRECTIONS for k in RANKS] for name, recall in by_name.items()}
-    return _figures(rows, [f"{label} R@{k}" for label in DIRECTIONS.values() for k in RANKS])
+    columns = [(direction, f"R@{k}") for direction in DIRECTIONS for k in RANKS]
+    return _figures({name: {f"{DIRECTIONS[d]} {k}": own[d][k] for d, k in columns} for name, own in by_name.items()})
 
 
-def _figures(rows: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
-    labels = LABELS | {"aligned": f"**{LABELS['aligned']}**"}
-    texts = [[labels[name], *(f"{value:.3f}" for value in values)] for name, values in rows.items()]
-    return markdown_table(texts, ["", *names])
+def _figures(by_name: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of figures by predictor and column."""
+    labels, columns = LABELS | {"aligned": f"**{LABELS['aligned']}**"}, list(by_name["aligned"])
+    rows = [[labels[name], *(f"{own[column]:.3f}" for column in columns)] for name, own in by_name.items()]
+    return markdown_table(rows, ["", *columns])

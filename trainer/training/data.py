@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 
@@ -20,112 +19,69 @@ MULTIPLE = 64
 Batch = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Microbatch:
-    """The captions [begin, end) of an optimiser step: what one process computes in one forward pass.
+def epoch_batches(rows: int, batch: int, seed: int, epoch: int) -> torch.Tensor:
+    """Caption indices (batches, batch) of one epoch: a permutation, completed to whole batches from its beginning."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(rows, generator=generator)
+    count = math.ceil(rows / batch)
+    return order[torch.arange(count * batch) % rows].view(count, batch)
 
-    step: row indices of all captions of the step.
+
+def microbatches(
+    rows: int, batch: int, seed: int, steps: range, accumulate: int = 1, process: int = 0, processes: int = 1
+) -> Iterator[tuple[list[int], list[int]]]:
+    """For each forward pass of one process, its caption indices and those of the whole optimiser step.
+
+    A step's batch is split into `accumulate` passes, each of them over all processes. A pure function of seed and step,
+    so that a resumed run sees the same captions.
     """
+    epoch, batches = -1, torch.empty(0)
+    size = batch // accumulate // processes
+    for step in steps:
+        number, within = divmod(step, math.ceil(rows / batch))
+        if number != epoch:
+            epoch, batches = number, epoch_batches(rows, batch, seed, number)
+        step_rows = batches[within].tolist()
+        for part in range(accumulate):
+            begin = (part * processes + process) * size
+            yield step_rows[begin : begin + size], step_rows
 
-    step: list[int]
-    begin: int
-    end: int
 
-    @property
-    def rows(self) -> list[int]:
-        """Row indices of these captions."""
-        return self.step[self.begin : self.end]
+def caption_batch(cache: Cache, rows: list[int], step_rows: list[int] | None = None) -> Batch:
+    """The inputs and targets of B captions with P positions each.
 
-
-@dataclass(frozen=True)
-class Order:
-    """The microbatches of steps [first, last), a pure function of seed and step: a resumed run sees the same ones.
-
-    Each epoch is a new permutation of `rows` captions, completed to whole batches from its own beginning. A step's
-    batch is split into `accumulate` forward passes, each of them over all processes; those of `process` are yielded.
+    ids, positions (B, P); weights (B, P), of each position in the loss; target (B, P, D); flat_index (T,), which of the
+    flattened (B, P) are computed. Where the cache has them: frozen_hidden (B, P, S), pooled_target (B, G). With
+    `step_rows`, N captions, for the contrastive loss: english (N, D), their English sentence vectors, and own (B, N)
+    bool, which of these belong to each caption.
     """
-
-    rows: int
-    batch: int
-    seed: int
-    first: int
-    last: int
-    accumulate: int = 1
-    process: int = 0
-    processes: int = 1
-
-    def __iter__(self) -> Iterator[Microbatch]:
-        epoch, batches = -1, torch.empty(0)
-        size = self.batch // self.accumulate // self.processes
-        for step in range(self.first, self.last):
-            number, within = divmod(step, math.ceil(self.rows / self.batch))
-            if number != epoch:
-                epoch, batches = number, self.permutation(number)
-            rows = batches[within].tolist()
-            for part in range(self.accumulate):
-                begin = (part * self.processes + self.process) * size
-                yield Microbatch(rows, begin, begin + size)
-
-    def permutation(self, epoch: int) -> torch.Tensor:
-        """Row indices (batches, batch) of one epoch."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.rows, generator=generator)
-        count = math.ceil(self.rows / self.batch)
-        return order[torch.arange(count * self.batch) % self.rows].view(count, self.batch)
+    weights = position_weights(cache.rows("length", rows), cache.rows("count", rows), cache.window)
+    batch = {
+        "ids": cache.rows("ids", rows).long(),
+        "positions": cache.rows("position", rows),
+        "weights": weights,
+        "flat_index": rounded_index(weights),
+        "target": cache.rows("target", rows),
+    }
+    if cache.has_frozen_hidden:
+        batch["frozen_hidden"] = cache.rows("frozen_hidden", rows)
+    if cache.pooled_width:
+        batch["pooled_target"] = cache.rows("teacher_pooled", rows)
+    if step_rows is not None:
+        target = batch["target"] if rows == step_rows else cache.rows("target", step_rows)
+        lengths = index_on(cache.rows("en_length", step_rows), target.device)
+        # A cached caption has all positions of its longer text, so the English ones come first.
+        mask = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
+        batch["english"] = sentence_vector(target.float(), mask, cache.widths)
+        batch["own"] = torch.tensor(rows)[:, None] == torch.tensor(step_rows)
+    return batch
 
 
-@dataclass(frozen=True)
-class CaptionDataset:
-    """Captions of a cache. With `contrast`, a batch also has the English sentence vectors of the whole step."""
-
-    cache: Cache
-    contrast: bool = False
-
-    def __len__(self) -> int:
-        return len(self.cache)
-
-    def __getitem__(self, microbatch: Microbatch) -> Batch:
-        """A batch of B captions and P positions each.
-
-        ids, positions (B, P); weights (B, P), of each position in the loss; target (B, P, D); flat_index (T,), which of
-        the flattened (B, P) are computed. Where the cache has them: frozen_hidden (B, P, S), pooled_target (B, G). With
-        `contrast`: english (N, D), sentence vectors of the step's N captions, and own (B, N) bool.
-        """
-        rows, cache = microbatch.rows, self.cache
-        weights = position_weights(cache.rows("length", rows), cache.rows("count", rows), cache.window)
-        batch = {
-            "ids": cache.rows("ids", rows).long(),
-            "positions": cache.rows("position", rows),
-            "weights": weights,
-            "flat_index": flat_index(weights),
-            "target": cache.rows("target", rows),
-        }
-        if cache.has_frozen_hidden:
-            batch["frozen_hidden"] = cache.rows("frozen_hidden", rows)
-        if cache.pooled_width:
-            batch["pooled_target"] = cache.rows("teacher_pooled", rows)
-        if self.contrast:
-            step = torch.tensor(microbatch.step)
-            target = batch["target"] if rows == microbatch.step else cache.rows("target", microbatch.step)
-            batch["english"] = english_vectors(target, cache.rows("en_length", microbatch.step), cache.widths)
-            batch["own"] = step[microbatch.begin : microbatch.end, None] == step[None, :]
-        return batch
-
-
-def english_vectors(target: torch.Tensor, lengths: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
-    """Sentence vectors (N, D) float of targets (N, P, D) and English lengths (N,).
-
-    Computed at each step: a cached caption has all positions of its longer text, so the English ones come first.
-    """
-    text = torch.arange(target.shape[1], device=target.device) < index_on(lengths, target.device)[:, None]
-    return sentence_vector(target.float(), text, widths)
-
-
-def flat_index(weights: torch.Tensor) -> torch.Tensor:
-    """Which of the flattened (B, P) positions to compute: (T,).
+def rounded_index(weights: torch.Tensor) -> torch.Tensor:
+    """Indices (T,) of the flattened (B, P) positions to compute.
 
     All of weight above 0, and as many of the others as make T a multiple of MULTIPLE, if there are enough.
     """
-    counted = weights.flatten() > 0
-    index, rest = counted.nonzero()[:, 0], (~counted).nonzero()[:, 0]
+    weighted = weights.flatten() > 0
+    index, rest = weighted.nonzero()[:, 0], (~weighted).nonzero()[:, 0]
     return torch.cat([index, rest[: -len(index) % MULTIPLE]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,22 +14,23 @@ from zhclip.vectors import centred_similarity, recall, sentence_vector
 from ..base.recipe import Recipe
 from ..cache.shards import Cache
 from ..models.student import Student
-from .data import Batch, CaptionDataset, Microbatch
+from .data import Batch, caption_batch
 from .losses import cosine_loss
 
 ROWS = 512
 BATCH = 64
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DevMetrics:
-    """The dev captions and the baselines on them.
+    """The cached dev captions and the baselines on them.
 
     first: the first position in the loss, 1 where position 0 is a stored constant, as a causal teacher's is.
     constant_loss, constant_recall: of the constant predictor; start_recall: of the student before training.
     """
 
-    dataset: CaptionDataset
+    cache: Cache
     first: int
     constant_loss: float = 0.0
     constant_recall: float = 0.0
@@ -38,51 +40,46 @@ class DevMetrics:
     def from_cache(cls, recipe: Recipe, cache: Cache, student: Student) -> DevMetrics:
         """The first rows of the dev cache, with baselines from the training cache and the student before training."""
         dev = Cache.open(recipe.cache_folder / "dev", student.depth, None)
-        dataset = CaptionDataset(_with_padding(dev, min(len(dev), ROWS), recipe.train.pad_positions), contrast=True)
-        captions = cls(dataset, int(cache.has_constant_start()))
+        metrics = cls(with_pads(dev, min(len(dev), ROWS), recipe.train.pad_positions), int(cache.has_constant_start()))
         vectors = cache.constant().to(student.bert.device)
-        loss, constant = captions.evaluate(student, lambda batch: vectors[batch["positions"]])
+        loss, constant = metrics.evaluate(student, lambda batch: vectors[batch["positions"]])
         # The cache has the output of all the student's layers, so that its start needs no forward pass.
-        _, start = captions.evaluate(student, lambda batch: _output(student, batch, batch["frozen_hidden"]))
-        return replace(captions, constant_loss=loss, constant_recall=constant, start_recall=start)
+        _, start = metrics.evaluate(student, lambda batch: _output(student, batch, batch["frozen_hidden"]))
+        return replace(metrics, constant_loss=loss, constant_recall=constant, start_recall=start)
 
-    def score(self, student: Student) -> dict[str, float]:
-        """dev_skill, 1 - loss / the constant's loss, and dev_recall, R@1 from Chinese to English."""
+    def score(self, student: Student, step: int) -> dict[str, float]:
+        """dev_skill, 1 - loss / the constant's loss, and dev_recall, R@1 from Chinese to English; also logged."""
         student.train(False)
-        loss, recalled = self.evaluate(student, lambda batch: _output(student, batch, None))
-        return {"dev_skill": 1 - loss / self.constant_loss, "dev_recall": recalled}
+        loss, found = self.evaluate(student, lambda batch: _output(student, batch, None))
+        skill, baselines = 1 - loss / self.constant_loss, (self.constant_recall, self.start_recall)
+        logger.info("step %d: dev skill %.3f, R@1 %.3f (constant %.3f, start %.3f)", step, skill, found, *baselines)
+        return {"dev_skill": skill, "dev_recall": found}
 
     @torch.no_grad()
     def evaluate(self, student: Student, predict: Callable[[Batch], torch.Tensor]) -> tuple[float, float]:
         """Mean loss and R@1 of a predictor, which returns vectors (B, P, D) for a batch."""
         total, zh, en = 0.0, [], []
-        widths = self.dataset.cache.widths
-        for rows in torch.arange(len(self.dataset)).split(BATCH):
-            batch = self.dataset[Microbatch(rows.tolist(), 0, len(rows))]
-            batch = {name: tensor.to(student.bert.device) for name, tensor in batch.items()}
+        cache, widths = self.cache, self.cache.widths
+        for rows in (part.tolist() for part in torch.arange(len(cache)).split(BATCH)):
+            batch = {name: tensor.to(student.bert.device) for name, tensor in caption_batch(cache, rows, rows).items()}
             z = predict(batch)
             weights = batch["weights"].masked_fill(batch["positions"] < self.first, 0)
             loss = (cosine_loss(z, batch["target"], widths) * weights).sum(dim=1) / weights.sum(dim=1)
             total += float(loss.sum())
             zh.append(sentence_vector(z.float(), student.tokens.key_mask(batch["ids"]), widths))
             en.append(batch["english"])
-        return total / len(self.dataset), recall(centred_similarity(torch.cat(zh), torch.cat(en)))
-
-    def describe(self, metrics: dict[str, float]) -> str:
-        """One sentence about what `score` returned, with the baselines."""
-        baselines = f"(constant {self.constant_recall:.3f}, start {self.start_recall:.3f})"
-        return f"dev skill {metrics['dev_skill']:.3f}, R@1 {metrics['dev_recall']:.3f} {baselines}"
+        return total / len(self.cache), recall(centred_similarity(torch.cat(zh), torch.cat(en)))
 
 
 def _output(student: Student, batch: Batch, hidden: torch.Tensor | None) -> torch.Tensor:
     return student(batch["ids"], hidden, student.depth, batch["positions"], batch["flat_index"])[0]
 
 
-def _with_padding(cache: Cache, rows: int, pads: int | None) -> Cache:
-    """The first rows of a cache of all positions, as a cache with `pads` padded positions a caption has them."""
+def with_pads(cache: Cache, rows: int, pads: int | None, seed: int = 0) -> Cache:
+    """The first rows of a cache of all positions, as a cache with `pads` random padded positions a caption has them."""
     chosen = list(range(rows))
     length = cache.rows("length", chosen).long()
-    chance = torch.rand(rows, cache.window, generator=torch.Generator().manual_seed(0))
+    chance = torch.rand(rows, cache.window, generator=torch.Generator().manual_seed(seed))
     position, count = draw_positions(length, chance, pads)
     at = (torch.arange(rows).repeat_interleave(count), position)
     shard = {name: cache.rows(name, chosen)[at] for name in ("target", "frozen_hidden", "ids")}

@@ -90,9 +90,8 @@ def train_steps(recipe: Recipe, progress: Listener | None) -> None:
                 objectives.append(values["objective"])
                 check_divergence(objectives, step, train)
             if training.dev and train.dev_every and (step % train.dev_every == 0 or step == steps):
-                values |= training.dev.score(training.student)
+                values |= training.dev.score(training.student, step)
                 model.train()
-                logger.info(f"step {step}: {training.dev.describe(values)}")
             if values and main:
                 metrics.append(path, step, values)
             if step % train.save_every == 0 and step < steps:

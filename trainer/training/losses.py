@@ -44,22 +44,6 @@ def contrast_loss(
     return torch.stack(losses).mean(dim=0)
 
 
-def zone_masks(lengths: torch.Tensor, window: int) -> dict[str, torch.Tensor]:
-    """The positions (B, window) bool of each zone, from the teacher's lengths (B,), which count start and end token.
-
-    position0: the start token; content: between start and end; end: the end token; pad: after it; all: every position.
-    """
-    position = torch.arange(window, device=lengths.device)[None, :]
-    end = (lengths.long() - 1)[:, None]
-    return {
-        "all": torch.ones_like(position < end),
-        "position0": (position == 0).expand(len(lengths), -1),
-        "content": (position > 0) & (position < end),
-        "end": position == end,
-        "pad": position > end,
-    }
-
-
 @dataclass(frozen=True)
 class Loss:
     """The objective of a recipe and the constants it needs.

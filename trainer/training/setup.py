@@ -22,8 +22,7 @@ from ..models.freezing import frozen_depth, prepare
 from ..models.student import Student, student_from_recipe
 from ..progress import Listener
 from . import checkpoint
-from .checkpoint import Checkpoint
-from .data import Batch, CaptionDataset, Order
+from .data import Batch, caption_batch, microbatches
 from .dev import DevMetrics
 from .losses import Loss
 from .schedule import total_steps
@@ -35,8 +34,8 @@ MIN_SHARE = 64  # captions of a GPU from which several train together
 class Training:
     """What the loop reads and changes.
 
-    steps: in all; first: steps already done, from a checkpoint. dev: None without dev_every, and in all processes but
-    the main one.
+    steps: in all; first: those already done, from a checkpoint. dev: None without dev_every and outside of the main
+    process.
     """
 
     recipe: Recipe
@@ -63,21 +62,29 @@ class Training:
             return None
         parameters = checkpoint.trainable(student).values()
         optimiser = torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
-        scored = train.dev_every and accelerator.is_main_process
-        dev = DevMetrics.from_cache(recipe, cache, student) if scored else None
+        has_dev = train.dev_every and accelerator.is_main_process
+        dev = DevMetrics.from_cache(recipe, cache, student) if has_dev else None
         first, newest = 0, checkpoint.newest(folder)
         if newest is not None:
-            saved = Checkpoint.load(newest)
-            saved.restore(student, optimiser)
-            first = saved.step
-            if accelerator.scaler and saved.scaler:
-                accelerator.scaler.load_state_dict(saved.scaler)
+            first, scaler = checkpoint.restore(newest, student, optimiser)
+            if accelerator.scaler and scaler:
+                accelerator.scaler.load_state_dict(scaler)
         loss = Loss.from_cache(cache, train, student, accelerator.device)
         return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, first)
 
     def batches(self) -> Generator[Batch, None, None]:
-        """Batches of the remaining steps, those of this process."""
-        return loader(self.recipe.train, self.cache, range(self.first, self.steps), self.accelerator)
+        """This process's batches of the remaining steps, from the GPU's memory if the cache fits there.
+
+        With a GPU, a batch is read while the previous one is in use, and is pinned, so that no step waits for a copy.
+        """
+        train, cache, device = self.recipe.train, self.cache, self.accelerator.device
+        share = self.accelerator.process_index, self.accelerator.num_processes
+        steps = range(self.first, self.steps)
+        passes = microbatches(len(cache), train.batch, train.seed, steps, train.accumulate, *share)
+        if fits_on(device, cache.large_bytes()):
+            cache = cache.to_device(device)
+        batches = (caption_batch(cache, rows, step_rows if train.contrast else None) for rows, step_rows in passes)
+        return batches if device.type == "cpu" else prefetch(_pinned(batch) for batch in batches)
 
     def save(self, step: int) -> None:
         """Write a checkpoint, after the last step the final weights too; delete all but the newest checkpoints."""
@@ -170,19 +177,6 @@ def check_batch(train: TrainSettings, processes: int) -> None:
 def precision(train: TrainSettings) -> str:
     """Accelerate's name of the precision that the settings ask for, on this device."""
     return best_precision(processes().device.type == "cuda") if train.precision == "auto" else train.precision
-
-
-def loader(train: TrainSettings, cache: Cache, steps: range, accelerator: Accelerator) -> Generator[Batch, None, None]:
-    """Batches of these steps, those of this process, from the GPU's memory if the cache fits there.
-
-    With a GPU, a batch is read while the previous one is in use, and is pinned, so that no step waits for a copy.
-    """
-    device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
-    order = Order(len(cache), train.batch, train.seed, steps.start, steps.stop, train.accumulate, *share)
-    resident = fits_on(device, cache.large_bytes())
-    dataset = CaptionDataset(cache.to_device(device) if resident else cache, train.contrast > 0)
-    batches = (dataset[microbatch] for microbatch in order)
-    return batches if device.type == "cpu" else prefetch(_pinned(batch) for batch in batches)
 
 
 def prefetch(batches: Iterator[Batch]) -> Generator[Batch, None, None]:

@@ -14,7 +14,6 @@ from ..models.student import Student
 from ..models.teacher import Teacher
 from ..progress import Listener
 from . import checkpoint
-from .checkpoint import Checkpoint
 from .schedule import total_steps
 from .setup import open_student
 
@@ -40,7 +39,7 @@ class TrainedRun:
             raise SettingsError(f"{path}: missing; run the train stage first, or the same `run` command to continue")
         student, adapter, cache = open_student(recipe, device, progress)
         if learns:
-            Checkpoint.load(path).restore(student)
+            checkpoint.restore(path, student)
         student.requires_grad_(False).train(False)
         teacher = standardised_teacher(recipe, device, progress)
         student.structure, student.pooled = build_structure(teacher, cache)
