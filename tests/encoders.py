@@ -170,10 +170,12 @@ def open_clip(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return made
 
 
-def relayout(file: Path, prefix: str) -> None:
-    """Rewrite a CLIP text model's keys: `text_model.` as transformers 4 saves them, nothing as 5 does."""
-    bare = {name.removeprefix("text_model."): tensor for name, tensor in load_file(file).items()}
-    save_file({prefix + name: tensor for name, tensor in bare.items()}, file, {"format": "pt"})
+def sd15_checkpoint(clip: Path, file: Path) -> Path:
+    """The text encoder of `clip_teacher` as SD1.5's checkpoint files have it, and something of a UNet."""
+    tensors = {name.removeprefix("text_model."): t for name, t in load_file(clip / "model.safetensors").items()}
+    tensors = {f"cond_stage_model.transformer.text_model.{name}": tensor for name, tensor in tensors.items()}
+    save_file(tensors | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2, 2)}, file)
+    return file
 
 
 def corpora(folder: Path, rows: int = 60) -> tuple[Path, Path]:
@@ -200,10 +202,7 @@ TEACHER, STUDENT, PAIRS = "teacher.safetensors", "text_encoders/tiny-chinese", "
 def training_inputs(base: Path) -> None:
     """A checkpoint with one layer of CLIP-L alone, a small Chinese-CLIP, and a table of pairs in ComfyUI's folders."""
     clip = clip_teacher(base / "made" / "clip", width=768, layers=1, size=49408)
-    tensors = load_file(clip / "model.safetensors").items()
-    prefix = "cond_stage_model.transformer.text_model."
-    named = {prefix + name.removeprefix("text_model."): tensor for name, tensor in tensors}
-    save_file(named, base / "models" / "checkpoints" / TEACHER)
+    sd15_checkpoint(clip, base / "models" / "checkpoints" / TEACHER)
     student(base / "models" / "text_encoders" / "tiny-chinese")
     rows = "".join(f"{zh}\t{en}\n" for zh, en in captions())
     (base / "input" / PAIRS).write_text(f"zh\ten\n{rows}", encoding="utf-8")

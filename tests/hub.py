@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ from urllib.parse import unquote
 
 import yaml
 
+NOBODY = "http://127.0.0.1:9"  # an endpoint that no server listens to
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_of_the_stand_in"
 PIECE = 1 << 16
@@ -30,13 +30,11 @@ def settings(endpoint: str, home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def serve(
-    folder: Path, ranges: bool = True, sent: list[int] | None = None, pace: float = 0.0
-) -> Iterator[tuple[str, list[str]]]:
+def serve(folder: Path, ranges: bool = True, sent: list[int] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Serve folder/OWNER/NAME as models, and as datasets. Gives the endpoint and the list of paths that were asked for.
 
     With TOKEN repositories can be made and written to. `ranges`: whether parts of a file are given when asked for.
-    `sent` takes the bytes of each answer's body, as they go out; `pace`: seconds to wait between two pieces of it.
+    `sent` takes the bytes of each answer's body, as they go out.
     """
     asked: list[str] = []
     blobs: dict[str, bytes] = {}
@@ -112,7 +110,6 @@ def serve(
                     self.wfile.write(content[piece : piece + PIECE])
                     if sent is not None:
                         sent.append(len(content[piece : piece + PIECE]))
-                    time.sleep(pace if len(content) > LARGE else 0)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

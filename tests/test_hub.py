@@ -7,8 +7,6 @@ from pathlib import Path
 from tests import encoders, hub
 from tests.tree import trainer
 
-NOBODY = "http://127.0.0.1:9"
-
 
 def test_models_come_by_id_from_a_mirror_and_bring_no_more_than_needed(tmp_path: Path) -> None:
     repositories = tmp_path / "hub"
@@ -24,7 +22,7 @@ def test_models_come_by_id_from_a_mirror_and_bring_no_more_than_needed(tmp_path:
     flags += ["--student.model", "someone/chinese-clip", "--teacher.model", "someone/sd15"]
     flags += ["--corpus.train", str(train), "--corpus.dev", str(dev)]
     with hub.serve(repositories) as (endpoint, asked):
-        own = hub.settings(NOBODY, tmp_path / "home")
+        own = hub.settings(hub.NOBODY, tmp_path / "home")
         flags += ["--endpoint", endpoint]
         done = trainer("run", *flags, **own)
         assert done.returncode == 0, done.stderr

@@ -26,6 +26,7 @@ from .cache.size import gigabytes, mean_positions
 from .corpus.sample import Sample, sampled
 from .models.download import missing_weights
 from .models.freezing import frozen_depth
+from .models.load import resolve
 from .models.student import Student, student_from_recipe
 from .models.teacher import Teacher, teacher_from_recipe
 from .progress import Counter, Listener
@@ -82,7 +83,8 @@ def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     # The teacher first: where the hub is out of reach, a mistyped checkpoint file is named nevertheless.
     given = {"teacher.model": recipe.teacher.model, "student.model": recipe.student.model}
     models = {flag: require(model, flag, "an encoder") for flag, model in given.items()}
-    missing = {flag: missing_weights(model, flag, recipe.endpoint) for flag, model in models.items()}
+    folders = {flag: resolve(model, flag, endpoint=recipe.endpoint) for flag, model in models.items()}
+    missing = {flag: missing_weights(models[flag], folder, flag, recipe.endpoint) for flag, folder in folders.items()}
     downloads = {flag: sum(weights.size for weights in parts) for flag, parts in missing.items()}
     free = free_memory(state.device)
     # Where weights are missing, random ones of the same shapes take as long.

@@ -155,8 +155,7 @@ def student_folder(job: Job, monitor: Monitor) -> Path:
     if job.chinese_clip not in ENDPOINTS:
         return Path(job.chinese_clip)
     download = trainer_module("models.download")
-    cached = download.cached_weights(STUDENT, "student.model")
-    return cached or download.download_weights(STUDENT, "student.model", monitor, ENDPOINTS[job.chinese_clip])
+    return download.download_weights(STUDENT, "student.model", monitor, ENDPOINTS[job.chinese_clip])
 
 
 def recipe(job: Job, student: Path) -> Any:

@@ -20,9 +20,9 @@ from ..base.recipe import SettingsError
 from ..base.settings import public_name, require
 from ..base.stage_settings import ConvertSettings
 from ..models.download import download_weights
-from ..models.load import ModelError, load_bert, read_config, read_tokenizer, resolve, tokenizer_folder
+from ..models.load import ModelError, load_bert, read_config, read_tokenizer, resolve
 from ..models.student import Student
-from ..models.tokenizer import tokens_of
+from ..models.tokenizer import prompt_tokenizer
 from ..progress import Listener
 from .export import ExportError, artifact_from_student
 
@@ -52,14 +52,14 @@ def convert_published(settings: ConvertSettings, progress: Listener | None = Non
     # diffusers masks no padding in a pipeline's prompts unless the encoder's configuration asks for it.
     masked = bool(read_config(folder, FLAG).get("use_attention_mask")) or not is_pipeline
     download_weights(source, FLAG, progress)
-    bert, tokenizer = load_bert(folder, FLAG), read_tokenizer(tokenizer_folder(path), FLAG)
+    bert, tokenizer = load_bert(folder, FLAG), read_tokenizer(path, FLAG)
     check_vocabulary(tokenizer, bert.dimensions.vocabulary, where)
     positions, width = bert.dimensions.positions, bert.dimensions.width
     longest = min(tokenizer.model_max_length, PIPELINE_WINDOW) if is_pipeline else CLIP_WINDOW
     window = settings.window or min(longest, positions)
     if not 3 <= window <= positions:
         raise SettingsError(f"--window {window}: {where} has {positions} positions; give 3 to {positions}")
-    student = Student(bert, tokens_of(tokenizer, window, where), masked).train(False)
+    student = Student(bert, prompt_tokenizer(tokenizer, window, where), masked).train(False)
     # As it is: no projection, no stored structure, no report.
     artifact = artifact_from_student(
         student,

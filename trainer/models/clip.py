@@ -1,33 +1,36 @@
-"""CLIP text encoders from a folder, or from a checkpoint file, which has CLIP-L by transformers' names and bigG by
-open_clip's."""
+"""CLIP text encoders from a folder or from a checkpoint file.
+
+A checkpoint file names CLIP-L's tensors as transformers does, and bigG's as open_clip does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from zhclip.bert import Bert
 from zhclip.models import KINDS, SD15, CheckpointKind, Part
 
-from ..base.errors import one_line
 from .load import (
     CHECKPOINTS,
     ModelError,
     Tensors,
-    check_tensors,
-    prefix_of,
+    load_bert,
+    model_errors,
     read_config,
     read_tensors,
-    tensors_beside,
+    text_encoder_tensors,
 )
 
 Clip: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 CLIP_TOKENS, PROJECTION = "embeddings.token_embedding.weight", "text_projection.weight"
-CLIP_TYPES = ("clip", "clip_text_model")
 POSITIONS, INTERMEDIATE = "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight"
+CLIP_TYPES = ("clip", "clip_text_model")
+PREFIXES = tuple(part.prefix for kind in KINDS for part in kind.parts)  # of text encoders in checkpoint files
 HEAD = 64  # width of an attention head in every published CLIP text encoder
 OPEN_CLIP = {  # open_clip's names to transformers', applied in this order
     "token_embedding.": "embeddings.token_embedding.",
@@ -42,50 +45,47 @@ OPEN_CLIP = {  # open_clip's names to transformers', applied in this order
 }
 
 
-def clip_class(kind: CheckpointKind, part: Part) -> type[Clip]:
-    """The last encoder of a kind with a pooled vector has a projection for it."""
-    return CLIPTextModelWithProjection if kind.pooled and part == kind.parts[-1] else CLIPTextModel
-
-
 def clip_config(kind: CheckpointKind, folder: Path, flag: str) -> CLIPTextConfig | None:
-    """Configuration of a folder's CLIP text encoder, None for a BERT. Raises ModelError for other models."""
-    config = read_config(folder, flag)
-    model_type = config.get("model_type")
-    if model_type == "bert" and len(kind.parts) == 1:
-        return None
-    if model_type not in CLIP_TYPES:
-        known = [*CLIP_TYPES, *(["bert"] if len(kind.parts) == 1 else [])]
+    """Configuration of a folder's CLIP text encoder; None for a BERT. Raises ModelError for other models."""
+    known = CLIP_TYPES if len(kind.parts) > 1 else (*CLIP_TYPES, "bert")
+    model_type = read_config(folder, flag).get("model_type")
+    if model_type not in known:
         raise ModelError(f"--{flag} {folder}: model_type is {model_type!r}; a teacher is one of {', '.join(known)}")
-    try:
-        return CLIPTextConfig.from_pretrained(folder, dtype="float32")  # of a whole CLIPModel its text_config
-    except Exception as error:
-        raise ModelError(f"--{flag} {folder}: its config.json cannot be used ({one_line(error)})") from error
+    with model_errors(f"--{flag} {folder}: its config.json cannot be used"):
+        # Of a whole CLIPModel this reads its text_config.
+        return None if model_type == "bert" else CLIPTextConfig.from_pretrained(folder, dtype="float32")
+
+
+def load_clip(kind: CheckpointKind, part: Part, config: CLIPTextConfig, tensors: Tensors | None) -> Clip:
+    """A part's text encoder from `clip_tensors`, the last one of a kind with a pooled vector with its projection; with
+    random numbers without tensors. Raises RuntimeError, which names what is missing or has another shape."""
+    model_class = CLIPTextModelWithProjection if kind.pooled and part == kind.parts[-1] else CLIPTextModel
+    if tensors is None:
+        return model_class(config)
+    with torch.device("meta"):
+        model = model_class(config)
+    names = {name: name.removeprefix("text_model.") for name in model.state_dict()}  # transformers 5 dropped the prefix
+    model.load_state_dict({name: tensors[bare] for name, bare in names.items() if bare in tensors}, assign=True)
+    for module in model.modules():
+        if hasattr(module, "position_ids"):  # in no file, and without values on the meta device
+            module.position_ids = torch.arange(config.max_position_embeddings)[None]
+    return model
 
 
 def clip_tensors(tensors: Tensors) -> Tensors:
     """The tensors of a CLIP text encoder by transformers' names without prefix, and of its projection, in fp32."""
-    prefix = prefix_of(tensors, PROJECTION)
-    projection = {} if prefix is None else {PROJECTION: tensors[prefix + PROJECTION].to(torch.float32, copy=True)}
-    return tensors_beside(tensors, CLIP_TOKENS) | projection
+    projection = {PROJECTION: tensors[PROJECTION].to(torch.float32, copy=True)} if PROJECTION in tensors else {}
+    return text_encoder_tensors(tensors, CLIP_TOKENS) | projection
 
 
-def load_clip(make: type[Clip], config: CLIPTextConfig, tensors: Tensors | None, where: str) -> Clip:
-    """A CLIP text encoder in fp32 from `clip_tensors`; with random weights without them.
-
-    Raises ModelError, which begins with `where`, if a tensor is missing or has another shape.
-    """
-    try:
-        if tensors is None:
-            return make(config)
-        with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in make(config).state_dict().items()}
-        bare = {name: name.removeprefix("text_model.") for name in shapes}  # some versions of transformers have it
-        check_tensors(tensors, {bare[name]: shape for name, shape in shapes.items()}, where)
-        return make.from_pretrained(None, config=config, state_dict={name: tensors[bare[name]] for name in shapes})
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{where}: transformers cannot build its text encoder ({one_line(error)})") from error
+def load_folder(kind: CheckpointKind, part: Part, folder: Path, flag: str, weights: bool) -> Clip | Bert:
+    """A part's text encoder in Hugging Face layout; without `weights` with random numbers. Raises ModelError."""
+    config = clip_config(kind, folder, flag)
+    if config is None:
+        return load_bert(folder, flag, weights)
+    tensors = clip_tensors(read_tensors(folder, flag)) if weights else None
+    with model_errors(f"--{flag} {folder}: its weights and config.json are not those of a CLIP text encoder"):
+        return load_clip(kind, part, config, tensors)
 
 
 def load_checkpoint(path: Path, flag: str) -> tuple[CheckpointKind, tuple[Clip, ...]]:
@@ -93,51 +93,42 @@ def load_checkpoint(path: Path, flag: str) -> tuple[CheckpointKind, tuple[Clip, 
 
     Raises ModelError if one of them is missing or incomplete.
     """
-    where = f"--{flag} {path}"
     if path.suffix not in CHECKPOINTS:
-        raise ModelError(f"{where}: not a checkpoint file ({', '.join(CHECKPOINTS)})")
-    tensors = read_tensors(path, flag, tuple(part.prefix for kind in KINDS for part in kind.parts))
-    kind = kind_by_names(tensors)
-    if kind is None:
-        return SD15, (_load(SD15, SD15.parts[0], tensors, where),)
-    return kind, tuple(_load(kind, part, _below(tensors, part.prefix), where) for part in kind.parts)
+        raise ModelError(f"--{flag} {path}: not a checkpoint file ({', '.join(CHECKPOINTS)})")
+    tensors = read_tensors(path, flag, PREFIXES)
+    kind = checkpoint_kind(tensors)
+    encoders = []
+    for part in kind.parts:
+        own = {name.removeprefix(part.prefix): t for name, t in tensors.items() if name.startswith(part.prefix)}
+        with model_errors(f"--{flag} {path}: no whole CLIP text encoder of {kind.name} at {part.prefix}*"):
+            own = own or (tensors if kind is SD15 else {})  # a file of the text encoder alone
+            own = clip_tensors(from_open_clip(own))
+            encoders.append(load_clip(kind, part, config_of(part, own), own))
+    return kind, tuple(encoders)
 
 
-def kind_by_names(names: Iterable[str]) -> CheckpointKind | None:
-    """The kind of checkpoint whose text encoders' tensors are among these; None for a text encoder alone."""
-    for kind in KINDS:
-        if any(name.startswith(part.prefix) for part in kind.parts for name in names):
-            return kind
-    return None
+def checkpoint_kind(names: Collection[str]) -> CheckpointKind:
+    """The kind of checkpoint with these tensors; SD15 for a text encoder alone."""
+    kinds = (kind for kind in KINDS for part in kind.parts if any(name.startswith(part.prefix) for name in names))
+    return next(kinds, SD15)
 
 
-def _below(tensors: Tensors, prefix: str) -> Tensors:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _load(kind: CheckpointKind, part: Part, tensors: Tensors, where: str) -> Clip:
-    """A checkpoint has no config.json: shapes give everything except the number of heads and the activation."""
-    make, tensors = clip_class(kind, part), clip_tensors(from_open_clip(tensors))
-    if CLIP_TOKENS not in tensors:
-        known = " or ".join(kind.name for kind in KINDS)
-        raise ModelError(f"{where}: it holds no CLIP text encoder as checkpoints of {known} do ({part.prefix}*)")
-    for name in (CLIP_TOKENS, POSITIONS, INTERMEDIATE, *([PROJECTION] if make is CLIPTextModelWithProjection else [])):
-        if name not in tensors or tensors[name].dim() != 2:
-            raise ModelError(f"{where}: {part.prefix}*{name} is missing or no matrix; copy or download it again")
+def config_of(part: Part, tensors: Tensors) -> CLIPTextConfig:
+    """The configuration that a checkpoint file lacks: tensors give all but the heads and the activation. Raises
+    KeyError, TypeError or ValueError for tensors that are missing or no matrices."""
     vocabulary, width = tensors[CLIP_TOKENS].shape
-    config = CLIPTextConfig(
+    return CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=len(tensors[INTERMEDIATE]),
         num_hidden_layers=sum(name.endswith("mlp.fc1.weight") for name in tensors),
         num_attention_heads=max(1, width // HEAD),
         max_position_embeddings=len(tensors[POSITIONS]),
-        projection_dim=len(tensors[PROJECTION]) if make is CLIPTextModelWithProjection else width,
+        projection_dim=len(tensors[PROJECTION]) if PROJECTION in tensors else width,
         hidden_act=part.activation,
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
     )
-    return load_clip(make, config, tensors, where)
 
 
 def from_open_clip(tensors: Tensors) -> Tensors:

@@ -1,29 +1,30 @@
-"""Reading text encoders from a folder in Hugging Face layout, a diffusers pipeline or the hub, with every tensor given.
+"""Text encoders from a folder in Hugging Face layout, a diffusers pipeline or the hub.
 
-transformers' `from_pretrained` fills what a file lacks with random numbers and a warning; a whole ChineseCLIPModel read
-as a ChineseCLIPTextModel is such a case. Here a missing tensor is refused.
+A model is filled from its tensors by name, and a missing one is refused. transformers' `from_pretrained` replaces it by
+random numbers and a warning, as where a whole ChineseCLIPModel is read as a ChineseCLIPTextModel.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from tqdm import tqdm
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 
-from zhclip.artifact import bert_shapes
 from zhclip.bert import Bert
 from zhclip.models import KINDS, SD15, CheckpointKind
 from zhclip.schema import Dimensions
 
 from ..base.errors import TrainerError, one_line
+from ..progress import Cancelled
 
 # Exact names: a pipeline's repository also holds checkpoints of many gigabytes.
 CONFIGS = ["config.json", "model_index.json", "text_encoder*/config.json", "tokenizer/*"]
@@ -34,17 +35,34 @@ TEXT = "zhclip-text.safetensors"  # the text encoder alone, written by trainer/m
 # Names of a folder's weights in the order of preference. Other programs may have left a half beside a whole file.
 WEIGHTS = ("model.safetensors", TEXT, "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin", HALF)
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
+BERT_TOKENS = "embeddings.word_embeddings.weight"
+# BertConfig's names of zhclip.schema.Dimensions, in its order.
+BERT_SIZES = (
+    *("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size"),
+    *("max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
+)
+BERT_TYPES = ("bert", "chinese_clip", "chinese_clip_text_model")
+AGAIN = "copy or download it again"
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
-BERT_TOKENS = "embeddings.word_embeddings.weight"
-BERT_TYPES = ("bert", "chinese_clip", "chinese_clip_text_model")
 
 
 class ModelError(TrainerError):
-    """A model that cannot be used; the message names it, what is missing, and what to do."""
+    """A model that cannot be used; the message names it, what is wrong, and what to do."""
 
 
-class Quiet(tqdm):
+@contextmanager
+def model_errors(subject: str, hint: str = AGAIN) -> Iterator[None]:
+    """Raise what libraries raise in this block as ModelError: "SUBJECT (the error); HINT"."""
+    try:
+        yield
+    except (Cancelled, ModelError):
+        raise
+    except Exception as error:
+        raise ModelError(f"{subject} ({type(error).__name__}: {one_line(error)}); {hint}") from error
+
+
+class HiddenBar(tqdm):
     """A progress bar that is not drawn."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -52,8 +70,8 @@ class Quiet(tqdm):
 
 
 def resolve(model: str, flag: str, patterns: list[str] | None = None, endpoint: str | None = None) -> Path:
-    """A local folder or file, or the folder in the hub's cache of that id, with its configuration and tokenizer, or,
-    if `patterns` are given, with the files that match them.
+    """A local folder or file, or a hub id's folder in the hub's cache, after a download of its configuration and
+    tokenizer, or of the files that match `patterns`.
 
     endpoint: address of the hub; None: huggingface_hub's own. Raises ModelError.
     """
@@ -62,42 +80,30 @@ def resolve(model: str, flag: str, patterns: list[str] | None = None, endpoint: 
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix in CHECKPOINTS:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
-    bars = None if patterns else Quiet  # small files are asked for in every stage
-    try:
-        folder = snapshot_download(model, allow_patterns=patterns or CONFIGS, endpoint=endpoint, tqdm_class=bars)
-    except Exception as error:
-        raise ModelError(
-            f"--{flag} {model}: neither a local folder nor to be had from the hub ({one_line(error)}) "
-            "Download it by hand and give its folder, or take a mirror (HF_ENDPOINT, or a run's --endpoint)."
-        ) from error
-    return Path(folder)
+    hint = "download it by hand and give its folder, or take a mirror (HF_ENDPOINT, or a run's --endpoint)"
+    with model_errors(f"--{flag} {model}: neither a local folder nor to be had from the hub", hint):
+        bar = None if patterns else HiddenBar  # of small files, which every stage asks for
+        return Path(snapshot_download(model, allow_patterns=patterns or CONFIGS, endpoint=endpoint, tqdm_class=bar))
 
 
 def read_config(folder: Path, flag: str) -> dict[str, Any]:
     """The folder's config.json. Raises ModelError."""
     path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"--{flag} {folder}: it has no config.json; give a folder in Hugging Face layout")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if type(config) is not dict:
-            raise ValueError("no JSON object")
-    except ValueError as error:
-        raise ModelError(f"--{flag} {path}: damaged ({error}); copy or download it again") from error
-    return config
+    with model_errors(f"--{flag} {path}: no configuration in Hugging Face layout"):
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return config | {}  # raises for another JSON value than an object
 
 
 def read_tokenizer(folder: Path, flag: str) -> PreTrainedTokenizerBase:
-    """transformers' tokenizer of a folder. Raises ModelError."""
-    try:
+    """transformers' tokenizer of a folder, or of its folder `tokenizer`, as a pipeline has it. Raises ModelError."""
+    folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+    with model_errors(f"--{flag} {folder}: its tokenizer cannot be read"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"--{flag} {folder}: its tokenizer cannot be read ({one_line(error)})") from error
 
 
 def text_encoder_folders(folder: Path, flag: str) -> tuple[CheckpointKind, list[Path]]:
-    """The kind of checkpoint that a model's folder belongs to, and the folders of its text encoders: of a diffusers
-    pipeline those named so, else the folder itself. Raises ModelError for a pipeline of another kind."""
+    """The kind of checkpoint that a model's folder belongs to, and the folders of its text encoders: those of a
+    pipeline, else the folder itself. Raises ModelError for a pipeline of another kind."""
     names = sorted(path.name for path in folder.glob("text_encoder*"))
     if not names:
         return SD15, [folder]
@@ -108,55 +114,35 @@ def text_encoder_folders(folder: Path, flag: str) -> tuple[CheckpointKind, list[
     raise ModelError(f"--{flag} {folder}: a pipeline with {', '.join(names)}; supported are {known}")
 
 
-def tokenizer_folder(folder: Path) -> Path:
-    """A pipeline's tokenizer has a folder of its own."""
-    return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a folder's weights; an empty list if there are none."""
     return next((files for pattern in WEIGHTS if (files := sorted(folder.glob(pattern)))), [])
 
 
 def read_tensors(path: Path, flag: str, prefixes: tuple[str, ...] = ("",)) -> Tensors:
-    """The tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file, whose names begin
-    with one of `prefixes`; all of them if there are no such names.
+    """The tensors of a folder in Hugging Face layout, or of one .safetensors, .ckpt or .bin file. Raises ModelError.
 
-    .ckpt and .bin files are read with weights_only, which runs no code. Raises ModelError.
+    Of a .safetensors file only those are read whose names begin with one of `prefixes`, if there are such names.
     """
     files = [path] if path.is_file() else weight_files(path)
     if not files:
         raise ModelError(f"--{flag} {path}: it has neither model.safetensors nor pytorch_model.bin")
     tensors: Tensors = {}
     for file in files:
-        try:
-            tensors |= _read_safetensors(file, prefixes) if file.suffix == ".safetensors" else _read_torch_file(file)
-        except Exception as error:
-            raise ModelError(f"--{flag} {file}: cannot be read ({error}); copy or download it again") from error
+        with model_errors(f"--{flag} {file}: cannot be read"):
+            if file.suffix != ".safetensors":
+                tensors |= _read_torch_file(file)
+                continue
+            with safe_open(file, "pt") as opened:
+                names = list(opened.keys())
+                chosen = [name for name in names if name.startswith(prefixes)] or names
+                tensors |= {name: opened.get_tensor(name) for name in chosen}
     return tensors
-
-
-def tensor_names(file: Path, flag: str) -> list[str]:
-    """Names of a checkpoint file's tensors; of a safetensors file its header alone is read. Raises ModelError."""
-    if file.suffix != ".safetensors":
-        return list(read_tensors(file, flag))
-    try:
-        with safe_open(file, "pt") as opened:
-            return list(opened.keys())
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"--{flag} {file}: cannot be read ({error}); copy or download it again") from error
-
-
-def _read_safetensors(file: Path, prefixes: tuple[str, ...]) -> Tensors:
-    with safe_open(file, "pt") as opened:
-        names = list(opened.keys())
-        own = [name for name in names if name.startswith(prefixes)]
-        return {name: opened.get_tensor(name) for name in own or names}
 
 
 def _read_torch_file(file: Path) -> Tensors:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)  # runs no code
     except Exception as error:
         # torch's own message fills a page, and advises to switch the safety off.
         raise ValueError("it is damaged, or holds objects that can run code, which are not read") from error
@@ -173,17 +159,13 @@ def prefix_of(names: Iterable[str], anchor: str) -> str | None:
     return None if ending is None else ending[: -len(anchor)]
 
 
-def tensors_beside(tensors: Tensors, anchor: str) -> Tensors:
-    """Copies in fp32 of the tensors of floats whose names have the same prefix as `anchor`, named without it.
-
-    The prefix is `text_model.` or none by the version of transformers, `bert.`, or that of a checkpoint file. Empty if
-    there is no such anchor.
-    """
+def text_encoder_tensors(tensors: Tensors, anchor: str) -> Tensors:
+    """Copies in fp32 of the float tensors whose names begin as that of the tensor `anchor` does, by the rest of their
+    names; {} without an anchor. The prefix depends on the model's class and version: `text_model.`, `bert.` or none."""
     prefix = prefix_of(tensors, anchor)
-    if prefix is None:
-        return {}
-    own = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return {name: tensor.to(torch.float32, copy=True) for name, tensor in own.items() if tensor.is_floating_point()}
+    chosen = {} if prefix is None else {name: t for name, t in tensors.items() if name.startswith(prefix)}
+    floats = {name[len(prefix or "") :]: t for name, t in chosen.items() if t.is_floating_point()}
+    return {name: tensor.to(torch.float32, copy=True) for name, tensor in floats.items()}
 
 
 def load_bert(folder: Path, flag: str, weights: bool = True) -> Bert:
@@ -195,45 +177,15 @@ def load_bert(folder: Path, flag: str, weights: bool = True) -> Bert:
     model_type = config.get("model_type")
     if model_type not in BERT_TYPES:
         raise ModelError(f"{where}: model_type is {model_type!r}; a student is one of {', '.join(BERT_TYPES)}")
-    text = config.get("text_config") or config if model_type == "chinese_clip" else config
-    if text.get("hidden_act", "gelu") != "gelu":
-        raise ModelError(f"{where}: its activation is {text['hidden_act']}; only gelu is supported")
-    dimensions = dimensions_of(BertConfig.from_dict(text))
-    if dimensions.width % dimensions.heads:
-        raise ModelError(f"{where}: {dimensions.heads} attention heads do not divide its width of {dimensions.width}")
-    shapes = bert_shapes(dimensions)
-    if not weights:
-        return Bert(dimensions)
-    tensors = tensors_beside(read_tensors(folder, flag), BERT_TOKENS)
-    check_tensors(tensors, shapes, where)
-    others = [name for name in tensors if name not in shapes and not name.startswith("pooler.")]
-    if others:
-        raise ModelError(f"{where}: {len(others)} tensors are not those of such a BERT, the first is {min(others)}")
-    return Bert.from_tensors(dimensions, {name: tensors[name] for name in shapes})
-
-
-def dimensions_of(config: BertConfig) -> Dimensions:
-    """The shape that transformers' configuration describes."""
-    return Dimensions(
-        layers=config.num_hidden_layers,
-        width=config.hidden_size,
-        heads=config.num_attention_heads,
-        intermediate=config.intermediate_size,
-        vocabulary=config.vocab_size,
-        positions=config.max_position_embeddings,
-        types=config.type_vocab_size,
-        layer_norm_eps=config.layer_norm_eps,
-    )
-
-
-def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raise ModelError, which begins with `where`, for a tensor that is missing or has another shape."""
-    missing = [name for name in shapes if name not in tensors]
-    if missing:
-        raise ModelError(f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}; download it again")
-    for name, shape in shapes.items():
-        if tensors[name].shape != shape:
-            raise ModelError(f"{where}: {name} is {tuple(tensors[name].shape)}, its configuration says {tuple(shape)}")
+    with model_errors(f"{where}: its weights and config.json are not those of a BERT"):
+        text = BertConfig.from_dict(config.get("text_config") or config)
+        dimensions = Dimensions(*(getattr(text, name) for name in BERT_SIZES))
+        if text.hidden_act != "gelu" or dimensions.width % dimensions.heads:
+            raise ValueError(f"activation {text.hidden_act}, {dimensions.heads} heads of a width {dimensions.width}")
+        if not weights:
+            return Bert(dimensions)
+        tensors = text_encoder_tensors(read_tensors(folder, flag), BERT_TOKENS)
+        return Bert.from_tensors(dimensions, {n: t for n, t in tensors.items() if not n.startswith("pooler.")})
 
 
 def check_finite(outputs: torch.Tensor, texts: list[str], where: str) -> None:

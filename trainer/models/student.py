@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,11 +23,17 @@ from .tokenizer import load_tokens
 FLAG = "student.model"
 
 
+class Ridge(NamedTuple):
+    """A closed-form map: weight (D, S) and bias (W, D), fp32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
 class Student(nn.Module):
     """A BERT without dropout, with an optional projection after it.
 
-    Dropout is off for good: targets are a deterministic function of the caption, and a frozen layer's output can then
-    be computed once.
+    Without dropout a frozen layer's output can be computed once.
     """
 
     def __init__(self, bert: Bert, tokens: PromptTokenizer, mask_padding: bool = True) -> None:
@@ -47,8 +53,8 @@ class Student(nn.Module):
         """The encoder of an artifact, with its structure, ready to encode."""
         meta = artifact.meta
         student = cls(bert_of(artifact), PromptTokenizer.from_artifact(artifact), meta.mask_padding)
-        found = structures(artifact)
-        student.structure, student.pooled = found["structure"], found.get("pooled")
+        by_group = structures(artifact)
+        student.structure, student.pooled = by_group["structure"], by_group.get("pooled")
         return student.requires_grad_(False).train(False)
 
     @property
@@ -58,12 +64,9 @@ class Student(nn.Module):
 
     def set_projection(self, ridge: Ridge, pooled: Ridge | None = None) -> None:
         """Put a trainable map and bias after the last layer, and others for the pooled vector, if there is one."""
-        self.proj_weight, self.proj_bias = nn.Parameter(ridge.weight.clone()), nn.Parameter(ridge.bias.clone())
+        self.proj_weight, self.proj_bias = (nn.Parameter(tensor.clone()) for tensor in ridge)
         if pooled is not None:
-            self.pooled_weight, self.pooled_bias = (
-                nn.Parameter(pooled.weight.clone()),
-                nn.Parameter(pooled.bias.clone()),
-            )
+            self.pooled_weight, self.pooled_bias = (nn.Parameter(tensor.clone()) for tensor in pooled)
 
     def keys(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, W) ids -> (B, W) bool, True where a key may be seen."""
@@ -89,9 +92,11 @@ class Student(nn.Module):
         if frozen_hidden is not None:
             frozen_hidden = frozen_hidden.float()  # stored in half precision
         last = self.bert(ids, keys, positions, index, frozen_hidden, 0 if frozen_hidden is None else depth)
-        if index is not None and positions is not None:
-            positions = positions.flatten()[index]
-        z = project(last, self.proj_weight, bias_at(self.proj_bias, positions))
+        bias: torch.Tensor | None = self.proj_bias
+        if bias is not None and positions is not None:
+            own = positions if index is None else positions.flatten()[index]
+            bias = nn.functional.embedding(own, bias)  # as bias[own], whose backward is slower
+        z = project(last, self.proj_weight, bias)
         z = z if index is None else unpack(z, index, keys.shape)
         if self.pooled is None and self.pooled_weight is None:
             return z, None
@@ -141,10 +146,7 @@ def load_student(
     endpoint: str | None = None,
 ) -> Student:
     """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel, or that of a ZhCLIP encoder file, without
-    its projection.
-
-    Without `weights` its shapes alone, for which no weights are downloaded. `progress` hears of a download, from the
-    hub at `endpoint`.
+    its projection; without `weights` its shapes alone. `progress` hears of a download, from the hub at `endpoint`.
 
     Raises ModelError if the model is of another kind, incomplete, or has fewer positions than `window`.
     """
@@ -158,9 +160,8 @@ def load_student(
     positions = bert.dimensions.positions
     if window > positions:
         raise ModelError(f"--{FLAG} {folder}: {positions} positions, and --window asks for {window}")
-    return (
-        Student(bert, load_tokens(model, window, endpoint), mask_padding).requires_grad_(False).train(False).to(device)
-    )
+    student = Student(bert, load_tokens(model, window, endpoint), mask_padding)
+    return student.requires_grad_(False).train(False).to(device)
 
 
 def student_from_recipe(
@@ -169,18 +170,3 @@ def student_from_recipe(
     """The recipe's student, untrained."""
     model = require(recipe.student.model, FLAG, "the Chinese encoder")
     return load_student(model, recipe.window, device, weights, progress, recipe.endpoint)
-
-
-def bias_at(bias: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor | None:
-    """(W, D) -> (..., D) at these positions (...), None: all."""
-    if bias is None or positions is None:
-        return bias
-    return torch.nn.functional.embedding(positions, bias)  # as bias[positions], whose backward is slower
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """A closed-form map: weight (D, S) and bias (W, D), fp32."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerBase
+from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from zhclip.bert import Bert
 from zhclip.io import digest
-from zhclip.models import SD15, CheckpointKind, Part, absolute_layer
+from zhclip.models import CheckpointKind, Part, absolute_layer
 from zhclip.vectors import standardise
 
 from ..base.comfyui import clip_tokenizer
@@ -19,18 +18,9 @@ from ..base.device import rounded_positions
 from ..base.recipe import Recipe
 from ..base.settings import public_name, require
 from ..progress import Listener
-from .clip import Clip, clip_class, clip_config, clip_tensors, kind_by_names, load_checkpoint, load_clip
+from .clip import PREFIXES, Clip, checkpoint_kind, clip_config, load_checkpoint, load_folder
 from .download import download_weights
-from .load import (
-    ModelError,
-    load_bert,
-    read_tensors,
-    read_tokenizer,
-    resolve,
-    tensor_names,
-    text_encoder_folders,
-    tokenizer_folder,
-)
+from .load import ModelError, read_tensors, read_tokenizer, resolve, text_encoder_folders
 
 FLAG = "teacher.model"
 
@@ -79,7 +69,7 @@ class Teacher:
 
     @property
     def teacher_layer(self) -> int:
-        """The hidden state that is the target, as a file's metadata says it: -1 the last."""
+        """Number of the target among all hidden states, -1 the last, as an artifact's metadata has it."""
         return absolute_layer(self.layer, self.kind.parts[0].layer)
 
     @cached_property
@@ -104,45 +94,31 @@ class Teacher:
         )
         return batch.input_ids, batch.attention_mask.sum(dim=1)
 
-    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Captions -> targets (B, window, D) fp32 and lengths (B,)."""
-        ids, lengths = self._on_device(texts)
-        positions = torch.arange(self.window, device=ids.device).expand_as(ids)
-        return self.outputs(ids, lengths, positions)[0], lengths
-
-    def encode_pooled(self, texts: list[str]) -> torch.Tensor | None:
-        """Captions -> pooled vectors (B, G) fp32, or None where the kind has none."""
-        if not self.pooled_width:
-            return None
-        ids, lengths = self._on_device(texts)
-        text = torch.arange(int(lengths.max()), device=ids.device)
-        return self.outputs(ids, lengths, text.expand(len(ids), -1))[1]
-
-    def _on_device(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        ids, lengths = self.tokens(texts)
-        return ids.to(self.models[0].device), lengths.to(self.models[0].device)
+    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Captions -> targets (B, window, D) fp32, and pooled vectors (B, G) fp32 or None where the kind has none."""
+        ids, lengths = (tensor.to(self.models[0].device) for tensor in self.tokens(texts))
+        return self.outputs(ids, lengths, torch.arange(self.window, device=ids.device).expand_as(ids))
 
     @torch.inference_mode()
     def outputs(
         self, ids: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """ids (B, window), lengths (B,) -> targets (B, P, D) fp32 at `positions` (B, P), all text among them once, and
-        pooled vectors (B, G) fp32, or None; standardised where there is something to do it by.
+        pooled vectors (B, G) or None; standardised where means are set.
 
         A CLIP runs without an attention mask and padded as its UNet has it, up to the last of the positions: it is
         causal. A BERT runs with its own mask, at these positions alone.
         """
-        if not self.causal:
-            bert = self.models[0]
-            layers = self.layer % (shape_of(bert)[1] + 1)  # -1: all of them
+        if isinstance(bert := self.models[0], Bert):
+            layers = self.layer % (bert.dimensions.layers + 1)  # -1: all of them
             hidden = bert(ids.gather(1, positions), positions < lengths[:, None], positions, last=layers)
             return standardise(hidden.float(), self.mean, self.std), None
         ids = ids[:, : rounded_positions(int(positions.max()) + 1, ids.device)]
-        behind = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
+        padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         states = []
         for part, model in zip(self.kind.parts, self.models):
-            assert not isinstance(model, Bert)  # a BERT is not causal
-            hidden, last = self._hidden(part, model, ids if part.pad is None else ids.masked_fill(behind, part.pad))
+            assert not isinstance(model, Bert)
+            hidden, last = self._hidden(part, model, ids if part.pad is None else ids.masked_fill(padding, part.pad))
             states.append(_at(hidden, positions).float())
         targets, pooled = standardise(torch.cat(states, dim=-1), self.mean, self.std), None
         if isinstance(model, CLIPTextModelWithProjection):
@@ -155,10 +131,9 @@ class Teacher:
         """ids (B, P) -> a part's states, and those of its last layer through the final norm, both (B, P, D)."""
         tower = getattr(model, "text_model", model)  # transformers 5 flattened CLIPTextModel alone
         layer = absolute_layer(self.layer, part.layer)
-        if layer == -1 and part.final_norm:
-            last = tower(input_ids=ids).last_hidden_state
-            return last, last
-        out = tower(input_ids=ids, output_hidden_states=True)
+        out = tower(input_ids=ids, output_hidden_states=layer != -1 or not part.final_norm)
+        if out.hidden_states is None:
+            return out.last_hidden_state, out.last_hidden_state
         hidden = out.hidden_states[layer]
         return tower.final_layer_norm(hidden) if part.final_norm else hidden, out.last_hidden_state
 
@@ -185,7 +160,7 @@ def load_tokenizer(model: str, fallback: str | None, endpoint: str | None = None
     folder = resolve(model, FLAG, endpoint=endpoint)
     if folder.is_file():
         folder = resolve(fallback or clip_tokenizer(), "teacher.tokenizer", endpoint=endpoint)
-    tokenizer = read_tokenizer(tokenizer_folder(folder), FLAG)
+    tokenizer = read_tokenizer(folder, FLAG)
     if tokenizer.pad_token is None:
         raise ModelError(f"--{FLAG} {folder}: its tokenizer has no padding token; SD1.5's CLIP pads with its end token")
     return tokenizer
@@ -211,11 +186,11 @@ def load_teacher(
         kind, encoders = load_checkpoint(path, FLAG)
     else:
         kind, folders = text_encoder_folders(path, FLAG)
-        configs = [clip_config(kind, folder, FLAG) for folder in folders]  # refuses other models before a download
+        for folder in folders:
+            clip_config(kind, folder, FLAG)  # refuses other models before a download
         if weights:
             download_weights(model, FLAG, progress, endpoint)
-        loaded = zip(kind.parts, folders, configs)
-        encoders = tuple(_load_folder(kind, part, folder, config, weights) for part, folder, config in loaded)
+        encoders = tuple(load_folder(kind, part, folder, FLAG, weights) for part, folder in zip(kind.parts, folders))
     for part, encoder in zip(kind.parts, encoders):
         encoder.requires_grad_(False).train(False).to(device)
         _, layers, positions = shape_of(encoder)
@@ -223,18 +198,7 @@ def load_teacher(
             raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
         if not -layers - 1 <= absolute_layer(layer, part.layer) <= layers:
             raise ModelError(f"--teacher.layer {layer}: {model} has no such hidden state, it has {layers + 1}")
-    name, teacher_tokenizer = public_name(model), load_tokenizer(model, tokenizer, endpoint)
-    return Teacher(encoders, kind, teacher_tokenizer, window, layer, name)
-
-
-def _load_folder(
-    kind: CheckpointKind, part: Part, folder: Path, config: CLIPTextConfig | None, weights: bool
-) -> Clip | Bert:
-    """One text encoder of Hugging Face layout; a BERT where `config` is None."""
-    if config is None:
-        return load_bert(folder, FLAG, weights)
-    tensors = clip_tensors(read_tensors(folder, FLAG)) if weights else None
-    return load_clip(clip_class(kind, part), config, tensors, f"--{FLAG} {folder}")
+    return Teacher(encoders, kind, load_tokenizer(model, tokenizer, endpoint), window, layer, public_name(model))
 
 
 def teacher_kind(model: str, endpoint: str | None = None) -> CheckpointKind:
@@ -242,13 +206,15 @@ def teacher_kind(model: str, endpoint: str | None = None) -> CheckpointKind:
     path = resolve(model, FLAG, endpoint=endpoint)
     if path.is_dir():
         return text_encoder_folders(path, FLAG)[0]
-    return kind_by_names(tensor_names(path, FLAG)) or SD15
+    return checkpoint_kind(read_tensors(path, FLAG, PREFIXES))
 
 
 def teacher_from_recipe(
     recipe: Recipe, device: torch.device | str, progress: Listener | None = None, weights: bool = True
 ) -> Teacher:
     """The recipe's teacher."""
-    given = recipe.teacher
-    model = require(given.model, FLAG, "the English encoder")
-    return load_teacher(model, recipe.window, given.layer, given.tokenizer, device, weights, progress, recipe.endpoint)
+    settings = recipe.teacher
+    model = require(settings.model, FLAG, "the English encoder")
+    return load_teacher(
+        model, recipe.window, settings.layer, settings.tokenizer, device, weights, progress, recipe.endpoint
+    )

@@ -19,7 +19,7 @@ from zhclip.schema import SpecialIds, TokenizerInfo
 from zhclip.tokenizer import pack
 from zhclip.tokens import PromptTokenizer
 
-from .load import ModelError, read_tokenizer, resolve
+from .load import ModelError, model_errors, read_tokenizer, resolve
 
 logger = logging.getLogger(__name__)
 FLAG = "student.model"
@@ -47,10 +47,10 @@ def load_tokens(model: str, window: int, endpoint: str | None = None) -> PromptT
 
 @functools.lru_cache(maxsize=1)  # every stage of a run asks for it, and a large vocabulary takes seconds
 def _load_tokens(folder: Path, window: int) -> PromptTokenizer:
-    return tokens_of(read_tokenizer(folder, FLAG), window, f"--{FLAG} {folder}")
+    return prompt_tokenizer(read_tokenizer(folder, FLAG), window, f"--{FLAG} {folder}")
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerBase, window: int, where: str) -> PromptTokenizer:
+def prompt_tokenizer(tokenizer: PreTrainedTokenizerBase, window: int, where: str) -> PromptTokenizer:
     """transformers' tokenizer as an artifact stores it, with the folding that its vocabulary needs.
 
     Raises ModelError, which begins with `where`, when it lacks a special token, is of another kind, or gives other ids.
@@ -58,12 +58,10 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, window: int, where: str) -> Pr
     ids = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
     if None in ids:
         raise ModelError(f"{where}: its tokenizer lacks a start, end, padding or unknown token")
-    try:
+    hint = "the nodes run BERT's WordPiece and XLM-RoBERTa's Unigram"
+    with model_errors(f"{where}: its tokenizer cannot be stored", hint):
         info, tensors = tokenizer_info(json.loads(tokenizer.backend_tokenizer.to_str()))
         tokens = PromptTokenizer(info, tensors, SpecialIds(*ids), window, where)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a setting that its kind lacks, ArtifactError
-        reason = f"{type(error).__name__}: {error}"
-        raise ModelError(f"{where}: the nodes run BERT's WordPiece or XLM-RoBERTa's Unigram; {reason}") from error
     require_match(tokens, tokenizer, SAMPLES, where)
     tokens.folding = str.maketrans(folding(tokens))
     return tokens
@@ -104,13 +102,12 @@ def require_match(
 ) -> None:
     """Raise ModelError, which begins with `where`, unless both tokenizers give the same ids of every text."""
     texts = [normalise(text) for text in texts]
-    wanted = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
-    for text, ids in zip(texts, wanted):
-        built = tokens.tokenizer.encode(text, add_special_tokens=False).ids
-        if built != list(ids):
+    for text, expected in zip(texts, tokenizer(texts, add_special_tokens=False, verbose=False).input_ids):
+        ids = tokens.tokenizer.encode(text, add_special_tokens=False).ids
+        if ids != list(expected):
             raise ModelError(
-                f"{where}: of {text!a} its tokenizer makes the ids {list(ids)[:20]}, and the one that the nodes would "
-                f"build {built[:20]}; such a tokenizer cannot be stored"
+                f"{where}: of {text!a} its tokenizer makes the ids {list(expected)[:20]}, and the one that the nodes "
+                f"would build {ids[:20]}; such a tokenizer cannot be stored"
             )
 
 
@@ -122,11 +119,8 @@ def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str]
 
 
 def folding(tokens: PromptTokenizer) -> dict[str, str]:
-    """Traditional characters that are unknown to the tokenizer, each with the simplified one that it knows.
-
-    OpenCC's table says which is which. A traditional character that the vocabulary has stays as typed. Without the
-    package `opencc` the result is empty.
-    """
+    """Traditional characters that are unknown to the tokenizer, each with the simplified one that it knows, by OpenCC's
+    table. Empty without the package `opencc`."""
     try:
         from opencc import OpenCC  # slow to import
     except ModuleNotFoundError:

@@ -51,10 +51,10 @@ def build_structure(teacher: Teacher, cache: Cache) -> tuple[Structure, Structur
 
     The empty prompt's output; position 0, which a causal teacher has the same for every prompt; the mean norms.
     """
-    empty = teacher.encode([""])[0][0].cpu()  # (W, D)
+    targets, pooled = teacher.encode([""])
+    empty = targets[0].cpu()  # (W, D)
     position0 = empty[0].clone() if teacher.causal else None
     structure = Structure(position0=position0, empty=empty, norms=cache.norms(), widths=teacher.widths)
-    pooled = teacher.encode_pooled([""])
     if pooled is None:
         return structure, None
     return structure, Structure(empty=pooled.cpu(), norms=cache.norms(POOLED))
