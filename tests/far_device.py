@@ -34,9 +34,9 @@ torch.__future__.set_overwrite_module_params_on_conversion(True)  # Module.to ca
 
 def _pin(tensor: torch.Tensor) -> torch.Tensor:
     """The values in memory that counts as pinned."""
-    made = tensor.clone()
-    made.pinned = True  # type: ignore[attr-defined]
-    return made
+    copy = tensor.clone()
+    copy.pinned = True  # type: ignore[attr-defined]
+    return copy
 
 
 torch.Tensor.pin_memory = _pin  # type: ignore[method-assign, assignment]
@@ -50,7 +50,7 @@ class Far(torch.Tensor):
 
     @staticmethod
     def __new__(cls, values: torch.Tensor, requires_grad: bool = False) -> Far:
-        made = torch.Tensor._make_wrapper_subclass(
+        wrapper = torch.Tensor._make_wrapper_subclass(
             cls,
             values.shape,
             strides=values.stride(),
@@ -59,8 +59,8 @@ class Far(torch.Tensor):
             device=torch.device(NAME, 0),
             requires_grad=requires_grad,
         )
-        made.here = values
-        return made
+        wrapper.here = values
+        return wrapper
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

@@ -28,7 +28,6 @@ from trainer.cache.shards import Cache
 from trainer.cache.stage import build
 from trainer.corpus import stage as corpus
 from trainer.corpus.pairs import Pair
-from trainer.models.freezing import prepare
 from trainer.models.student import Student, load_student
 from trainer.models.teacher import Teacher, load_teacher
 from trainer.report import baselines
@@ -36,8 +35,6 @@ from trainer.report.baselines import Baselines, teacher_targets
 from trainer.report.score import score
 from trainer.training import checkpoint, setup
 from trainer.training import loop as training
-from trainer.training.data import caption_batch
-from trainer.training.losses import Loss
 from zhclip import artifact as fmt
 from zhclip import ridge
 from zhclip.pipelines import PromptEncoder
@@ -46,47 +43,17 @@ WINDOW, ROWS, DEPTH = 32, 24, 2
 PAIRS = [Pair(zh, en) for zh, en in captions()[:ROWS]]
 
 
-def encoders_there(folder: Path) -> tuple[Teacher, Student]:
+def far_encoders(folder: Path) -> tuple[Teacher, Student]:
     teacher = load_teacher(str(encoders.clip_teacher(folder / "t")), WINDOW)
     student = load_student(str(encoders.student(folder / "s")), WINDOW)
     teacher.models[0].to(NAME)
     return teacher, student.to(NAME)
 
 
-def cached(folder: Path, teacher: Teacher, student: Student, pads: int | None = 2) -> Cache:
+def build_cache(folder: Path, teacher: Teacher, student: Student, pads: int | None = 2) -> Cache:
     depth = DEPTH if pads else student.depth
     build(folder / f"cache{pads}", CacheBuilder(teacher, student, PAIRS, depth, pads, 8, 8))
     return Cache.open(folder / f"cache{pads}", depth, pads)
-
-
-def of_student(folder: Path, planted: bool) -> None:
-    """A forward pass at some positions and its gradient."""
-    student = encoders_there(folder)[1]
-    prepare(student, TrainSettings(layers=1), None)
-    ids = torch.tensor([student.tokens.windows(pair.zh)[0][:9] for pair in PAIRS[:4]]).to(NAME)
-    positions = torch.arange(9).expand(4, -1)
-    z, _ = student(ids, positions=positions if planted else positions.to(NAME), index=torch.arange(36, device=NAME))
-    assert z.device.type == NAME
-    z.square().mean().backward()
-
-
-def of_loss(folder: Path, planted: bool) -> None:
-    """A step: loss, gradient, clipping, AdamW."""
-    teacher, student = encoders_there(folder)
-    cache, train = cached(folder, teacher, student), TrainSettings(layers=1)
-    prepare(student, train, cache.ridge(1e-3))
-    student.to(NAME)
-    batch = caption_batch(cache, list(range(8)), list(range(8)))
-    batch = {name: tensor.to(NAME) for name, tensor in batch.items()}
-    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=1e-3)
-    z, pooled = student(batch["ids"], batch["frozen_hidden"], DEPTH, batch["positions"], batch["flat_index"])
-    loss = Loss.from_cache(cache, train, student, torch.device("cpu" if planted else NAME))
-    before = [parameter.detach().cpu().clone() for parameter in learning]
-    loss(z, pooled, batch)["objective"].backward()
-    torch.nn.utils.clip_grad_norm_(learning, 1.0, foreach=False)
-    optimiser.step()
-    assert all(not torch.equal(one, other.detach().cpu()) for one, other in zip(before, learning))
 
 
 def of_cache(folder: Path, planted: bool) -> None:
@@ -94,37 +61,22 @@ def of_cache(folder: Path, planted: bool) -> None:
     if planted:
         plain = ridge.sum_by_position
         ridge.sum_by_position = lambda values, positions, window: plain(values, positions.cpu(), window)
-    teacher, student = encoders_there(folder)
+    teacher, student = far_encoders(folder)
     build(folder / "cache2", CacheBuilder(teacher, student, PAIRS, DEPTH - 1, 2, 8, 8))
-    cache = cached(folder, teacher, student)  # the same captions with frozen hidden states of another depth
+    cache = build_cache(folder, teacher, student)  # the same captions with frozen hidden states of another depth
     assert {tensor.device.type for shard in [*cache.shards, cache.sums] for tensor in shard.values()} == {"cpu"}
     assert not DOUBLE, f"{DOUBLE} in double precision, at a sixty-fourth of the speed on consumer GPUs"
 
 
 def of_scoring(folder: Path, planted: bool) -> None:
     """A report with its baselines."""
-    teacher, student = encoders_there(folder)
-    train, dev = cached(folder, teacher, student), cached(folder, teacher, student, None)
+    teacher, student = far_encoders(folder)
+    train, dev = build_cache(folder, teacher, student), build_cache(folder, teacher, student, None)
     if planted:
         baselines.Baselines.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
     baseline = Baselines(train, 1e-3, teacher_targets(teacher, PAIRS))
     report, _ = score(student, [(dev, baseline)], PAIRS)
     assert set(report["baselines"]) == {"constant", "nearest", "untrained", "ridge"}
-
-
-def always(device: torch.device, size: int) -> bool:
-    """That there is room on the device."""
-    return True
-
-
-def never(device: torch.device, size: int) -> bool:
-    """That there is none."""
-    return False
-
-
-def unpinned(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy where a GPU cannot fetch it by itself."""
-    return tensor.clone()
 
 
 def of_train(folder: Path, planted: bool) -> None:
@@ -136,7 +88,7 @@ def of_train(folder: Path, planted: bool) -> None:
     make_accelerator, prefetch, means = setup.make_accelerator, setup.prefetch, training._means
     waited, device = [], torch.device("cpu")
 
-    def there(train: TrainSettings) -> Accelerator:
+    def far_accelerator(train: TrainSettings) -> Accelerator:
         accelerator = make_accelerator(train)
         # The student is there already, and torch would make its parameters anew (far_device.py).
         accelerator.device_placement = False
@@ -149,25 +101,25 @@ def of_train(folder: Path, planted: bool) -> None:
                 WAITS.clear()
             yield batch
 
-    def told(pending: list[setup.Batch], accelerator: Accelerator) -> dict[str, float]:
+    def collect_waits(pending: list[setup.Batch], accelerator: Accelerator) -> dict[str, float]:
         waited.extend(WAITS)  # before the figures of the last steps are asked for, which torch gives of no such tensor
         return means([{name: tensor.cpu() for name, tensor in terms.items()} for terms in pending], accelerator)
 
-    setup.make_accelerator, setup.prefetch, training._means = there, watched, told
+    setup.make_accelerator, setup.prefetch, training._means = far_accelerator, watched, collect_waits
     for stage in (corpus, cache, training):
         stage.run(recipe)
     waited.clear()
     device = torch.device(NAME, 0)
     if planted:
-        torch.Tensor.pin_memory = unpinned  # type: ignore[method-assign, assignment]
+        torch.Tensor.pin_memory = torch.Tensor.clone  # type: ignore[method-assign, assignment]
     here = load_file(checkpoint.final(recipe.folder / "checkpoints"))
     for moved in (True, False):
-        setup.fits_on = [never, always][moved]
+        setup.fits_on = lambda device, size: moved  # noqa: B023
         recipe.run = str(folder / f"far{moved}")
         training.run(recipe)
         assert not waited, f"the device is waited for: {sorted(set(waited))}"
-        found = load_file(checkpoint.final(recipe.folder / "checkpoints"))
-        assert all(torch.allclose(tensor, found[name], atol=1e-6) for name, tensor in here.items())
+        final = load_file(checkpoint.final(recipe.folder / "checkpoints"))
+        assert all(torch.allclose(tensor, final[name], atol=1e-6) for name, tensor in here.items())
 
 
 def of_prompts(folder: Path, planted: bool) -> None:
@@ -177,20 +129,17 @@ def of_prompts(folder: Path, planted: bool) -> None:
     encoder = PromptEncoder(folder / "cat.safetensors", diffusion.pipeline_for(artifact.meta), NAME)
     if planted:
         encoder.bert = encoder.bert.to("cpu")
-    made = encoder(["a (red:1.3) cat", "a cat BREAK a dog"], "dog")
-    assert {x.device.type for x in made.values()} == {NAME} and len(made) == 4
+    embeddings = encoder(["a (red:1.3) cat", "a cat BREAK a dog"], "dog")
+    assert {x.device.type for x in embeddings.values()} == {NAME} and len(embeddings) == 4
 
 
-PARTS = {
-    **{"student": of_student, "loss": of_loss, "cache": of_cache, "scoring": of_scoring},
-    **{"train": of_train, "prompts": of_prompts},
-}
+PARTS = {"cache": of_cache, "scoring": of_scoring, "train": of_train, "prompts": of_prompts}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--planted", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        PARTS[options.part](Path(made), options.planted)
+    with tempfile.TemporaryDirectory() as temporary:
+        PARTS[options.part](Path(temporary), options.planted)
     print("done")
