@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertModel, ChineseCLIPModel, XLMRobertaConfig, XLMRobertaModel
 
-from tests import encoders, graphs, hub
+from tests import encoders, graphs
 from tests.host import Host, running
-from tests.tree import trainer
 from trainer.__main__ import main
 from zhclip.artifact import load, read_meta
 
@@ -81,9 +80,8 @@ def test_the_node_makes_of_the_file_what_transformers_makes_of_the_source(
     for i, (text, expected) in enumerate(zip(TEXTS, by_transformers(sources, kind), strict=True)):
         outputs = exact.outputs(graphs.probe(text, f"{kind}-{i}", out.name))
         assert i or "carries no evaluation" in json.dumps(outputs)  # the loader runs, and warns, once
-        found = load_file(exact.base / "output" / f"{kind}-{i}.safetensors")["cond.0"]
-        assert found.shape == expected.shape
-        assert (found - expected).abs().max() < 1e-4, text
+        vectors = load_file(exact.base / "output" / f"{kind}-{i}.safetensors")["cond.0"]
+        assert vectors.shape == expected.shape and (vectors - expected).abs().max() < 1e-4, text
     assert not list(out.parent.glob("*.candidate"))
 
 
@@ -94,69 +92,35 @@ def test_the_file_says_what_it_is(sources: Path, tmp_path: Path) -> None:
     assert (meta.window, meta.mask_padding, meta.position0) == (512, False, "learnt")
     assert (meta.strategy, meta.teacher.id, meta.report) == ("converted", "none", {})
     assert (meta.licence, meta.recipe) == ("creativeml-openrail-m", {"convert": {"source": "taiyi", "window": 512}})
-    made = load(out)
-    assert not made.structure and not made.pooled and not made.skip
+    converted = load(out)
+    assert not converted.structure and not converted.pooled and not converted.skip
     again = tmp_path / "again.safetensors"
     assert main(command(sources, "taiyi", again)) == 0
     assert again.read_bytes() == out.read_bytes()
 
 
-def edited(file: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
-    """A source whose tensors `change` has changed."""
-
-    def edit(folder: Path) -> None:
-        tensors = load_file(folder / file)
-        change(tensors)
-        save_file(tensors, folder / file)
-
-    return edit
-
-
 def xlm_r(folder: Path) -> None:
     """AltDiffusion's text_encoder."""
-    shutil.rmtree(folder / "taiyi" / "text_encoder")
+    shutil.rmtree(folder / "text_encoder")
     sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    XLMRobertaModel(XLMRobertaConfig(vocab_size=40, **sizes)).save_pretrained(folder / "taiyi" / "text_encoder")
+    XLMRobertaModel(XLMRobertaConfig(vocab_size=40, **sizes)).save_pretrained(folder / "text_encoder")
 
 
-def config(name: str, value: object) -> Callable[[Path], None]:
-    """A Taiyi whose config.json says something else."""
-
-    def edit(folder: Path) -> None:
-        path = folder / "taiyi" / "text_encoder" / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {name: value}), encoding="utf-8")
-
-    return edit
-
-
-def vocabulary(lines: list[str]) -> Callable[[Path], None]:
+def vocabulary(pieces: list[str]) -> Callable[[Path], None]:
     """Another vocab.txt."""
 
     def edit(folder: Path) -> None:
-        (folder / "taiyi" / "tokenizer" / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / "tokenizer" / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
 
     return edit
 
 
-WEIGHTS = "taiyi/text_encoder/model.safetensors"
-BROKEN = {  # and what the sentence names
-    "a tensor is missing": (
-        edited(WEIGHTS, lambda t: t.pop("encoder.layer.1.output.dense.weight")),
-        "encoder.layer.1.output.dense.weight",
-    ),
-    "an unknown tensor": (edited(WEIGHTS, lambda t: t.update(x=torch.ones(1))), "first is x"),
-    "no positions": (
-        edited(WEIGHTS, lambda t: t.pop("embeddings.position_embeddings.weight")),
-        "embeddings.position_embeddings.weight",
-    ),
-    "fewer layers than said": (config("num_hidden_layers", 12), "encoder.layer.2."),
-    "another activation": (config("hidden_act", "relu"), "relu"),
-    "a T5": (config("model_type", "t5"), "'t5'"),
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {  # and what the message names
     "AltDiffusion": (xlm_r, "'xlm-roberta'"),
     "no vocabulary": (vocabulary(["a", "b"]), "[CLS]"),
     "another vocabulary": (vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str, range(400))]), "404 tokens"),
-    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "text_encoder"),
-    "no folder": (lambda folder: shutil.rmtree(folder / "taiyi"), "--source"),
+    "no weights": (lambda folder: (folder / "text_encoder" / "model.safetensors").unlink(), "text_encoder"),
+    "no folder": (shutil.rmtree, "--source"),
 }
 
 
@@ -164,9 +128,9 @@ BROKEN = {  # and what the sentence names
 def test_a_source_that_cannot_be_run_is_refused_in_one_line(
     broken: str, sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    breaks, name = BROKEN[broken]
+    change, name = BROKEN[broken]
     copy = shutil.copytree(sources, tmp_path / "copy")
-    breaks(copy)
+    change(copy / "taiyi")
     out = tmp_path / "out" / "encoder.safetensors"
     assert main(command(copy, "taiyi", out)) == 1
     line = capsys.readouterr().err.splitlines()[-1]
@@ -193,7 +157,7 @@ def test_a_tokenizer_that_frames_otherwise_is_found_out(
     settings = {"padding_side": "left"}
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
     assert main(command(copy, "taiyi", tmp_path / "x.safetensors")) == 1
-    assert "position 0 of ''" in capsys.readouterr().err
+    assert str(copy) in capsys.readouterr().err
     assert not list(tmp_path.glob("x.*"))
 
 
@@ -207,24 +171,7 @@ def test_a_converted_encoder_can_be_scored_beside_aligned_ones(
         encoders.clip_teacher(tmp_path / f"teacher-{width}", width=width)
     flags = ["evaluate", "--artifact", str(out), "--corpus", str(dev), "--student.model", str(sources / "clip")]
     assert main([*flags, "--teacher.model", str(tmp_path / "teacher-128"), "--report", str(report)]) == 0
-    found = json.loads(report.read_text(encoding="utf-8"))
-    assert found["loss"]["all"] > found["baselines"]["constant"]["all"]
-    assert found["strategy"] == "converted"
+    figures = json.loads(report.read_text(encoding="utf-8"))
+    assert figures["strategy"] == "converted" and figures["loss"]["all"] > figures["baselines"]["constant"]["all"]
     assert main([*flags, "--teacher.model", str(tmp_path / "teacher-64")]) == 1
     assert "is 64 wide and" in capsys.readouterr().err
-
-
-def test_taiyi_comes_by_its_hub_id(sources: Path, tmp_path: Path) -> None:
-    """As IDEA-CCNL published it: weights in torch's old file, and a checkpoint of gigabytes beside."""
-    pipeline = shutil.copytree(sources / "taiyi", tmp_path / "hub" / "someone" / "taiyi")
-    weights = pipeline / "text_encoder" / "model.safetensors"
-    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
-    weights.unlink()
-    (pipeline / "taiyi.ckpt").write_bytes(b"many gigabytes")
-    out = tmp_path / "encoder.safetensors"
-    with hub.serve(tmp_path / "hub") as (endpoint, asked):
-        flags = ["--source", "someone/taiyi", "--out", str(out)]
-        done = trainer("convert", *flags, **hub.settings(endpoint, tmp_path / "home"))
-    assert done.returncode == 0, done.stderr
-    assert not any("ckpt" in path for path in asked)
-    assert read_meta(out).recipe["convert"]["source"] == "someone/taiyi"
