@@ -127,13 +127,13 @@ def step_speed(recipe: Recipe, device: torch.device, compare: bool) -> str:
             if compare:
                 measured = race_steps(plain(recipe, device), steps, device, quick=False)
                 duration, ratio = measured.ours, statistics.median(measured.ratios)
-                beside = f", {ratio:.2f} of the plain loop's {1000 * measured.plain:.0f}"
+                beside = f", {ratio:.2f} of the plain loop's {1000 * measured.plain:.1f}"
             else:
                 duration = seconds(lambda: run_step(steps, device), 20)
+            arithmetic = speed(operations, duration, device, DTYPES[recipe.train.precision])
     except (RuntimeError, ValueError) as error:
         return f"does not work: {one_line(error)}"
-    arithmetic = speed(operations, duration, device, DTYPES[recipe.train.precision])
-    return f"{1000 * duration:.0f} ms{beside}; {arithmetic}; {PAPER_STEPS * duration / 3600:.1f} h for {PAPER_STEPS:,}"
+    return f"{1000 * duration:.1f} ms{beside}; {arithmetic}; {PAPER_STEPS * duration / 3600:.1f} h for {PAPER_STEPS:,}"
 
 
 def final_loss(recipe: Recipe) -> float:
