@@ -147,20 +147,6 @@ def test_flags_that_do_not_fit_are_refused(
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_a_tokenizer_that_frames_otherwise_is_found_out(
-    sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = shutil.copytree(sources, tmp_path / "copy")
-    path = copy / "taiyi" / "tokenizer" / "tokenizer_config.json"
-    path.write_text(path.read_text(encoding="utf-8").replace("BertTokenizer", "ElectraTokenizer"), encoding="utf-8")
-    assert main(command(copy, "taiyi", tmp_path / "fine.safetensors")) == 0
-    settings = {"padding_side": "left"}
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
-    assert main(command(copy, "taiyi", tmp_path / "x.safetensors")) == 1
-    assert str(copy) in capsys.readouterr().err
-    assert not list(tmp_path.glob("x.*"))
-
-
 def test_a_converted_encoder_can_be_scored_beside_aligned_ones(
     sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

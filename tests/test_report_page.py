@@ -17,7 +17,7 @@ from trainer.corpus.pairs import read_pairs
 from trainer.report import captions
 from trainer.report.captions import Caption
 from trainer.report.charts import Axis, LineChart, averaged
-from trainer.report.page import Evaluation, page
+from trainer.report.page import page
 from trainer.report.tables import LABELS, LANGUAGES, WORDS, verdict
 from trainer.training import metrics
 
@@ -123,7 +123,7 @@ def test_metrics_of_a_resumed_run_continue_from_its_checkpoint(tmp_path: Path) -
 
 def test_a_caption_is_text_and_never_markup(finished: Path) -> None:
     rows = [row._replace(zh="<b>&", en='"<i>') for row in captions.read(finished / "report.captions.tsv")]
-    text = page(Evaluation(read(finished), rows))
+    text = page(read(finished), rows)
     assert "<b>&" not in text and "<i>" not in text and "&lt;b&gt;&amp;" in text
     assert 'id="recipe"' not in text
 

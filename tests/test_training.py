@@ -245,7 +245,7 @@ def test_dev_metrics_are_logged_beside_their_baselines(
     assert [row["step"] for row in rows] == [6, 12]
     assert [text for text in caplog.messages if "constant" in text and "start" in text]
     assert largest_difference(final(recipe), final(alone)) == 0  # scoring changes nothing
-    dev = DevMetrics.from_cache(recipe, *reversed(setup.open_student(recipe, "cpu")[::2]))
+    dev = DevMetrics(recipe, *reversed(setup.open_student(recipe, "cpu")[::2]))
     score = dev.score(TrainedRun.open(recipe, "cpu").student, 12)
     assert score == pytest.approx({name: rows[1][name] for name in score}, abs=1e-6)
     assert 0 < dev.constant_loss < 1 and dev.constant_recall < dev.start_recall < 1

@@ -179,7 +179,7 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) 
         parameters = list(checkpoint.trainable(student.to(device).train()).values())
         probe.trainable = sum(parameter.numel() for parameter in parameters)
         optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=True)
-        loss = Loss.from_cache(cache, train, student, device)
+        loss = Loss(cache, train, student, device)
 
         def one_pass() -> None:
             rows = list(range(min(batch, count)))

@@ -1,4 +1,4 @@
-"""A published Chinese encoder to an artifact, without training, read back and compared before the file is in place.
+"""Stage `convert`: a published Chinese encoder as an artifact, without training.
 
 Taiyi's encoder paints with the UNet that it was trained on; a Chinese-CLIP is not aligned to anything, and serves as a
 comparison. Neither has a report, so the loader node warns.
@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from zhclip.artifact import load, save
+from zhclip.artifact import save
 from zhclip.schema import CorpusInfo, PartInfo, TeacherInfo
 
-from ..base.files import temporary_folder
 from ..base.recipe import SettingsError
 from ..base.settings import public_name, require
 from ..base.stage_settings import ConvertSettings
@@ -24,12 +22,10 @@ from ..models.load import ModelError, load_bert, read_config, read_tokenizer, re
 from ..models.student import Student
 from ..models.tokenizer import prompt_tokenizer
 from ..progress import Listener
-from .export import ExportError, artifact_from_student
+from .export import artifact_from_student
 
 log = logging.getLogger(__name__)
 FLAG = "source"
-SAMPLES = ("", "\u4e00\u53ea\u7ea2\u8272\u7684\u732b", "\u96e8\u4e2d\u7684\u57ce\u5e02, Van Gogh, 4k")
-TOLERANCE = 1e-4
 CLIP_WINDOW = 77  # positions of SD1.5's CLIP and of every encoder aligned to it; Chinese-CLIP learnt windows of 52
 PIPELINE_WINDOW = 512  # at most; a tokenizer that states no length has a very large one
 
@@ -37,8 +33,7 @@ PIPELINE_WINDOW = 512  # at most; a tokenizer that states no length has a very l
 def convert_published(settings: ConvertSettings, progress: Listener | None = None) -> Path:
     """Stage `convert`: the artifact at --out.
 
-    Raises ModelError for a source that the nodes cannot run, SettingsError, and ExportError if the file's ids or
-    outputs differ from the source's.
+    Raises SettingsError, and ModelError for a source that the nodes cannot run.
     """
     source, out = require(settings.source, FLAG, "the published encoder"), Path(settings.out)
     if out.suffix not in (".safetensors", ".sft"):
@@ -73,11 +68,7 @@ def convert_published(settings: ConvertSettings, progress: Listener | None = Non
         licence=settings.licence,
         recipe={"convert": {"source": public_name(source), "window": window}},
     )
-    with temporary_folder(out) as temporary:
-        candidate = temporary / out.name
-        save(artifact, candidate)
-        compare(Student.from_artifact(load(candidate)), student, tokenizer, where)
-        candidate.replace(out)
+    save(artifact, out)
     padding = "masked" if masked else "not masked"
     log.info(f"convert: {out}, {out.stat().st_size / 1e6:.0f} MB, {window} positions, padding {padding}")
     return out
@@ -91,22 +82,3 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, where: str) 
         # transformers appends what a vocabulary lacks, with an id that the encoder never learnt
         if name is None or tokenizer.convert_tokens_to_ids(name) >= tokenizer.vocab_size:
             raise ModelError(f"{where}: its tokenizer is no BERT's, its vocabulary lacks {name}")
-
-
-@torch.inference_mode()
-def compare(converted: Student, source: Student, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Raise ExportError, which begins with `where`, if the file's ids of SAMPLES differ from the source tokenizer's, or
-    its outputs from the source's."""
-    window = converted.tokens.window
-    texts = [text for text in SAMPLES if converted.tokens.length(text) <= window]
-    batch = tokenizer(texts, padding="max_length", max_length=window, truncation=True, return_tensors="pt")
-    for text, row in zip(texts, batch.input_ids.tolist()):
-        if (ids := list(converted.tokens.windows(text)[0])) != row:
-            raise ExportError(
-                f"{where}: of {text!a} its tokenizer makes the ids {row[:20]}, and the file's {ids[:20]}: the nodes "
-                "frame and pad as BERT does, and cannot run it"
-            )
-    mask = batch.attention_mask.bool() if source.mask_padding else torch.ones_like(batch.input_ids, dtype=torch.bool)
-    worst = float((converted.encode_both(batch.input_ids)[0] - source.bert(batch.input_ids, mask)).abs().max())
-    if not worst <= TOLERANCE:
-        raise ExportError(f"{where}: outputs of the file differ by {worst:.2e} from the source's, over {TOLERANCE:g}")

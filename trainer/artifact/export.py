@@ -23,6 +23,7 @@ from ..base.recipe import Recipe, SettingsError
 from ..base.settings import public_name, public_settings
 from ..corpus.pairs import pairs_sha256, read_pairs
 from ..models.student import Student
+from ..models.teacher import Teacher
 from ..models.tokenizer import compare_tokenizers
 from ..progress import Listener, track
 from ..report.tables import verdict
@@ -51,7 +52,7 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
     if not report.is_file():
         raise SettingsError(f"{report}: missing; run the evaluate stage first (`python -m trainer evaluate`)")
     run = TrainedRun.open(recipe, default_device(), progress)
-    restore_scale(run)
+    restore_scale(run.student, run.teacher)
     captions = [pair.zh for pair in read_pairs(recipe.folder / "corpus" / "dev.tsv")]
     compare_tokenizers(str(recipe.student.model), run.student.tokens, captions[:COMPARED], recipe.endpoint)
     ids = torch.tensor([run.student.tokens.windows(text)[0] for text in ["", *captions[:SAMPLE]]])
@@ -79,9 +80,8 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
     )
 
 
-def restore_scale(run: TrainedRun) -> None:
-    """Let the run's student return the teacher's own vectors instead of standardised ones."""
-    student, teacher = run.student, run.teacher
+def restore_scale(student: Student, teacher: Teacher) -> None:
+    """Let the student return the teacher's own vectors instead of standardised ones."""
     student.structure = student.structure.restored(teacher.mean, teacher.std)
     if student.pooled is not None:
         student.pooled = student.pooled.restored(teacher.pooled_mean, teacher.pooled_std)

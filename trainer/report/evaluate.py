@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from zhclip.artifact import Artifact, load
 from zhclip.models import kind_of, relative_layer
@@ -28,7 +29,8 @@ from ..training import metrics
 from ..training.trained import TrainedRun, strategy_name
 from . import captions
 from .baselines import Baselines, teacher_targets
-from .page import Evaluation, page
+from .captions import Caption
+from .page import page
 from .score import score
 from .tables import to_markdown
 
@@ -38,19 +40,17 @@ logger = logging.getLogger(__name__)
 def evaluate(settings: EvaluateSettings, progress: Listener | None = None) -> None:
     """Stage `evaluate`: of an artifact, or of a run. Raises SettingsError when neither is given."""
     if settings.artifact:
-        evaluation = evaluate_artifact(settings, progress)
+        evaluate_artifact(settings, progress)
     elif settings.run:
         recipe = parse_recipe(Path(settings.run) / "recipe.yaml")
         recipe.run = settings.run  # the folder may have been moved
         with hold(recipe.folder, "--run"):
-            evaluation = evaluate_run(recipe, progress)
+            evaluate_run(recipe, progress)
     else:
         raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
-    if settings.report:
-        write_report(Path(settings.report), evaluation)
 
 
-def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation:
+def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> None:
     """Score a trained run on its dev pairs: RUN/report.json, report.md, report.html and report.captions.tsv.
 
     Raises SettingsError when training has not finished.
@@ -66,15 +66,13 @@ def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> Evaluation
         "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
         "strategy": strategy_name(recipe.train),
     }
-    logged = metrics.read(recipe.folder / metrics.FILE)
-    evaluation = Evaluation(report, rows, recipe.folder.resolve().name, public_settings(recipe), logged, summary)
-    write_report(recipe.folder / "report.json", evaluation)
-    logger.info(to_markdown(report))
-    return evaluation
+    name, logged = recipe.folder.resolve().name, metrics.read(recipe.folder / metrics.FILE)
+    html = page(report, rows, name, public_settings(recipe), logged, summary)
+    write_report(recipe.folder / "report.json", report, rows, html)
 
 
-def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = None) -> Evaluation:
-    """Score an artifact on a corpus.
+def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = None) -> None:
+    """Score an artifact on a corpus, for the log and, with --report, files.
 
     Baselines come from its run's cache if it lies in the run's folder; else those of each half of the scored pairs come
     from the other half. Raises SettingsError, CorpusError, ArtifactError, ModelError.
@@ -106,8 +104,9 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
         report, rows = score(student, list(zip(caches, baselines)), pairs, progress)
     about = {"name": Path(source).name, "rejected": cleaned.counts()}
     report |= {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
-    logger.info(to_markdown(report))
-    return Evaluation(report, rows, path.stem, meta.recipe)
+    write_report(
+        Path(settings.report) if settings.report else None, report, rows, page(report, rows, path.stem, meta.recipe)
+    )
 
 
 def cache_halves(folder: Path, pairs: list[Pair], teacher: Teacher, untrained: Student) -> list[Cache]:
@@ -138,9 +137,13 @@ def load_own_teacher(settings: EvaluateSettings, artifact: Artifact, device: str
     return with_statistics(teacher, {p + n: t[n].float() for p, t in groups.items() for n in names if n in t})
 
 
-def write_report(path: Path, evaluation: Evaluation) -> None:
-    """Write R.captions.tsv, R.html, R.md and, last, R.json, so that files beside a report are of the same encoder."""
-    captions.write(captions.path_beside(path), evaluation.captions)
-    write_text(path.with_suffix(".html"), page(evaluation))
-    write_text(path.with_suffix(".md"), to_markdown(evaluation.report))
-    write_text(path, json.dumps(evaluation.report, indent=1))
+def write_report(path: Path | None, report: dict[str, Any], rows: list[Caption], html: str) -> None:
+    """Log the report; with a path R.json write R.captions.tsv, R.html, R.md and, last, R.json, so that files beside a
+    report are of the same encoder."""
+    text = to_markdown(report)
+    if path:
+        captions.write(captions.path_beside(path), rows)
+        write_text(path.with_suffix(".html"), html)
+        write_text(path.with_suffix(".md"), text)
+        write_text(path, json.dumps(report, indent=1))
+    logger.info(text)

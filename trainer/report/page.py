@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +21,30 @@ HARD = 15  # captions shown
 RETRIEVALS = {"found_all": "retrieval", "found_content": "retrieval_content"}  # by title
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A report as JSON values, its captions, and what the page shows beside them. The last two are a run's.
+def page(
+    report: Mapping[str, Any],
+    captions: Sequence[Caption],
+    name: str = "",
+    recipe: Mapping[str, Any] | None = None,
+    metrics: Sequence[Mapping[str, float]] = (),
+    corpus: Mapping[str, Mapping] | None = None,
+) -> str:
+    """The HTML of a report and its captions.
 
-    name: of the run or the encoder, the page's title. corpus: rows and rejected rows, by split.
+    name: of the run or the encoder, the title. metrics: of a run's training. corpus: rows and rejected rows of a run's
+    splits.
     """
-
-    report: dict[str, Any]
-    captions: list[Caption]
-    name: str = ""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Sequence[Mapping[str, float]] = ()
-    corpus: Mapping[str, dict] = field(default_factory=dict)
-
-
-def page(evaluation: Evaluation) -> str:
-    """The HTML."""
-    report, recipe = evaluation.report, evaluation.recipe
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
         TEMPLATE.read_text(encoding="utf-8")
     )
     losses = by_predictor(report, "loss")
-    curves = {name: series(evaluation.metrics, name) for name in ("loss", "constant_loss", "dev_skill")}
+    curves = {key: series(metrics, key) for key in ("loss", "constant_loss", "dev_skill")}
     curve = None
     if curves["loss"]:
         dev = [(curves["loss"][-1][0], report["loss"]["all"])]
         curve = LineChart.from_points({"aligned": curves["loss"], "constant": curves["constant_loss"], "dev": dev})
     return template.render(
-        name=evaluation.name,
+        name=name,
         report=report,
         charts=charts,
         t=text,
@@ -63,12 +57,12 @@ def page(evaluation: Evaluation) -> str:
         retrievals={title: by_predictor(report, part) for title, part in RETRIEVALS.items()},
         sides=list(DIRECTIONS),
         ranks=[f"R@{k}" for k in RANKS],
-        hard=sorted(evaluation.captions, key=lambda c: (-c.rank, -c.loss))[:HARD],
+        hard=sorted(captions, key=lambda c: (-c.rank, -c.loss))[:HARD],
         curve=curve,
         skills=LineChart.from_points({"aligned": curves["dev_skill"]}) if curves["dev_skill"] else None,
-        corpus=evaluation.corpus or {"dev": {"rows": report["rows"], "rejected": report["corpus"]["rejected"]}},
-        recipe=recipe,
-        settings=yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False, allow_unicode=True),
+        corpus=corpus or {"dev": {"rows": report["rows"], "rejected": report["corpus"]["rejected"]}},
+        recipe=recipe or {},
+        settings=yaml.safe_dump(json.loads(json.dumps(recipe or {})), sort_keys=False, allow_unicode=True),
     )
 
 

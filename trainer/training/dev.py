@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,30 +21,18 @@ BATCH = 64
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class DevMetrics:
-    """The cached dev captions and the baselines on them.
+    """The first cached dev captions, and as baselines the training cache's constant and the student before training."""
 
-    first: the first position in the loss, 1 where position 0 is a stored constant, as a causal teacher's is.
-    constant_loss, constant_recall: of the constant predictor; start_recall: of the student before training.
-    """
-
-    cache: Cache
-    first: int
-    constant_loss: float = 0.0
-    constant_recall: float = 0.0
-    start_recall: float = 0.0
-
-    @classmethod
-    def from_cache(cls, recipe: Recipe, cache: Cache, student: Student) -> DevMetrics:
-        """The first rows of the dev cache, with baselines from the training cache and the student before training."""
+    def __init__(self, recipe: Recipe, cache: Cache, student: Student) -> None:
         dev = Cache.open(recipe.cache_folder / "dev", student.depth, None)
-        metrics = cls(with_pads(dev, min(len(dev), ROWS), recipe.train.pad_positions), int(cache.has_constant_start()))
+        self.cache = with_pads(dev, min(len(dev), ROWS), recipe.train.pad_positions)
+        # Position 0 is a stored constant for a causal teacher, and not in the loss.
+        self.first = int(cache.has_constant_start())
         vectors = cache.constant().to(student.bert.device)
-        loss, constant = metrics.evaluate(student, lambda batch: vectors[batch["positions"]])
+        self.constant_loss, self.constant_recall = self.evaluate(student, lambda batch: vectors[batch["positions"]])
         # The cache has the output of all the student's layers, so that its start needs no forward pass.
-        _, start = metrics.evaluate(student, lambda batch: _output(student, batch, batch["frozen_hidden"]))
-        return replace(metrics, constant_loss=loss, constant_recall=constant, start_recall=start)
+        _, self.start_recall = self.evaluate(student, lambda batch: _output(student, batch, batch["frozen_hidden"]))
 
     def score(self, student: Student, step: int) -> dict[str, float]:
         """dev_skill, 1 - loss / the constant's loss, and dev_recall, R@1 from Chinese to English; also logged."""

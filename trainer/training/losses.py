@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import normalize
@@ -44,23 +43,13 @@ def contrast_loss(
     return torch.stack(losses).mean(dim=0)
 
 
-@dataclass(frozen=True)
 class Loss:
-    """The objective of a recipe and the constants it needs.
+    """The objective of a recipe, with constants from the cache's sums on `device`."""
 
-    centre: (D,) mean English sentence vector of the cache, for the contrastive loss. widths: of the target's parts.
-    """
-
-    train: TrainSettings
-    student: Student
-    centre: torch.Tensor
-    widths: tuple[int, ...] = ()
-
-    @classmethod
-    def from_cache(cls, cache: Cache, train: TrainSettings, student: Student, device: torch.device) -> Loss:
-        """The objective with constants from the cache's sums, on `device`."""
-        centre = (cache.sums["en_sentence_sum"] / len(cache)).float().to(device)
-        return cls(train, student, centre, cache.widths)
+    def __init__(self, cache: Cache, train: TrainSettings, student: Student, device: torch.device) -> None:
+        self.train, self.student, self.widths = train, student, cache.widths
+        # (D,) mean English sentence vector, for the contrastive loss
+        self.centre = (cache.sums["en_sentence_sum"] / len(cache)).float().to(device)
 
     def __call__(self, z: torch.Tensor, pooled: torch.Tensor | None, batch: Batch) -> dict[str, torch.Tensor]:
         """Scalars by name, from the student's output (B, P, D), pooled output (B, G) or None, and the batch.

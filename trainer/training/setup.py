@@ -63,13 +63,13 @@ class Training:
         parameters = checkpoint.trainable(student).values()
         optimiser = torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
         has_dev = train.dev_every and accelerator.is_main_process
-        dev = DevMetrics.from_cache(recipe, cache, student) if has_dev else None
+        dev = DevMetrics(recipe, cache, student) if has_dev else None
         first, newest = 0, checkpoint.newest(folder)
         if newest is not None:
             first, scaler = checkpoint.restore(newest, student, optimiser)
             if accelerator.scaler and scaler:
                 accelerator.scaler.load_state_dict(scaler)
-        loss = Loss.from_cache(cache, train, student, accelerator.device)
+        loss = Loss(cache, train, student, accelerator.device)
         return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, first)
 
     def batches(self) -> Generator[Batch, None, None]:
@@ -84,7 +84,7 @@ class Training:
         if fits_on(device, cache.large_bytes()):
             cache = cache.to_device(device)
         batches = (caption_batch(cache, rows, step_rows if train.contrast else None) for rows, step_rows in passes)
-        return batches if device.type == "cpu" else prefetch(_pinned(batch) for batch in batches)
+        return batches if device.type == "cpu" else prefetch(batches)
 
     def save(self, step: int) -> None:
         """Write a checkpoint, after the last step the final weights too; delete all but the newest checkpoints."""
@@ -180,11 +180,12 @@ def precision(train: TrainSettings) -> str:
 
 
 def prefetch(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """The batches, each read by a thread while the previous one is in use."""
+    """The batches in pinned memory, each read by a thread while the previous one is in use."""
+    pinned = ({name: x.pin_memory() if x.device.type == "cpu" else x for name, x in batch.items()} for batch in batches)
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(next, batches, None)
+        future = pool.submit(next, pinned, None)
         while (batch := future.result()) is not None:
-            future = pool.submit(next, batches, None)
+            future = pool.submit(next, pinned, None)
             yield batch
 
 
@@ -194,10 +195,6 @@ def fits_on(device: torch.device, size: int) -> bool:
         return False
     torch.cuda.empty_cache()  # blocks in torch's own cache count as used
     return 2 * size < torch.cuda.mem_get_info(device)[0]
-
-
-def _pinned(batch: Batch) -> Batch:
-    return {name: tensor.pin_memory() if tensor.device.type == "cpu" else tensor for name, tensor in batch.items()}
 
 
 def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
