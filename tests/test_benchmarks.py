@@ -38,7 +38,7 @@ def test_a_benchmark_runs(command: str, lines: list[str]) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     for start in lines:
         (line,) = (line for line in done.stdout.splitlines() if line.startswith(start))
-        assert " ms " in line or "CPU" in line, line
+        assert " ms" in line or "CPU" in line, line
 
 
 def test_captions_are_as_long_as_they_should_be(tmp_path: Path) -> None:
