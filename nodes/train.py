@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,19 @@ from comfy_api.latest import io, ui
 
 from ..zhclip.artifact import read_meta
 from ..zhclip.models import KINDS
-from .common import FOLDER, core_category, file_in_folder, file_stamp, has_tensors, schema
+from ..zhclip.schema import Meta
+from .common import FOLDER, core_category, encoder_names, file_in_folder, file_stamp, has_tensors, schema
 from .report import alignment_warning, scores, summary
 
 if TYPE_CHECKING:
     from .host.training import Job
 
 NO_CHECKPOINT = "(none found: put an SD1.5 or SDXL checkpoint into models/checkpoints, then press R)"
-CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".bin")
 TABLES = (".tsv", ".csv", ".jsonl")
-STARTER, AND_STARTER = "starter", " + starter"
-SOURCES = ("huggingface.co", "hf-mirror.com")
-PREFIX = f"{FOLDER}/"  # of a folder of models/text_encoders in the list of sources
+STARTER = "starter"
+HUBS = {"huggingface.co": None, "hf-mirror.com": "https://hf-mirror.com"}  # None: huggingface_hub's own address
+STUDENTS = ("bert", "chinese_clip", "chinese_clip_text_model")  # values of model_type in a config.json
+PREFIX = f"{FOLDER}/"  # of a file or folder of models/text_encoders in the list of sources
 
 
 class ZhCLIPTrain(io.ComfyNode):
@@ -44,7 +46,7 @@ class ZhCLIPTrain(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=checkpoints() or [NO_CHECKPOINT],
+                    options=folder_paths.get_filename_list("checkpoints") or [NO_CHECKPOINT],
                     tooltip="The checkpoint that the encoder is for. Its own text encoder is the teacher; whether it "
                     "is SD1.5 or SDXL is read from the file.",
                 ),
@@ -56,7 +58,7 @@ class ZhCLIPTrain(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "pairs",
-                    options=pair_choices(),
+                    options=list(pair_choices()),
                     tooltip="Chinese and English captions to learn from: the starter corpus of the pack, or a table "
                     "with columns zh and en (.tsv, .csv, .jsonl) in ComfyUI's input folder, alone or with the starter.",
                 ),
@@ -69,10 +71,10 @@ class ZhCLIPTrain(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "chinese_clip",
-                    options=[*SOURCES, *student_folders()],
+                    options=[*HUBS, *students()],
                     tooltip="Where Chinese-CLIP's text encoder comes from: OFA-Sys/chinese-clip-vit-base-patch16 of "
                     "https://huggingface.co or its mirror https://hf-mirror.com, 0.41 GB, downloaded once when you "
-                    "press Run; or a folder of models/text_encoders with a config.json.",
+                    "press Run; or a folder with a config.json, or an encoder to train on, of models/text_encoders.",
                 ),
                 io.Int.Input(
                     "training_seed",
@@ -117,7 +119,9 @@ class ZhCLIPTrain(io.ComfyNode):
             folder = folder_paths.get_folder_paths("checkpoints")[0]
             name = "" if checkpoint == NO_CHECKPOINT else f" {checkpoint}"
             return f"There is no checkpoint{name} in {folder}: put one there, press R, and choose it."
-        if not has_text_encoder(path):
+        # Other files than safetensors have no list of their tensors.
+        prefixes = tuple(kind.parts[0].prefix for kind in KINDS)
+        if path.lower().endswith(".safetensors") and not has_tensors(path, prefixes):
             known = " or ".join(kind.name for kind in KINDS)
             return f"{checkpoint} holds no CLIP text encoder as checkpoints of {known} do: choose another one."
         return True
@@ -126,122 +130,79 @@ class ZhCLIPTrain(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str | None = None, pairs: str | None = None, **_: Any) -> str:
         """Changes with the checkpoint's file and the table."""
         path = folder_paths.get_full_path("checkpoints", checkpoint) if checkpoint else None
-        tables = [file_stamp(str(file)) for file in map(Path, sources_of(pairs or STARTER)) if file.is_file()]
-        return " ".join([file_stamp(path) if path else "", *tables])
+        files = (path or "", *pair_choices().get(pairs or STARTER, ()))
+        return " ".join(file_stamp(file) for file in files if Path(file).is_file())
 
     @classmethod
-    def execute(
-        cls,
-        checkpoint: str,
-        name: str,
-        pairs: str,
-        thoroughness: str,
-        chinese_clip: str,
-        training_seed: int = 0,
-        steps: int = 0,
-    ) -> io.NodeOutput:
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
         """The encoder's CLIP, its report as picture and text, and the losses. Raises ValueError, whose message the user
         reads."""
         from .host.clip import load_clip
-        from .host.progress import loss_map
         from .host.training import train
 
-        job = job_of(checkpoint, name, pairs, thoroughness, chinese_clip, training_seed, steps)
-        refusal = job.refusal()
-        if refusal:
-            raise ValueError(refusal)
+        job = job_of(inputs)
+        job.check()
         if not job.is_finished():
             train(job, cls.hidden.unique_id)
-        text = report_text(job)
-        clip = load_clip(str(job.target))
-        return io.NodeOutput(clip, report_picture(job), loss_map(job.metrics()), text, ui=ui.PreviewText(text))
+        meta, clip = read_meta(str(job.target)), load_clip(str(job.target))
+        text = f"{job.target.name}\n{summary(meta)}"
+        return io.NodeOutput(clip, report_picture(job.target.name, meta), job.losses(), text, ui=ui.PreviewText(text))
 
 
-def job_of(
-    checkpoint: str,
-    name: str,
-    pairs: str,
-    thoroughness: str,
-    chinese_clip: str,
-    seed: int = 0,
-    steps: int = 0,
-) -> Job:
-    """The training that the inputs describe. Raises ValueError."""
-    from .host.training import ENDPOINTS, STUDENT, Job
+def job_of(inputs: dict[str, Any]) -> Job:
+    """The training that the node's inputs describe. Raises ValueError."""
+    from .host.training import STUDENT, Job
 
-    ending = "zhclip" if thoroughness == "recommended" else f"zhclip-{thoroughness}"
-    target = file_in_folder(name.strip() or f"{Path(checkpoint).stem}-{ending}", "name", "mine-zhclip")
+    settings = {"training_seed": 0, "steps": 0} | inputs
+    checkpoint, pairs, chinese_clip = (settings[name] for name in ("checkpoint", "pairs", "chinese_clip"))
+    # web/upstream.js names the file likewise.
+    ending = "zhclip" if settings["thoroughness"] == "recommended" else f"zhclip-{settings['thoroughness']}"
+    name = settings.pop("name").strip() or f"{Path(checkpoint).stem}-{ending}"
+    target = file_in_folder(name, "name", "mine-zhclip")
     path = folder_paths.get_full_path_or_raise("checkpoints", checkpoint)
-    sources = sources_of(pairs)
-    student = chinese_clip
-    if student not in ENDPOINTS:
-        folders = (Path(folder, student.removeprefix(PREFIX)) for folder in folder_paths.get_folder_paths(FOLDER))
-        student = str(next((folder for folder in folders if (folder / "config.json").is_file()), ""))
-        if not student:
-            raise ValueError(f"chinese_clip {chinese_clip}: there is no such folder with a config.json; press R.")
-    stamps = {"checkpoint": file_stamp(path)}
-    for source in sources:
-        if source != STARTER:
-            if not Path(source).is_file():
-                raise ValueError(f"pairs {pairs}: there is no such table in {Path(source).parent}; press R.")
-            stamps[source] = file_stamp(source)
-    settings = {
-        "checkpoint": checkpoint,
-        "pairs": pairs,
-        "thoroughness": thoroughness,
-        "chinese_clip": STUDENT if student in ENDPOINTS else chinese_clip,
-        "training_seed": seed,
-        "steps": steps,
-    }
+    sources = pair_choices().get(pairs)
+    if sources is None:
+        raise ValueError(f"pairs {pairs}: there is no such table in ComfyUI's input folder; press R.")
+    student = STUDENT if chinese_clip in HUBS else students().get(chinese_clip)
+    if student is None:
+        raise ValueError(f"chinese_clip {chinese_clip}: there is no such folder or encoder; press R.")
+    if chinese_clip in HUBS:
+        settings["chinese_clip"] = STUDENT  # the same from everywhere
+    stamps = {file: file_stamp(file) for file in (path, student, *sources) if Path(file).is_file()}
     folder = Path(folder_paths.get_user_directory()) / "zhclip" / target.stem
-    return Job(folder, target, Path(path), sources, student, thoroughness, seed, steps, settings, stamps)
+    return Job(folder, target, Path(path), sources, student, HUBS.get(chinese_clip), settings, stamps)
 
 
-def checkpoints() -> list[str]:
-    """Names of the checkpoints that the trainer can read."""
-    return [name for name in folder_paths.get_filename_list("checkpoints") if name.lower().endswith(CHECKPOINTS)]
-
-
-def has_text_encoder(path: str) -> bool:
-    """Whether a checkpoint's file has the text encoder of a kind that is supported; True for a file that is not
-    safetensors, which has no list of its tensors."""
-    prefixes = tuple(kind.parts[0].prefix for kind in KINDS)
-    return not path.lower().endswith(".safetensors") or has_tensors(path, prefixes)
-
-
-def pair_choices() -> list[str]:
-    """The starter corpus, and each table of the input folder alone and with the starter."""
+def pair_choices() -> dict[str, tuple[str, ...]]:
+    """The starter corpus, and each table of the input folder alone and with it -> `starter`, and paths of tables."""
     folder = Path(folder_paths.get_input_directory())
-    files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in TABLES) if folder.is_dir() else []
-    return [STARTER, *(choice for file in files for choice in (file, file + AND_STARTER))]
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES) if folder.is_dir() else []
+    alone = {path.name: (str(path),) for path in files}
+    return {STARTER: (STARTER,)} | alone | {f"{name} + {STARTER}": (*path, STARTER) for name, path in alone.items()}
 
 
-def sources_of(pairs: str) -> tuple[str, ...]:
-    """`starter`, or paths of tables, of an entry of `pair_choices`."""
-    if pairs == STARTER:
-        return (STARTER,)
-    path = str(Path(folder_paths.get_input_directory()) / Path(pairs.removesuffix(AND_STARTER)).name)
-    return (path, STARTER) if pairs.endswith(AND_STARTER) else (path,)
-
-
-def student_folders() -> list[str]:
-    """Folders of models/text_encoders in Hugging Face layout."""
+def students() -> dict[str, str]:
+    """Paths of the Chinese encoders in models/text_encoders by their names in the list: folders in Hugging Face layout,
+    and encoders that ZhCLIP trained."""
     folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
-    configs = [config for folder in folders if folder.is_dir() for config in folder.glob("*/config.json")]
-    return sorted({f"{PREFIX}{config.parent.name}" for config in configs})
+    configs = [config for folder in folders if folder.is_dir() for config in sorted(folder.glob("*/config.json"))]
+    found = {f"{PREFIX}{config.parent.name}": str(config.parent) for config in configs if is_student(config)}
+    return found | {f"{PREFIX}{name}": folder_paths.get_full_path_or_raise(FOLDER, name) for name in encoder_names()}
 
 
-def report_text(job: Job) -> str:
-    """The file and its report."""
-    return f"{job.target.name}\n{summary(read_meta(str(job.target)))}"
+def is_student(config: Path) -> bool:
+    """Whether a config.json is that of a Chinese encoder that the trainer reads."""
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("model_type") in STUDENTS
+    except (OSError, ValueError, AttributeError):  # not readable, not JSON, no object
+        return False
 
 
-def report_picture(job: Job) -> torch.Tensor:
+def report_picture(name: str, meta: Meta) -> torch.Tensor:
     """The verdict, and losses and retrieval beside the baselines, as ComfyUI's IMAGE."""
     from .page import Page
 
-    meta, page = read_meta(str(job.target)), Page(job.target.name)
-    warning = alignment_warning(meta)
+    page, warning = Page(name), alignment_warning(meta)
     if warning:
         page.warning(f"this encoder {warning}.")
     else:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from in_host import pack_module  # type: ignore[import-not-found]  # ComfyUI has a package `tests` of its own
 
+# Of tests.encoders.training_inputs.
+TEACHER, STUDENT, PAIRS = "teacher.safetensors", "text_encoders/tiny-chinese", "mine.tsv"
 CLASSES = ("Student", "Teacher", "Bert", "CLIPTextModel", "AdamW", "Training", "Accelerator", "Cache")
 
 
@@ -58,7 +60,8 @@ def host_state(base: str) -> dict[str, Any]:
     node, training = pack_module("nodes.train"), pack_module("nodes.host.training")
 
     def job(name: str) -> Any:
-        return node.job_of("teacher.safetensors", name, "mine.tsv", "quick", "text_encoders/tiny-chinese", 0, 12)
+        given = {"checkpoint": TEACHER, "name": name, "pairs": PAIRS, "thoroughness": "quick", "chinese_clip": STUDENT}
+        return node.job_of(given | {"steps": 12})
 
     with torch.inference_mode():
         training.train(job("one"), None)  # imports the trainer and its libraries

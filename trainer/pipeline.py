@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +11,7 @@ from zhclip.models import SDXL
 
 from .artifact.export import export_run
 from .base.device import processes, single_process, use_device
-from .base.files import hold, write_text
+from .base.files import hold, read_json, write_text
 from .base.recipe import CLIP, Recipe
 from .base.settings import resolved, to_yaml
 from .cache import stage as cache
@@ -31,6 +32,7 @@ STAGES = {
     "evaluate": evaluate_run,
     "export": export_run,
 }
+PLAN = "plan.json"  # planned seconds of each stage
 
 
 def run(recipe: Recipe, progress: Listener | None = None) -> None:
@@ -46,19 +48,19 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     path = recipe.folder / "recipe.yaml"
     use_device(recipe.device)
     with hold(recipe.folder, "--run"):
-        seconds: dict[str, float] = {}
-        earlier = path.read_text(encoding="utf-8") if path.is_file() else None
+        estimate, earlier = recipe.folder / PLAN, path.read_text(encoding="utf-8") if path.is_file() else None
         # A run that continues with the same settings is not planned again, which takes some ten seconds.
-        if processes().is_main_process and earlier != to_yaml(recipe):
+        if processes().is_main_process and not (estimate.is_file() and earlier == to_yaml(recipe)):
             planned = plan(recipe, progress)
             logger.info(planned.text)
-            seconds = planned.seconds
+            write_text(estimate, json.dumps(planned.seconds))
             if earlier is None:  # other settings are written when all stages have accepted them
                 write_text(path, to_yaml(recipe))
         processes().wait_for_everyone()
+        seconds: dict[str, float] = read_json(estimate, "delete it, and give the same command again")
         for done, stage in enumerate(STAGES):
-            left = sum(list(seconds.values())[done:]) or None
-            logger.info(f"run: {stage}" + (f", about {in_words(left)} left" if left else ""))
+            left = sum(list(seconds.values())[done:])
+            logger.info(f"run: {stage}, about {in_words(left)} left")
             if progress:
                 progress(Progress("run", done, len(STAGES), left, seconds))
             _run_stage(stage, recipe, progress)

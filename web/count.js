@@ -1,12 +1,12 @@
 // The line under a prompt box: tokens per window, unknown pieces, and the prompt as it is read.
 
 import { api } from "../../scripts/api.js";
-import { held, loader } from "./upstream.js";
+import { encoder, held } from "./upstream.js";
 import { panel, part, removePanel } from "./panel.js";
 import { locale, say } from "./words.js";
 
 const PANEL = "zhclip_count";
-const RETRY = 3000; // milliseconds
+const RETRY = 10000; // milliseconds
 const HEIGHTS = { figures: 30, prompt: 68 }; // the figures alone, or with two lines of the prompt below
 const PROMPTS = { ZhCLIPTextEncode: "zhclip", CLIPTextEncode: "clip" }; // node -> the input by which its encoder comes
 const NAMES = { zh: "ZhCLIP", en: "CLIP" };
@@ -14,13 +14,13 @@ const NAMES = { zh: "ZhCLIP", en: "CLIP" };
 /** What the server should be asked about a node, or the key of a sentence, or undefined for a node that is not ours. */
 function question(node) {
   const index = node.inputs?.findIndex((input) => input.name === PROMPTS[node.comfyClass]);
-  const found = index >= 0 ? loader(node, index) : undefined;
+  const found = index >= 0 ? encoder(node, index) : undefined;
   if (!found && node.comfyClass === "CLIPTextEncode") return undefined;
   if (!found) return "no_encoder";
   const text = held(node, "text");
   if (text === undefined) return "linked";
   const second = node.comfyClass === "ZhCLIPTextEncode" && node.inputs.find((input) => input.name === "clip");
-  return { file: held(found, "file"), text, bilingual: Boolean(second && second.link != null) };
+  return { ...found, text, bilingual: Boolean(second && second.link != null) };
 }
 
 /** Bring a node's line up to date. Called again and again: it asks once the prompt has rested for one call. */
@@ -52,7 +52,8 @@ async function ask(body) {
   try {
     const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
     const answer = await (await api.fetchApi("/zhclip/count", options)).json();
-    return answer.error ? { error: say("refused", { reason: answer.error }) } : answer;
+    const untrained = body.kind === "ZhCLIPTrain" && answer.error?.includes(body.file);
+    return answer.error ? { error: say(untrained ? "untrained" : "refused", { reason: answer.error }) } : answer;
   } catch {
     return { error: say("silent") };
   }

@@ -1,5 +1,5 @@
-// Which Load ZhCLIP Encoder a prompt node reads from: links followed upstream, through reroutes, subgraphs, and nodes
-// that hand a CLIP on (a LoRA loader, CLIP Set Last Layer, ZhCLIP Calibrate).
+// Which encoder a prompt node reads, that of a Load ZhCLIP Encoder or a Train ZhCLIP Encoder: links followed upstream,
+// through reroutes, subgraphs, and nodes that hand a CLIP on (a LoRA loader, CLIP Set Last Layer, ZhCLIP Calibrate).
 
 // Litegraph's id of the node inside a subgraph that stands for the subgraph's inputs: a number, or text in 2026.
 const SUBGRAPH_INPUT = -10;
@@ -33,21 +33,38 @@ export function source(node, index) {
   return origin?.subgraph ? origin.resolveSubgraphOutputLink(link.origin_slot)?.outputNode : origin;
 }
 
-/** What a node's widget holds, or the widget that stands for it on a subgraph; undefined where a link brings it. */
+/**
+ * What a node's widget holds, or the widget that stands for it, on a subgraph or a Primitive; undefined where another
+ * node brings it.
+ */
 export function held(node, name) {
   const id = node.inputs?.find((input) => input.name === name)?.link;
   const link = id == null ? undefined : node.graph?.getLink(id);
   if (!link) return node.widgets?.find((widget) => widget.name === name)?.value;
-  if (Number(link.origin_id) !== SUBGRAPH_INPUT) return undefined;
+  if (Number(link.origin_id) !== SUBGRAPH_INPUT) {
+    const origin = node.graph.getNodeById(link.origin_id);
+    return origin?.type === "PrimitiveNode" ? origin.widgets?.[0]?.value : undefined;
+  }
   const outer = host(node.graph);
   return outer && held(outer, outer.inputs[link.origin_slot].name);
 }
 
-/** The loader upstream of a node's input, or undefined. */
-export function loader(node, index) {
+const FILES = { ZhCLIPLoader: (node) => held(node, "file"), ZhCLIPTrain: trained };
+
+/** The file that a Train ZhCLIP Encoder writes, named as in nodes/train.py. */
+function trained(node) {
+  const [name, checkpoint, thoroughness] = ["name", "checkpoint", "thoroughness"].map((input) => held(node, input) ?? "");
+  const ending = thoroughness === "recommended" ? "-zhclip" : `-zhclip-${thoroughness}`;
+  const file = name.trim() || checkpoint.replace(/^.*[\\/]/, "").replace(/\.[^.]*$/, "") + ending;
+  return file.toLowerCase().endsWith(".safetensors") ? file : `${file}.safetensors`;
+}
+
+/** The encoder upstream of a node's input as {kind, file}, or undefined; its file undefined where a link brings it. */
+export function encoder(node, index) {
   const seen = new Set();
   for (let at = source(node, index); at && !seen.has(at); at = source(at, clipInput(at))) {
-    if (at.comfyClass === "ZhCLIPLoader") return at.mode === BYPASS ? undefined : at;
+    const file = FILES[at.comfyClass];
+    if (file) return at.mode === BYPASS ? undefined : { kind: at.comfyClass, file: file(at) };
     seen.add(at);
   }
   return undefined;
