@@ -151,6 +151,7 @@ def shrunk(name: str) -> Workflow:
         smaller = SMALL.get(node["type"], {})
         if node["type"] == "ZhCLIPTrain":
             smaller = smaller | {"checkpoint": TEACHERS[kind(name)]}
+            node["inputs"][0]["link"] = None  # of the box that chooses one checkpoint for both nodes
         for widget, value in smaller.items():
             node["widgets_values"][widgets(node).index(widget)] = value
         if node["type"] in LINES:

@@ -83,7 +83,7 @@ class Ui:
         # The dialog stands behind the nodes, which in Vue bear their pack's name as well.
         self.page.get_by_text("zhclip", exact=True).last.click()
         self.page.get_by_text(name, exact=True).click()
-        self.page.wait_for_function("window.app.graph.nodes.some((node) => node.comfyClass.startsWith('ZhCLIP'))")
+        self.page.wait_for_function("window.app.graph.nodes.some((node) => node.comfyClass?.startsWith('ZhCLIP'))")
         self.page.locator(".p-dialog-mask").wait_for(state="hidden")
         self.fit()
 
