@@ -139,6 +139,22 @@ def test_the_tree_shows_every_package(readme: str) -> None:
     assert sorted(packages) == sorted({p[1] for p in paths if p[0] == "trainer" and p[2:] == ("__init__.py",)})
 
 
+MIRRORED = ["README.zh.md", "docs/train.zh.md", "web/docs/ZhCLIPTrain/zh.md"]
+
+
+def test_each_page_installs_what_training_needs_by_the_same_lines() -> None:
+    """A line a kind of ComfyUI; for readers in China with a mirror, and with the hub's mirror in each shell."""
+    line = re.compile(r"\| `([^`]+ -m pip install accelerate)( -i https://\S+)?` \|")
+    pages = ["README.md", "docs/train.md", "web/docs/ZhCLIPTrain.md", "web/docs/ZhCLIPTrain/zh-TW.md", *MIRRORED]
+    lines = {page: line.findall((ROOT / page).read_text("utf-8")) for page in pages}
+    assert len({tuple(command for command, _ in found) for found in lines.values()}) == 1, lines
+    assert len(lines["README.md"]) == 4 and all(mirror for page in MIRRORED for _, mirror in lines[page])
+    for page in MIRRORED:
+        text = (ROOT / page).read_text("utf-8")
+        for shell in ("set HF_ENDPOINT=", '$env:HF_ENDPOINT = "', "export HF_ENDPOINT="):
+            assert f"{shell}https://hf-mirror.com" in text, (page, shell)
+
+
 def commands(document: str) -> list[str]:
     """Each command line in a document's code blocks, continued lines joined."""
     text = (ROOT / document).read_text("utf-8")
