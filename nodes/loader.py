@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -18,7 +16,7 @@ from .encode import check_checkpoint_clip
 from .messages import message
 from .report import alignment_warning, summary
 
-NOTEBOOK = "https://colab.research.google.com/github/zhclip/zhclip/blob/main/notebooks/first_encoder.ipynb"
+PAGE = "https://github.com/zhclip/zhclip/blob/main/docs/train.md"
 
 
 class ZhCLIPLoader(io.ComfyNode):
@@ -102,10 +100,6 @@ class ZhCLIPLoader(io.ComfyNode):
 
 
 def first_encoder(folder: str) -> str:
-    """How to train or copy an encoder into `folder`, with commands for this machine."""
-    pack, python = Path(__file__).absolute().parents[1], sys.executable
-    # In cmd, /d changes the drive as well; PowerShell's cd has no such flag.
-    terminal, cd = ("cmd", "cd /d") if os.name == "nt" else ("bash", "cd")
-    python = f'"{python}"' if " " in python else python
-    values = {"terminal": terminal, "cd": cd, "pack": pack, "python": python, "notebook": NOTEBOOK}
-    return message("first_encoder", folder=folder, **values)
+    """How to train or copy an encoder into `folder`, with the line that installs what training needs."""
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    return message("first_encoder", folder=folder, python=python, page=PAGE)

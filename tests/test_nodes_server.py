@@ -122,11 +122,10 @@ def test_without_any_encoder_the_error_begins_with_the_training_node(host: Host,
     for path, kept in aside.items():
         kept.rename(path)
     assert "models/text_encoders" in entry and node in entry
-    pack = host.base / "custom_nodes" / "zhclip"
     for message in messages:
         lines = message.splitlines()
         assert str(host.encoders) in lines[0] and lines[1].startswith("1. ") and node in lines[1]
-        assert f'"{pack}"' in message and f"{sys.executable} -m trainer run" in lines
+        assert any(line.startswith(f"{sys.executable} -m pip install accelerate") for line in lines), message
 
 
 def test_a_checkpoints_clip_that_is_not_the_teacher_is_warned_of(host: Host) -> None:
