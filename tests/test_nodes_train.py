@@ -101,9 +101,8 @@ def test_the_queue_alone_gives_an_encoder_a_picture_and_its_progress(trainer: Ho
     meta = read_meta(trainer.encoders / "first.safetensors")
     assert meta.teacher.id == TEACHER and meta.widths == (768,) and meta.recipe["train"]["steps"] == STEPS
     assert meta.recipe["teacher"]["tokenizer"] == "sd1_tokenizer"  # without this machine's folders
-    assert listener.values == sorted(listener.values) and listener.values[-1] == 1 > listener.values[-2], (
-        listener.values
-    )
+    assert listener.values == sorted(listener.values) and listener.values[-1] == 1
+    assert listener.values[len(listener.values) // 2] < 1, listener.values
     assert any("left" in text for text in listener.texts) and listener.texts[-1] == "trained first.safetensors"
     began = time.monotonic()
     again = train("first", training_seed=0) | {"words": graphs.node("PreviewAny", source=["train", 3])}
