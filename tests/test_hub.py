@@ -1,4 +1,4 @@
-"""Models by hub id, from a local stand-in of the hub that the setting `endpoint` names."""
+"""Models by hub id, from a local stand-in of the hub as a mirror."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def test_models_come_by_id_from_a_mirror_and_bring_no_more_than_needed(tmp_path:
     flags += ["--student.model", "someone/chinese-clip", "--teacher.model", "someone/sd15"]
     flags += ["--corpus.train", str(train), "--corpus.dev", str(dev)]
     with hub.serve(repositories) as (endpoint, asked):
-        own = hub.settings(hub.NOBODY, tmp_path / "home")
-        flags += ["--endpoint", endpoint]
+        own = hub.settings(endpoint, tmp_path / "home")
         done = trainer("run", *flags, **own)
         assert done.returncode == 0, done.stderr
         assert not any("v1-5-pruned" in path for path in asked)

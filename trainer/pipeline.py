@@ -79,7 +79,7 @@ def run_stage(stage: str, recipe: Recipe, progress: Listener | None = None) -> N
 def with_folder(recipe: Recipe) -> Recipe:
     """The recipe with `run` set: by default runs/sd15, or runs/sdxl with SDXL's text encoders. Raises ModelError."""
     model = recipe.teacher.model
-    if recipe.run is None and model and model != CLIP and teacher_kind(model, recipe.endpoint) is SDXL:
+    if recipe.run is None and model and model != CLIP and teacher_kind(model) is SDXL:
         return replace(recipe, run="runs/sdxl")
     return replace(recipe, run=str(recipe.folder))
 

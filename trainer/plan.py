@@ -83,8 +83,8 @@ def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     # The teacher first: where the hub is out of reach, a mistyped checkpoint file is named nevertheless.
     given = {"teacher.model": recipe.teacher.model, "student.model": recipe.student.model}
     models = {flag: require(model, flag, "an encoder") for flag, model in given.items()}
-    folders = {flag: resolve(model, flag, endpoint=recipe.endpoint) for flag, model in models.items()}
-    missing = {flag: missing_weights(models[flag], folder, flag, recipe.endpoint) for flag, folder in folders.items()}
+    folders = {flag: resolve(model, flag) for flag, model in models.items()}
+    missing = {flag: missing_weights(models[flag], folder, flag) for flag, folder in folders.items()}
     downloads = {flag: sum(weights.size for weights in parts) for flag, parts in missing.items()}
     free = free_memory(state.device)
     # Where weights are missing, random ones of the same shapes take as long.
@@ -118,7 +118,7 @@ def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     device = torch.cuda.get_device_name(state.device) if gpu else f"CPU, threads: {torch.get_num_threads()}"
     lines = []
     for flag, number in downloads.items():
-        origin = f"{size(number)} from {recipe.endpoint or constants.ENDPOINT}"
+        origin = f"{size(number)} from {constants.ENDPOINT}"
         lines.append(f"download {models[flag]}: {origin if number else 'nothing, it is already on this machine'}")
     corpora = " + ".join(source.path for source in sources(recipe.corpus.train))
     lines.append(f"corpus   {corpora}: about {sample.train:,} pairs to learn from, {sample.dev:,} to score on")

@@ -29,7 +29,7 @@ STUDENT = "OFA-Sys/chinese-clip-vit-base-patch16"
 # thoroughness -> pairs of the starter corpus, and passes over all pairs
 THOROUGHNESS = {"quick": (3000, 2.0), "recommended": (20_000, 8.0), "long": (60_000, 8.0)}
 WORDS = {  # of the trainer's messages -> for a user of the node
-    "a mirror (HF_ENDPOINT, or a run's --endpoint)": "hf-mirror.com in chinese_clip",
+    "a mirror (HF_ENDPOINT)": "hf-mirror.com in chinese_clip",
     ", move the cache (--cache.dir FOLDER), or use fewer captions (--corpus.limit N)": ", or choose quick",
     "give the same command again": "press Run again",
     "Give the same command again": "Press Run again",

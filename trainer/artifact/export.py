@@ -54,7 +54,7 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
     run = TrainedRun.open(recipe, default_device(), progress)
     restore_scale(run.student, run.teacher)
     captions = [pair.zh for pair in read_pairs(recipe.folder / "corpus" / "dev.tsv")]
-    compare_tokenizers(str(recipe.student.model), run.student.tokens, captions[:COMPARED], recipe.endpoint)
+    compare_tokenizers(str(recipe.student.model), run.student.tokens, captions[:COMPARED])
     ids = torch.tensor([run.student.tokens.windows(text)[0] for text in ["", *captions[:SAMPLE]]])
     with matmul_precision("highest"):
         before = outputs(run.student, ids, progress)

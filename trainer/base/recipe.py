@@ -166,8 +166,6 @@ class Recipe:
     cache: CacheSettings = field(default_factory=CacheSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
-    endpoint: str | None = None
-    """Hub to download models from, such as https://hf-mirror.com. null: HF_ENDPOINT, else https://huggingface.co."""
     install: str | None = AROUND
     """A ComfyUI folder to copy the encoder to (models/text_encoders). around: the one with this clone in custom_nodes,
     if any. null: no copy."""

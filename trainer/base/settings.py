@@ -30,7 +30,7 @@ MINIMUM = dict.fromkeys(POSITIVE, 1) | {"window": 3, "train.seed": -math.inf}
 SHARES = ("corpus.dev_share", "corpus.near")  # at most 1
 # What jsonargparse raises for odd values.
 PARSE_ERRORS = (ArgumentError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-LOCAL = ("run", "install", "endpoint", "device")  # settings of the machine, which do not change the encoder
+LOCAL = ("run", "install", "device")  # settings of the machine, which do not change the encoder
 
 
 def load_yaml(text: str) -> Any:

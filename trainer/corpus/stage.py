@@ -34,8 +34,8 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     check_settings(folder, _settings(recipe))
     if (folder / "summary.json").is_file():
         return
-    en_length = partial(caption_length, load_tokenizer(teacher, recipe.teacher.tokenizer, recipe.endpoint))
-    zh_length = load_tokens(student, window, recipe.endpoint).length
+    en_length = partial(caption_length, load_tokenizer(teacher, recipe.teacher.tokenizer))
+    zh_length = load_tokens(student, window).length
     rows = {split: split_rows(settings, split, progress) for split in ("train", "dev")}
     dev = clean(rows["dev"], zh_length, en_length, window, settings.near)
     train = clean(rows["train"], zh_length, en_length, window, settings.near, settings.limit, dev.pairs)

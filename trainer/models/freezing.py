@@ -1,4 +1,4 @@
-"""What of a student is frozen, and what learns, by strategy."""
+"""Which parameters of a student are frozen, and which are trained, by strategy."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 def prepare(
     student: Student, train: TrainSettings, ridge: Ridge | None, pooled: Ridge | None = None
 ) -> peft.PeftModel | None:
-    """Freeze everything, then free what the strategy trains. Returns PEFT's view of the BERT for lora, else None."""
+    """Freeze all parameters but those that the strategy trains. Returns PEFT's model of the BERT for lora, else None."""
     student.requires_grad_(False)
     if ridge is not None:
         student.set_projection(ridge, pooled)
     if train.strategy == "unfreeze":
-        for layer in student.bert.encoder.layer[student.depth - learning_layers(train, student.depth) :]:
+        for layer in student.bert.encoder.layer[frozen_depth(train, student.depth) :]:
             layer.requires_grad_(True)
     if train.strategy != "lora":
         return None
     import peft
 
-    torch.manual_seed(train.seed)  # the adapters' start
+    torch.manual_seed(train.seed)  # of the adapters' weights
     return peft.get_peft_model(student.bert, lora_config(train, student.depth))
 
 
@@ -42,24 +42,15 @@ def lora_config(train: TrainSettings, depth: int) -> peft.LoraConfig:
         raise SettingsError(f"--train.lora {train.lora}: PEFT does not take it ({error})") from error
 
 
-def learning_layers(train: TrainSettings, depth: int) -> int:
-    """How many of so many layers learn. Raises SettingsError when more shall learn than there are."""
-    if train.strategy == "ridge":
-        return 0
-    fewest, every = (1, depth) if train.strategy == "lora" else (0, (depth + 1) // 2)
-    learning = every if train.layers is None else train.layers
-    if not fewest <= learning <= depth:
-        raise SettingsError(f"--train.layers {learning}: the student has {depth} layers; give {fewest} to {depth}")
-    return learning
-
-
 def frozen_depth(train: TrainSettings, depth: int) -> int | None:
-    """How many of the student's layers stay frozen below the first that learns; None when nothing of it is stored.
-
-    Raises SettingsError for settings that cannot train a student of that depth.
-    """
+    """How many of the student's layers are frozen below the first that is trained; None where no layer is trained or
+    all have adapters. Raises SettingsError for settings that cannot train a student of that depth."""
     if train.strategy == "lora":
         lora_config(train, depth)
-        if train.layers is None:
-            return None
-    return None if train.strategy == "ridge" else depth - learning_layers(train, depth)
+    if train.strategy == "ridge" or (train.strategy == "lora" and train.layers is None):
+        return None
+    layers = (depth + 1) // 2 if train.layers is None else train.layers
+    fewest = 1 if train.strategy == "lora" else 0
+    if not fewest <= layers <= depth:
+        raise SettingsError(f"--train.layers {layers}: the student has {depth} layers; give {fewest} to {depth}")
+    return depth - layers

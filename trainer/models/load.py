@@ -80,7 +80,7 @@ def resolve(model: str, flag: str, patterns: list[str] | None = None, endpoint: 
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix in CHECKPOINTS:
         raise ModelError(f"--{flag} {model}: there is no such folder or file; give a folder, a file or a hub id")
-    hint = "download it by hand and give its folder, or take a mirror (HF_ENDPOINT, or a run's --endpoint)"
+    hint = "download it by hand and give its folder, or take a mirror (HF_ENDPOINT)"
     with model_errors(f"--{flag} {model}: neither a local folder nor to be had from the hub", hint):
         bar = None if patterns else HiddenBar  # of small files, which every stage asks for
         return Path(snapshot_download(model, allow_patterns=patterns or CONFIGS, endpoint=endpoint, tqdm_class=bar))

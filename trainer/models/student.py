@@ -143,14 +143,13 @@ def load_student(
     device: torch.device | str = "cpu",
     weights: bool = True,
     progress: Listener | None = None,
-    endpoint: str | None = None,
 ) -> Student:
     """Load a BERT of Hugging Face layout, alone or inside a ChineseCLIPModel, or that of a ZhCLIP encoder file, without
-    its projection; without `weights` its shapes alone. `progress` hears of a download, from the hub at `endpoint`.
+    its projection; without `weights` its shapes alone. `progress` hears of a download.
 
     Raises ModelError if the model is of another kind, incomplete, or has fewer positions than `window`.
     """
-    folder = download_weights(model, FLAG, progress, endpoint) if weights else resolve(model, FLAG, endpoint=endpoint)
+    folder = download_weights(model, FLAG, progress) if weights else resolve(model, FLAG)
     mask_padding = True
     if folder.is_file():
         artifact = load(folder)
@@ -160,7 +159,7 @@ def load_student(
     positions = bert.dimensions.positions
     if window > positions:
         raise ModelError(f"--{FLAG} {folder}: {positions} positions, and --window asks for {window}")
-    student = Student(bert, load_tokens(model, window, endpoint), mask_padding)
+    student = Student(bert, load_tokens(model, window), mask_padding)
     return student.requires_grad_(False).train(False).to(device)
 
 
@@ -169,4 +168,4 @@ def student_from_recipe(
 ) -> Student:
     """The recipe's student, untrained."""
     model = require(recipe.student.model, FLAG, "the Chinese encoder")
-    return load_student(model, recipe.window, device, weights, progress, recipe.endpoint)
+    return load_student(model, recipe.window, device, weights, progress)

@@ -63,8 +63,7 @@ class Teacher:
 
     @property
     def final_norm(self) -> bool:
-        """Whether each part's states go through its last norm. Without it they have massive values in a few dimensions,
-        and are standardised."""
+        """Whether the states are normed. Without, a few dimensions are massive, and the states are standardised."""
         return all(part.final_norm for part in self.kind.parts)
 
     @property
@@ -74,13 +73,11 @@ class Teacher:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the weights by their names in each encoder: final_layer_norm.bias. Names of several encoders begin
-        with the part's key: l.final_layer_norm.bias, g.text_projection.weight."""
-        tensors = {}
+        """Digest of the weights by name: final_layer_norm.bias, and l.final_layer_norm.bias where there are parts."""
+        tensors: dict[str, torch.Tensor] = {}
         for part, model in zip(self.kind.parts, self.models):
             key = f"{part.key}." if len(self.models) > 1 else ""
-            for name, tensor in model.state_dict().items():
-                tensors[key + name.removeprefix("text_model.")] = tensor  # some versions of transformers have it
+            tensors |= {key + name.removeprefix("text_model."): tensor for name, tensor in model.state_dict().items()}
         return digest(tensors)
 
     def length(self, text: str) -> int:
@@ -89,9 +86,8 @@ class Teacher:
 
     def tokens(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Captions -> ids (B, window) and lengths (B,) int64, start and end included. A longer caption is cut."""
-        batch = self.tokenizer(
-            texts, padding="max_length", max_length=self.window, truncation=True, return_tensors="pt"
-        )
+        padded = {"padding": "max_length", "max_length": self.window, "truncation": True}
+        batch = self.tokenizer(texts, return_tensors="pt", **padded)
         return batch.input_ids, batch.attention_mask.sum(dim=1)
 
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -106,8 +102,8 @@ class Teacher:
         """ids (B, window), lengths (B,) -> targets (B, P, D) fp32 at `positions` (B, P), all text among them once, and
         pooled vectors (B, G) or None; standardised where means are set.
 
-        A CLIP runs without an attention mask and padded as its UNet has it, up to the last of the positions: it is
-        causal. A BERT runs with its own mask, at these positions alone.
+        A CLIP is causal, so it runs without a mask and padded as its UNet has it, up to the last position; a BERT runs
+        with its own mask, at these positions alone.
         """
         if isinstance(bert := self.models[0], Bert):
             layers = self.layer % (bert.dimensions.layers + 1)  # -1: all of them
@@ -155,11 +151,11 @@ def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
-def load_tokenizer(model: str, fallback: str | None, endpoint: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, fallback: str | None) -> PreTrainedTokenizerBase:
     """The teacher's tokenizer; for a checkpoint file that of `fallback`, by default CLIP's. Raises ModelError."""
-    folder = resolve(model, FLAG, endpoint=endpoint)
+    folder = resolve(model, FLAG)
     if folder.is_file():
-        folder = resolve(fallback or clip_tokenizer(), "teacher.tokenizer", endpoint=endpoint)
+        folder = resolve(fallback or clip_tokenizer(), "teacher.tokenizer")
     tokenizer = read_tokenizer(folder, FLAG)
     if tokenizer.pad_token is None:
         raise ModelError(f"--{FLAG} {folder}: its tokenizer has no padding token; SD1.5's CLIP pads with its end token")
@@ -174,14 +170,13 @@ def load_teacher(
     device: torch.device | str = "cpu",
     weights: bool = True,
     progress: Listener | None = None,
-    endpoint: str | None = None,
 ) -> Teacher:
-    """Load a teacher from a folder, a hub id or a checkpoint file, which shows its kind; without `weights` its shapes
-    alone, for which no weights are downloaded. `progress` hears of a download, from the hub at `endpoint`.
+    """Load a teacher from a folder, a hub id or a checkpoint file; without `weights` with random ones of its shapes.
 
-    Raises ModelError if the model is of another kind, incomplete, or has fewer positions than `window`.
+    Weights that are not on this machine are downloaded, with events to `progress`. Raises ModelError if the model is of
+    another kind, incomplete, or has fewer positions than `window`.
     """
-    path = resolve(model, FLAG, endpoint=endpoint)
+    path = resolve(model, FLAG)
     if path.is_file():
         kind, encoders = load_checkpoint(path, FLAG)
     else:
@@ -189,7 +184,7 @@ def load_teacher(
         for folder in folders:
             clip_config(kind, folder, FLAG)  # refuses other models before a download
         if weights:
-            download_weights(model, FLAG, progress, endpoint)
+            download_weights(model, FLAG, progress)
         encoders = tuple(load_folder(kind, part, folder, FLAG, weights) for part, folder in zip(kind.parts, folders))
     for part, encoder in zip(kind.parts, encoders):
         encoder.requires_grad_(False).train(False).to(device)
@@ -198,23 +193,19 @@ def load_teacher(
             raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
         if not -layers - 1 <= absolute_layer(layer, part.layer) <= layers:
             raise ModelError(f"--teacher.layer {layer}: {model} has no such hidden state, it has {layers + 1}")
-    return Teacher(encoders, kind, load_tokenizer(model, tokenizer, endpoint), window, layer, public_name(model))
+    return Teacher(encoders, kind, load_tokenizer(model, tokenizer), window, layer, public_name(model))
 
 
-def teacher_kind(model: str, endpoint: str | None = None) -> CheckpointKind:
+def teacher_kind(model: str) -> CheckpointKind:
     """The kind of checkpoint of a teacher, without its weights. Raises ModelError."""
-    path = resolve(model, FLAG, endpoint=endpoint)
-    if path.is_dir():
-        return text_encoder_folders(path, FLAG)[0]
-    return checkpoint_kind(read_tensors(path, FLAG, PREFIXES))
+    path = resolve(model, FLAG)
+    return text_encoder_folders(path, FLAG)[0] if path.is_dir() else checkpoint_kind(read_tensors(path, FLAG, PREFIXES))
 
 
 def teacher_from_recipe(
     recipe: Recipe, device: torch.device | str, progress: Listener | None = None, weights: bool = True
 ) -> Teacher:
     """The recipe's teacher."""
-    settings = recipe.teacher
-    model = require(settings.model, FLAG, "the English encoder")
-    return load_teacher(
-        model, recipe.window, settings.layer, settings.tokenizer, device, weights, progress, recipe.endpoint
-    )
+    teacher = recipe.teacher
+    model = require(teacher.model, FLAG, "the English encoder")
+    return load_teacher(model, recipe.window, teacher.layer, teacher.tokenizer, device, weights, progress)

@@ -35,9 +35,9 @@ SAMPLES = (
 )
 
 
-def load_tokens(model: str, window: int, endpoint: str | None = None) -> PromptTokenizer:
+def load_tokens(model: str, window: int) -> PromptTokenizer:
     """The student's tokenizer. Raises ModelError when it lacks a special token or is of another kind."""
-    path = resolve(model, FLAG, endpoint=endpoint)
+    path = resolve(model, FLAG)
     if path.is_file():  # a ZhCLIP encoder
         stored = PromptTokenizer.from_meta(*artifact.read_tokenizer(path), str(path))
         stored.window = window
@@ -111,9 +111,9 @@ def require_match(
             )
 
 
-def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str], endpoint: str | None = None) -> None:
+def compare_tokenizers(model: str, tokens: PromptTokenizer, texts: Sequence[str]) -> None:
     """`require_match` with the tokenizer of a student's model. Raises ModelError."""
-    folder = resolve(model, FLAG, endpoint=endpoint)
+    folder = resolve(model, FLAG)
     if folder.is_dir():  # a ZhCLIP encoder has `tokens` themselves
         require_match(tokens, read_tokenizer(folder, FLAG), texts, f"--{FLAG} {folder}")
 
