@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import captions
-from trainer.base.device import is_out_of_memory, matmul_precision
+from trainer.base.device import is_out_of_memory
 from trainer.base.recipe import SettingsError
 from trainer.cache.builder import SUM_ROWS, CacheBuilder, sum_pads
 from trainer.cache.shards import Cache
@@ -25,6 +25,7 @@ from trainer.models.teacher import Teacher, load_teacher
 from trainer.progress import Cancelled, Progress
 from trainer.training.data import caption_batch
 from zhclip.bert import Bert
+from zhclip.device import matmul_precision
 
 PAIRS = [Pair(zh, en) for zh, en in captions()[:50]]
 CHOSEN = [49, 3, 16, 15, 40]
@@ -259,3 +260,14 @@ def test_tf32_is_allowed_in_a_block_alone() -> None:
         assert torch.get_float32_matmul_precision() == "high"
         raise ValueError
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_where_fp16_is_best_the_frozen_encoders_run_in_it(whole: CacheBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, exact_sums, _ = whole.shard(0)
+    monkeypatch.setattr("trainer.base.device.best_precision", lambda gpu: "fp16")  # as on a T4
+    half, sums, _ = whole.shard(0)
+    assert not torch.equal(half["target"], exact["target"])
+    cosines = torch.cosine_similarity(half["target"].double(), exact["target"].double(), dim=-1)
+    assert (1 - cosines).mean() < 1e-5
+    assert all(tensor.dtype == torch.float64 for tensor in sums.values())
+    torch.testing.assert_close(sums["xx"], exact_sums["xx"], rtol=1e-2, atol=1e-1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -65,3 +67,17 @@ def cpu_has_bf16() -> bool:
     # torch 2.4 has no get_capabilities.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16"))
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Set torch's precision of fp32 matrix products, and restore the process's setting afterwards.
+
+    "highest" is fp32; "high" lets GPUs round to TF32.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .device import matmul_precision
+
 PENALTIES = tuple(10.0 ** (n / 2) for n in range(-8, 5))  # 1e-4 to 100
 
 
@@ -87,12 +89,8 @@ def full_precision_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
     Rounded to TF32, the sums of x x^T would be off by more than the centred ones' smallest eigenvalues.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
+    with matmul_precision("highest"):
         return a @ b
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def solve(sums: RidgeSums, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from zhclip.artifact import Artifact, load, save
+from zhclip.device import matmul_precision
 from zhclip.io import atomic_write
 from zhclip.schema import CorpusInfo, Meta, PartInfo, TeacherInfo
 from zhclip.structure import Structure
 
 from ..base.comfyui import install_folder
-from ..base.device import default_device, matmul_precision
+from ..base.device import default_device
 from ..base.errors import TrainerError
 from ..base.files import read_json, replacing_folder, temporary_folder
 from ..base.recipe import Recipe, SettingsError

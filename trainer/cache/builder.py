@@ -20,7 +20,7 @@ from zhclip.positions import draw_positions, position_weights
 from zhclip.ridge import RidgeSums, sum_by_position
 from zhclip.vectors import norms, sentence_vector, unit
 
-from ..base.device import is_out_of_memory, matmul_precision, rounded_positions
+from ..base.device import frozen_precision, is_out_of_memory, rounded_positions
 from ..corpus.pairs import Pair, pairs_sha256
 from ..models.load import check_finite
 from ..models.student import Student
@@ -125,7 +125,8 @@ class CacheBuilder:
             padded_ids, mask = (x.to(device) for x in pad_rows([ids[row] for row in rows], device))
             padded_positions = pad_rows([positions[row] for row in rows], device)[0].to(device)
             keys = self.student.keys(padded_ids) & mask
-            states = self.student.bert(padded_ids, keys, padded_positions, flat_index(mask), last=self.depth or 0)
+            with frozen_precision(device):
+                states = self.student.bert(padded_ids, keys, padded_positions, flat_index(mask), last=self.depth or 0)
             return half_precision(states, mask, [pairs[row].zh for row in rows])
 
         batches = self._in_batches([*range(len(pairs))], outputs, on_batch)
@@ -147,8 +148,7 @@ class CacheBuilder:
         while rows:
             part, result = rows[: self.batch], None
             try:
-                with matmul_precision("high"):
-                    result = run(part)
+                result = run(part)
             except RuntimeError as error:
                 if len(part) == 1 or not is_out_of_memory(error):
                     raise
@@ -179,13 +179,14 @@ class CacheBuilder:
         weights = torch.nn.functional.pad(weights, (0, mask.shape[1] - weights.shape[1]))
         tensors = (zh.gather(1, positions), en, en_length, positions, mask, weights)
         ids, en, en_length, positions, mask, weights = (tensor.to(device) for tensor in tensors)
-        target, pooled = self.teacher.outputs(en, en_length, positions)  # (B, P, D), (B, G) or None
+        index, keys = flat_index(mask), self.student.keys(ids) & mask
+        with frozen_precision(device):
+            target, pooled = self.teacher.outputs(en, en_length, positions)  # (B, P, D), (B, G) or None
+            frozen = self.student.bert(ids, keys, positions, index, last=self.depth or 0)  # (T, S)
+            last = self.student.bert(ids, keys, positions, index, frozen, self.depth or 0)
         for output in (target, pooled):
             if output is not None:
                 check_finite(output.half(), [p.en for p in pairs], f"--teacher.model {self.teacher.name}")
-        index, keys = flat_index(mask), self.student.keys(ids) & mask
-        frozen = self.student.bert(ids, keys, positions, index, last=self.depth or 0)  # (T, S)
-        last = self.student.bert(ids, keys, positions, index, frozen, self.depth or 0)
         hidden = unpack(last, index, mask.shape)  # (B, P, S)
         check_finite(hidden, [p.zh for p in pairs], "--student.model")
         vectors = {"zh_sentence": sentence_vector(hidden, self.student.tokens.key_mask(ids) & mask)}

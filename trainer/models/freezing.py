@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def prepare(
     student: Student, train: TrainSettings, ridge: Ridge | None, pooled: Ridge | None = None
 ) -> peft.PeftModel | None:
-    """Freeze all parameters but those that the strategy trains. Returns PEFT's model of the BERT for lora, else None."""
+    """Freeze all parameters but those that the strategy trains. Returns PEFT's model for lora, else None."""
     student.requires_grad_(False)
     if ridge is not None:
         student.set_projection(ridge, pooled)

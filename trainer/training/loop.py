@@ -9,7 +9,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 
-from ..base.device import is_out_of_memory, matmul_precision, processes
+from zhclip.device import matmul_precision
+
+from ..base.device import is_out_of_memory, processes
 from ..base.recipe import Recipe
 from ..models.freezing import frozen_depth
 from ..progress import Counter, Listener
