@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.tree import python
-from trainer.base.device import default_device, gpu_problem, use_device
+from trainer.base.device import default_device, gpu_problem, limit_gpu_memory, use_device
 from trainer.base.recipe import SettingsError
 from trainer.training.setup import fits_on
-from zhclip.device import is_covered, nvidia_precision, usable_gpu
+from zhclip.device import amd_precision, is_covered, nvidia_precision, usable_gpu
 
 MIXED = "tensors of two devices, far and cpu"
 EACH = [(part, MIXED) for part in ("cache", "scoring", "prompts")]
@@ -49,6 +49,29 @@ CARDS = {
 @pytest.mark.parametrize("card", CARDS, ids=str)
 def test_precision_follows_what_a_card_computes_in_itself(card: tuple[tuple[int, int], str]) -> None:
     assert nvidia_precision(*card) == CARDS[card]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "precision"),
+    [("gfx906:sramecc+:xnack-", "fp16"), ("gfx90a:sramecc+:xnack-", "bf16"), ("gfx1030", "fp16"), ("gfx1100", "bf16")],
+)
+def test_precision_of_amds_cards(architecture: str, precision: str) -> None:
+    assert amd_precision(architecture) == precision
+
+
+def test_memory_is_limited_to_what_is_free_or_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (5, 8))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda: 1)
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", limits.append)
+    limit_gpu_memory()
+    assert limits == [0.75]
+
+
+def test_a_gpu_of_apples_is_not_used_and_the_plan_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert "CPU" in (gpu_problem() or "")
 
 
 @pytest.mark.parametrize(
