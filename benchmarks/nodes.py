@@ -27,8 +27,7 @@ from painter.host import comfyui
 from zhclip import artifact, tokenizer
 from zhclip.schema import CorpusInfo, Dimensions, Meta, PartInfo, SpecialIds, TeacherInfo, TokenizerInfo
 
-HALF, FLOAT = torch.float16, torch.float32
-ENCODE = {
+PROMPTS = {
     "no weights": (60, 0),
     "1 weighted span": (60, 1),
     "3 weighted spans": (60, 3),
@@ -49,7 +48,7 @@ def pack_module(name: str) -> Any:
     return importlib.import_module(f"pack.{name}")
 
 
-def encoder_file(path: Path, quick: bool, dtype: torch.dtype = torch.float32, sdxl: bool = False) -> Path:
+def encoder_file(path: Path, quick: bool, dtype: torch.dtype, sdxl: bool) -> Path:
     """Write an artifact of random weights as export does, of full size or tiny, with all that is optional but skip."""
     layers, width, size = (2, 64, 400) if quick else (12, 768, VOCABULARY)
     parts = (PartInfo("l", 768), PartInfo("g", 1280))[: 1 + sdxl]
@@ -97,20 +96,21 @@ def clip_file(path: Path, module: str = "comfy.sd1_clip", kind: str = "SDClipMod
     return path
 
 
-def load_own_clip(*paths: Path | str) -> Any:
-    """The checkpoint's own CLIP, as the stock loaders give it for Stable Diffusion 1.5, or of two files for SDXL."""
+def load_stock_clip(*paths: Path | str) -> Any:
+    """ComfyUI's own CLIP as its loaders give it, for Stable Diffusion 1.5, or of two files for SDXL."""
     sd = importlib.import_module("comfy.sd")
     return sd.load_clip([*map(str, paths)], clip_type=sd.CLIPType.STABLE_DIFFUSION)
 
 
-def prompt(chinese: bool, length: int = 60, spans: int = 0, first: int = 0) -> str:
-    """`length` tokens, in our tokenizer's or in CLIP's vocabulary, another prompt for another `first`: a comma behind
-    every tenth, and `spans` tokens with a weight."""
-    known = [chr(FIRST_IDEOGRAPH + at) for at in range(200)] if chinese else WORDS
-    pieces = ["," if at % 10 == 9 else known[(first + at) % len(known)] for at in range(length)]
-    for at, place in zip(range(spans), count(0, length // max(spans, 1))):
-        pieces[place] = f"({pieces[place]}:1.{at % 9 + 1})"
-    return ("" if chinese else " ").join(pieces)
+def prompt(chinese: bool, length: int, spans: int, first: int) -> str:
+    """A prompt of `length` tokens of our vocabulary or CLIP's, a comma at every tenth, `spans` of them with a weight;
+    another one for another `first`."""
+    words = [chr(FIRST_IDEOGRAPH + at) for at in range(200)] if chinese else WORDS
+    tokens = ["," if at % 10 == 9 else words[(first + at) % len(words)] for at in range(length)]
+    for span in range(spans):
+        at = span * (length // spans)
+        tokens[at] = f"({tokens[at]}:1.{span % 9 + 1})"
+    return ("" if chinese else " ").join(tokens)
 
 
 def encode_next(clip: Any, chinese: bool, length: int, spans: int) -> Callable[[], torch.Tensor]:
@@ -137,20 +137,21 @@ def main() -> None:
     load_clip = pack_module("nodes.host.clip").load_clip
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         folder = Path(temporary)
-        fp16, fp32 = (encoder_file(folder / f"{d}.safetensors", given.quick, d, given.sdxl) for d in (HALF, FLOAT))
+        fp16 = encoder_file(folder / "fp16.safetensors", given.quick, torch.float16, given.sdxl)
+        fp32 = encoder_file(folder / "fp32.safetensors", given.quick, torch.float32, given.sdxl)
         clip_l = clip_file(folder / "clip_l.safetensors")
         clip_g = [clip_file(folder / "clip_g.safetensors", "comfy.sdxl_clip", "SDXLClipG")] if given.sdxl else []
-        own, ours = load_own_clip(clip_l, *clip_g), load_clip(str(fp32))
+        stock, ours = load_stock_clip(clip_l, *clip_g), load_clip(str(fp32))
         encoding = {
-            name: race(encode_next(own, False, *case), encode_next(ours, True, *case), given.quick, repeat=4)
-            for name, case in ENCODE.items()
+            name: race(encode_next(stock, False, *case), encode_next(ours, True, *case), given.quick, repeat=4)
+            for name, case in PROMPTS.items()
         }
-        print_table(encoding, "own CLIP", f"encoding, ComfyUI {given.options}")
+        print_table(encoding, "stock CLIP", f"encoding, ComfyUI {given.options}")
         loads = {
             "fp16 file, to read and copy": (lambda: read_and_copy(fp16), lambda: load_clip(str(fp16))),
             "fp32 file, to read and copy": (lambda: read_and_copy(fp32), lambda: load_clip(str(fp32))),
-            "fp16 file, to ComfyUI's CLIP": (lambda: load_own_clip(clip_l, *clip_g), lambda: load_clip(str(fp16))),
-            "CLIP-L by ComfyUI, to read and copy": (lambda: read_and_copy(clip_l), lambda: load_own_clip(clip_l)),
+            "fp16 file, to ComfyUI's CLIP": (lambda: load_stock_clip(clip_l, *clip_g), lambda: load_clip(str(fp16))),
+            "CLIP-L by ComfyUI, to read and copy": (lambda: read_and_copy(clip_l), lambda: load_stock_clip(clip_l)),
         }
         loading = {name: race(*calls, given.quick, repeat=3) for name, calls in loads.items()}
     print_table(loading, "plain", f"loading, ComfyUI {given.options}")

@@ -89,9 +89,9 @@ def run_step(steps: Iterator[None], device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def race_steps(one: Iterator[None], other: Iterator[None], device: torch.device, quick: bool) -> Race:
+def race_steps(first: Iterator[None], second: Iterator[None], device: torch.device, quick: bool) -> Race:
     """Steps of both in turns."""
-    return race(lambda: run_step(one, device), lambda: run_step(other, device), quick, repeat=4)
+    return race(lambda: run_step(first, device), lambda: run_step(second, device), quick, repeat=4)
 
 
 def main() -> None:
@@ -111,14 +111,14 @@ def main() -> None:
         folder = Path(temporary)
         if given.sdxl:
             kinds = ("sd15", "sdxl")
-            one, other = (
+            first, second = (
                 ours(cached(write_inputs(folder / kind, rows, settings, given.quick, kind == "sdxl"))) for kind in kinds
             )
         else:
             settings.layers, settings.start, settings.contrast = plain_loop.LAYERS, "student", 0.0
             recipe = cached(write_inputs(folder, rows, settings, given.quick))
-            one, other = plain(recipe, device), ours(recipe)
-        measured = race_steps(one, other, device, given.quick)
+            first, second = plain(recipe, device), ours(recipe)
+        measured = race_steps(first, second, device, given.quick)
     conditions = f"{device.type}, precision {setup.precision(settings)}, {rows} captions"
     plain_name = "SD1.5's" if given.sdxl else "plain loop"
     print_table({f"{given.strategy}, a step of {batch}": measured}, plain_name, conditions)

@@ -23,7 +23,7 @@ from trainer.base.stage_settings import ConvertSettings
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW = 28
 FLAGS = ("--train.steps", "800", "--train.layers", "4", "--train.lr", "1e-3")
-"""Beside the recommended recipe."""
+"""Of the trainer, beside the recommended recipe's settings."""
 
 
 def align(student: Path, teacher: Path, run: Path) -> dict[str, Path]:
@@ -83,13 +83,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m painter.demo", description=__doc__.partition("\n")[0])
     parser.add_argument("--prompt", default=words()["prompt"], help="what to paint, in Chinese")
     parser.add_argument("--english", help="the same in English, for the painting beside it")
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo", help="folder of everything it makes")
+    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo", help="folder of all output")
     parser.add_argument("--models", type=Path, default=ROOT / ".cache" / "models", help="folder of the two encoders")
     options = parser.parse_args(arguments)
     prompt_en = options.english or (words()["prompt_en"] if options.prompt == words()["prompt"] else None)
-    run = options.run.resolve()
     try:
-        demonstrate(options.prompt, prompt_en, run, options.models.resolve())
+        demonstrate(options.prompt, prompt_en, options.run.resolve(), options.models.resolve())
     except (RuntimeError, ValueError, OSError) as error:
         sys.exit(f"demo: {error}")
 
