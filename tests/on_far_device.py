@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def of_train(folder: Path, planted: bool) -> None:
     recipe.run, recipe.window, recipe.cache.dir = str(folder / "run"), 32, str(folder / "cache")
     recipe.student.model, recipe.teacher.model, recipe.corpus.train, recipe.corpus.dev = given.values()
     recipe.train = replace(recipe.train, steps=9, save_every=9, dev_every=None, accumulate=2, precision="no")
-    make_accelerator, prefetch, means = setup.make_accelerator, setup.prefetch, training._means
+    make_accelerator, read_ahead, means = setup.make_accelerator, setup.read_ahead, training._means
     waited, device = [], torch.device("cpu")
 
     def far_accelerator(train: TrainSettings) -> Accelerator:
@@ -95,8 +95,8 @@ def of_train(folder: Path, planted: bool) -> None:
         accelerator.state.device = PartialState().device = device
         return accelerator
 
-    def watched(batches: Iterator[setup.Batch]) -> Generator[setup.Batch, None, None]:
-        for number, batch in enumerate(prefetch(batches)):
+    def watched(read: Callable[..., setup.Batch], passes: Iterable[tuple]) -> Generator[setup.Batch, None, None]:
+        for number, batch in enumerate(read_ahead(read, passes)):
             if number == 0:  # the cache goes there once, before it
                 WAITS.clear()
             yield batch
@@ -105,7 +105,7 @@ def of_train(folder: Path, planted: bool) -> None:
         waited.extend(WAITS)  # before the figures of the last steps are asked for, which torch gives of no such tensor
         return means([{name: tensor.cpu() for name, tensor in terms.items()} for terms in pending], accelerator)
 
-    setup.make_accelerator, setup.prefetch, training._means = far_accelerator, watched, collect_waits
+    setup.make_accelerator, setup.read_ahead, training._means = far_accelerator, watched, collect_waits
     for stage in (corpus, cache, training):
         stage.run(recipe)
     waited.clear()

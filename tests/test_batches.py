@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.small import captions
 from trainer.base.recipe import TrainSettings
 from trainer.models.freezing import prepare
 from trainer.models.student import Ridge, Student, load_student
-from trainer.training.data import MULTIPLE, microbatches, rounded_index
+from trainer.training.data import MULTIPLE, READERS, microbatches, read_ahead, rounded_index
 from trainer.training.losses import cosine_loss
 from zhclip.positions import draw_positions, position_weights
 
@@ -41,6 +42,27 @@ def test_passes_and_processes_share_a_step() -> None:
     assert [a + b for a, b in zip(first, second)] == halves
     steps = [step_rows for _, step_rows in microbatches(10, 4, 3, range(9), accumulate=2)]
     assert steps[::2] == steps[1::2] == whole
+
+
+def test_batches_are_read_ahead_in_order() -> None:
+    begun: list[int] = []
+
+    def read(number: int) -> dict[str, torch.Tensor]:
+        begun.append(number)
+        time.sleep(0.02 * (number % 3 == 0))  # later ones are ready earlier
+        if number == 20:
+            raise OSError
+        return {"x": torch.tensor(number)}
+
+    assert [int(batch["x"]) for batch in read_ahead(read, zip(range(19)))] == list(range(19))
+    assert list(read_ahead(read, [])) == []
+    begun.clear()
+    batches = read_ahead(read, zip(range(1, 99)))
+    next(batches)
+    assert len(begun) <= READERS + 1
+    with pytest.raises(OSError):
+        list(batches)
+    assert len(begun) < 30
 
 
 def test_what_counts_is_computed_and_of_the_filling_what_rounds_it() -> None:

@@ -118,19 +118,31 @@ class Cache:
         """For each shard, the index of each caption's first value in the columns with a value a position."""
         return [shard["count"].long().cumsum(0) - shard["count"] for shard in self.shards]
 
-    def rows(self, name: str, indices: list[int]) -> torch.Tensor:
+    def rows(self, name: str, indices: list[int], positions: int | None = None) -> torch.Tensor:
         """Captions of a column by index: (B, ...), or (B, P, ...) of a column with a value a position.
 
-        P is the largest count among them; a caption with fewer repeats its last value, or, as "position", has the
-        window's last one, which is padding.
+        P is `positions`, by default the largest count among them; a caption with fewer repeats its last value, or, as
+        "position", has the window's last one, which is padding.
         """
         index = torch.tensor(indices)
         if name not in PER_POSITION:
             return self._gather(name, index)
         counts = self._gather("count", index).long()[:, None]
-        offsets = torch.arange(int(counts.max()))
+        offsets = torch.arange(positions or int(counts.max()))
+        if name in LARGE and len(self.shards) > 1:
+            return self._copied_rows(name, indices, counts[:, 0].tolist(), len(offsets))
         rows = self._gather(name, index, torch.minimum(offsets, counts - 1))
         return rows.long().masked_fill(offsets >= counts, self.window - 1) if name == "position" else rows
+
+    def _copied_rows(self, name: str, indices: list[int], counts: list[int], positions: int) -> torch.Tensor:
+        """`rows` of a large column, caption by caption: a third of the time that an index of all values takes."""
+        out = self.shards[0][name].new_empty(len(indices), positions, *self.shards[0][name].shape[1:])
+        for values, index, count in zip(out, indices, counts):
+            number, row = divmod(index, self.shard_rows)
+            first = int(self._starts[number][row])
+            values[:count] = self.shards[number][name][first : first + count]
+            values[count:] = values[count - 1]
+        return out
 
     def _gather(self, name: str, index: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Values (B, ...) of captions (B,), or with offsets (B, P) those at positions of each, (B, P, ...)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from ..models.freezing import frozen_depth, prepare
 from ..models.student import Student, student_from_recipe
 from ..progress import Listener
 from . import checkpoint
-from .data import Batch, caption_batch, microbatches
+from .data import Batch, caption_batch, microbatches, read_ahead
 from .dev import DevMetrics
 from .losses import Loss
 from .schedule import total_steps
@@ -75,7 +74,7 @@ class Training:
     def batches(self) -> Generator[Batch, None, None]:
         """This process's batches of the remaining steps, from the GPU's memory if the cache fits there.
 
-        With a GPU, a batch is read while the previous one is in use, and is pinned, so that no step waits for a copy.
+        With a GPU, batches are read while earlier ones are in use, and are pinned, so that no step waits for a copy.
         """
         train, cache, device = self.recipe.train, self.cache, self.accelerator.device
         share = self.accelerator.process_index, self.accelerator.num_processes
@@ -83,8 +82,14 @@ class Training:
         passes = microbatches(len(cache), train.batch, train.seed, steps, train.accumulate, *share)
         if fits_on(device, cache.large_bytes()):
             cache = cache.to_device(device)
-        batches = (caption_batch(cache, rows, step_rows if train.contrast else None) for rows, step_rows in passes)
-        return batches if device.type == "cpu" else prefetch(batches)
+
+        def read(rows: list[int], step_rows: list[int]) -> Batch:
+            batch = caption_batch(cache, rows, step_rows if train.contrast else None, device)
+            if device.type == "cpu":
+                return batch
+            return {name: x.pin_memory() if x.device.type == "cpu" else x for name, x in batch.items()}
+
+        return (read(*indices) for indices in passes) if device.type == "cpu" else read_ahead(read, passes)
 
     def save(self, step: int) -> None:
         """Write a checkpoint, after the last step the final weights too; delete all but the newest checkpoints."""
@@ -177,16 +182,6 @@ def check_batch(train: TrainSettings, processes: int) -> None:
 def precision(train: TrainSettings) -> str:
     """Accelerate's name of the precision that the settings ask for, on this device."""
     return best_precision(processes().device.type == "cuda") if train.precision == "auto" else train.precision
-
-
-def prefetch(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """The batches in pinned memory, each read by a thread while the previous one is in use."""
-    pinned = ({name: x.pin_memory() if x.device.type == "cpu" else x for name, x in batch.items()} for batch in batches)
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(next, pinned, None)
-        while (batch := future.result()) is not None:
-            future = pool.submit(next, pinned, None)
-            yield batch
 
 
 def fits_on(device: torch.device, size: int) -> bool:
