@@ -8,9 +8,9 @@ blocks: an fp16 scale, then 32 values of 4 bits, low halves first.
 import io
 import itertools
 import json
+from collections import namedtuple
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,24 +42,11 @@ NAMES = {
 """The file's names of the modules of a layer and of the embeddings' tensors, by those of transformers' BertModel."""
 
 
-class Shape(NamedTuple):
-    """The first numbers of the file, in its order."""
-
-    width: int
-    layers: int
-    heads: int
-    inner: int
-    vocabulary: int
-    positions: int
-    types: int
-    epsilon: float
-    block: int
-    pieces: int
-    start: int
-    end: int
-    pad: int
-    unknown: int
-    text_bytes: int
+Shape = namedtuple(
+    "Shape",
+    "width layers heads inner vocabulary positions types epsilon block pieces start end pad unknown text_bytes",
+)
+"""The first numbers of the file, in its order."""
 
 
 def read_vocabulary(file: io.BytesIO, shape: Shape) -> list[tuple[str, float]]:

@@ -15,10 +15,8 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-LATENT_PIXELS = 8
-"""ComfyUI's latents have one position for 8 x 8 pixels."""
-SHOWN = 8
-"""Each pixel of the painter is shown as 8 x 8."""
+SCALE = 8
+"""ComfyUI's latents have one position for 8 x 8 pixels, and each pixel of the painter is shown as 8 x 8."""
 
 
 def painter_network() -> ModuleType:
@@ -63,7 +61,7 @@ class Painter(torch.nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **_: Any) -> Tensor:
         """Latents (B, 432, 3, 3), steps (B,), conditioning (B, L, 384) to clean latents. ValueError for other sizes."""
         if x.shape[-2:] != (self.side, self.side):
-            size, height, width = (number * LATENT_PIXELS for number in (self.side, *x.shape[-2:]))
+            size, height, width = (number * SCALE for number in (self.side, *x.shape[-2:]))
             raise ValueError(f"The painter takes latents of {size} x {size} pixels, not {width} x {height}.")
         if context.shape[-1] != self.width:
             raise ValueError(
@@ -81,7 +79,7 @@ class PixelDecoder:
 
     def decode(self, samples: Tensor) -> Tensor:
         """(B, 432, 3, 3) to ComfyUI's image (B, 288, 288, 3) in 0..1, each pixel a flat square of 8 x 8."""
-        return self.to_pixels(samples).repeat_interleave(SHOWN, 1).repeat_interleave(SHOWN, 2)
+        return self.to_pixels(samples).repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)
 
 
 def load() -> tuple[comfy.model_patcher.ModelPatcher, PixelDecoder]:
