@@ -1,4 +1,4 @@
-"""Small checkpoints and ControlNets of random weights, made of ComfyUI's own modules: for host.in_host.
+"""Small checkpoints of random weights, made of ComfyUI's own modules: for host.in_host.
 
 `sd15` and `sdxl` have the widths that ComfyUI knows the kinds by. SD1.5's UNet has one level in place of four (26 M
 parameters), and CLIP-L and the VAE are whole, since ComfyUI builds those at their fixed sizes. SDXL's UNet has its
@@ -51,15 +51,6 @@ def sd15(out: str) -> None:
 def sdxl(out: str) -> None:
     """Write a checkpoint in fp16."""
     save_file(weights({"model.diffusion_model": unet(SDXL, [0] * 9), "first_stage_model": vae()}, seed=0), out)
-
-
-def controlnet(out: str) -> None:
-    """Write a ControlNet for `sd15` in fp16, under the names of the original."""
-    import comfy.ops
-    from comfy.cldm.cldm import ControlNet
-
-    net = ControlNet(**SD15, hint_channels=3, operations=comfy.ops.disable_weight_init)
-    save_file(weights({"": net}, seed=1), out)
 
 
 def diffusion(out: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,11 +69,6 @@ def sd15(path: str) -> None:
     assert sorted(rebuilt.model.state_dict()) == sorted(model.state_dict())
     states = [one.clip_l.states([[2, 9, 3]], "cpu")[0] for one in (model, copy.deepcopy(model))]
     assert torch.equal(*states)
-
-    lost = shutil.copy(path, f"{path}.lost.safetensors")
-    emptied = load_clip(lost)
-    os.truncate(lost, 0)  # mapped weights end the process here
-    assert torch.equal(emptied.encode("red"), clip.encode("red"))
 
     assert "40 tokens" in refusal(lambda: clip.encode_from_tokens({"l": [tokens["l"][0][:40]]}))
     refusal(lambda: clip.tokenize("a" * 20_001))

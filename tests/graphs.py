@@ -84,16 +84,6 @@ def hook(lora: str, clip: list[Any], start: float | None = None) -> Graph:
     return graph | {"hook": node("SetClipHooks", clip=clip, hooks=hooks, apply_to_conds=True, schedule_clip=True)}
 
 
-def controlnet(net: str) -> Graph:
-    """Nodes that apply a ControlNet to the prompts of `paint`; node `control` gives both."""
-    given = dict(positive=["text", 0], negative=["none", 0], control_net=["net", 0], image=["hint", 0])
-    return {
-        "net": node("ControlNetLoader", control_net_name=net),
-        "hint": node("EmptyImage", width=32, height=32, batch_size=1, color=0x336699),
-        "control": node("ControlNetApplyAdvanced", **given, strength=0.5, start_percent=0.0, end_percent=1.0),
-    }
-
-
 def save_lora(path: Path, matrices: dict[str, tuple[int, int]]) -> str:
     """Write a random LoRA for matrices of these names and shapes (out, in). Returns the file's name."""
     generator = torch.Generator().manual_seed(3)

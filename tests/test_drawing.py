@@ -1,4 +1,4 @@
-"""Pictures with Chinese text: the shipped font, wrapping, grids, flowing text, bars."""
+"""Pictures with Chinese text: the shipped font, wrapping, grids, flowing text."""
 
 from __future__ import annotations
 
@@ -77,10 +77,3 @@ def test_flowing_text_stays_inside_its_width() -> None:
     assert narrow.size[0] == 300 and narrow.height > 2 * wide.height
     length = sum(lettering.text_width(span.text, drawing.TEXT) for span in spans)
     assert all(pixels(image, drawing.BLUE).sum() >= 4 * length * 0.98 for image in (narrow, wide))
-
-
-def test_bars_are_as_long_as_their_values() -> None:
-    colors = (drawing.BLUE, drawing.RED)
-    image = drawing.bars([("a", 1.0, "a", colors[0]), ("b", 0.25, "b", colors[1])], 600)
-    lengths = [int(pixels(image, color).any(0).sum()) for color in colors]
-    assert abs(lengths[1] / lengths[0] - 0.25) < 0.01

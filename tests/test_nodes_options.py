@@ -1,4 +1,4 @@
-"""What people combine with a prompt, on the real ComfyUI: precisions, little memory, LoRA, hooks, ControlNet.
+"""What people combine with a prompt, on the real ComfyUI: precisions, little memory, LoRA, hooks.
 
 Every prompt here is weighted and two windows long.
 """
@@ -106,13 +106,3 @@ def test_a_hook_on_the_model_acts_in_the_steps_of_its_keyframe(host: Host, lora:
     never = host.latent(graph)
     # Prompts with hooks run apart from those without, and so in other batches: latents of 400 then differ by 0.0005.
     assert (never - plain).abs().max() < 0.002 and (hooked - plain).abs().max() > 0.02
-
-
-def test_a_controlnet_takes_the_conditioning_and_reads_its_prompt(host: Host, plain: torch.Tensor) -> None:
-    folder = host.base / "models" / "controlnet"
-    folder.mkdir(exist_ok=True)
-    in_host("checkpoints.controlnet", folder / "net.safetensors")
-    graph = base() | graphs.controlnet("net.safetensors")
-    graph["sample"]["inputs"] |= {"positive": ["control", 0], "negative": ["control", 1]}
-    assert (host.latent(graph) - plain).abs().max() > 0.05
-    assert torch.equal(host.conditioning(graph, "control")["cond.0"], host.encode(LONG[0]))
