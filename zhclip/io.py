@@ -15,12 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 OBJECT_FILES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
+EXPORT_AGAIN = "Update ZhCLIP, or export the file again."
 
 
 class ArtifactError(ValueError):
     """A file that is not a usable artifact; the message names the path, what was found, what was expected, the cure."""
 
-    def __init__(self, path: str | os.PathLike[str], found: str, expected: str, cure: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], found: str, expected: str, cure: str = EXPORT_AGAIN) -> None:
         self.path, self.found, self.expected, self.cure = str(path), found, expected, cure
         super().__init__(f"{self.path}: found {found}; expected {expected}. {cure}")
 

@@ -3,18 +3,16 @@
 The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's):
 
 1. The prompt is normalised and parsed (prompt.py), then divided at BREAK into sections, and a section into clauses: at
-   commas, semicolons, full stops, `!`, `?` and line breaks. None of them divides inside a number or a Latin word
-   (1,000; v1.5; U.S.A). Brackets and weights do not divide.
+   commas, semicolons, full stops, `!`, `?` and line breaks, but not inside a number or a Latin word (1,000; v1.5;
+   U.S.A). Brackets and weights do not divide.
 2. A clause with Latin letters and no other letter is CLIP's: `masterpiece`, `8k`, `best quality`.
-3. A clause with other letters (Chinese, kana, Cyrillic...) is the aligned encoder's, without what follows:
-   - a run of two or more Latin words is CLIP's (`by Greg Rutkowski`). A word is what stands between white space or
-     other letters, with its apostrophes, hyphens, slashes and digits (AC/DC is one); digits alone are no word, and
-     punctuation, digits and symbols do not end a run. A single Latin word stays, as in T-shirt, BMW or 3D;
-   - a Latin word with an underscore is a LoRA's trigger and CLIP's even alone, unless the underscore touches another
-     letter.
+3. A clause with other letters (Chinese, kana, Cyrillic...) is the aligned encoder's, except for
+   - two or more Latin words in a row (`by Greg Rutkowski`). A word may have apostrophes, hyphens, slashes and digits
+     (AC/DC is one); digits alone are no word, and neither they nor punctuation end a run. A single Latin word stays,
+     as in T-shirt, BMW or 3D;
+   - a Latin word with an underscore, a LoRA's trigger, unless the underscore touches another letter.
 4. Never divided, CLIP's wherever they stand, and the end of a run: `embedding:name` up to white space, comma or
-   semicolon and without punctuation at its end; tags such as `<lora:name:0.8>`; wildcards such as `__colour__`, which
-   joined to a Latin word are part of it (rule 3). Only these may take other letters along.
+   semicolon and without punctuation at its end; tags such as `<lora:name:0.8>`; wildcards such as `__colour__`.
 5. What has no letter (digits, emoji, punctuation) stays with what it follows in its clause; at a clause's beginning,
    and where it is an opening bracket or quotation mark, with what comes next. A clause without letters goes with the
    clause before it, the first ones of a section with the next, a section of such with the one before, else the next; a
@@ -24,22 +22,35 @@ The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's
    one Chinese clause; commas and semicolons at either end go.
 
 Of each section, the aligned encoder then reads all its text together, so that a sentence keeps its context, and CLIP
-all of its own. The order of the outputs means nothing to the UNet: cross-attention is a softmax-weighted sum over keys
-without positions, the same for any order of the keys.
+all of its own. Their order does not matter: cross-attention is the same for any order of its keys.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .clauses import Clause, Unit, clauses
 from .prompt import Span, bounded, check_length, normalise, parse, render, split_at_breaks, strip, strip_end, tidy
 
+# Each character's kind: L Latin, O other letter, D digit, U underscore, J joins the two sides of a word, M belongs to
+# the character before it, C comma, - anything else.
+WORD = re.compile("[LDU][LDUM]*(?:(?:J+|(?<=D)C(?=DDD(?!D)))[LDU][LDUM]*)*")
+OTHER = re.compile("O[OM]*")
+JOINERS = frozenset("'-_.&+/@")
+# An embedding, a tag, and a wildcard, whose name has one character only where no longer one ends.
+ATOM = re.compile(
+    r"""(?<![A-Za-z0-9_])embedding:[^\s,;]*[^\s,;.!?"')]
+    | <[A-Za-z][\w-]*(?::[^<>]*)?>
+    | (?<![A-Za-z0-9_])__[^\W_](?:[^\s,;()<>]{0,200}?[^\s,;()<>_])?__(?![A-Za-z0-9_])""",
+    re.VERBOSE,
+)
+BORDER = re.compile(r"[,;.!?\n][,;.!?\s]*")
 # ComfyUI recognises an embedding at the beginning of a weighted span or after white space, and nowhere else.
 GLUED_EMBEDDING = re.compile(r"(?<=[^A-Za-z0-9_\s])(?=embedding:)")
 
@@ -57,6 +68,15 @@ class LanguageSpan(NamedTuple):
     text: str
     language: str
     weight: float
+
+
+class Unit(NamedTuple):
+    """What is never divided, from one offset to another: a "word" with Latin letters, a "trigger" (such a word with an
+    underscore), an "atom" (an embedding, tag or wildcard), or a stretch of "other" letters."""
+
+    begin: int
+    end: int
+    kind: str
 
 
 @dataclass
@@ -125,23 +145,60 @@ def _pieces(section: list[Span]) -> list[Piece]:
     plain = "".join(span.text for span in section)
     weights = [span.weight for span in section for _ in span.text]
     out = []
-    for number, clause in enumerate(clauses(plain)):
-        for begin, end, language in _split_by_language(plain, clause):
-            for weight, group in itertools.groupby(range(begin, end), key=weights.__getitem__):
+    for number, (start, end, units) in enumerate(_clauses(plain)):
+        for language, begin, stop in _split_by_language(plain, start, end, units):
+            for weight, group in itertools.groupby(range(begin, stop), key=weights.__getitem__):
                 out.append(Piece(Span("".join(plain[at] for at in group), weight), language, number))
     return out
 
 
-def _split_by_language(plain: str, clause: Clause) -> Iterator[tuple[int, int, str]]:
-    """A clause's stretches of one language: (begin, end, language)."""
-    begin, units = clause.begin, clause.units
-    languages = _languages(units)
+def _clauses(plain: str) -> Iterator[tuple[int, int, list[Unit]]]:
+    """Plain text with its line breaks -> begin, end and units of its clauses, which together are all of it."""
+    atoms = [Unit(*match.span(), "atom") for match in ATOM.finditer(plain)]
+    kinds = list(map(_kind, plain))
+    for begin, end, _ in atoms:
+        kinds[begin:end] = "-" * (end - begin)
+    masked = "".join(kinds)
+    words = [match.span() for match in WORD.finditer(masked)]
+    named = [Unit(begin, end, _word_kind(masked, begin, end)) for begin, end in words if "L" in masked[begin:end]]
+    units = sorted(atoms + named + [Unit(*match.span(), "other") for match in OTHER.finditer(masked)])
+    closed = {at for begin, end in [*words, *(atom[:2] for atom in atoms)] for at in range(begin, end)}
+    ends = [match.end() for match in BORDER.finditer(plain) if closed.isdisjoint(range(*match.span()))]
+    starts = [unit.begin for unit in units]
+    for begin, end in itertools.pairwise(dict.fromkeys([0, *ends, len(plain)])):
+        yield begin, end, units[bisect_left(starts, begin) : bisect_left(starts, end)]
+
+
+def _word_kind(kinds: str, begin: int, end: int) -> str:
+    touches_other = (kinds[begin] == "U" and kinds[begin - 1 : begin] == "O") or kinds[end - 1 : end + 1] == "UO"
+    return "trigger" if "U" in kinds[begin:end] and not touches_other else "word"
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind(c: str) -> str:
+    if c in "_,":
+        return "U" if c == "_" else "C"
+    if c in JOINERS:
+        return "J"
+    if "0" <= c <= "9":
+        return "D"
+    category, name = unicodedata.category(c), unicodedata.name(c, "")
+    if category[0] == "M" or category == "Cf" or name.startswith("MODIFIER LETTER"):
+        return "M"
+    if category[0] != "L":
+        return "-"
+    return "L" if name.startswith("LATIN") else "O"
+
+
+def _split_by_language(plain: str, start: int, end: int, units: list[Unit]) -> Iterator[tuple[str, int, int]]:
+    """A clause's stretches of one language: (language, begin, end)."""
+    begin, languages = start, _languages(units)
     for before, after, first, second in zip(units, units[1:], languages, languages[1:]):
         if first != second:
-            border = _opening(plain, clause.begin, before.end, after.begin)
-            yield begin, border, first
+            border = _opening(plain, start, before.end, after.begin)
+            yield first, begin, border
             begin = border
-    yield begin, clause.end, languages[-1] if languages else ""
+    yield languages[-1] if languages else "", begin, end
 
 
 def _languages(units: list[Unit]) -> list[str]:

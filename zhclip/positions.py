@@ -72,10 +72,6 @@ class Batch:
         """(B, positions) bool, True where the text of one language stands."""
         return _mask([getattr(pair, f"{language}_length") for pair in self.pairs], self.positions)
 
-    def first_position(self) -> Batch:
-        """The same pairs cut to position 0."""
-        return Batch(self.pairs, 1, self.weights[:, :1])
-
 
 def batches(
     pairs: list[TokenPair], window: int, whole_every: int = WHOLE_EVERY, tokens: int = BATCH_TOKENS

@@ -146,12 +146,11 @@ class _Invalid(Exception):
 
 def parse(path: str | os.PathLike[str], text: str) -> Meta:
     """The header's JSON as checked metadata. Raises DamagedArtifactError or VersionError."""
-    cure = "Update ZhCLIP, or export the file again."
     try:
         raw = json.loads(text)
         version = raw.pop("format_version", None) if type(raw) is dict else FORMAT_VERSION
         if type(version) is not int or version != FORMAT_VERSION:
-            raise VersionError(path, f"format version {_short(version)}", f"version {FORMAT_VERSION}", cure)
+            raise VersionError(path, f"format version {_short(version)}", f"version {FORMAT_VERSION}")
         meta = from_json(Meta, raw, "metadata")
         _check_consistency(meta)
         _check_report(meta)
@@ -159,9 +158,9 @@ def parse(path: str | os.PathLike[str], text: str) -> Meta:
         raise
     except _Invalid as error:
         found, expected = error.args
-        raise DamagedArtifactError(path, found, expected, cure) from None
+        raise DamagedArtifactError(path, found, expected) from None
     except (ValueError, RecursionError) as error:
-        raise DamagedArtifactError(path, f"metadata that is no JSON ({_short(error)})", "JSON", cure) from error
+        raise DamagedArtifactError(path, f"metadata that is no JSON ({_short(error)})", "JSON") from error
     return meta
 
 

@@ -13,7 +13,7 @@ from .vectors import scaled, standardise
 
 @dataclass(frozen=True)
 class Structure:
-    """Tensors of an artifact, each of which may be absent, with shapes as in artifact.py; and the widths of a vector's
+    """Tensors of an artifact, each of which may be absent, with shapes as in docs/format.md; and the widths of a vector's
     parts (vectors.py)."""
 
     proj_weight: torch.Tensor | None = None  # (D, S)

@@ -58,7 +58,7 @@ def build(
 
     pieces = _pieces(path, tensors, rows)
     if special.unknown >= len(pieces):
-        raise _damaged(path, f"{len(pieces)} pieces", f"one of id {special.unknown}, the unknown token")
+        raise DamagedArtifactError(path, f"{len(pieces)} pieces", f"one of id {special.unknown}, the unknown token")
     with guard_panics(path):
         if info.kind == "wordpiece":
             vocabulary = {piece: number for number, piece in enumerate(pieces)}
@@ -89,7 +89,7 @@ def _stored(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], name
     """One of the tokenizer's tensors as a numpy array. Raises DamagedArtifactError."""
     tensor = tensors.get(name)
     if tensor is None or tensor.dtype != dtype or tensor.dim() != 1:
-        raise _damaged(path, f"no {name}, or one of another type", f"a list of {dtype}")
+        raise DamagedArtifactError(path, f"no {name}, or one of another type", f"a list of {dtype}")
     return tensor.numpy()
 
 
@@ -99,18 +99,20 @@ def _pieces(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], rows
     try:
         pieces = json.loads(raw.decode("utf-8")) if len(raw) <= MAX_BYTES else None
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"a vocabulary that is no JSON ({ascii(error)[:80]})", expected) from error
+        raise DamagedArtifactError(path, f"a vocabulary that is no JSON ({ascii(error)[:80]})", expected) from error
     if type(pieces) is not list or not all(type(piece) is str and len(piece) <= MAX_PIECE for piece in pieces):
-        raise _damaged(path, "a vocabulary of another type or size", expected)
+        raise DamagedArtifactError(path, "a vocabulary of another type or size", expected)
     if rows is not None and len(pieces) > rows:
-        raise _damaged(path, f"a vocabulary of {len(pieces)} pieces", f"at most {rows}, the embedding's rows")
+        raise DamagedArtifactError(
+            path, f"a vocabulary of {len(pieces)} pieces", f"at most {rows}, the embedding's rows"
+        )
     return pieces
 
 
 def _scores(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], count: int) -> list[float]:
     scores = _stored(path, tensors, "scores", torch.float32)
     if len(scores) != count or not all(map(math.isfinite, scores)):
-        raise _damaged(path, "no finite score for each piece", f"{count} of them")
+        raise DamagedArtifactError(path, "no finite score for each piece", f"{count} of them")
     return scores.tolist()
 
 
@@ -120,7 +122,7 @@ def _charsmap(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor]) ->
     size = int.from_bytes(raw[:4], "little")
     texts = raw[4 + size :]
     if len(raw) < 8 or size % 4 or not texts.endswith(b"\0") or max(map(len, texts.split(b"\0"))) > MAX_EXPANSION:
-        raise _damaged(path, "a damaged character map", f"at most {MAX_EXPANSION} bytes for a character")
+        raise DamagedArtifactError(path, "a damaged character map", f"at most {MAX_EXPANSION} bytes for a character")
     return raw
 
 
@@ -136,9 +138,4 @@ def guard_panics(path: str | os.PathLike[str]) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
             raise
         found = f"a tokenizer that the tokenizers library cannot run ({ascii(str(error)[:80])[1:-1][:80]})"
-        raise _damaged(path, found, "a BERT's tokenizer") from error
-
-
-def _damaged(path: str | os.PathLike[str], found: str, expected: str) -> ArtifactError:
-    cure = "Use the tokenizer that was published with the encoder, and export it again."
-    return DamagedArtifactError(path, found, expected, cure)
+        raise DamagedArtifactError(path, found, "a BERT's tokenizer") from error
