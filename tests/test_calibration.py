@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from tests.tree import ROOT
 from trainer.report.score import retrieval
-from zhclip.calibration import CHOOSE, FIT, JUDGE, Evaluation, LayerFit, residual
+from zhclip.calibration import CHOOSE, FIT, JUDGE, LayerFit, PairScore, residual
 from zhclip.positions import Batch, TokenPair, batches
 from zhclip.prompt import normalise
 from zhclip.ridge import PENALTIES, RidgeSums, choose_penalty, solve
@@ -203,13 +203,13 @@ def test_figures_are_the_trainers() -> None:
     batch = Batch(some, W, torch.rand((40, W), generator=torch.Generator().manual_seed(1)))
     y = draw(40, W, D, seed=1)
     z = y + draw(40, W, D)
-    score = Evaluation()
+    score = PairScore()
     score.add(z, y, batch)
     each = 1 - torch.nn.functional.cosine_similarity(z, y, dim=-1)
     assert score.loss() == pytest.approx(float((each * batch.weights).sum() / batch.weights.sum()), rel=1e-5)
     zh, en = sentence_vector(z, batch.mask("zh")), sentence_vector(y, batch.mask("en"))
     assert score.recall() == retrieval(zh, en)["zh_to_en"]["R@1"] and 0.1 < score.recall() < 0.9
-    tied = Evaluation()
+    tied = PairScore()
     tied.add(torch.ones(40, W, D), y, batch)
     assert tied.recall() == 0
 

@@ -93,7 +93,17 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
     meta = parse(path, text)
     check_tensors(path, meta, tensors)
     build(path, meta.tokenizer, meta.special_ids, artifact.tokenizer, meta.dimensions.vocabulary)
-    save_tensors(path, tensors, _header(meta, text))
+    # The modelspec keys are those that model managers read: Stability-AI/ModelSpec, version 1.0.1.
+    title = f"ZhCLIP {meta.strategy} encoder for {meta.teacher.id}"
+    header = {
+        HEADER_KEY: text,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "zhclip-v1/text-encoder",
+        "modelspec.implementation": "https://github.com/zhclip/zhclip",
+        "modelspec.title": f"{title}: open it with Load ZhCLIP Encoder, not with Load CLIP",
+        "modelspec.license": meta.licence,
+    }
+    save_tensors(path, tensors, header)
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
@@ -172,19 +182,3 @@ def check_tensors(path: str | os.PathLike[str], meta: Meta, tensors: Tensors) ->
             raise DamagedArtifactError(path, f"one of {group}.mean and {group}.std", "both or neither")
         if std is not None and std.min() <= 0:
             raise DamagedArtifactError(path, f"{group}.std of 0 or less", "deviations above 0")
-
-
-def _header(meta: Meta, text: str) -> dict[str, str]:
-    """The safetensors header: our key, and the modelspec keys that model managers read.
-
-    Source of the modelspec names: Stability-AI/ModelSpec, version 1.0.1.
-    """
-    title = f"ZhCLIP {meta.strategy} encoder for {meta.teacher.id}"
-    return {
-        HEADER_KEY: text,
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "zhclip-v1/text-encoder",
-        "modelspec.implementation": "https://github.com/zhclip/zhclip",
-        "modelspec.title": f"{title}: open it with Load ZhCLIP Encoder, not with Load CLIP",
-        "modelspec.license": meta.licence,
-    }

@@ -1,19 +1,15 @@
 """Calibration: a closed-form correction of an encoder's projection towards another CLIP than its teacher.
 
-A fine-tuned checkpoint's CLIP answers a little differently from the CLIP that the encoder was aligned to. Let x be the
-student's hidden state at a position, z = W x + b its vector by the present projection, y the checkpoint's vector. The
-loss, 1 - cos, leaves the norm of z free, so the target is y scaled to the norm of z, and the residual is
-r = |z| y / |y| - z. The correction is a ridge regression (ridge.py) of r on x: W' = W + M, b' = b + d. Its penalty is
-on the correction, so that where the pairs tell little the encoder stays as it was. With a projection of zeros it is the
-trainer's ridge to unit targets.
-
-The pairs are of one style and prompts are not, so a penalty chosen on more of the same pairs would be too small. It is
-chosen, and the result evaluated, on pairs of another style than those that are fitted (docs/calibrate.md).
+With x the student's hidden state at a position, z = W x + b its present vector and y the checkpoint's, the target is y
+scaled to the norm of z, which the loss 1 - cos leaves free. The residual r = |z| y / |y| - z is fitted on x by ridge
+regression (ridge.py): W' = W + M, b' = b + d. The penalty is on the correction, so that where the pairs tell little the
+encoder stays as it was. It is chosen, and the result evaluated, on pairs of another style than those that are fitted,
+since prompts are of many styles (docs/calibrate.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,9 +26,9 @@ class LayerFit:
     """The calibration of what follows one of the student's layers.
 
     `old` is the present structure: projection, position 0 and moments, without norms, which no cosine sees. `empty`
-    (W, D) is the CLIP's empty prompt. Its first vector is that of every prompt, for a causal CLIP's position 0 sees
-    itself alone: that position is stored and not fitted, unless `constant_first` is False. Where `old` standardises,
-    the fit and all figures are of standardised vectors.
+    (W, D) is the CLIP's empty prompt, whose first vector is stored and not fitted, since a causal CLIP gives it for
+    every prompt, unless `constant_first` is False. Where `old` standardises, the fit and all figures are of
+    standardised vectors.
     """
 
     def __init__(self, old: Structure, empty: torch.Tensor, constant_first: bool = True) -> None:
@@ -47,7 +43,7 @@ class LayerFit:
         self.norm_sum = torch.zeros(window, max(1, len(old.widths)), dtype=torch.float64)
         self.unit_sum = torch.zeros(window, width, dtype=torch.float64)
         self.penalty = 0.0
-        self.before, self.after, self.constant = (Evaluation(old.widths) for _ in range(3))
+        self.before, self.after, self.constant = (PairScore(old.widths) for _ in range(3))
 
     def add(self, use: str, x: torch.Tensor, y: torch.Tensor, batch: Batch) -> None:
         """Add a batch's hidden states (B, P, S) and the CLIP's vectors (B, P, D), fp32, for one of the uses."""
@@ -71,9 +67,8 @@ class LayerFit:
         weight = weight + (torch.eye(*weight.shape) if old.proj_weight is None else old.proj_weight)
         bias = bias if old.proj_bias is None else bias + old.proj_bias
         projection = Structure(weight.float(), bias.float(), position0, widths=self.widths)
-        table, constant = (self.norm_sum / self.count).float(), (self.unit_sum / self.count).float()
-        whole = Structure(projection.proj_weight, projection.proj_bias, position0, self.empty, table)
-        self.new = whole.restored(self.mean, self.std)
+        norms, constant = (self.norm_sum / self.count).float(), (self.unit_sum / self.count).float()
+        self.new = replace(projection, empty=self.empty, norms=norms).restored(self.mean, self.std)
         for x, y, batch in self.held_out:
             self.before.add(old.apply(x), y, batch)
             self.after.add(projection.apply(x), y, batch)
@@ -91,15 +86,14 @@ class LayerFit:
 
 
 def residual(old: Structure, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """r of the module's text: hidden states (B, P, S) and the CLIP's vectors (B, P, D) -> (B, P, D)."""
+    """r above: hidden states (B, P, S) and the CLIP's vectors (B, P, D) -> (B, P, D)."""
     z = old.apply(x)
     return scaled(y, norms(z, old.widths), old.widths) - z
 
 
 @dataclass
-class Evaluation:
-    """The mean of 1 - cos over all positions, and R@1 by sentence vectors, by the rules of trainer/report. `widths` of
-    the vectors' parts."""
+class PairScore:
+    """The mean of 1 - cos over all positions, and R@1 by sentence vectors, as in trainer/report."""
 
     widths: tuple[int, ...] = ()
     total: float = 0.0

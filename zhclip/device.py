@@ -47,12 +47,9 @@ def amd_precision(architecture: str) -> str:
 
 
 def nvidia_precision(capability: tuple[int, int], name: str) -> str:
-    """The fastest precision of an NVIDIA GPU, by its compute capability and name.
-
-    Before Ampere (8.0) bf16 is emulated, though torch.cuda.is_bf16_supported() counts it. Volta and Turing (7.x: V100,
-    T4, RTX 20) are fast in fp16, except for cards without tensor cores, whose fp16 also gives NaN in places; older ones
-    are slower in fp16 than in fp32.
-    """
+    """The fastest precision of an NVIDIA GPU, by its compute capability and name. Before Ampere (8.0) bf16 is emulated,
+    though torch counts it as supported; Volta and Turing (7.x) are fast in fp16, except for cards without tensor cores,
+    whose fp16 also gives NaN in places; older ones are slower in fp16 than in fp32."""
     if capability >= (8, 0):
         return "bf16"
     return "fp16" if capability >= (7, 0) and not NO_TENSOR_CORES.search(name) else "no"

@@ -40,10 +40,8 @@ def rows(windows: Sequence[Window]) -> list[tuple[list[int], range]]:
     whole = [(window.ids, range(0)) for window in windows]
     without = [(window.ids, span) for window in windows for span, _ in weighted_spans(window.weights)]
     if len(whole) + len(without) > MAX_ROWS:
-        raise ValueError(
-            f"The prompt takes {len(whole)} windows and has {len(without)} weighted spans, each an encoding of its "
-            f"own: give at most {MAX_ROWS} of both together."
-        )
+        counts = f"{len(whole)} windows and has {len(without)} weighted spans"
+        raise ValueError(f"The prompt takes {counts}: give at most {MAX_ROWS} of both together.")
     return whole + without
 
 

@@ -14,9 +14,9 @@ The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's
 4. Never divided, CLIP's wherever they stand, and the end of a run: `embedding:name` up to white space, comma or
    semicolon and without punctuation at its end; tags such as `<lora:name:0.8>`; wildcards such as `__colour__`.
 5. What has no letter (digits, emoji, punctuation) stays with what it follows in its clause; at a clause's beginning,
-   and where it is an opening bracket or quotation mark, with what comes next. A clause without letters goes with the
-   clause before it, the first ones of a section with the next, a section of such with the one before, else the next; a
-   prompt without any letter is the aligned encoder's.
+   and where it is an opening bracket, or a quotation mark before English, with what comes next. A clause without
+   letters goes with the clause before it, the first ones of a section with the next, a section of such with the one
+   before, else the next; a prompt without any letter is the aligned encoder's.
 6. Weights stay with each piece of text, so a weighted span of two languages is weighted in both encoders.
 7. Where one language's text was taken out, the other's is joined by a comma, unless punctuation stands there or it is
    one Chinese clause; commas and semicolons at either end go.
@@ -51,6 +51,7 @@ ATOM = re.compile(
     re.VERBOSE,
 )
 BORDER = re.compile(r"[,;.!?\n][,;.!?\s]*")
+BRACKETS = "([{<\u3008\u300a\u300c\u300e"
 # ComfyUI recognises an embedding at the beginning of a weighted span or after white space, and nowhere else.
 GLUED_EMBEDDING = re.compile(r"(?<=[^A-Za-z0-9_\s])(?=embedding:)")
 
@@ -190,12 +191,13 @@ def _kind(c: str) -> str:
     return "L" if name.startswith("LATIN") else "O"
 
 
-def _split_by_language(plain: str, start: int, end: int, units: list[Unit]) -> Iterator[tuple[str, int, int]]:
+def _split_by_language(plain: str, begin: int, end: int, units: list[Unit]) -> Iterator[tuple[str, int, int]]:
     """A clause's stretches of one language: (language, begin, end)."""
-    begin, languages = start, _languages(units)
+    languages = _languages(units)
     for before, after, first, second in zip(units, units[1:], languages, languages[1:]):
         if first != second:
-            border = _opening(plain, start, before.end, after.begin)
+            opening = BRACKETS + '"' if second == "en" else BRACKETS
+            border = before.end + len(plain[before.end : after.begin].rstrip(opening))
             yield first, begin, border
             begin = border
     yield languages[-1] if languages else "", begin, end
@@ -210,18 +212,6 @@ def _languages(units: list[Unit]) -> list[str]:
         english = only_latin or kind == "atom" or (kind == "word" and (len(run) > 1 or run[0].kind == "trigger"))
         out += ["en" if english else "zh"] * len(run)
     return out
-
-
-def _opening(plain: str, begin: int, stop: int, start: int) -> int:
-    """Where in the letterless text from `stop` to `start` the brackets and quotation marks begin that open what
-    follows; a quotation mark opens when an even number stands before it since `begin`."""
-    at = start
-    while at > stop and (
-        unicodedata.category(plain[at - 1]) in ("Ps", "Pi")
-        or (plain[at - 1] == '"' and plain.count('"', begin, at - 1) % 2 == 0)
-    ):
-        at -= 1
-    return at
 
 
 def _prompt(pieces: list[Piece], language: str) -> str:

@@ -18,7 +18,7 @@ from .io import ArtifactError
 from .models import kind_of
 from .schema import Meta
 from .structure import structures
-from .tokens import PromptTokenizer
+from .tokens import PromptTokenizer, Window
 
 BATCH = 64  # rows of one forward pass
 MAX_WINDOWS = 100  # that the prompts of one call are repeated to: 63 MB each at SDXL's width in fp32
@@ -35,10 +35,8 @@ class PromptEncoder:
         dtype: torch.dtype | None = None,
     ) -> None:
         """`pipe`: a pipeline of diffusers, whose UNet the encoder must fit; None for embeddings alone. `device`: where
-        the encoder runs, in fp32, and the embeddings are; a pipeline moves them to its own. `dtype` of the embeddings:
-        by default the UNet's, or fp32 without one. Raises ArtifactError for a file that is no whole encoder, or one for
-        another kind of UNet.
-        """
+        the encoder runs, in fp32. `dtype` of the embeddings: by default the UNet's, or fp32 without one. Raises
+        ArtifactError for a file that is no whole encoder, or one for another kind of UNet."""
         artifact = load(path)
         self.meta, self.tokens = artifact.meta, PromptTokenizer.from_artifact(artifact)
         if pipe is not None:
@@ -62,10 +60,8 @@ class PromptEncoder:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = [negative_prompt or ""] if isinstance(negative_prompt, str | None) else list(negative_prompt)
         if not prompts or len(negatives) not in (1, len(prompts)):
-            raise ValueError(
-                f"{len(prompts)} prompts and {len(negatives)} negative prompts: give at least one prompt, and one "
-                "negative prompt for all or one for each."
-            )
+            counts = f"{len(prompts)} prompts and {len(negatives)} negative prompts"
+            raise ValueError(f"{counts}: give at least one prompt, and one negative prompt for all or one for each.")
         out: dict[str, torch.Tensor] = {}
         for name, x in zip(("prompt_embeds", "pooled_prompt_embeds"), self._encode([*prompts, *negatives])):
             positive, negative = x[: len(prompts)], x[len(prompts) :]
@@ -86,25 +82,21 @@ class PromptEncoder:
         unknown = self.tokens.unknown_pieces(window for one in windows for window in one)
         if unknown:
             warnings.warn(f"not in the encoder's vocabulary, so read as unknown: {' '.join(unknown)}", stacklevel=3)
-        batches = [rows(one) for one in windows]
-        flat = [row for batch in batches for row in batch]
-        parts = [self._forward(flat[at : at + BATCH]) for at in range(0, len(flat), BATCH)]
-        sizes = [len(batch) for batch in batches]
-        z, *pooled = [
-            [combine(x, one) for x, one in zip(torch.cat(part).split(sizes), windows)] for part in zip(*parts)
-        ]
-        vectors = [torch.stack([one[0, 0] for one in each]) for each in pooled]
-        return [x.to(self.dtype) for x in (one_length(*(one.flatten(0, 1) for one in z)), *vectors)]
+        encoded = [self._encode_windows(one) for one in windows]
+        vectors = [torch.stack([pooled for _, pooled in encoded])] if self.pooled else []
+        return [x.to(self.dtype) for x in (one_length(*(one[0] for one in encoded)), *vectors)]
 
-    def _forward(self, batch: list[tuple[list[int], range]]) -> list[torch.Tensor]:
-        """Vectors (rows, W, D) and, where the file has them, pooled ones (rows, 1, P)."""
+    def _encode_windows(self, windows: list[Window]) -> list[torch.Tensor]:
+        """The windows of one prompt -> (windows * W, D) and, where the file has one, the first's pooled vector (P,)."""
+        batch = rows(windows)
         ids = torch.tensor([ids for ids, _ in batch])
         keys = self.tokens.key_mask(ids) if self.meta.mask_padding else torch.ones_like(ids, dtype=torch.bool)
         for at, (_, hidden_keys) in enumerate(batch):
             keys[at, hidden_keys.start : hidden_keys.stop] = False
-        hidden, empty = self.bert(ids.to(self.device), keys.to(self.device)), self.tokens.is_empty(ids)
-        z = self.structure.apply(hidden, empty)
-        return [z, self.pooled.apply(hidden[:, :1], empty)] if self.pooled else [z]
+        parts = zip(ids.to(self.device).split(BATCH), keys.to(self.device).split(BATCH))
+        hidden, empty = torch.cat([self.bert(*part) for part in parts]), self.tokens.is_empty(ids)
+        z = combine(self.structure.apply(hidden, empty), windows).flatten(0, 1)
+        return [z, combine(self.pooled.apply(hidden[:, :1], empty), windows)[0, 0]] if self.pooled else [z]
 
     def _placed(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         return {name: tensor.to(self.device, torch.float32) for name, tensor in tensors.items()}

@@ -1,9 +1,8 @@
 """Which positions of a window are computed, and how much each counts, so that means over all positions stay unbiased.
 
-Most of a window is padding. The student masks padding as keys and a CLIP teacher is causal, so that leaving padded
-positions out is exact for all others. Training draws a few padded positions of each caption (`draw_positions`); a
-calibration, whose host computes prefixes only, computes most pairs without padding and a few over the whole window
-(`batches`). Either way the weights of the padded positions that are computed stand for all of them.
+The student masks padding as keys and a CLIP teacher is causal, so that leaving padded positions out is exact for all
+others. Training draws a few of each caption (`draw_positions`); a calibration, whose host computes prefixes only,
+computes most pairs without padding and a few over the whole window (`batches`).
 """
 
 from __future__ import annotations
@@ -82,25 +81,24 @@ def batches(
     """
     ordered = sorted(pairs, key=lambda pair: pair.length)
     whole, short = ordered[::whole_every], [pair for at, pair in enumerate(ordered) if at % whole_every]
+
+    def batch(pairs: list[TokenPair], positions: int, padding: torch.Tensor) -> Batch:
+        """`padding` (window,) is the weight of a position after both texts."""
+        text = _mask([pair.length for pair in pairs], positions)
+        return Batch(pairs, positions, torch.where(text, 1.0, padding[:positions]))
+
     out = []
     while short:
         size = max(1, sum(number * pair.length <= tokens for number, pair in enumerate(short, 1)))
-        out.append(_batch(short[:size], short[:size][-1].length, torch.zeros(window)))
+        out.append(batch(short[:size], short[:size][-1].length, torch.zeros(window)))
         short = short[size:]
-    padding = _padded(ordered, window) / _padded(whole, window).clamp_min(1)
+    # (window,) the number of pairs of which each position is padding
+    all_padding, computed = (
+        (~_mask([pair.length for pair in group], window)).sum(dim=0).float() for group in (ordered, whole)
+    )
     size = max(1, tokens // window)
-    return out + [_batch(whole[at : at + size], window, padding) for at in range(0, len(whole), size)]
-
-
-def _batch(pairs: list[TokenPair], positions: int, padding: torch.Tensor) -> Batch:
-    """`padding` (window,) is the weight of a position after both texts."""
-    text = _mask([pair.length for pair in pairs], positions)
-    return Batch(pairs, positions, torch.where(text, 1.0, padding[:positions]))
-
-
-def _padded(pairs: list[TokenPair], window: int) -> torch.Tensor:
-    """(window,) the number of pairs of which each position is padding."""
-    return (~_mask([pair.length for pair in pairs], window)).sum(dim=0).float()
+    padding = all_padding / computed.clamp_min(1)
+    return out + [batch(whole[at : at + size], window, padding) for at in range(0, len(whole), size)]
 
 
 def _mask(lengths: list[int], positions: int) -> torch.Tensor:

@@ -47,9 +47,8 @@ def check_length(text: str) -> None:
 def normalise(text: str) -> str:
     """Fold full-width forms and Chinese punctuation to ASCII and white space to single spaces.
 
-    The same function runs on training captions and on prompts. NFKC is applied to punctuation, white space and the
-    characters that Unicode calls wide or narrow variants, and to nothing else: a plain NFKC would also rewrite
-    fractions, ligatures and circled digits. Idempotent.
+    The same function runs on training captions and on prompts. NFKC is applied to punctuation, white space and wide or
+    narrow variants alone: it would also rewrite fractions, ligatures and circled digits. Idempotent.
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
@@ -88,23 +87,16 @@ def _weighted(text: str, weight: float, depth: int) -> Iterator[Span]:
 
 
 def _items(text: str) -> Iterator[str]:
-    """The groups of a text that stand in no other, and the text between them.
-
-    A closing bracket too many puts the level below 0, where brackets open nothing until it is level again: ComfyUI's
-    habit, which prompts that people share rely on unknowingly.
-    """
+    """The groups of a text that stand in no other, and the text between them. As in ComfyUI, a closing bracket too many
+    puts the level below 0, where brackets open nothing until it is 0 again."""
     begin = level = 0
     for match in BRACKET.finditer(text):
-        if match[0] == "(":
-            if level == 0 and match.start() > begin:
-                yield text[begin : match.start()]
-                begin = match.start()
-            level += 1
-        else:
-            level -= 1
-            if level == 0:
-                yield text[begin : match.end()]
-                begin = match.end()
+        opens = match[0] == "("
+        level += 1 if opens else -1
+        border = match.start() if opens else match.end()
+        if level == int(opens) and border > begin:
+            yield text[begin:border]
+            begin = border
     if begin < len(text):
         yield text[begin:]
 
@@ -141,14 +133,14 @@ def tidy(spans: Iterable[Span]) -> list[Span]:
 def strip(spans: list[Span], characters: str) -> list[Span]:
     """The spans without these characters at either end."""
     spans = strip_end(spans, characters)
-    while spans and not spans[0].text.strip(characters):
+    while spans and not spans[0].text.lstrip(characters):
         spans = spans[1:]
     return [Span(spans[0].text.lstrip(characters), spans[0].weight), *spans[1:]] if spans else []
 
 
 def strip_end(spans: list[Span], characters: str) -> list[Span]:
     """The spans without these characters at the end."""
-    while spans and not spans[-1].text.strip(characters):
+    while spans and not spans[-1].text.rstrip(characters):
         spans = spans[:-1]
     return [*spans[:-1], Span(spans[-1].text.rstrip(characters), spans[-1].weight)] if spans else []
 

@@ -76,19 +76,13 @@ class RidgeSums:
 
 
 def sum_by_position(values: torch.Tensor, positions: torch.Tensor, window: int) -> torch.Tensor:
-    """Sum the rows of values (T, N) at each of the `positions` (T,) -> (window, N) float64.
-
-    A GPU adds them up in an order that varies, which float64's rounding alone shows.
-    """
+    """Sum the rows of values (T, N) at each of the `positions` (T,) -> (window, N) float64."""
     sums = torch.zeros(window, values.shape[1], dtype=torch.float64, device=values.device)
     return sums.index_add_(0, positions, values.double())
 
 
 def full_precision_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a @ b without TF32, whatever the process allows.
-
-    Rounded to TF32, the sums of x x^T would be off by more than the centred ones' smallest eigenvalues.
-    """
+    """a @ b without TF32, whose rounding is above the smallest eigenvalues of the centred sum of x x^T."""
     with matmul_precision("highest"):
         return a @ b
 

@@ -1,8 +1,4 @@
-"""The metadata of an artifact: its types, and one check of what JSON may say.
-
-A file comes from a stranger, so nothing is computed with a value that was not checked here. Reading and writing use the
-same check: what cannot be read is not written.
-"""
+"""The metadata of an artifact: its types, and the check of a stranger's JSON, which is also made before writing."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from .io import DamagedArtifactError, VersionError
+from .io import ArtifactError, DamagedArtifactError, VersionError
 from .models import KINDS
 
 FORMAT_VERSION = 1
@@ -20,8 +16,6 @@ MAX_TEXT = 10_000  # characters of a name or a licence
 MAX_FIGURE = 1e300
 # Figures of a report that the nodes and the model card read, and how deeply they are nested.
 REPORT_FIGURES = {"loss": 1, "baselines": 2, "retrieval": 2, "baselines_retrieval": 3}
-
-
 # Numbers are annotated with their least and largest value.
 Width = Annotated[int, (1, 65_536)]
 TokenId = Annotated[int, (0, 10_000_000)]
@@ -53,12 +47,8 @@ class SpecialIds:
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """How a text is split into pieces of the stored vocabulary, in the words of `tokenizers`.
-
-    `lowercase` to `handle_chinese_chars` are BertNormalizer's arguments and read for "wordpiece" alone; the others are
-    read for "unigram" alone: the normalizer, whether runs of spaces are joined after it, whether text is split at
-    whitespace before Metaspace, and Metaspace's own argument.
-    """
+    """How a text is split into pieces of the stored vocabulary. `lowercase` to `handle_chinese_chars` are arguments of
+    BertNormalizer, for "wordpiece" alone; the others are for "unigram" alone (docs/format.md)."""
 
     kind: Literal["wordpiece", "unigram"]
     lowercase: bool = False
@@ -73,8 +63,7 @@ class TokenizerInfo:
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """The encoder that the targets came from. `layer` is the hidden state used, -1 the last; `width` that of all its
-    parts together."""
+    """The encoder that the targets came from: the hidden state used, -1 the last, and the width of all its parts."""
 
     id: str
     sha256: str
@@ -100,14 +89,7 @@ class CorpusInfo:
 
 @dataclass(frozen=True)
 class Meta:
-    """What a reader must know and cannot see in the tensors.
-
-    `mask_padding`: whether padded positions are masked as keys. `position0`: "stored" when the teacher's first vector,
-    which is the same for every prompt, replaces the student's; "learnt" when the student's own output stays. `parts`:
-    the teacher's encoders, in the order of their vectors in the conditioning. `pooled`: width of the pooled vector, 0
-    for none. `recipe`: the training settings; `report`: the evaluation's report.json. `folding`: single characters that
-    the vocabulary lacks, each with a variant that it has.
-    """
+    """The metadata of an artifact; docs/format.md says what each field means."""
 
     dimensions: Dimensions
     special_ids: SpecialIds
@@ -140,10 +122,6 @@ class Meta:
         return json.dumps(asdict(self) | {"format_version": FORMAT_VERSION}, sort_keys=True)
 
 
-class _Invalid(Exception):
-    """What the metadata has, and what it should have."""
-
-
 def parse(path: str | os.PathLike[str], text: str) -> Meta:
     """The header's JSON as checked metadata. Raises DamagedArtifactError or VersionError."""
     try:
@@ -151,48 +129,48 @@ def parse(path: str | os.PathLike[str], text: str) -> Meta:
         version = raw.pop("format_version", None) if type(raw) is dict else FORMAT_VERSION
         if type(version) is not int or version != FORMAT_VERSION:
             raise VersionError(path, f"format version {_short(version)}", f"version {FORMAT_VERSION}")
-        meta = from_json(Meta, raw, "metadata")
-        _check_consistency(meta)
-        _check_report(meta)
-    except VersionError:
+        meta = from_json(path, Meta, raw, "metadata")
+        if max(map(_levels, (meta.report, meta.recipe))) > MAX_NESTING:
+            raise DamagedArtifactError(path, "too many nested levels of report or recipe", f"at most {MAX_NESTING}")
+    except ArtifactError:
         raise
-    except _Invalid as error:
-        found, expected = error.args
-        raise DamagedArtifactError(path, found, expected) from None
     except (ValueError, RecursionError) as error:
         raise DamagedArtifactError(path, f"metadata that is no JSON ({_short(error)})", "JSON") from error
+    _check_consistency(path, meta)
+    for name, depth in REPORT_FIGURES.items():
+        _check_figures(path, f"report.{name}", meta.report.get(name), depth)
     return meta
 
 
-def from_json(hint: Any, value: Any, name: str) -> Any:
-    """A JSON value as the type that `hint` states; a dataclass from an object with exactly its fields as keys. `name`
-    is for messages. Raises _Invalid."""
+def from_json(path: str | os.PathLike[str], hint: Any, value: Any, name: str) -> Any:
+    """A JSON value as the type that `hint` states; a dataclass from an object with exactly its fields as keys. `path`
+    and `name` are for messages. Raises DamagedArtifactError."""
     limits = None
     if get_origin(hint) is Annotated:
         hint, limits = get_args(hint)
     kind: Any = get_origin(hint) or hint
     json_type = dict if is_dataclass(kind) else {tuple: list, Literal: str}.get(kind, kind)
     if type(value) is not json_type and (json_type, type(value)) != (float, int):
-        raise _Invalid(f"{name} of type {type(value).__name__}", json_type.__name__)
+        raise DamagedArtifactError(path, f"{name} of type {type(value).__name__}", json_type.__name__)
     if is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
-        wrong = sorted(set(value) ^ set(hints))
-        if wrong:
-            raise _Invalid(f"{name} {'without' if wrong[0] in hints else 'with'} {_short(wrong[0])}", ", ".join(hints))
-        return kind(**{key: from_json(hint, value[key], f"{name}.{key}") for key, hint in hints.items()})  # type: ignore[operator]
+        for key in sorted(set(value) ^ set(hints)):
+            found = f"{name} {'without' if key in hints else 'with'} {_short(key)}"
+            raise DamagedArtifactError(path, found, ", ".join(hints))
+        return kind(**{key: from_json(path, hint, value[key], f"{name}.{key}") for key, hint in hints.items()})  # type: ignore[operator]
     if kind is tuple:
-        return tuple(from_json(get_args(hint)[0], each, name) for each in value)
+        return tuple(from_json(path, get_args(hint)[0], each, name) for each in value)
     if kind is Literal and value not in get_args(hint):
-        raise _Invalid(f"{name} {_short(value)}", " or ".join(get_args(hint)))
+        raise DamagedArtifactError(path, f"{name} {_short(value)}", " or ".join(get_args(hint)))
     if limits and not limits[0] <= value <= limits[1]:  # NaN is not either
-        raise _Invalid(f"{name} {_short(value)}", f"{limits[0]} to {limits[1]}")
+        raise DamagedArtifactError(path, f"{name} {_short(value)}", f"{limits[0]} to {limits[1]}")
     if kind is str and len(value) > MAX_TEXT:
-        raise _Invalid(f"{name} of {len(value)} characters", f"at most {MAX_TEXT}")
+        raise DamagedArtifactError(path, f"{name} of {len(value)} characters", f"at most {MAX_TEXT}")
     return value
 
 
-def _check_consistency(meta: Meta) -> None:
-    """Check values against each other. Raises _Invalid."""
+def _check_consistency(path: str | os.PathLike[str], meta: Meta) -> None:
+    """Check values against each other. Raises DamagedArtifactError."""
     d, special = meta.dimensions, meta.special_ids
     kind = next((kind for kind in KINDS if kind.keys == meta.keys), None)
     folded = [*meta.folding, *meta.folding.values()]
@@ -207,15 +185,7 @@ def _check_consistency(meta: Meta) -> None:
         (all(type(c) is str and len(c) == 1 for c in folded), "folding of other values", "single characters"),
     ):
         if not valid:
-            raise _Invalid(found, expected)
-
-
-def _check_report(meta: Meta) -> None:
-    """Check the nesting of recipe and report, and the figures that are read. Raises _Invalid or RecursionError."""
-    if max(map(_levels, (meta.report, meta.recipe))) > MAX_NESTING:
-        raise _Invalid("a report or recipe of too many nested levels", f"at most {MAX_NESTING}")
-    for name, depth in REPORT_FIGURES.items():
-        _check_figures(f"report.{name}", meta.report.get(name), depth)
+            raise DamagedArtifactError(path, found, expected)
 
 
 def _levels(value: Any) -> int:
@@ -223,15 +193,16 @@ def _levels(value: Any) -> int:
     return 0 if children is None else 1 + max(map(_levels, children), default=0)
 
 
-def _check_figures(name: str, value: Any, depth: int) -> None:
-    """Check that objects nested `depth` levels hold finite numbers, or null except as "all". Raises _Invalid."""
+def _check_figures(path: str | os.PathLike[str], name: str, value: Any, depth: int) -> None:
+    """Check that objects nested `depth` levels hold finite numbers, or null except as "all"."""
     if value is None and not name.endswith(".all"):
         return
     if depth and type(value) is dict:
         for key, each in value.items():
-            _check_figures(f"{name}.{_short(key)}", each, depth - 1)
+            _check_figures(path, f"{name}.{_short(key)}", each, depth - 1)
     elif depth or type(value) not in (int, float) or not abs(value) < MAX_FIGURE:  # NaN is not either
-        raise _Invalid(f"{name} of {type(value).__name__}", "an object" if depth else "a finite number")
+        expected = "an object" if depth else "a finite number"
+        raise DamagedArtifactError(path, f"{name} of type {type(value).__name__}", expected)
 
 
 def _short(value: Any) -> str:

@@ -13,8 +13,7 @@ from .vectors import scaled, standardise
 
 @dataclass(frozen=True)
 class Structure:
-    """Tensors of an artifact, each of which may be absent, with shapes as in docs/format.md; and the widths of a vector's
-    parts (vectors.py)."""
+    """Tensors of an artifact (docs/format.md), each of which may be absent, and the widths of a vector's parts."""
 
     proj_weight: torch.Tensor | None = None  # (D, S)
     proj_bias: torch.Tensor | None = None  # (W, D)
@@ -33,9 +32,7 @@ class Structure:
         """The student's hidden states -> conditioning.
 
         hidden: (B, W, S), any float dtype, or the first positions where there are neither norms nor an empty prompt;
-        is_empty: (B,) bool, by default none is. Returns (B, W, D) in hidden's dtype, computed in fp32. In order: the
-        projection, each vector scaled to its norm, standardised vectors restored, position 0 replaced, the empty prompt
-        replaced whole.
+        is_empty: (B,) bool, by default none is. Returns (B, W, D) in hidden's dtype, computed in fp32.
         """
         bias = None if self.proj_bias is None else self.proj_bias[: hidden.shape[1]]
         z = project(hidden.float(), self.proj_weight, bias)
@@ -53,8 +50,8 @@ class Structure:
 
     def standardised(self) -> Structure:
         """The structure whose output is standardised, as losses are measured."""
-        stored: dict[str, Any] = {n: standardise(t, self.mean, self.std) for n, t in self._stored().items()}
-        return replace(self, **stored, mean=None, std=None)
+        stored = {name: standardise(tensor, self.mean, self.std) for name, tensor in self._stored().items()}
+        return replace(self, **stored, mean=None, std=None)  # type: ignore[arg-type]
 
     def restored(self, mean: torch.Tensor | None, std: torch.Tensor | None) -> Structure:
         """The inverse of `standardised`: the structure whose output has this mean and std (D,); itself without them."""

@@ -27,7 +27,6 @@ MAX_BYTES = 16 << 20  # of the vocabulary's JSON; XLM-RoBERTa's 250,000 pieces t
 MAX_PIECE = 200
 MAX_WORD = 100  # characters of a word that WordPiece divides, in time that grows with their square: BERT's own number
 MAX_EXPANSION = 64  # bytes that one character may become; by NFKC it is 33
-METASPACE = "\u2581"
 
 
 def pack(pieces: Sequence[str], scores: Sequence[float] = (), charsmap: bytes = b"") -> dict[str, torch.Tensor]:
@@ -72,16 +71,14 @@ def build(
             return tokenizer
         scores = _scores(path, tensors, len(pieces))
         tokenizer = Tokenizer(models.Unigram(list(zip(pieces, scores)), special.unknown, byte_fallback=False))
-        steps: list[Any] = [normalizers.NFKC()]
-        if info.normalizer == "precompiled":
-            steps = [normalizers.Precompiled(_charsmap(path, tensors))]
-        if info.join_spaces:
-            steps.append(normalizers.Replace(Regex(" {2,}"), " "))
-        tokenizer.normalizer = normalizers.Sequence(steps)
-        metaspace = pre_tokenizers.Metaspace(METASPACE, prepend_scheme=info.prepend_scheme)
+        precompiled = info.normalizer == "precompiled"
+        fold = normalizers.Precompiled(_charsmap(path, tensors)) if precompiled else normalizers.NFKC()
+        join = [normalizers.Replace(Regex(" {2,}"), " ")] if info.join_spaces else []
+        tokenizer.normalizer = normalizers.Sequence([fold, *join])
         split = [pre_tokenizers.WhitespaceSplit()] if info.whitespace_split else []
+        metaspace = pre_tokenizers.Metaspace(prepend_scheme=info.prepend_scheme)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, metaspace])
-        tokenizer.decoder = decoders.Metaspace(METASPACE, prepend_scheme=info.prepend_scheme)
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme=info.prepend_scheme)
         return tokenizer
 
 
