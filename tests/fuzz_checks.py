@@ -1,16 +1,18 @@
-"""Hostile files and prompts in a process that can import ComfyUI: for host.in_host.
+"""Hostile files and prompts, drawn from a seed, in a process that can import ComfyUI: for host.in_host.
 
-Prints each case before it is tried.
+Each is taken by the trainer's reader and by the node alike, or refused by both in one sentence; none ends the process.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import resource
 import sys
 import traceback
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -18,13 +20,15 @@ from in_host import pack_module  # type: ignore[import-not-found]  # ComfyUI has
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-import fuzz  # type: ignore[import-not-found]
 import small  # type: ignore[import-not-found]
 
 MEMORY = 2 << 30  # bytes of address space beyond what the process has before the first case
 SENTENCE = 700  # characters of a refusal, without the path
 ROUNDING = 1e-5  # of one encoding in fp32, whose vectors have norms of 27 to 29: four times the largest seen
 PROMPT = "(red:1.3) cat, 1,000 \u732b\u72d7 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa! </s> [SEP] \U0001f6f8 zz"
+LISTS: dict[str, list[Any]] = json.loads((small.DATA / "fuzz.json").read_text(encoding="utf-8"))
+ODD_PROMPTS: list[str] = json.loads((small.DATA / "odd.json").read_text(encoding="utf-8"))
+VALUES = [*LISTS["values"], "x" * 20_000, "\u732b" * 9_999, small.nested(20), small.nested(40)]
 SHAPE: dict[str, Any] = {"width": 16, "layers": 1, "window": 12}
 BASES = {
     "whole": lambda: small.artifact(teacher_width=32, **SHAPE),
@@ -35,23 +39,37 @@ BASES = {
 }
 
 
-def build(case: dict[str, Any], path: Path) -> None:
-    """Write the file that a case describes."""
-    artifact = BASES[case["base"]]()
+def write_file(base: str, chance: Random | None, path: Path) -> Path:
+    """An encoder's file, with one to three changes of its metadata, tensors or bytes if there is `chance`."""
+    artifact, damages = BASES[base](), 0
     meta, tensors = json.loads(artifact.meta.to_json()), artifact.tensors()
-    for kind, *given in case["steps"]:
+    for _ in range(chance.choice([1, 1, 2, 3]) if chance else 0):
+        assert chance is not None
+        kind = chance.choice(["meta", "meta", "tensor", "vocabulary", "bytes"])
+        name = "tokenizer.vocabulary" if kind == "vocabulary" else chance.choice(LISTS["tensors"])
         if kind == "meta":
-            fuzz.put(meta, *given)
-        elif kind == "vocabulary" and "tokenizer.vocabulary" in tensors:  # an earlier step may have taken it out
-            content = fuzz.change(tensors["tokenizer.vocabulary"].numpy().tobytes(), given)
-            tensors["tokenizer.vocabulary"] = torch.tensor(list(content), dtype=torch.uint8)
-        elif kind == "tensor" and given[0] in tensors:
-            change_tensor(tensors, *given)
+            small.put(meta, chance.choice(LISTS["meta"]), chance.choice(VALUES))
+        elif kind == "bytes" or name not in tensors:
+            damages += 1
+        elif kind == "vocabulary" and tensors[name].dtype == torch.uint8:  # as no earlier change made it
+            content = change_bytes(tensors[name].numpy().tobytes(), chance)
+            tensors[name] = torch.tensor(list(content), dtype=torch.uint8)
+        else:
+            change_tensor(tensors, name, chance.choice(LISTS["changes"]))
     own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-    save_file(own, path, {"zhclip": fuzz.dump(meta)})
-    for kind, *given in case["steps"]:
-        if kind == "bytes":
-            path.write_bytes(fuzz.change(path.read_bytes(), given))
+    save_file(own, path, {"zhclip": json.dumps(meta)})
+    for _ in range(damages):
+        path.write_bytes(change_bytes(path.read_bytes(), chance or Random()))
+    return path
+
+
+def change_bytes(content: bytes, chance: Random) -> bytes:
+    """Bytes cut short, or with some changed, inserted, dropped or repeated."""
+    at, length = int(len(content) * chance.random() ** chance.choice([1, 8])), int(10 ** chance.uniform(0, 4))
+    before, part, after = content[:at], content[at : at + length], content[at + length :]
+    token = chance.choice(LISTS["tokens"]).encode("utf-8", "surrogatepass") * (1 + length // 9)
+    flipped = bytes([chance.randrange(256)]) + part[1:] + after
+    return before + chance.choice([b"", flipped, token + part + after, after, part * 3 + after])
 
 
 def change_tensor(tensors: dict[str, torch.Tensor], name: str, kind: str) -> None:
@@ -67,14 +85,28 @@ def change_tensor(tensors: dict[str, torch.Tensor], name: str, kind: str) -> Non
         tensors[name] = tensor.to(getattr(torch, kind))
 
 
-def try_file(case: dict[str, Any], folder: Path) -> bool:
+def draw_prompt(chance: Random) -> str:
+    """A text of odd words, of any characters or of syntax; one of ten is long and of one kind."""
+    kind = chance.randrange(10)
+    if kind == 0:
+        unit = "".join(chance.choices(LISTS["units"], k=chance.randint(1, 3)))
+        text = unit * int(10 ** chance.uniform(1, math.log10(20_000 / len(unit))))
+    elif kind < 4:
+        text = "".join(chance.choices([*ODD_PROMPTS, *"():,", "BREAK", "red", "\\("], k=chance.randint(1, 6)))[:300]
+    elif kind < 7:
+        characters = range(chance.choice([0x250, 0x3100, 0x10000, 0x110000]))
+        text = "".join(map(chr, chance.choices(characters, k=chance.randint(1, 120))))
+    else:
+        text = "".join(chance.choices("(): 1.3ab\u732b,\\", k=chance.randint(1, 40)))
+    return json.loads(json.dumps(text))  # joins the halves of a surrogate pair, as on the way to the node
+
+
+def try_file(path: Path) -> bool:
     """Whether the trainer's reader and the node take a file; both do, or both refuse it in a sentence."""
     from trainer.models.student import Student
     from zhclip.artifact import is_artifact, load
     from zhclip.io import ArtifactError
 
-    path = folder / "encoder.safetensors"
-    build(case, path)
     is_artifact(path)
     taken = []
     for read in (lambda: Student.from_artifact(load(path)).encode_prompt(PROMPT), lambda: read_in_node(path)):
@@ -114,12 +146,11 @@ def encoders(path: Path) -> tuple[Any, Any]:
     return module("nodes.host.clip").load_clip(str(path)), Student.from_artifact(small.artifact(**options)).double()
 
 
-def try_prompt(case: Any, folder: Path) -> bool:
-    """A prompt is taken, and the node's vectors are the trainer's; a refused one is refused by both."""
+def try_prompt(text: str, folder: Path) -> bool:
+    """Whether a prompt is taken; the node's vectors are then the trainer's."""
     from zhclip.emphasis import weighted_spans
     from zhclip.languages import route, spans
 
-    text = fuzz.grow(case)
     clip, student = encoders(folder / "prompts.safetensors")
     try:
         windows = student.tokens.weighted_windows(text)
@@ -127,9 +158,6 @@ def try_prompt(case: Any, folder: Path) -> bool:
         assert len(str(error)) < SENTENCE
         return False
     assert {segment.language for segment in route(text)} <= {"zh", "en"} and spans(text) is not None
-    for window in windows:
-        end = window.ids.index(student.tokens.special.end)
-        assert len(window.ids) == len(window.weights) == 77 and set(window.ids[end + 1 :]) <= {0}
     if len(windows) > 8:
         return bool(clip.tokenize(text))
     node, mine = clip.encode_from_tokens(clip.tokenize(text))[0], student.encode_prompt(text)
@@ -143,24 +171,26 @@ def try_prompt(case: Any, folder: Path) -> bool:
     return True
 
 
-def fuzz_both(at: str, tries_each: str) -> dict[str, Any]:
-    """Try as many cases of files and of prompts. Returns how many of each were taken, and the faults."""
-    folder, counts = Path(at), {"files": int(tries_each), "prompts": int(tries_each)}
-    tries = {"files": try_file, "prompts": try_prompt}
-    taken, faults = dict.fromkeys(counts, 0), []
+def fuzz_both(at: str, count: str) -> dict[str, Any]:
+    """Try as many files and prompts. Returns how many of each were taken, and the faults."""
+    folder, taken, faults = Path(at), {"files": 0, "prompts": 0}, []
+    path = folder / "encoder.safetensors"
     with torch.inference_mode():
-        for base in BASES:
-            assert try_file({"base": base, "steps": []}, folder), base
-        assert try_prompt("red cat", folder)
+        assert all(try_file(write_file(base, None, path)) for base in BASES) and try_prompt("red cat", folder)
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         limit = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        for kind, count in counts.items():
-            odd = fuzz.ODD_PROMPTS if kind == "prompts" else []
-            for case in [*odd, *fuzz.cases(kind, count)]:
-                print(kind, json.dumps(case)[:500], file=sys.stderr, flush=True)
-                try:
-                    taken[kind] += tries[kind](case, folder)
-                except BaseException:
-                    faults.append([kind, case, traceback.format_exc()[-1500:]])
+        for number in range(int(count)):
+            chance = Random(f"file {number}")
+            print("file", number, file=sys.stderr, flush=True)
+            try:
+                taken["files"] += try_file(write_file(chance.choice(sorted(BASES)), chance, path))
+            except BaseException:
+                faults.append(["file", number, traceback.format_exc()[-1500:]])
+        for text in [*ODD_PROMPTS, *(draw_prompt(Random(f"prompt {number}")) for number in range(int(count)))]:
+            print("prompt", ascii(text)[:500], file=sys.stderr, flush=True)
+            try:
+                taken["prompts"] += try_prompt(text, folder)
+            except BaseException:
+                faults.append(["prompt", text, traceback.format_exc()[-1500:]])
     return {"taken": taken, "faults": faults}

@@ -234,3 +234,18 @@ def unigram_artifact(mapped: bytes = b"") -> fmt.Artifact:
     info = TokenizerInfo("unigram", normalizer="precompiled" if mapped else "nfkc", join_spaces=True)
     meta = dataclasses.replace(plain.meta, tokenizer=info, special_ids=SpecialIds(0, 2, 1, 3))
     return dataclasses.replace(plain, meta=meta, tokenizer=tokenizer.pack(texts, scores, mapped))
+
+
+def put(tree: Any, dotted: str, value: Any) -> None:
+    """Set a value in nested objects; what is no object on the way becomes one."""
+    *parents, last = dotted.split(".")
+    for name in parents:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[last] = value
+
+
+def nested(levels: int) -> Any:
+    """Objects within each other."""
+    return {"a": nested(levels - 1)} if levels else {}

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tests import small
 from zhclip import artifact as fmt
 from zhclip.io import ArtifactError, DamagedArtifactError, NotAnArtifactError, atomic_write
+from zhclip.tokens import PromptTokenizer
 
 KINDS = {
     "whole": lambda: small.artifact(),
@@ -129,3 +130,8 @@ def test_files_are_ours_by_their_header_alone(path: Path, tmp_path: Path) -> Non
     for content in (b"", b"\xff" * 64, b"PK\x03\x04 zhclip"):
         other.write_bytes(content)
         assert not fmt.is_artifact(other)
+
+
+def test_a_precompiled_map_is_applied() -> None:
+    tokens = PromptTokenizer.from_artifact(small.unigram_artifact(small.CHARSMAP))
+    assert tokens.ids("catB") == tokens.ids("cata") == [4, 5]
