@@ -45,48 +45,31 @@ def start(arguments: list[str], folder: Path) -> int:
         os._exit(code)  # never back into this program
 
 
-def ended(process: int) -> int:
+def wait(process: int) -> int:
     """Wait for a process; its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def finish(arguments: list[str], folder: Path) -> float:
-    """A run to its end; its seconds."""
-    began = time.monotonic()
-    if ended(start(arguments, folder)):
-        raise SystemExit((folder.parent / "log").read_text(encoding="utf-8")[-3000:])
-    return time.monotonic() - began
-
-
 def crash(kills: int, temporary: Path) -> tuple[int, int]:
     """How many kills hit a run before its end, and how many runs ended in the same bytes."""
-    recipe = [
-        "--config",
-        runs.TINY,
-        "--window",
-        "32",
-        "--run",
-        "run",
-        "--train.strategy",
-        "lora",
-        "--train.lora.r",
-        "4",
-    ]
-    arguments = ["run", *recipe, *runs.flags(runs.inputs(temporary))]
+    strategy = ["--train.strategy", "lora", "--train.lora.r", "4"]
+    arguments = ["run", "--config", runs.TINY, "--window", "32", "--run", "run", *strategy]
+    arguments += runs.flags(runs.inputs(temporary))
     whole, killed, hits, good = temporary / "whole", temporary / "killed", 0, 0
-    seconds = finish(arguments, whole)
-    wanted = runs.contents(whole)
+    began = time.monotonic()
+    assert wait(start(arguments, whole)) == 0, (temporary / "log").read_text(encoding="utf-8")[-3000:]
+    seconds, expected = time.monotonic() - began, runs.contents(whole)
     for number in range(kills):
         moment = (number + random.Random(number).random()) / kills * seconds
         process = start(arguments, killed)
         time.sleep(moment)
         os.kill(process, signal.SIGKILL)
-        hits += ended(process) == -signal.SIGKILL
-        finish(arguments, killed)
-        found = runs.contents(killed)
-        unlike = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
-        print(f"killed after {moment:.2f} of {seconds:.2f} s: {unlike or 'the same'}", file=sys.stderr)
-        good += not unlike
+        hits += wait(process) == -signal.SIGKILL
+        assert wait(start(arguments, killed)) == 0, (temporary / "log").read_text(encoding="utf-8")[-3000:]
+        files = runs.contents(killed)
+        differ = [name for name in sorted({*files, *expected}) if files.get(name) != expected.get(name)]
+        print(f"killed after {moment:.2f} of {seconds:.2f} s: {differ or 'the same'}", file=sys.stderr)
+        good += not differ
         shutil.rmtree(killed)
     return hits, good
 

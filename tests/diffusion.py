@@ -21,29 +21,21 @@ from tests import encoders
 from zhclip.schema import Meta
 
 WIDTH = 64
-UNET_WIDTHS = (32, 32, 64, 64)
-VAE_WIDTHS = (32, 32, 32, 32)
 
 
-def pipeline(
-    folder: Path,
-    width: int = WIDTH,
-    layers: int = 2,
-    unet_widths: tuple[int, ...] = UNET_WIDTHS,
-    vae_widths: tuple[int, ...] = VAE_WIDTHS,
-) -> Path:
+def pipeline(folder: Path) -> Path:
     """A diffusers folder: a UNet of four levels with 16 cross-attention layers, a VAE and a CLIP."""
-    clip = encoders.clip_teacher(folder / "clip", width=width, layers=layers)
+    clip = encoders.clip_teacher(folder / "clip", width=WIDTH, layers=2)
     torch.manual_seed(5)
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=unet_widths, cross_attention_dim=width, attention_head_dim=8
+        sample_size=8, block_out_channels=(32, 32, 64, 64), cross_attention_dim=WIDTH, attention_head_dim=8
     )
     schedule = dict(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     )
     parts = dict(
         unet=unet,
-        vae=small_vae(vae_widths),
+        vae=small_vae(),
         text_encoder=CLIPTextModel.from_pretrained(clip),
         tokenizer=CLIPTokenizer.from_pretrained(clip),
         scheduler=DDIMScheduler(**schedule, set_alpha_to_one=False),
@@ -55,10 +47,10 @@ def pipeline(
     return folder
 
 
-def small_vae(widths: tuple[int, ...] = VAE_WIDTHS) -> AutoencoderKL:
+def small_vae() -> AutoencoderKL:
     """Of four levels, as the checkpoints' own."""
     return AutoencoderKL(
-        block_out_channels=widths,
+        block_out_channels=(32,) * 4,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,

@@ -28,8 +28,13 @@ def flags(given: dict[str, str]) -> list[str]:
 
 def run(folder: Path, given: dict[str, str], *more: str) -> Path:
     """All stages of a run in `folder`, by the tiny recipe in windows of 32."""
-    assert main(["run", "--config", TINY, "--run", str(folder), "--window", "32", *flags(given), *more]) == 0
+    assert main(arguments(folder, given, *more)) == 0
     return folder
+
+
+def arguments(folder: Path, given: dict[str, str], *more: str) -> list[str]:
+    """The command line of `run`."""
+    return ["run", "--config", TINY, "--run", str(folder), "--window", "32", *flags(given), *more]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -21,7 +21,6 @@ from trainer.base.settings import parse_recipe
 from trainer.progress import Cancelled, Progress
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="by signals, forks and limits of a file's size")
-RUN = ["run", "--config", runs.TINY, "--window", "32"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def test_ctrl_c_is_answered_in_one_line_and_the_same_command_continues(
     inputs: dict[str, str], finished: dict[str, bytes], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    given = [sys.executable, "-m", "trainer", *RUN, "--run", str(run), *runs.flags(inputs)]
+    given = [sys.executable, "-m", "trainer", *runs.arguments(run, inputs)]
     process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
     while process.poll() is None and not (run / "checkpoints" / "step-000004.safetensors").is_file():
         time.sleep(0.01)
@@ -70,7 +69,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, limits[1]))
     try:
-        done = command(*RUN, "--run", str(run), *runs.flags(inputs))
+        done = command(*runs.arguments(run, inputs))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr

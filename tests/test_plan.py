@@ -9,20 +9,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from painter.host import comfyui
 from tests import encoders, hub, runs
-from tests.tree import tracked
+from tests.tree import ROOT, python, tracked
 from trainer.__main__ import main
 from trainer.base.comfyui import comfyui_around, install_folder
+from trainer.base.device import processes
+from trainer.base.recipe import TrainSettings
 from trainer.base.settings import parse_recipe
 from trainer.plan import plan
+from trainer.training.setup import train_processes
 from zhclip.artifact import read_meta
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--window", "32", "--train.steps", "6", "--train.batch", "8", "--export.dtype", "float32"]
 
 
@@ -45,10 +49,10 @@ def clone(tmp_path: Path) -> Path:
     return clone
 
 
-def run(clone: Path, *flags: str, ranges: bool = True) -> tuple[str, list[str], int]:
+def run(clone: Path, *flags: str) -> tuple[str, list[str], int]:
     """`python -m trainer run FLAGS` in the clone: what it prints, what it asked the hub for, and the bytes it got."""
     sent: list[int] = []
-    with hub.serve(clone.parents[2] / "hub", ranges, sent) as (endpoint, asked):
+    with hub.serve(clone.parents[2] / "hub", sent=sent) as (endpoint, asked):
         done = subprocess.run(
             [sys.executable, "-m", "trainer", "run", "--corpus.train", "train.tsv", "--corpus.dev", "dev.tsv", *flags],
             cwd=clone,
@@ -78,14 +82,6 @@ def test_the_plan_alone_says_it_all_and_downloads_no_weights(clone: Path) -> Non
         assert re.search(pattern, said), (pattern, said)
     assert received < 300_000  # configurations, vocabularies, and the beginnings of two files of weights
     assert not (clone / "runs").exists()
-
-
-@pytest.mark.slow
-def test_the_plan_of_an_sdxl_teacher_names_both_encoders(clone: Path) -> None:
-    encoders.sdxl_teacher(clone.parents[2] / "hub" / "someone" / "sdxl", (128, 192))
-    said, _, _ = run(clone, *SMALL, "--plan", "--teacher.model", "someone/sdxl")
-    assert re.search(r"download someone/sdxl: \d+ MB from http://127", said), said
-    assert re.search(r"disk     .* of .* free \(.*cache.*checkpoints.*file.*downloads", said), said
 
 
 @pytest.mark.slow
@@ -142,10 +138,7 @@ def test_the_comfyui_around_a_clone_is_found(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_said_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, dev = encoders.corpora(tmp_path)
-    models = {"student.model": encoders.student(tmp_path / "s"), "teacher.model": encoders.clip_teacher(tmp_path / "t")}
-    given = models | {"corpus.train": train, "corpus.dev": dev, "run": tmp_path / "run"}
-    flags = [*SMALL, *(text for flag, value in given.items() for text in (f"--{flag}", str(value)))]
+    flags = [*SMALL, "--run", str(tmp_path / "run"), *runs.flags(runs.inputs(tmp_path))]
     assert main(["run", *flags, "--install", str(tmp_path)]) == 1
     assert f"--install {tmp_path}: " in capsys.readouterr().err
     monkeypatch.setattr("trainer.plan.free_bytes", lambda path: 1000)
@@ -168,8 +161,27 @@ def test_what_the_plan_counts_is_what_is_written(make: Callable[[Path], Path], t
         assert planned[what] == pytest.approx(sum(file.stat().st_size for file in files), rel=0.1), what
 
 
-def test_the_starter_is_asked_for_by_default(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    models = {"student.model": encoders.student(tmp_path / "s"), "teacher.model": encoders.clip_teacher(tmp_path / "t")}
-    flags = [text for flag, value in models.items() for text in (f"--{flag}", str(value))]
-    assert main(["run", "--plan", *flags, "--run", str(tmp_path / "run")]) == 0
-    assert "starter" in capsys.readouterr().out
+def test_below_64_captions_a_gpu_one_of_several_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for device, batch, trains in (("cuda", 16, 1), ("cuda", 255, 1), ("cuda", 256, 4), ("cpu", 16, 4)):
+        state = SimpleNamespace(device=torch.device(device), num_processes=4)
+        monkeypatch.setattr("trainer.training.setup.processes", lambda state=state: state)
+        assert train_processes(TrainSettings(batch=batch)) == trains
+    inputs, recipe = runs.inputs(tmp_path), parse_recipe(Path(runs.TINY))
+    recipe.run, recipe.window = str(tmp_path / "run"), 32
+    recipe.student.model, recipe.teacher.model, recipe.corpus.train = list(inputs.values())[:3]
+    monkeypatch.setattr("trainer.training.setup.processes", processes)
+    monkeypatch.setattr("trainer.plan.processes", lambda: SimpleNamespace(device=torch.device("cpu"), num_processes=4))
+    assert "4 GPUs share the cache, one trains" in plan(recipe).text
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_trains_what_one_alone_does(tmp_path: Path) -> None:
+    inputs = runs.inputs(tmp_path)
+    alone = runs.run(tmp_path / "alone", inputs)
+    script = "import trainer.pipeline as pipeline\npipeline.train_processes = lambda train: 1\n"
+    script += f"from trainer.__main__ import main\nassert main({runs.arguments(tmp_path / 'two', inputs)}) == 0\n"
+    (tmp_path / "two.py").write_text(script, encoding="utf-8")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = python(*launcher, str(tmp_path / "two.py"), PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert runs.contents(tmp_path / "two") | {"recipe.yaml": b""} == runs.contents(alone) | {"recipe.yaml": b""}

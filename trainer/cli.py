@@ -23,8 +23,8 @@ from zhclip.io import ArtifactError
 from .base import stage_settings as settings
 from .base.device import processes
 from .base.errors import TrainerError
-from .base.recipe import Recipe, SettingsError
-from .base.settings import hide_flags, new_parser, parse, to_recipe
+from .base.recipe import SettingsError
+from .base.settings import hide_flags, new_parser, parse, recipe_parser, to_recipe
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -38,52 +38,31 @@ class Stage(NamedTuple):
     """
 
     help: str
-    function: str
+    function: str = "pipeline:run_stage"  # of the parts of `run`
     settings: Any = None
-    prefix: str = ""  # of the flags of these settings
 
 
-PART = "pipeline:run_stage"  # of the stages that `run` consists of, but evaluate
 STAGES = {
     "run": Stage("corpus, cache, train, evaluate, export; continues where an earlier call stopped", "pipeline:run"),
-    "corpus": Stage("read, clean, deduplicate and split the pairs", PART),
-    "cache": Stage("compute teacher targets and frozen student states", PART),
-    "train": Stage("align the student", PART),
+    "corpus": Stage("read, clean, deduplicate and split the pairs"),
+    "cache": Stage("compute teacher targets and frozen student states"),
+    "train": Stage("align the student"),
     "evaluate": Stage("score a run or any artifact", "report.evaluate:evaluate", settings.EvaluateSettings),
-    "export": Stage("write the encoder's file, read back and compared", PART),
+    "export": Stage("write the encoder's file, read back and compared"),
     "publish": Stage("write a model card; upload", "artifact.publish:publish_run", settings.PublishSettings),
-    "sweep": Stage("train a grid of recipes; one table", "sweep.stage:run", settings.SweepSettings, "sweep"),
-    "translate": Stage("translate captions", "translate.stage:run", settings.TranslateSettings, "translate"),
+    "sweep": Stage("train a grid of recipes; one table", "sweep.stage:run", settings.SweepSettings),
+    "translate": Stage("translate captions", "translate.stage:run", settings.TranslateSettings),
     "convert": Stage("convert a published encoder", "artifact.convert:convert_published", settings.ConvertSettings),
     "compare": Stage("paint prompts by several encoders", "pictures.compare:run", settings.CompareSettings),
     "compare-reports": Stage(
         "put reports side by side", "report.compare:compare_reports", settings.CompareReportsSettings
     ),
 }
-OF_RECIPE = [name for name, stage in STAGES.items() if stage.settings is None or name == "sweep"]
 PLANS = {"run": "plan:log_plan", "sweep": "sweep.stage:log_plan"}  # the functions of --plan
-SWITCHES = ("--plan", "--push")  # flags that stand alone; all others take a value
 # Flags of a recipe that --help lists; --help-all lists the rest, too.
 COMMON = {"help", "config", "plan", "run", "device", "install", "student.model", "teacher.model", "corpus.train"}
 COMMON |= {"corpus.dev", "corpus.limit", "train.strategy", "train.epochs", "train.steps", "train.batch", "train.lr"}
 COMMON |= {"export.licence", "sweep.grid"}
-
-
-def stage_parser(name: str) -> ArgumentParser:
-    """The flags of one stage."""
-    stage = STAGES[name]
-    parser = new_parser(description=stage.help, usage=f"python -m trainer {name} [--FLAG VALUE ...]")
-    if name in OF_RECIPE or name == "compare":
-        parser.add_argument("--config", action="config", help="settings in YAML; flags after it win")
-    if name in OF_RECIPE:
-        parser.add_class_arguments(Recipe)
-    if name in PLANS:
-        parser.add_argument("--plan", type=bool, default=False, help="print what the stage will take, then stop")
-    if name == "compare-reports":
-        parser.add_argument("reports", nargs="+", help="runs' folders, or report.json files; the first is the base")
-    if stage.settings:
-        parser.add_class_arguments(stage.settings, stage.prefix or None, skip={"reports"})
-    return parser
 
 
 def parse_stage(name: str, arguments: list[str]) -> tuple[str, list[Any]]:
@@ -92,23 +71,31 @@ def parse_stage(name: str, arguments: list[str]) -> tuple[str, list[Any]]:
     A stage called alone continues with the settings in RUN/recipe.yaml, over which flags win. Raises SettingsError, and
     SystemExit after --help.
     """
-    stage, parser = STAGES[name], stage_parser(name)
+    stage, options = STAGES[name], {"usage": f"python -m trainer {name} [--FLAG VALUE ...]"}
+    has_recipe, prefix = stage.settings is None or name == "sweep", name if name in ("sweep", "translate") else None
+    parser = (recipe_parser if has_recipe else new_parser)(description=stage.help, **options)
+    if name in PLANS:
+        parser.add_argument("--plan", type=bool, default=False, help="print what the stage will take, then stop")
+    if name == "compare-reports":
+        parser.add_argument("reports", nargs="+", help="runs' folders, or report.json files; the first is the base")
+    if stage.settings:
+        parser.add_class_arguments(stage.settings, prefix, skip={"reports"})
     if "--help-all" in arguments:
         arguments = ["--help"]
-    elif name in OF_RECIPE and {"-h", "--help"} & set(arguments):
+    elif has_recipe and {"-h", "--help"} & set(arguments):
         hide_flags(parser, COMMON)
-    arguments = [f"{text}=true" if text in SWITCHES else text for text in arguments]
+    arguments = [f"{text}=true" if text in ("--plan", "--push") else text for text in arguments]
     values = parse_flags(name, parser, arguments)
-    own = [values[stage.prefix]] if stage.prefix else []
+    own = [values[prefix]] if prefix else []
     if stage.settings and not own:
         own = [stage.settings(**{field.name: values[field.name] for field in fields(stage.settings)})]
-    if name not in OF_RECIPE:
+    if not has_recipe:
         return stage.function, own
     recipe = to_recipe(values)
-    from .pipeline import with_folder  # imports models' libraries
+    from .pipeline import with_folder  # imports models' libraries, for which a wrong flag should not wait
 
     recipe = with_folder(recipe)
-    if stage.function != PART:
+    if name in PLANS:
         return PLANS[name] if values.plan else stage.function, [recipe, *own]
     remembered = recipe.folder / "recipe.yaml"
     if remembered.is_file() and not values.config:
@@ -147,9 +134,9 @@ def run_command(arguments: list[str] | None = None) -> int:
         set_up_process()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, bars.interrupt)
-        if processes().num_processes > 1 and function not in (PART, STAGES["run"].function):
-            raise SettingsError("it works in one process; start it without a launcher")
         module, _, function = function.partition(":")
+        if processes().num_processes > 1 and module not in ("pipeline", "plan"):
+            raise SettingsError("this stage works in one process; start it without a launcher")
         call = getattr(import_module(f".{module}", __package__), function)
         call(*settings, bars if processes().is_main_process else None)
         if processes().num_processes > 1:

@@ -16,7 +16,7 @@ from zhclip.io import atomic_write
 from zhclip.schema import CorpusInfo, Meta, PartInfo, TeacherInfo
 from zhclip.structure import Structure
 
-from ..base.comfyui import install_folder
+from ..base.comfyui import encoders_folder, install_folder
 from ..base.device import default_device
 from ..base.errors import TrainerError
 from ..base.files import read_json, replacing_folder, temporary_folder
@@ -159,11 +159,11 @@ def install_path(comfyui: Path, name: str) -> Path:
     """Path of a run's encoder in a ComfyUI folder. Raises SettingsError if that folder is not ComfyUI's."""
     if not (comfyui / "models").is_dir():
         raise SettingsError(f"--install {comfyui}: it has no models folder; give ComfyUI's own folder")
-    return comfyui / "models" / "text_encoders" / f"zhclip-{name}.safetensors"
+    return encoders_folder(comfyui) / f"zhclip-{name}.safetensors"
 
 
 def install(artifact: Path, comfyui: Path, name: str) -> Path:
-    """Copy the artifact to COMFYUI/models/text_encoders/zhclip-NAME.safetensors atomically."""
+    """Copy the artifact to `install_path` atomically."""
     target = install_path(comfyui, name)
     with artifact.open("rb") as source, atomic_write(target) as copy:
         shutil.copyfileobj(source, copy)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import yaml
 
 AROUND = "around"  # of --install: the ComfyUI around the clone
 CLIP = "openai/clip-vit-large-patch14"
@@ -18,6 +21,30 @@ def comfyui_around(clone: Path | None = None) -> Path | None:
 def install_folder(setting: str | None) -> Path | None:
     """The ComfyUI that --install names, or None for no copy."""
     return comfyui_around() if setting == AROUND else Path(setting) if setting else None
+
+
+def encoders_folder(comfyui: Path) -> Path:
+    """Where ComfyUI looks first for text encoders: models/text_encoders, or a default folder of extra_model_paths.yaml.
+
+    Command line options such as --models-directory are not seen.
+    """
+    folder = comfyui / "models" / "text_encoders"
+    try:
+        sections = yaml.safe_load((comfyui / "extra_model_paths.yaml").read_text(encoding="utf-8"))
+        for section in filter(None, sections.values()):
+            base = os.path.expandvars(os.path.expanduser(section.get("base_path") or ""))
+            for kind, paths in section.items() if section.get("is_default") else ():
+                if kind in ("text_encoders", "clip"):
+                    folder = comfyui / base / list(filter(None, paths.split("\n")))[-1]
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        yaml.YAMLError,
+    ):  # none, or not one that ComfyUI could read
+        return folder
+    return folder
 
 
 def clip_tokenizer() -> str:

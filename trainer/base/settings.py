@@ -46,12 +46,18 @@ def load_yaml(text: str) -> Any:
 
 
 def new_parser(**options: Any) -> ArgumentParser:
-    """A parser that raises its errors and takes no abbreviated flags. Docstrings of dataclass fields are its --help."""
+    """A parser with --config that raises its errors and takes no abbreviated flags.
+
+    Docstrings of dataclass fields are its --help.
+    """
     from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
 
     set_loader("recipe", load_yaml, (SettingsError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return ArgumentParser(exit_on_error=False, allow_abbrev=False, print_config=None, parser_mode="recipe", **options)
+    options |= {"exit_on_error": False, "allow_abbrev": False, "print_config": None, "parser_mode": "recipe"}
+    parser = ArgumentParser(**options)
+    parser.add_argument("--config", action="config", help="settings in YAML; flags after it win")
+    return parser
 
 
 def hide_flags(parser: ArgumentParser, shown: set[str]) -> None:
@@ -65,10 +71,9 @@ def hide_flags(parser: ArgumentParser, shown: set[str]) -> None:
     parser.epilog = "--help-all lists all flags."
 
 
-def recipe_parser() -> ArgumentParser:
-    """A parser of a Recipe's flags, and of --config."""
-    parser = new_parser()
-    parser.add_argument("--config", action="config", help="settings in YAML; flags after it win")
+def recipe_parser(**options: Any) -> ArgumentParser:
+    """A parser of a Recipe's flags."""
+    parser = new_parser(**options)
     parser.add_class_arguments(Recipe)
     return parser
 
