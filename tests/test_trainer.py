@@ -146,7 +146,8 @@ def test_other_settings_are_refused_in_one_line_with_both_values(
 ) -> None:
     before = (finished / "recipe.yaml").read_bytes()
     stage = {"train.layers": "train", "train.lr": "run"}.get(flag, "corpus")
-    assert main([stage, "--config", str(finished / "recipe.yaml"), f"--{flag}", value]) == 1
+    config = ["--config", str(finished / "recipe.yaml"), "--install", "null"]
+    assert main([stage, *config, f"--{flag}", value]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert all(word in error for word in said), error
     assert (finished / "recipe.yaml").read_bytes() == before

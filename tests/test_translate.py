@@ -1,4 +1,4 @@
-"""The stage `translate`, as a user runs it, on small Marian and NLLB models."""
+"""The stage `translate`, as a user runs it, on small Marian models."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ CAT = "\u4e00\u53ea\u732b"  # a cat
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`marian` knows translators.LEARNT captions by heart; the others' weights are random."""
+    """`marian` knows translators.LEARNT captions by heart; the weights of `back` are random."""
     folder = tmp_path_factory.mktemp("models")
     translators.marian(folder / "marian", codes=CODES, steps=80)
     translators.marian(folder / "back", languages=("zho", "eng"))
-    translators.nllb(folder / "nllb")
     return folder
 
 
@@ -88,35 +87,22 @@ def test_a_killed_run_ends_in_the_same_bytes(source: Path, models: Path, finishe
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("name", "beams"), [("marian", 4), ("nllb", 1)])
-def test_neighbours_in_a_batch_change_nothing(models: Path, name: str, beams: int) -> None:
+@pytest.mark.parametrize("beams", [1, 4])
+def test_neighbours_in_a_batch_change_nothing(models: Path, beams: int) -> None:
     texts = [en for _, en in captions()][:20]
     texts += [f"{a} {b}" for a, b in zip(texts[:4], texts[4:8])]
-    translator = Translator(models / name, TranslateSettings(beams=beams, max_tokens=32, batch=1))
+    translator = Translator(models / "marian", TranslateSettings(beams=beams, max_tokens=32, batch=1))
     alone = translator.translate(texts)
     assert len({output.text for output in alone}) > 4
     translator.settings.batch = 7
     assert translator.translate(texts[::-1]) == alone[::-1]
 
 
-@pytest.mark.parametrize(
-    ("name", "read", "written"), [("nllb", "eng_Latn", "zho_Hans"), ("marian", ">>cmn_Hans<<", None)]
-)
-def test_each_model_is_told_its_languages(models: Path, name: str, read: str, written: str | None) -> None:
-    translator = Translator(models / name, TranslateSettings(beams=1, max_tokens=16))
-    calls: list[torch.Tensor] = []
-    generate = translator.model.generate
-
-    def recorded(**arguments: torch.Tensor) -> torch.Tensor:
-        calls.extend((arguments["input_ids"], generate(**arguments)))
-        return calls[-1]
-
-    translator.model.generate = recorded
-    (output,) = translator.translate(["A red bicycle."])
-    inputs, outputs = (translator.tokenizer.convert_ids_to_tokens(ids[0].tolist()) for ids in calls)
-    assert inputs[0] == read and inputs[-1] == "</s>"
-    if written:
-        assert outputs[1] == written and written not in output.text
+def test_a_model_of_several_languages_is_told_its_language(models: Path) -> None:
+    translator = Translator(models / "marian", TranslateSettings(beams=1, max_tokens=16))
+    assert translator.prefix == f"{CODES[0]} "
+    ids = translator.tokenizer(f"{translator.prefix}A red bicycle.").input_ids
+    assert translator.tokenizer.convert_ids_to_tokens(ids)[0] == CODES[0]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +139,7 @@ def test_loops_are_of_words_not_of_dots_or_digits() -> None:
 def test_other_settings_in_the_same_folder_are_refused(
     source: Path, models: Path, finished: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    other = {"beams": 1, "limit": 9, "model": models / "nllb", "source": ROOT / "tests" / "data" / "captions.tsv"}
+    other = {"beams": 1, "limit": 9, "model": models / "back", "source": ROOT / "tests" / "data" / "captions.tsv"}
     assert main(flags_of(source, models, finished / "pairs.tsv", **{name: other[name]})) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert name in error and "--translate.out" in error, error
@@ -197,14 +183,13 @@ BAD: dict[str, tuple[Callable[[Path, Path], dict[str, object]], str]] = {
     "too many tokens": (lambda folder, models: {"max_tokens": 500}, "--translate.max_tokens 500"),
     "no such model": (lambda folder, models: {"model": folder / "none"}, "--translate.model"),
     "other direction": (lambda folder, models: {"model": models / "back"}, "zho to eng"),
-    "no Chinese": (lambda folder, _: {"model": translators.nllb(folder / "m", ("eng_Latn", "fra_Latn"))}, "zho_Hans"),
     "BERT": (lambda folder, _: {"model": encoders.bert_teacher(folder / "m")}, "--translate.model"),
     "incomplete": (lambda folder, models: damaged(models, folder, incomplete), "model.encoder.layers.0.fc1.weight"),
     "no tokenizer": (
         lambda folder, models: damaged(models, folder, lambda model: (model / "source.spm").unlink()),
         "--translate.model",
     ),
-    "no pair": (lambda folder, models: {"model": models / "nllb", "max_tokens": 30}, "cut at max_tokens"),
+    "no pair": (lambda folder, models: {"max_tokens": 3}, "caption too long"),
 }
 
 

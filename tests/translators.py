@@ -1,9 +1,8 @@
-"""Small translation models in their published layouts: real tokenizer classes over sentencepiece models of the tests'
-captions, random weights, or, for Marian, weights that have learnt the captions by heart."""
+"""Small Marian models in their published layout: a sentencepiece tokenizer of the tests' captions, and weights that are
+random or have learnt some captions by heart."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -11,35 +10,30 @@ import sentencepiece
 import torch
 from transformers import (
     AutoTokenizer,
-    M2M100Config,
-    M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
-    NllbTokenizer,
 )
 
 from tests.small import captions
 
 LEARNT = 16  # captions that a trained model knows by heart; all of them would take a minute
-SIZES = dict(encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, dropout=0.0)
 
 
-def pieces(texts: list[str], path: Path, kind: str) -> list[str]:
+def pieces(texts: tuple[str, ...], path: Path) -> list[str]:
     """Train a sentencepiece model into `path`. Returns its pieces without the control symbols."""
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=written,
-        vocab_size=500,
-        model_type=kind,
-        character_coverage=1.0,
-        hard_vocab_limit=kind != "unigram",
-        num_threads=1,
-        minloglevel=2,
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(written.getvalue())
-    processor = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=file,
+            vocab_size=500,
+            model_type="unigram",
+            character_coverage=1.0,
+            hard_vocab_limit=False,
+            num_threads=1,
+            minloglevel=2,
+        )
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     return [processor.id_to_piece(i) for i in range(3, processor.get_piece_size())]
 
 
@@ -55,9 +49,7 @@ def marian(
     """
     torch.manual_seed(1)
     pairs = [(en, zh) if languages[0] == "eng" else (zh, en) for zh, en in captions()]
-    sides = [
-        pieces(list(texts), folder / name, "unigram") for texts, name in zip(zip(*pairs), ("source.spm", "target.spm"))
-    ]
+    sides = [pieces(texts, folder / name) for texts, name in zip(zip(*pairs), ("source.spm", "target.spm"))]
     names = dict.fromkeys(["</s>", "<unk>", *sides[0], *sides[1], *codes, "<pad>"])
     (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}), encoding="utf-8")
     settings = {"tokenizer_class": "MarianTokenizer", "source_lang": languages[0], "target_lang": languages[1]}
@@ -78,7 +70,11 @@ def marian(
         bad_words_ids=[[pad]],
         scale_embedding=True,
         activation_function="swish",
-        **SIZES,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        dropout=0.0,
     )
     model = MarianMTModel(config)
     if steps:
@@ -94,33 +90,4 @@ def marian(
             model(**tensors).loss.backward()
             optimiser.step()
     model.save_pretrained(folder)
-    return folder
-
-
-def nllb(folder: Path, codes: tuple[str, ...] = ("eng_Latn", "fra_Latn", "zho_Hans", "zho_Hant")) -> Path:
-    """An M2M100 model with NLLB's tokenizer, whose languages are tokens of its vocabulary."""
-    texts = [text for pair in captions() for text in pair]
-    parts = folder / "parts"
-    pieces(texts, parts / "sentencepiece.bpe.model", "bpe")
-    (parts / "tokenizer_config.json").write_text('{"tokenizer_class": "NllbTokenizer"}', encoding="utf-8")
-    bpe = json.loads(NllbTokenizer.from_pretrained(parts).backend_tokenizer.to_str())["model"]
-    merges = [tuple(pair) for pair in bpe["merges"]]
-    tokenizer = NllbTokenizer(vocab=bpe["vocab"], merges=merges, extra_special_tokens=list(codes))
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(2)
-    config = M2M100Config(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=128,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-        forced_eos_token_id=2,
-        init_std=0.3,  # at the usual 0.02 every caption gets the same output
-        **SIZES,
-    )
-    M2M100ForConditionalGeneration(config).save_pretrained(folder)
     return folder

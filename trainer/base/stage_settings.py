@@ -82,7 +82,7 @@ class TranslateSettings:
     out: str | None = None
     """Pairs to write, a .tsv with columns zh and en; beside it OUT.rejects.tsv."""
     model: str = "Helsinki-NLP/opus-mt-en-zh"
-    """Folder or hub id of a Marian or NLLB model that translates English into Chinese."""
+    """Folder or hub id of a Marian model that translates English into Chinese."""
     beams: int = 4
     """Beams of the search; 1 is greedy, in a quarter of the CPU time."""
     max_tokens: int = 128

@@ -1,4 +1,4 @@
-"""A translation model of transformers, from English into Chinese: Marian or NLLB."""
+"""Marian, a translation model of transformers, from English into Chinese."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..base.stage_settings import TranslateSettings
 from ..models.load import ModelError, read_tokenizer
 
 FLAG = "translate.model"
-MARIAN_CHINESE = ("cmn_Hans", "zho_Hans", "cmn", "zho", "zh", "zh_cn", "chi")
+CHINESE = ("cmn_Hans", "zho_Hans", "cmn", "zho", "zh", "zh_cn", "chi")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Translation:
 
 
 class Translator:
-    """A model that is loaded. `prefix` goes before each caption, `first` is the forced first token, if any."""
+    """A model that is loaded. `prefix` goes before each caption."""
 
     def __init__(self, folder: Path, settings: TranslateSettings, device: torch.device | str = "cpu"):
         """Load the model in a folder. Raises ModelError for a folder without such a model, an incomplete one, or one of
@@ -52,7 +52,7 @@ class Translator:
         model.generation_config.max_length = None  # max_new_tokens decides
         bf16 = torch.device(device).type == "cuda" and best_precision(gpu=True) == "bf16"
         self.model: Any = model.train(False).to(device, torch.bfloat16 if bf16 else torch.float32)
-        self.prefix, self.first = select_languages(self.tokenizer, where)
+        self.prefix = chinese_prefix(self.tokenizer, where)
 
     def translate(self, captions: list[str]) -> list[Translation]:
         """Translations in the order of the captions, computed in batches of similar length, the longest first."""
@@ -70,9 +70,7 @@ class Translator:
     @torch.inference_mode()
     def _generate(self, ids: list[list[int]]) -> list[Translation]:
         batch = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(self.model.device)
-        options: dict[str, Any] = {"num_beams": self.settings.beams, "max_new_tokens": self.settings.max_tokens}
-        if self.first is not None:
-            options["forced_bos_token_id"] = self.first
+        options = {"num_beams": self.settings.beams, "max_new_tokens": self.settings.max_tokens}
         try:
             generated = self.model.generate(**batch, do_sample=False, **options)
         except RuntimeError as error:
@@ -84,26 +82,20 @@ class Translator:
     def _decode(self, row: list[int]) -> Translation:
         end = self.tokenizer.eos_token_id
         length = row.index(end) if end in row else len(row)
-        text = self.tokenizer.decode([i for i in row[:length] if i != self.first], skip_special_tokens=True)
+        text = self.tokenizer.decode(row[:length], skip_special_tokens=True)
         # Many configs force the end token into the last place, so an output that fills all places was cut.
         return Translation(
             " ".join(text.split()), "cut at max_tokens" if length + 1 >= self.settings.max_tokens else ""
         )
 
 
-def select_languages(tokenizer: Any, where: str) -> tuple[str, int | None]:
-    """Set the tokenizer's source language to English; returns the text before each caption and the forced first token.
+def chinese_prefix(tokenizer: Any, where: str) -> str:
+    """The text before each caption: >>CODE<< for a model of several target languages, else "".
 
     Raises ModelError where the model does not translate English into Chinese.
     """
-    if hasattr(tokenizer, "source_lang"):  # Marian, where the text begins with >>CODE<< if there are several targets
-        codes = [code for code in MARIAN_CHINESE if f">>{code}<<" in tokenizer.get_vocab()]
-        source, target = tokenizer.source_lang, tokenizer.target_lang
-        if source not in (None, "eng", "en") or not (codes or target in (None, *MARIAN_CHINESE)):
-            raise ModelError(f"{where}: it translates {source} to {target}, not en to zh")
-        return f">>{codes[0]}<< " if codes else "", None
-    chinese = tokenizer.convert_tokens_to_ids("zho_Hans")  # NLLB
-    if not hasattr(tokenizer, "src_lang") or chinese in (None, tokenizer.unk_token_id):
-        raise ModelError(f"{where}: its vocabulary has no token zho_Hans; give a Marian or an NLLB model")
-    tokenizer.src_lang = "eng_Latn"
-    return "", chinese
+    codes = [code for code in CHINESE if f">>{code}<<" in tokenizer.get_vocab()]
+    source, target = (getattr(tokenizer, name, "?") for name in ("source_lang", "target_lang"))
+    if source not in (None, "eng", "en") or not (codes or target in (None, *CHINESE)):
+        raise ModelError(f"{where}: it translates {source} to {target}; give a Marian model from en to zh")
+    return f">>{codes[0]}<< " if codes else ""
