@@ -177,11 +177,13 @@ def test_below_64_captions_a_gpu_one_of_several_trains(tmp_path: Path, monkeypat
 @pytest.mark.slow
 def test_one_of_two_processes_trains_what_one_alone_does(tmp_path: Path) -> None:
     inputs = runs.inputs(tmp_path)
-    alone = runs.run(tmp_path / "alone", inputs)
+    alone = runs.run(tmp_path / "alone" / "run", inputs)
     script = "import trainer.pipeline as pipeline\npipeline.train_processes = lambda train: 1\n"
-    script += f"from trainer.__main__ import main\nassert main({runs.arguments(tmp_path / 'two', inputs)}) == 0\n"
+    script += (
+        f"from trainer.__main__ import main\nassert main({runs.arguments(tmp_path / 'two' / 'run', inputs)}) == 0\n"
+    )
     (tmp_path / "two.py").write_text(script, encoding="utf-8")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = python(*launcher, str(tmp_path / "two.py"), PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout[-3000:]
-    assert runs.contents(tmp_path / "two") | {"recipe.yaml": b""} == runs.contents(alone) | {"recipe.yaml": b""}
+    assert runs.contents(tmp_path / "two" / "run") | {"recipe.yaml": b""} == runs.contents(alone) | {"recipe.yaml": b""}
