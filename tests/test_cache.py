@@ -157,7 +157,7 @@ def test_a_cancelled_cache_keeps_its_shards(
     cancelled(tmp_path / "a", lambda: events[-1] > 32)
     build(tmp_path / "a", whole, progress=lambda event: events.append(event.done))
     assert events[-4:] == [32, 40, 48, 50]
-    monkeypatch.setattr("trainer.progress.EVERY", 0)  # a slow batch can be cancelled inside
+    monkeypatch.setattr("trainer.progress.REPEAT_SECONDS", 0)  # a slow batch can be cancelled inside
     assert cancelled(tmp_path / "b", lambda: len(events) > 5) == [0] * 6
     assert not list((tmp_path / "b").rglob("0*.safetensors"))
 

@@ -86,20 +86,20 @@ def parse_stage(name: str, arguments: list[str]) -> tuple[str, list[Any]]:
         hide_flags(parser, COMMON)
     arguments = [f"{text}=true" if text in ("--plan", "--push") else text for text in arguments]
     values = parse_flags(name, parser, arguments)
-    own = [values[prefix]] if prefix else []
-    if stage.settings and not own:
-        own = [stage.settings(**{field.name: values[field.name] for field in fields(stage.settings)})]
+    own_settings = [values[prefix]] if prefix else []
+    if stage.settings and not prefix:
+        own_settings = [stage.settings(**{field.name: values[field.name] for field in fields(stage.settings)})]
     if not has_recipe:
-        return stage.function, own
+        return stage.function, own_settings
     recipe = to_recipe(values)
     from .pipeline import with_folder  # imports models' libraries, for which a wrong flag should not wait
 
     recipe = with_folder(recipe)
     if name in PLANS:
-        return PLANS[name] if values.plan else stage.function, [recipe, *own]
-    remembered = recipe.folder / "recipe.yaml"
-    if remembered.is_file() and not values.config:
-        values = parse_flags(name, parser, ["--config", str(remembered), *arguments])
+        return PLANS[name] if values.plan else stage.function, [recipe, *own_settings]
+    earlier = recipe.folder / "recipe.yaml"
+    if earlier.is_file() and not values.config:
+        values = parse_flags(name, parser, ["--config", str(earlier), *arguments])
         recipe = replace(to_recipe(values), run=recipe.run)  # the folder may have been moved
     return stage.function, [name, recipe]
 
@@ -119,7 +119,7 @@ def parse_flags(name: str, parser: ArgumentParser, arguments: list[str]) -> Name
 
 def run_command(arguments: list[str] | None = None) -> int:
     """Run one stage. Returns the exit code: 0; 1 and 2 after one line that says what is wrong; 130 after Ctrl-C."""
-    name, *given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    name, *flags = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help", "--help-all"):
         print("usage: python -m trainer STAGE [--FLAG VALUE ...]\n\nAlign a Chinese text encoder with an English one.")
         print("python -m trainer STAGE --help lists a stage's usual flags, --help-all all of them.\n\nSTAGE:")
@@ -129,7 +129,7 @@ def run_command(arguments: list[str] | None = None) -> int:
     try:
         if name not in STAGES:
             raise SettingsError(f"no such stage; there are {', '.join(STAGES)}")
-        function, settings = parse_stage(name, given)
+        function, settings = parse_stage(name, flags)
         code = 1
         set_up_process()
         if threading.current_thread() is threading.main_thread():
@@ -188,7 +188,7 @@ class Bars:
             self.bar = None
 
 
-class LogLines(logging.Handler):
+class LogHandler(logging.Handler):
     """Prints log messages above an open bar: warnings to stderr, the rest to stdout."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -204,7 +204,7 @@ def set_up_process() -> None:
 
     set_verbosity_error()
     logger = logging.getLogger(__package__)
-    logger.handlers = [LogLines()]
+    logger.handlers = [LogHandler()]
     logger.setLevel(logging.INFO if processes().is_main_process else logging.WARNING)
     # By default glibc returns large freed tensors to the system, which clears every page before the next tensor of the
     # same size: a sixth of the cache stage. Numbers from glibc's malloc.h; other C libraries are left as they are.

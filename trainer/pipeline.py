@@ -17,7 +17,7 @@ from .base.settings import resolved, to_yaml
 from .cache import stage as cache
 from .corpus import stage as corpus
 from .models.teacher import teacher_kind
-from .plan import in_words, plan
+from .plan import format_seconds, plan
 from .progress import Listener, Progress
 from .report.evaluate import evaluate_run
 from .training import loop as training
@@ -39,10 +39,8 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     """Plan the run, then run all stages in the folder `recipe.run`, continuing where an earlier call stopped.
 
     Before each stage the listener gets Progress("run", stages done, stages, seconds left of the whole run), whose
-    metrics are the planned seconds of each stage.
-
-    Raises TrainerError for what the caller can cure (settings, models, corpus, disk, another process in the folder),
-    OSError, and what the listener raises, such as Cancelled.
+    metrics are the planned seconds of each stage. Raises TrainerError for what the caller can cure (settings, models,
+    corpus, disk, another process in the folder), OSError, and what the listener raises, such as Cancelled.
     """
     recipe = with_folder(resolved(recipe))
     path = recipe.folder / "recipe.yaml"
@@ -60,11 +58,11 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
         seconds: dict[str, float] = read_json(estimate, "delete it, and give the same command again")
         for done, stage in enumerate(STAGES):
             left = sum(list(seconds.values())[done:])
-            logger.info(f"run: {stage}, about {in_words(left)} left")
+            logger.info(f"run: {stage}, about {format_seconds(left)} left")
             if progress:
                 progress(Progress("run", done, len(STAGES), left, seconds))
             _run_stage(stage, recipe, progress)
-        _remember(recipe)
+        write_recipe(recipe)
 
 
 def run_stage(stage: str, recipe: Recipe, progress: Listener | None = None) -> None:
@@ -73,7 +71,7 @@ def run_stage(stage: str, recipe: Recipe, progress: Listener | None = None) -> N
     use_device(recipe.device)
     with hold(recipe.folder, "--run"):
         _run_stage(stage, recipe, progress)
-        _remember(recipe)
+        write_recipe(recipe)
 
 
 def with_folder(recipe: Recipe) -> Recipe:
@@ -95,7 +93,7 @@ def _run_stage(stage: str, recipe: Recipe, progress: Listener | None) -> None:
     processes().wait_for_everyone()
 
 
-def _remember(recipe: Recipe) -> None:
-    """Write RUN/recipe.yaml with settings that the stages accepted; stages called alone read it."""
+def write_recipe(recipe: Recipe) -> None:
+    """Write RUN/recipe.yaml with settings that the stages accepted. A stage that is called alone reads it."""
     if processes().is_main_process:
         write_text(recipe.folder / "recipe.yaml", to_yaml(recipe))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -57,15 +58,13 @@ class Plan:
     sizes: dict[str, float]
 
 
-@dataclass
-class Probe:
-    """Seconds per cached caption and per optimiser step, the number of trainable weights, and bytes of memory: on a GPU
-    the larger one of both stages' peaks, on a CPU all that the process has."""
+class Probe(NamedTuple):
+    """Seconds of a cached caption and of an optimiser step, bytes of memory, and the number of trainable weights."""
 
     caption_seconds: float
+    memory: int
     step_seconds: float = 0.0
     trainable: int = 0
-    memory: int = 0
 
 
 def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
@@ -75,8 +74,8 @@ def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     is too small, and whatever is wrong with settings, models or corpus.
     """
     began, state, train = time.perf_counter(), processes(), recipe.train
-    together = train_processes(train)
-    check_batch(train, together)
+    training_processes = train_processes(train)
+    check_batch(train, training_processes)
     comfyui = install_folder(recipe.install)
     copy = install_path(comfyui, recipe.folder.resolve().name) if comfyui else None
     # The teacher first: where the hub is out of reach, a mistyped checkpoint file is named nevertheless.
@@ -85,52 +84,50 @@ def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     folders = {flag: resolve(model, flag) for flag, model in models.items()}
     missing = {flag: missing_weights(models[flag], folder, flag) for flag, folder in folders.items()}
     downloads = {flag: sum(weights.size for weights in parts) for flag, parts in missing.items()}
-    free = free_memory(state.device)
+    resident, gpu = peak_memory(state.device), state.device.type == "cuda"
+    free = torch.cuda.mem_get_info(state.device)[0] if gpu else psutil.virtual_memory().available + resident
     # Where weights are missing, random ones of the same shapes take as long.
     teacher = teacher_from_recipe(recipe, state.device, weights=not missing["teacher.model"])
     student = student_from_recipe(recipe, state.device, weights=not missing["student.model"])
     sample = sampled(recipe, student.tokens.length, teacher.length, progress)
-    file = (2 if recipe.export.dtype == "float16" else 4) * sum(p.numel() for p in student.parameters())
-    with Counter("plan", 0, progress).repeated_in_batches():
+    file_bytes = (2 if recipe.export.dtype == "float16" else 4) * sum(p.numel() for p in student.parameters())
+    with Counter("plan", 0, progress).repeated_during_forward():
         probe = measure(recipe, sample, student, teacher)
     steps, pads = total_steps(train, sample.train), sum_pads(train.pad_positions, sample.train)
-    dev = (
-        sample.dev * recipe.window / mean_positions(sample.pairs, pads, student, teacher)
-    )  # all positions of a caption
+    # A dev caption takes all positions of the window.
+    dev = sample.dev * recipe.window / mean_positions(sample.pairs, pads, student, teacher)
     seconds = {  # of a stage that was stopped, as if it began anew
-        "corpus": sample.seconds,
-        "cache": (sample.train + dev) / state.num_processes * probe.caption_seconds,
-        "train": steps * probe.step_seconds,
-        "evaluate": dev * probe.caption_seconds,
-        "export": 0.0,
+        "corpus": START_SECONDS + sample.seconds,
+        "cache": START_SECONDS + (sample.train + dev) / state.num_processes * probe.caption_seconds,
+        "train": START_SECONDS + steps * probe.step_seconds,
+        "evaluate": START_SECONDS + dev * probe.caption_seconds,
+        "export": START_SECONDS,
     }
-    seconds = {stage: value + START_SECONDS for stage, value in seconds.items()}
     # A checkpoint has weights and two moments in fp32, and is written before the oldest is deleted; then final weights.
     copies = 3 * min(-(-steps // train.save_every), checkpoint.KEEP + 1) + 1
     outputs = {
         "cache": (recipe.cache_folder, cache_bytes(recipe, sample, student, teacher)),
         "checkpoints": (recipe.folder, 4.0 * probe.trainable * copies),
-        "file": (recipe.folder, float(file)),
+        "file": (recipe.folder, float(file_bytes)),
         "downloads": (Path(constants.HF_HUB_CACHE), float(sum(downloads.values()))),
     }
-    gpu = state.device.type == "cuda"
     device = torch.cuda.get_device_name(state.device) if gpu else f"CPU, threads: {torch.get_num_threads()}"
     lines = []
     for flag, number in downloads.items():
-        origin = f"{size(number)} from {constants.ENDPOINT}"
+        origin = f"{format_bytes(number)} from {constants.ENDPOINT}"
         lines.append(f"download {models[flag]}: {origin if number else 'nothing, it is already on this machine'}")
     corpora = " + ".join(source.path for source in sources(recipe.corpus.train))
     lines.append(f"corpus   {corpora}: about {sample.train:,} pairs to learn from, {sample.dev:,} to score on")
     lines.append(f"device   {device}, {'fp32' if precision(train) == 'no' else precision(train)}")
     if recipe.device != "cpu" and (problem := gpu_problem()):
         lines.append(f"device   {problem}")
-    if together < state.num_processes:
+    if training_processes < state.num_processes:
         lines.append(
             f"device   {state.num_processes} GPUs share the cache, one trains: below {MIN_SHARE} captions a GPU, of "
             f"--train.batch {train.batch}, exchanging the gradients would take longer than a step"
         )
     lines.append(f"steps    {steps:,} of {train.batch} captions, {train.strategy}")
-    lines.append(f"memory   about {size(probe.memory)} of {size(free)} free")
+    lines.append(f"memory   about {format_bytes(probe.memory)} of {format_bytes(free)} free")
     if probe.memory > 0.7 * free:
         short = "; TOO LITTLE" if probe.memory > free else ""
         lines[-1] += f"{short}; --train.accumulate 4 --cache.batch 16 takes less"
@@ -138,13 +135,13 @@ def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     lines.append(
         f"file     {recipe.folder / FILE}, {f'copied to {copy}' if copy else 'not copied; --install names a ComfyUI'}"
     )
-    stages = ", ".join(f"{name} {in_words(value)}" for name, value in seconds.items())
+    stages = ", ".join(f"{name} {format_seconds(value)}" for name, value in seconds.items())
     lines.append(
-        f"time     about {in_words(sum(seconds.values()))} beside the downloads ({stages}), by a probe of "
+        f"time     about {format_seconds(sum(seconds.values()))} beside the downloads ({stages}), by a probe of "
         f"{time.perf_counter() - began:.0f} s"
     )
-    sizes = {name: number for name, (_, number) in outputs.items()}
-    return Plan("\n".join(f"plan: {line}" for line in lines), seconds, sizes)
+    text = "\n".join(f"plan: {line}" for line in lines)
+    return Plan(text, seconds, {name: number for name, (_, number) in outputs.items()})
 
 
 def log_plan(recipe: Recipe, progress: Listener | None = None) -> None:
@@ -166,9 +163,9 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) 
     pairs = (ordered[:: max(1, len(ordered) // count)] * count)[:count]
     builder = CacheBuilder(teacher, student, pairs, depth, train.pad_positions, count, recipe.cache.batch, sample.train)
     captions, sums, frozen = builder.shard(0)
-    probe = Probe(timed(device, lambda: builder.shard(0)) / count, memory=peak(device))
+    caption_seconds, memory = mean_seconds(device, lambda: builder.shard(0)) / count, peak_memory(device)
     if train.strategy == "ridge":
-        return probe
+        return Probe(caption_seconds, memory)
     cache = Cache([captions | (frozen if depth is not None else {})], count, sums, teacher.widths)
     for model in teacher.models:
         model.to("cpu")
@@ -176,7 +173,6 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) 
         prepare_student(student, cache, train)
         accelerator = make_accelerator(train)
         parameters = list(checkpoint.trainable(student.to(device).train()).values())
-        probe.trainable = sum(parameter.numel() for parameter in parameters)
         optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=True)
         loss = Loss(cache, train, student, device)
 
@@ -193,20 +189,20 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) 
             try:
                 one_pass()
                 optimiser.step()  # allocates the moments
-                seconds = timed(device, one_pass) / min(batch, count)
+                seconds = mean_seconds(device, one_pass) / min(batch, count)
                 break
             except RuntimeError as error:
                 if batch % 2 or not is_out_of_memory(error):
                     raise
                 batch //= 2
             clear_device_cache()
-            peak(device)  # of the attempt that failed
-    probe.step_seconds = seconds * train.batch / train_processes(train) + timed(device, optimiser.step)
-    probe.memory = max(probe.memory, peak(device))
-    return probe
+            peak_memory(device)  # of the attempt that failed
+    step_seconds = seconds * train.batch / train_processes(train) + mean_seconds(device, optimiser.step)
+    trainable = sum(parameter.numel() for parameter in parameters)
+    return Probe(caption_seconds, max(memory, peak_memory(device)), step_seconds, trainable)
 
 
-def timed(device: torch.device, work: Callable[[], object]) -> float:
+def mean_seconds(device: torch.device, work: Callable[[], object]) -> float:
     """Mean seconds of three calls. The caller makes a first one, which is slower."""
     began = time.perf_counter()
     for _ in range(3):
@@ -216,16 +212,8 @@ def timed(device: torch.device, work: Callable[[], object]) -> float:
     return (time.perf_counter() - began) / 3
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process can have, on the GPU or in main memory. Begins a new measurement of `peak`."""
-    peak(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return psutil.virtual_memory().available + psutil.Process().memory_info().rss
-
-
-def peak(device: torch.device) -> int:
-    """On a GPU the most bytes since the last call, on a CPU the bytes of now."""
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process had at most since the last call, of a GPU; on a CPU those of now."""
     if device.type != "cuda":
         return psutil.Process().memory_info().rss
     reserved = torch.cuda.max_memory_reserved(device)
@@ -253,21 +241,21 @@ def check_disks(outputs: dict[str, tuple[Path, float]]) -> list[str]:
     lines = []
     for names in disks.values():
         folder, needed = outputs[names[0]][0].absolute(), sum(outputs[name][1] for name in names)
-        parts = ", ".join(f"{name} {size(outputs[name][1])}" for name in names)
-        lines.append(f"disk     {size(needed)} of {size(free_bytes(folder))} free ({parts}), {folder}")
+        parts = ", ".join(f"{name} {format_bytes(outputs[name][1])}" for name in names)
+        lines.append(f"disk     {format_bytes(needed)} of {format_bytes(free_bytes(folder))} free ({parts}), {folder}")
         if needed > free_bytes(folder):
             hint = "free some space, move the cache (--cache.dir FOLDER), or use fewer captions (--corpus.limit N)"
             raise SettingsError(f"{folder}: the run takes {lines[-1][9:]}: too little; {hint}")
     return lines
 
 
-def size(number: float) -> str:
-    """Bytes in words."""
+def format_bytes(number: float) -> str:
+    """A number of bytes with its unit: 1.60 GB, 204 MB."""
     return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
-def in_words(seconds: float) -> str:
-    """Seconds in words."""
+def format_seconds(seconds: float) -> str:
+    """A duration with its unit: 42 s, 12 min, 3.0 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,7 +1,4 @@
-"""Progress events of the trainer's stages: the command line draws bars from them, a node of ComfyUI its own bar.
-
-Stages report sentences by `logging.getLogger(__name__).info(...)` (the command line prints those of INFO and above).
-"""
+"""Progress events of the trainer's stages: the command line draws bars from them, a node of ComfyUI its own bar."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
-EVERY = 0.5  # seconds between events inside a batch
+REPEAT_SECONDS = 0.5  # between events inside a batch
 
 
 @dataclass(frozen=True)
@@ -56,15 +53,15 @@ class Counter:
             self.sent = time.monotonic()
 
     @contextmanager
-    def repeated_in_batches(self) -> Iterator[None]:
-        """In this block, send the last event again when a torch module has run and EVERY seconds have passed.
+    def repeated_during_forward(self) -> Iterator[None]:
+        """In this block, send the last event again when a torch module has run and REPEAT_SECONDS have passed.
 
         A batch takes many seconds on a CPU; so it can be cancelled inside.
         """
         from torch.nn.modules.module import register_module_forward_hook
 
         def repeat(*_: object) -> None:
-            if time.monotonic() - self.sent > EVERY:
+            if time.monotonic() - self.sent > REPEAT_SECONDS:
                 self.add(0)
 
         hook = register_module_forward_hook(repeat) if self.listener else None
@@ -75,9 +72,9 @@ class Counter:
                 hook.remove()
 
 
-def track(items: Iterable[T], stage: str, total: int, listener: Listener | None, done: int = 0) -> Iterator[T]:
-    """Yield the items and send an event at the start and after each. `done`: items of an earlier call."""
-    counter = Counter(stage, total, listener, done)
+def track(items: Iterable[T], stage: str, total: int, listener: Listener | None) -> Iterator[T]:
+    """Yield the items; send an event at the start and after each."""
+    counter = Counter(stage, total, listener)
     for item in items:
         yield item
         counter.add()

@@ -36,14 +36,8 @@ def encoders_folder(comfyui: Path) -> Path:
             for kind, paths in section.items() if section.get("is_default") else ():
                 if kind in ("text_encoders", "clip"):
                     folder = comfyui / base / list(filter(None, paths.split("\n")))[-1]
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        yaml.YAMLError,
-    ):  # none, or not one that ComfyUI could read
-        return folder
+    except (OSError, ValueError, LookupError, AttributeError, yaml.YAMLError):
+        pass  # there is none, or not one that ComfyUI could read
     return folder
 
 

@@ -81,7 +81,7 @@ def build(
     missing = [number for number in own if _is_missing(number, [*outputs, *frozen])]
     total, left = (sum(len(builder.shard_pairs(number)) for number in shards) for shards in (own, missing))
     counter = Counter(f"cache {folder.name}", total, progress, total - left)
-    with counter.repeated_in_batches():
+    with counter.repeated_during_forward():
         for number in missing:
             if _is_missing(number, outputs):
                 *contents, hidden = builder.shard(number, counter.add)

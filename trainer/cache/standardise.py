@@ -62,7 +62,7 @@ def statistics(teacher: Teacher, pairs: list[Pair], progress: Listener | None = 
     states, pooled = [], []
     texts = sorted((pair.en for pair in pairs[:: -(-len(pairs) // SAMPLE)]), key=teacher.length)
     counter = Counter("cache standardise", len(texts), progress)
-    with counter.repeated_in_batches():
+    with counter.repeated_during_forward():
         for first in range(0, len(texts), BATCH):
             ids, lengths = teacher.tokens(texts[first : first + BATCH])
             positions = torch.arange(int(lengths.max())).expand(len(ids), -1)

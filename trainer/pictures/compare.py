@@ -95,7 +95,7 @@ def run(settings: CompareSettings, progress: Listener | None = None) -> None:
         cells: list[dict[str, Any]] = []
         inputs: dict[str, torch.Tensor] = {}
         for seed, column, row in track(grid, "compare", len(grid), progress):
-            name = painted(pipe, folder, common, row, row.texts[column], seed)
+            name = paint_once(pipe, folder, common, row, row.texts[column], seed)
             if row is rows[0]:  # the reference, on whose steps the other rows of its prompt are measured
                 hint = "delete it and its picture, and start the comparison again"
                 inputs = read_tensors(folder / "inputs" / f"{name}.safetensors", hint)
@@ -159,8 +159,8 @@ def another(prompts: list[Prompt], column: int) -> str:
     return next(text for text in following if text != prompts[column].en)
 
 
-def painted(pipe: Any, folder: Path, common: dict[str, Any], row: Row, text: str, seed: int) -> str:
-    """Name of a picture, which is painted unless the folder has it. The name ends in a digest of all its settings."""
+def paint_once(pipe: Any, folder: Path, common: dict[str, Any], row: Row, text: str, seed: int) -> str:
+    """Name of a picture, painted unless the folder has it. The name ends in a digest of all its settings."""
     encoder = ENGLISH if row.encoder == ENGLISH else Path(row.label).name
     settings = {**common, "encoder": encoder, "encoder sha256": row.sha256, "prompt": text, "seed": seed}
     description = json.dumps(settings, ensure_ascii=False, sort_keys=True)

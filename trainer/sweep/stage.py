@@ -20,7 +20,7 @@ from ..base.settings import check_settings, public_settings, require
 from ..base.stage_settings import SweepSettings
 from ..corpus import stage as corpus
 from ..pipeline import run_stage
-from ..plan import in_words, plan, size
+from ..plan import format_bytes, format_seconds, plan
 from ..progress import Listener, Progress
 from ..training.schedule import DivergedError
 from .grid import Job, flat, read_grid
@@ -52,7 +52,7 @@ def run(recipe: Recipe, settings: SweepSettings, progress: Listener | None = Non
             text = table(f"Sweep {path.stem}, {number} of {len(jobs)} runs", jobs)
             write_text(recipe.folder / f"sweep-{path.stem}.md", text)  # several grids can share a folder
             left = (time.monotonic() - began) / max(1, trained) * (len(jobs) - number)
-            log.info("sweep: %d of %d, %s left", number, len(jobs), in_words(left))
+            log.info("sweep: %d of %d, %s left", number, len(jobs), format_seconds(left))
             if progress:
                 progress(Progress("sweep", number, len(jobs), left))
     log.info("%s", text)
@@ -70,8 +70,10 @@ def log_plan(recipe: Recipe, settings: SweepSettings, progress: Listener | None 
             caches[job.shared] = planned.sizes["cache"]
             seeds, seconds = sum(other.row == job.row for other in jobs), sum(planned.seconds.values())
             total += seeds * seconds
-            log.info("plan: row %s: %s, seeds: %d", job.row, in_words(seconds), seeds)
-    log.info("plan: %d runs and their caches, %s: %s", len(jobs), size(sum(caches.values())), in_words(total))
+            log.info("plan: row %s: %s, seeds: %d", job.row, format_seconds(seconds), seeds)
+    log.info(
+        "plan: %d runs and their caches, %s: %s", len(jobs), format_bytes(sum(caches.values())), format_seconds(total)
+    )
 
 
 def run_settings(recipe: Recipe) -> dict[str, Any]:
