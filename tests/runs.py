@@ -38,6 +38,6 @@ def arguments(folder: Path, given: dict[str, str], *more: str) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder by name, without locks."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock")
+    """Every file below the folder by name, without locks and the plan's seconds."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (".lock", "plan.json"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
