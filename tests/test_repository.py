@@ -99,6 +99,8 @@ def test_imports_go_one_way() -> None:
         if not may_import(name, parts[0], relative)
     ]
     assert not wrong, "\n".join(wrong)
+    # With an __init__.py, nodes/ would shadow ComfyUI's own nodes.py wherever our root is on sys.path.
+    assert not (ROOT / "nodes/__init__.py").exists()
 
 
 # Package of the trainer -> the packages that it may import. Modules beside the packages may import all.
@@ -120,11 +122,6 @@ def test_the_trainers_packages_import_one_way() -> None:
         if not set(parts[1:2]) <= ALLOWED[name.split("/")[1]]
     ]
     assert not wrong, "\n".join(wrong)
-
-
-def test_nodes_is_no_package() -> None:
-    """With an __init__.py, nodes/ would shadow ComfyUI's own nodes.py wherever our root is on sys.path."""
-    assert not (ROOT / "nodes/__init__.py").exists()
 
 
 @pytest.mark.parametrize("readme", READMES)
@@ -169,30 +166,17 @@ def source(module: str) -> Path:
     return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-# One process for all of them: each would import torch anew.
+# One process for all commands: each would import torch anew.
 HELP = """
 import contextlib, io, json, runpy, sys
-said = {}
+texts = {}
 for line in sys.argv[1:]:
     module, *_ = sys.argv = [*line.split(), "--help-all" if line.startswith("trainer") else "--help"]
-    out = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out):
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        assert not end.code, (line, end.code)
-    said[line] = out.getvalue()
-print(json.dumps(said))
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    texts[line] = out.getvalue()
+print(json.dumps(texts))
 """
-
-
-def usages(lines: set[str]) -> dict[str, str]:
-    """What `python -m LINE --help` prints, with all flags, of each line."""
-    done = python("-c", HELP, *sorted(lines))
-    assert done.returncode == 0, done.stdout
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert all("usage: " in text for text in said.values()), said
-    return said
 
 
 def test_documented_commands_exist() -> None:
@@ -214,18 +198,14 @@ def test_documented_commands_exist() -> None:
                 flags = set(re.findall(r"(?<!\S)(--sweep\.set|--[\w.-]+)", rest)) - {"--help"}
                 if flags or module == "trainer":
                     asked.append((f"{document}: {line}", f"{module} {stage or ''}".strip(), flags))
-    said = usages({command for _, command, _ in asked})
-    for where, command, flags in asked:
-        known = set(re.findall(r"--[\w.-]+", said[command]))
-        assert flags <= known, f"{where}: no {flags - known}"
-
-
-def test_documented_modules_exist() -> None:
-    """Inside sentences as well."""
-    for document in tracked(".md"):
-        text = (ROOT / document).read_text("utf-8")
-        for module in re.findall(rf"\bpython -m ((?:{'|'.join(RUN)})[\w.]*\w)", text):
+        for module in re.findall(rf"\bpython -m ((?:{'|'.join(RUN)})[\w.]*\w)", (ROOT / document).read_text("utf-8")):
             assert module == "benchmarks.NAME" or source(module).is_file(), f"{document}: python -m {module}"
+    done = python("-c", HELP, *sorted({command for _, command, _ in asked}))
+    assert done.returncode == 0, done.stdout
+    texts = json.loads(done.stdout.splitlines()[-1])
+    for where, command, flags in asked:
+        unknown = flags - set(re.findall(r"--[\w.-]+", texts[command]))
+        assert "usage: " in texts[command] and not unknown, f"{where}: no {unknown}"
 
 
 def test_both_languages_say_the_same_commands() -> None:
