@@ -25,7 +25,7 @@ from trainer.corpus.pairs import read_pairs
 from trainer.models.freezing import frozen_depth
 from trainer.models.teacher import teacher_from_recipe
 from trainer.models.tokenizer import load_tokens
-from trainer.report.baselines import teacher_targets
+from trainer.report.score import teacher_targets
 from trainer.training import checkpoint, setup
 from trainer.training.loop import clip_gradient
 

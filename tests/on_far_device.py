@@ -30,9 +30,8 @@ from trainer.corpus import stage as corpus
 from trainer.corpus.pairs import Pair
 from trainer.models.student import Student, load_student
 from trainer.models.teacher import Teacher, load_teacher
-from trainer.report import baselines
-from trainer.report.baselines import Baselines, teacher_targets
-from trainer.report.score import score
+from trainer.report import score as scoring
+from trainer.report.score import Baselines, score, teacher_targets
 from trainer.training import checkpoint, setup
 from trainer.training import loop as training
 from zhclip import artifact as fmt
@@ -73,7 +72,7 @@ def of_scoring(folder: Path, planted: bool) -> None:
     teacher, student = far_encoders(folder)
     train, dev = build_cache(folder, teacher, student), build_cache(folder, teacher, student, None)
     if planted:
-        baselines.Baselines.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
+        scoring.Baselines.predict = lambda self, states, nearest: {"ridge": states.to(NAME), "constant": states}  # type: ignore
     baseline = Baselines(train, 1e-3, teacher_targets(teacher, PAIRS))
     report, _ = score(student, [(dev, baseline)], PAIRS)
     assert set(report["baselines"]) == {"constant", "nearest", "untrained", "ridge"}

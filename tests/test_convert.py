@@ -117,8 +117,8 @@ def vocabulary(pieces: list[str]) -> Callable[[Path], None]:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {  # and what the message names
     "AltDiffusion": (xlm_r, "'xlm-roberta'"),
-    "no vocabulary": (vocabulary(["a", "b"]), "[CLS]"),
-    "another vocabulary": (vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str, range(400))]), "404 tokens"),
+    "no vocabulary": (vocabulary(["a", "b"]), "tokenizer"),
+    "another vocabulary": (vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str, range(400))]), "404"),
     "no weights": (lambda folder: (folder / "text_encoder" / "model.safetensors").unlink(), "text_encoder"),
     "no folder": (shutil.rmtree, "--source"),
 }
@@ -134,7 +134,7 @@ def test_a_source_that_cannot_be_run_is_refused_in_one_line(
     out = tmp_path / "out" / "encoder.safetensors"
     assert main(command(copy, "taiyi", out)) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("convert: ") and name in line and str(copy) in line
+    assert line.startswith("convert: ") and name in line
     assert not out.parent.exists()
 
 

@@ -145,7 +145,6 @@ def test_models_and_datasets_of_the_hub_are_linked(
             [],
             "0.500",
         ),
-        ({}, ["--repo", "a/b/c"], "--repo a/b/c"),
         ({}, ["--run", ""], "--run"),
         ({}, ["--run", "nowhere"], "nowhere"),
     ],

@@ -16,8 +16,7 @@ from trainer.base.recipe import SettingsError
 from trainer.corpus.pairs import read_pairs
 from trainer.report import captions
 from trainer.report.captions import Caption
-from trainer.report.charts import Axis, LineChart, averaged
-from trainer.report.page import page
+from trainer.report.page import Axis, averaged, chart, page
 from trainer.report.tables import LABELS, LANGUAGES, WORDS, verdict
 from trainer.training import metrics
 
@@ -147,9 +146,8 @@ def test_charts_hold_what_they_are_given() -> None:
     rising = [(float(step), float(step)) for step in range(5000)]
     assert len(averaged(rising)) <= 240 and averaged(rising[:30]) == rising[:30]
     assert averaged(rising)[0] == (20.0, 10.0) and averaged(rising)[-1][0] == 4999
-    chart = LineChart.from_points({"aligned": [(0, -0.5), (10, 0.5)], "dev": [(10, 0.4)]})
-    assert [name for name, _ in chart.lines] == ["aligned", "dev"]
-    assert all(0 < y < 260 for _, points in chart.lines for _, y in points)
+    _, _, lines = chart({"aligned": [(0, -0.5), (10, 0.5)], "dev": [(10, 0.4)]})
+    assert list(lines) == ["aligned", "dev"] and all(0 < y < 260 for points in lines.values() for _, y in points)
 
 
 @pytest.mark.parametrize("text", [None, "", "zh\ten\n", "\t".join(Caption._fields) + "\nonly\n"])

@@ -10,8 +10,7 @@ from torch.nn.functional import normalize
 
 from trainer.base.recipe import TrainSettings
 from trainer.cache.shards import Cache
-from trainer.report.baselines import Baselines
-from trainer.report.score import measure, retrieval, zone_masks, zone_means
+from trainer.report.score import Baselines, measure, retrieval, zone_masks, zone_means
 from trainer.training.losses import contrast_loss, cosine_loss
 from trainer.training.schedule import DivergedError, check_divergence, learning_rate, total_steps
 from zhclip.vectors import sentence_vector

@@ -18,7 +18,7 @@ from trainer.cache.shards import Cache
 from trainer.cache.standardise import standardised_teacher
 from trainer.models.student import Student
 from trainer.training.losses import cosine_loss
-from trainer.training.trained import TrainedRun
+from trainer.training.setup import TrainedRun
 from zhclip.artifact import load
 from zhclip.vectors import unit
 

@@ -36,8 +36,7 @@ from trainer.training import checkpoint, metrics, setup
 from trainer.training import loop as train
 from trainer.training.dev import DevMetrics
 from trainer.training.losses import Loss, cosine_loss
-from trainer.training.setup import make_accelerator
-from trainer.training.trained import TrainedRun
+from trainer.training.setup import TrainedRun, make_accelerator
 from zhclip.artifact import Artifact, load
 from zhclip.device import best_precision, usable_gpu
 

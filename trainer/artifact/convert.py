@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from zhclip.artifact import save
 from zhclip.schema import CorpusInfo, PartInfo, TeacherInfo
 
@@ -48,7 +46,6 @@ def convert_published(settings: ConvertSettings, progress: Listener | None = Non
     masked = bool(read_config(folder, FLAG).get("use_attention_mask")) or not is_pipeline
     download_weights(source, FLAG, progress)
     bert, tokenizer = load_bert(folder, FLAG), read_tokenizer(path, FLAG)
-    check_vocabulary(tokenizer, bert.dimensions.vocabulary, where)
     positions, width = bert.dimensions.positions, bert.dimensions.width
     longest = min(tokenizer.model_max_length, PIPELINE_WINDOW) if is_pipeline else CLIP_WINDOW
     window = settings.window or min(longest, positions)
@@ -72,13 +69,3 @@ def convert_published(settings: ConvertSettings, progress: Listener | None = Non
     padding = "masked" if masked else "not masked"
     log.info(f"convert: {out}, {out.stat().st_size / 1e6:.0f} MB, {window} positions, padding {padding}")
     return out
-
-
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, where: str) -> None:
-    """Raise ModelError unless the encoder has an embedding of each token, BERT's special ones among them."""
-    if tokenizer.vocab_size > rows:
-        raise ModelError(f"{where}: its tokenizer has {tokenizer.vocab_size} tokens and the encoder {rows} rows")
-    for name in (tokenizer.cls_token, tokenizer.sep_token, tokenizer.pad_token, tokenizer.unk_token):
-        # transformers appends what a vocabulary lacks, with an id that the encoder never learnt
-        if name is None or tokenizer.convert_tokens_to_ids(name) >= tokenizer.vocab_size:
-            raise ModelError(f"{where}: its tokenizer is no BERT's, its vocabulary lacks {name}")

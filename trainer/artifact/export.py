@@ -28,7 +28,7 @@ from ..models.teacher import Teacher
 from ..models.tokenizer import compare_tokenizers
 from ..progress import Listener, track
 from ..report.tables import verdict
-from ..training.trained import TrainedRun, strategy_name
+from ..training.setup import TrainedRun, strategy_name
 
 # Norm of a vector's difference from the trained model's over the vector's own: fp32 arithmetic, or rounding to fp16.
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData, get_token
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from zhclip.artifact import Artifact, load
 from zhclip.schema import Meta
@@ -65,10 +64,6 @@ def publish_run(settings: PublishSettings, progress: Listener | None = None) -> 
 
 def repository(given: str) -> str:
     """OWNER/NAME of --repo or of its default; the owner is by default who is logged in. Raises SettingsError."""
-    try:
-        validate_repo_id(given)
-    except HFValidationError as error:
-        raise SettingsError(f"--repo {given}: not a name that the hub allows ({error})") from error
     if "/" in given:
         return given
     try:
@@ -81,15 +76,12 @@ def repository(given: str) -> str:
 def require_aligned(meta: Meta, path: Path) -> None:
     """Raise PublishError unless the encoder's report shows that it is aligned."""
     if not meta.report:
-        raise PublishError(
-            f"{path}: it has no report, so its quality is unknown; publish an encoder that the evaluate and export "
-            "stages wrote"
-        )
+        raise PublishError(f"{path}: no report says how good it is; publish an encoder that the export stage wrote")
     loss, constant = meta.report["loss"]["all"], meta.report["baselines"]["constant"]["all"]
     if not loss < constant:
         raise PublishError(
-            f"{path}: it is not aligned, its loss of {loss:.3f} is no better than a constant's {constant:.3f}, so "
-            "pictures would ignore the prompt; train longer or with other settings, and export again"
+            f"{path}: its loss of {loss:.3f} is no better than a constant's {constant:.3f}, so pictures would ignore "
+            "the prompt; train longer or with other settings, and export again"
         )
 
 

@@ -26,12 +26,11 @@ from ..models.student import Student, load_student
 from ..models.teacher import Teacher, load_teacher
 from ..progress import Listener
 from ..training import metrics
-from ..training.trained import TrainedRun, strategy_name
+from ..training.setup import TrainedRun, strategy_name
 from . import captions
-from .baselines import Baselines, teacher_targets
 from .captions import Caption
 from .page import page
-from .score import score
+from .score import Baselines, score, teacher_targets
 from .tables import to_markdown
 
 logger = logging.getLogger(__name__)

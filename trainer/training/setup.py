@@ -1,4 +1,4 @@
-"""Opens a training: the student prepared for its strategy, and all that a step reads and changes."""
+"""Opens a training, the student prepared for its strategy and all that a step reads and changes; and a trained run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from zhclip.device import best_precision
+from zhclip.structure import Structure
 
 from ..base.device import processes
 from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import check_settings
 from ..cache.shards import POOLED, Cache
+from ..cache.standardise import standardised_teacher
 from ..models.freezing import frozen_depth, prepare
 from ..models.student import Student, student_from_recipe
+from ..models.teacher import Teacher
 from ..progress import Listener
 from . import checkpoint
 from .data import Batch, caption_batch, microbatches, read_ahead
@@ -106,11 +109,8 @@ class Training:
 
 def make_accelerator(train: TrainSettings) -> Accelerator:
     """Accelerate's object for devices, precision and gradient accumulation."""
-    return Accelerator(
-        cpu=processes().device.type == "cpu",
-        mixed_precision=precision(train),
-        gradient_accumulation_steps=train.accumulate,
-    )
+    cpu = processes().device.type == "cpu"
+    return Accelerator(cpu=cpu, mixed_precision=precision(train), gradient_accumulation_steps=train.accumulate)
 
 
 @contextmanager
@@ -136,10 +136,8 @@ def open_student(
 
     Raises SettingsError.
     """
-    train = recipe.train
-    student = student_from_recipe(recipe, device, progress)
-    depth = frozen_depth(train, student.depth)
-    cache = Cache.open(recipe.cache_folder / "train", depth, train.pad_positions)
+    train, student = recipe.train, student_from_recipe(recipe, device, progress)
+    cache = Cache.open(recipe.cache_folder / "train", frozen_depth(train, student.depth), train.pad_positions)
     peft_model = prepare_student(student, cache, train)
     return student.to(device), peft_model, cache
 
@@ -151,10 +149,8 @@ def prepare_student(student: Student, cache: Cache, train: TrainSettings) -> Any
     """
     ridge_start = train.start == "ridge" or train.strategy == "ridge"
     if not ridge_start and cache.width != student.bert.dimensions.width:
-        raise SettingsError(
-            f"the student is {student.bert.dimensions.width} wide and the teacher {cache.width}: "
-            "only --train.start ridge brings the map between them"
-        )
+        widths = f"the student is {student.bert.dimensions.width} wide and the teacher {cache.width}"
+        raise SettingsError(f"{widths}: only --train.start ridge brings the map between them")
     prefixes = ["", POOLED] if cache.pooled_width else [""]
     maps = [cache.ridge(train.ridge_lambda, prefix) for prefix in prefixes] if ridge_start else [None]
     with torch.random.fork_rng([]):  # seeded for the adapters
@@ -171,12 +167,9 @@ def train_processes(train: TrainSettings) -> int:
 
 def check_batch(train: TrainSettings, processes: int) -> None:
     """Raise SettingsError unless a step's batch can be split over passes and processes."""
-    parts = train.accumulate * processes
-    if train.batch % parts:
-        raise SettingsError(
-            f"--train.batch {train.batch} is not a multiple of {parts} (--train.accumulate {train.accumulate} "
-            f"times {processes} processes)"
-        )
+    if train.batch % (train.accumulate * processes):
+        parts = f"--train.accumulate {train.accumulate} times {processes} processes"
+        raise SettingsError(f"--train.batch {train.batch} is not a multiple of {parts}")
 
 
 def precision(train: TrainSettings) -> str:
@@ -194,10 +187,8 @@ def fits_on(device: torch.device, size: int) -> bool:
 
 def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
     """Settings that the weights depend on."""
-    train = asdict(recipe.train)
-    for name in ("epochs", "save_every", "accumulate", "dev_every"):
-        del train[name]
-    return train | {
+    unrelated = ("epochs", "save_every", "accumulate", "dev_every")
+    return {name: value for name, value in asdict(recipe.train).items() if name not in unrelated} | {
         "precision": precision(recipe.train),  # the one that auto chose on this device
         "steps": steps,
         "rows": len(cache),
@@ -205,3 +196,50 @@ def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
         "student": recipe.student.model,
         "teacher": recipe.teacher.model,
     }
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The student with its final weights and structure, PEFT's model for lora, the teacher, and the training cache.
+
+    Where the teacher's hidden states are standardised, the outputs of student and teacher are.
+    """
+
+    student: Student
+    adapter: Any
+    teacher: Teacher
+    cache: Cache
+
+    @classmethod
+    def open(cls, recipe: Recipe, device: str, progress: Listener | None = None) -> TrainedRun:
+        """Raises SettingsError when training has not finished."""
+        path = checkpoint.final(recipe.folder / "checkpoints")
+        learns = total_steps(recipe.train, rows=1) > 0
+        if learns and not path.is_file():
+            raise SettingsError(f"{path}: missing; run the train stage first, or the same `run` command to continue")
+        student, adapter, cache = open_student(recipe, device, progress)
+        if learns:
+            checkpoint.restore(path, student)
+        student.requires_grad_(False).train(False)
+        teacher = standardised_teacher(recipe, device, progress)
+        student.structure, student.pooled = build_structure(teacher, cache)
+        return cls(student, adapter, teacher, cache)
+
+
+def build_structure(teacher: Teacher, cache: Cache) -> tuple[Structure, Structure | None]:
+    """What the file stores of the teacher's outputs beside the weights, for the hidden states and the pooled vector.
+
+    The empty prompt's output; position 0, which a causal teacher has the same for every prompt; the mean norms.
+    """
+    targets, pooled = teacher.encode([""])
+    empty = targets[0].cpu()  # (W, D)
+    position0 = empty[0].clone() if teacher.causal else None
+    structure = Structure(position0=position0, empty=empty, norms=cache.norms(), widths=teacher.widths)
+    if pooled is None:
+        return structure, None
+    return structure, Structure(empty=pooled.cpu(), norms=cache.norms(POOLED))
+
+
+def strategy_name(train: TrainSettings) -> str:
+    """unfreeze, lora or ridge; preceded by `ridge+` where training starts from the ridge map."""
+    return f"ridge+{train.strategy}" if train.start == "ridge" and train.strategy != "ridge" else train.strategy
