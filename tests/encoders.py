@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,28 +25,20 @@ WINDOW = 16
 WIDTH = 32
 
 
+def sizes(width: int, layers: int, heads: int, **more: int) -> dict[str, Any]:
+    """Sizes by the names of transformers' configurations."""
+    names = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+    return {**names, "num_attention_heads": heads, **more}
+
+
 def student(folder: Path, width: int = WIDTH, seed: int = 1, layers: int = 3, heads: int = 4, size: int = 0) -> Path:
     """A whole ChineseCLIPModel with a BERT vocabulary over the characters of the captions, filled up to `size`."""
     torch.manual_seed(seed)
     characters = sorted({c for zh, en in captions() for c in (zh + en).lower() if not c.isspace()})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *characters, *(f"##{c}" for c in characters if c.isascii())]
     vocabulary += [f"[unused{i}]" for i in range(size - len(vocabulary))]
-    text = dict(
-        vocab_size=len(vocabulary),
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=512 if size else 80,
-    )
-    vision = dict(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=16,
-        patch_size=8,
-    )
+    text = sizes(width, layers, heads, vocab_size=len(vocabulary), max_position_embeddings=512 if size else 80)
+    vision = sizes(16, 1, 2, image_size=16, patch_size=8)
     ChineseCLIPModel(ChineseCLIPConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
     _bert_tokenizer(folder, vocabulary)
     return folder
@@ -56,15 +49,8 @@ def bert_teacher(folder: Path, width: int = WIDTH, seed: int = 2) -> Path:
     torch.manual_seed(seed)
     words = sorted({w.strip(".,!?'\"").lower() for _, en in captions() for w in en.split()} - {""})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", ",", *words]
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=80,
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    config = sizes(width, 2, 4, vocab_size=len(vocabulary), max_position_embeddings=80)
+    BertModel(BertConfig(**config), add_pooling_layer=False).save_pretrained(folder)
     _bert_tokenizer(folder, vocabulary)
     return folder
 
@@ -93,18 +79,10 @@ def clip_teacher(folder: Path, width: int = WIDTH, seed: int = 3, layers: int = 
 
 def clip_config(vocabulary: dict[str, int], width: int, layers: int) -> CLIPTextConfig:
     """Of a CLIP text encoder with 77 positions."""
-    end = vocabulary["<|endoftext|>"]
-    return CLIPTextConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 64) if width >= 64 else 4,
-        max_position_embeddings=77,
-        bos_token_id=vocabulary["<|startoftext|>"],
-        eos_token_id=end,
-        pad_token_id=end,
-    )
+    end, heads = vocabulary["<|endoftext|>"], max(1, width // 64) if width >= 64 else 4
+    special = {"bos_token_id": vocabulary["<|startoftext|>"], "eos_token_id": end, "pad_token_id": end}
+    size = sizes(width, layers, heads, vocab_size=len(vocabulary), max_position_embeddings=77)
+    return CLIPTextConfig(**size, **special)
 
 
 def sdxl_teacher(

@@ -19,13 +19,11 @@ NOBODY = "http://127.0.0.1:9"  # an endpoint that no server listens to
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_of_the_stand_in"
 PIECE = 1 << 16
-LARGE = 10_000  # bytes from which a file goes by git's large file storage
 Answer = tuple[int, dict[str, Any]]
 
 
 def settings(endpoint: str, home: Path) -> dict[str, str]:
-    """The environment of a process that asks the stand-in, and keeps what it brings in `home`. XET is off, since the
-    stand-in speaks LFS alone."""
+    """The environment of a process that asks the stand-in, and keeps what it brings in `home`. XET is off."""
     return {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
 
 
@@ -37,7 +35,6 @@ def serve(folder: Path, ranges: bool = True, sent: list[int] | None = None) -> I
     `sent` takes the bytes of each answer's body, as they go out.
     """
     asked: list[str] = []
-    blobs: dict[str, bytes] = {}
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -50,10 +47,12 @@ def serve(folder: Path, ranges: bool = True, sent: list[int] | None = None) -> I
             self.answer(body=True)
 
         def do_POST(self) -> None:
-            self.take(create)
-
-        def do_PUT(self) -> None:
-            self.take(store)
+            path, body = unquote(self.path.partition("?")[0]), self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(path)
+            status, content = 401, {"error": "Invalid username or password."}
+            if self.headers["Authorization"] == f"Bearer {TOKEN}":
+                status, content = post(folder, f"http://{self.headers['Host']}", path, body)
+            self.send(status, json.dumps(content).encode(), True)
 
         def answer(self, body: bool) -> None:
             path = unquote(self.path.partition("?")[0])
@@ -75,25 +74,6 @@ def serve(folder: Path, ranges: bool = True, sent: list[int] | None = None) -> I
                 self.send(206, (content or b"")[begin : end + 1], body, where)
             else:
                 self.send(200 if content is not None else 404, content if content is not None else b"{}", body)
-
-        def take(self, act: Any) -> None:
-            path, sent = unquote(self.path.partition("?")[0]), self.received()
-            asked.append(path)
-            if act is create and self.headers["Authorization"] != f"Bearer {TOKEN}":
-                status, content = 401, {"error": "Invalid username or password."}
-            else:
-                status, content = act(folder, blobs, f"http://{self.headers['Host']}", path, sent)
-            self.send(status, json.dumps(content).encode(), True)
-
-        def received(self) -> bytes:
-            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-                return self.rfile.read(int(self.headers["Content-Length"]))
-            chunks = []
-            while size := int(self.rfile.readline(), 16):
-                chunks.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(chunks)
 
         def send(self, status: int, content: bytes, body: bool, more: dict[str, str] | None = None) -> None:
             self.send_response(status)
@@ -136,28 +116,26 @@ def describe(folder: Path, model: str, tree: bool) -> bytes | None:
     return json.dumps(answer | {"siblings": [{"rfilename": name} for name in names]}).encode()
 
 
-def create(folder: Path, blobs: dict[str, bytes], endpoint: str, path: str, sent: bytes) -> Answer:
-    """What a POST makes: a repository, a verdict on a card, the way of each file, a commit."""
-    parts = path.strip("/").split("/")
+def post(folder: Path, endpoint: str, path: str, body: bytes) -> Answer:
+    """The hub's answer to a POST: a new repository, a verdict on a card, how files are sent, a commit."""
     if path == "/api/repos/create":
-        asked = json.loads(sent)
+        asked = json.loads(body)
         model = f"{asked.get('organization') or 'someone'}/{asked['name']}"
         exists = (folder / model).exists()
         (folder / model).mkdir(parents=True, exist_ok=True)
         return 409 if exists else 200, {"url": f"{endpoint}/{model}", "error": "You already created this model repo"}
     if path == "/api/validate-yaml":
-        return verdict(json.loads(sent)["content"])
-    if path.endswith(".git/info/lfs/objects/batch"):
-        return 200, {"transfer": "basic", "objects": [place(endpoint, o, blobs) for o in json.loads(sent)["objects"]]}
+        return verdict(json.loads(body)["content"])
+    parts = path.strip("/").split("/")
     if parts[4] == "preupload":
-        files = json.loads(sent)["files"]
-        modes = ["lfs" if file["size"] >= LARGE else "regular" for file in files]
-        return 200, {
-            "files": [{"path": f["path"], "uploadMode": m, "shouldIgnore": False} for f, m in zip(files, modes)]
-        }
+        modes = {"uploadMode": "regular", "shouldIgnore": False}
+        return 200, {"files": [{"path": file["path"], **modes} for file in json.loads(body)["files"]]}
     assert parts[4] == "commit", path
-    for line in sent.splitlines():
-        commit(folder / parts[2] / parts[3], blobs, **json.loads(line))
+    for line in map(json.loads, body.splitlines()):
+        if line["key"] == "file":
+            file = folder / parts[2] / parts[3] / line["value"]["path"]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(base64.b64decode(line["value"]["content"]))
     return 200, {"commitUrl": f"{endpoint}/{parts[2]}/{parts[3]}/commit/{COMMIT}", "commitOid": COMMIT}
 
 
@@ -166,27 +144,3 @@ def verdict(card: str) -> Answer:
     found = yaml.safe_load(card.split("---")[1])
     wrong = [name for name in ("license", "language") if not found.get(name)]
     return (400 if wrong else 200), {"errors": [{"message": f'"{name}" is required'} for name in wrong], "warnings": []}
-
-
-def place(endpoint: str, asked: dict[str, Any], blobs: dict[str, bytes]) -> dict[str, Any]:
-    """Where the bytes of a large file go; nowhere when they are here already."""
-    upload = {"actions": {"upload": {"href": f"{endpoint}/lfs/{asked['oid']}"}}}
-    return asked | ({} if asked["oid"] in blobs else upload)
-
-
-def commit(repository: Path, blobs: dict[str, bytes], key: str, value: dict[str, Any]) -> None:
-    """One line of a commit."""
-    if key == "header":
-        return
-    path = repository / value["path"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(blobs[value["oid"]] if key == "lfsFile" else base64.b64decode(value["content"]))
-
-
-def store(folder: Path, blobs: dict[str, bytes], endpoint: str, path: str, sent: bytes) -> Answer:
-    """Take the bytes of a large file, if they are those that were announced."""
-    oid = path.rpartition("/")[2]
-    if hashlib.sha256(sent).hexdigest() != oid:
-        return 400, {"error": "other bytes than announced"}
-    blobs[oid] = sent
-    return 200, {}

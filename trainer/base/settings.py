@@ -172,21 +172,15 @@ def corpus_name(corpus: CorpusSettings) -> str:
 
 
 def check_settings(folder: Path, settings: dict[str, Any], flag: str = "--run") -> None:
-    """Write `settings` to folder/settings.json, or raise SettingsError when it has other ones. `flag` names the folder
-    that they belong to."""
+    """Write `settings` to folder/settings.json, or raise SettingsError when it has others. `flag` names the folder."""
     path = folder / "settings.json"
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1, sort_keys=True))
         return
     earlier = read_json(path, f"delete {folder} and run the stage again")
-    changes = [
-        f"{key} was {earlier.get(key)!r} and is now {settings.get(key)!r}"
-        for key in sorted({*earlier, *settings})
-        if earlier.get(key) != settings.get(key)
-    ]
+    pairs = [(key, earlier.get(key), settings.get(key)) for key in sorted({*earlier, *settings})]
+    changes = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, old, new in pairs if old != new)
     if changes:
-        raise SettingsError(
-            f"{folder} was made with other settings: {'; '.join(changes)}. "
-            f"Use the old settings, another {flag}, or delete that folder."
-        )
+        hint = f"use the old settings, another {flag}, or delete that folder"
+        raise SettingsError(f"{folder} was made with other settings: {changes}; {hint}")

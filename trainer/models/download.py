@@ -1,8 +1,8 @@
 """Downloading the text encoders of a model on the hub, without its other weights.
 
-A safetensors file begins with a table of its tensors' byte ranges, so one tower of a two-tower model is a few ranges of
-the file: 0.5 GB of CLIP-L's 1.7. They are written into the hub's cache, as a safetensors file beside the model's
-configuration. Weights in another format are downloaded whole, in the same blocks.
+A safetensors file begins with a table of its tensors' byte ranges, so a two-tower model without its vision tower is a
+few ranges of the file: 0.5 GB of CLIP-L's 1.7. They are written into the hub's cache, as a safetensors file beside the
+model's configuration. Weights in another format are downloaded whole, in the same blocks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any
 
 from filelock import FileLock
 from huggingface_hub import hf_hub_url
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+from huggingface_hub.utils import HfHubHTTPError, build_hf_headers, hf_raise_for_status, http_backoff
 
 from ..progress import Counter, Listener
-from .load import HALF, TEXT, model_errors, prefix_of, resolve, text_encoder_folders, weight_files
+from .load import HALF, TEXT, model_errors, resolve, text_encoder_folders, weight_files
 
-ANCHORS = ("embeddings.token_embedding.weight", "embeddings.word_embeddings.weight")  # CLIP's, a BERT's
 BLOCK = 16_000_000  # bytes of one request
 TIMEOUT = 30  # seconds without an answer
 NAMES = ("model.safetensors", "pytorch_model.bin", HALF)  # of weights on the hub, in the order of preference
@@ -69,29 +68,25 @@ def remote_weights(model: str, snapshot: Path, folder: Path, endpoint: str | Non
     for name in NAMES:
         path = (folder / name).relative_to(snapshot).as_posix()
         url = hf_hub_url(model, path, revision=snapshot.name, endpoint=endpoint)
-        response = _request(url, 0, 8)
-        if response.status_code == 404:
+        try:
+            start, size = fetch(url, 0, 8)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
             continue
-        start = 8 + int.from_bytes(_content(response, 8), "little")  # of a safetensors file's tensors
-        if name.endswith(".safetensors"):
-            header, ranges = select(json.loads(_content(_request(url, 8, start), start - 8)), start)
-            if header:
-                return Weights(folder / TEXT, url, header, ranges)
-        return Weights(folder / name, url, b"", [(0, int(response.headers["Content-Range"].rpartition("/")[2]))])
+        if not name.endswith(".safetensors"):
+            return Weights(folder / name, url, b"", [(0, size)])
+        length = int.from_bytes(start, "little")
+        return Weights(folder / TEXT, url, *without_vision(json.loads(fetch(url, 8, 8 + length)[0]), 8 + length))
     raise FileNotFoundError(f"it has none of {', '.join(NAMES)}")
 
 
-def select(header: dict[str, Any], start: int) -> tuple[bytes, list[tuple[int, int]]]:
-    """The text encoder of a safetensors file: a header for it alone, and the byte ranges of its tensors.
+def without_vision(header: dict[str, Any], start: int) -> tuple[bytes, list[tuple[int, int]]]:
+    """A safetensors file without its vision tower: its first bytes, and its tensors' byte ranges in the whole file.
 
-    header: the file's own; start: where its tensors begin. Both empty if it holds no text encoder.
+    header: of the whole file; start: where its tensors begin.
     """
-    prefix = next((p for p in (prefix_of(header, anchor) for anchor in ANCHORS) if p is not None), None)
-    if prefix is None:
-        return b"", []
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    if any(name.startswith("vision_model.") for name in tensors):  # else the file is a text encoder and its projection
-        tensors = {name: entry for name, entry in tensors.items() if name.startswith(prefix)}
+    tensors = {name: entry for name, entry in header.items() if not name.startswith(("vision_model.", "__metadata__"))}
     own: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     ranges: list[tuple[int, int]] = []
     size = 0
@@ -114,33 +109,26 @@ def download(weights: Weights, stage: str, progress: Listener | None) -> None:
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.is_file():  # another process has downloaded it
             return
-        partial.touch()
-        with partial.open("r+b") as file:
-            # The folder is named by the commit, so only another version of this code wrote another header.
-            if file.read(len(weights.header)) != weights.header:
+        with partial.open("ab") as file:
+            if file.tell() < len(weights.header):
                 file.truncate(0)
-                file.seek(0)
                 file.write(weights.header)
-            counter = Counter(stage, weights.size, progress, file.seek(0, os.SEEK_END))
+            counter = Counter(stage, weights.size, progress, file.tell())
             skip = file.tell() - len(weights.header)
             for begin, end in weights.ranges:
                 for first in range(begin + skip, end, BLOCK):
-                    last = min(first + BLOCK, end)
-                    counter.add(file.write(_content(_request(weights.url, first, last), last - first)))
+                    counter.add(file.write(fetch(weights.url, first, min(first + BLOCK, end))[0]))
                 skip = max(0, skip - (end - begin))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
 
 
-def _request(url: str, begin: int, end: int) -> Any:
-    """The server's response to a request for the bytes begin to end - 1."""
+def fetch(url: str, begin: int, end: int) -> tuple[bytes, int]:
+    """The bytes begin to end - 1 of a file, and the file's size. Raises OSError."""
     headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={begin}-{end - 1}"}
-    return http_backoff("GET", url, headers=headers, timeout=TIMEOUT)
-
-
-def _content(response: Any, size: int) -> bytes:
+    response = http_backoff("GET", url, headers=headers, timeout=TIMEOUT)
     hf_raise_for_status(response)
-    if response.status_code != 206 or len(response.content) != size:
+    if response.status_code != 206 or len(response.content) != end - begin:
         raise OSError("the server does not return the part of the file that was asked for")
-    return response.content
+    return response.content, int(response.headers["Content-Range"].rpartition("/")[2])

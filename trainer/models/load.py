@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -71,10 +71,7 @@ class HiddenBar(tqdm):
 
 def resolve(model: str, flag: str, patterns: list[str] | None = None, endpoint: str | None = None) -> Path:
     """A local folder or file, or a hub id's folder in the hub's cache, after a download of its configuration and
-    tokenizer, or of the files that match `patterns`.
-
-    endpoint: address of the hub; None: huggingface_hub's own. Raises ModelError.
-    """
+    tokenizer, or of the files that match `patterns`, from the hub at `endpoint`. Raises ModelError."""
     path = Path(model)
     if os.path.exists(path):  # Path.exists raises for a name that is too long for the system
         return path
@@ -90,8 +87,7 @@ def read_config(folder: Path, flag: str) -> dict[str, Any]:
     """The folder's config.json. Raises ModelError."""
     path = folder / "config.json"
     with model_errors(f"--{flag} {path}: no configuration in Hugging Face layout"):
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return config | {}  # raises for another JSON value than an object
+        return dict[str, Any](json.loads(path.read_text(encoding="utf-8")).items())
 
 
 def read_tokenizer(folder: Path, flag: str) -> PreTrainedTokenizerBase:
@@ -153,19 +149,12 @@ def _read_torch_file(file: Path) -> Tensors:
     return tensors
 
 
-def prefix_of(names: Iterable[str], anchor: str) -> str | None:
-    """The text before `anchor` in the shortest name that ends with it, or None."""
-    ending = min((name for name in names if name.endswith(anchor)), key=len, default=None)
-    return None if ending is None else ending[: -len(anchor)]
-
-
 def text_encoder_tensors(tensors: Tensors, anchor: str) -> Tensors:
     """Copies in fp32 of the float tensors whose names begin as that of the tensor `anchor` does, by the rest of their
-    names; {} without an anchor. The prefix depends on the model's class and version: `text_model.`, `bert.` or none."""
-    prefix = prefix_of(tensors, anchor)
-    chosen = {} if prefix is None else {name: t for name, t in tensors.items() if name.startswith(prefix)}
-    floats = {name[len(prefix or "") :]: t for name, t in chosen.items() if t.is_floating_point()}
-    return {name: tensor.to(torch.float32, copy=True) for name, tensor in floats.items()}
+    names. That prefix depends on the model's class and version: `text_model.`, `bert.` or none."""
+    prefix = min((name for name in tensors if name.endswith(anchor)), key=len, default=anchor).removesuffix(anchor)
+    floats = {name: t for name, t in tensors.items() if name.startswith(prefix) and t.is_floating_point()}
+    return {name.removeprefix(prefix): tensor.to(torch.float32, copy=True) for name, tensor in floats.items()}
 
 
 def load_bert(folder: Path, flag: str, weights: bool = True) -> Bert:

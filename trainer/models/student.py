@@ -31,10 +31,7 @@ class Ridge(NamedTuple):
 
 
 class Student(nn.Module):
-    """A BERT without dropout, with an optional projection after it.
-
-    Without dropout a frozen layer's output can be computed once.
-    """
+    """A BERT without dropout, so that a frozen layer's output can be computed once, and an optional projection."""
 
     def __init__(self, bert: Bert, tokens: PromptTokenizer, mask_padding: bool = True) -> None:
         super().__init__()
@@ -63,7 +60,7 @@ class Student(nn.Module):
         return self.bert.dimensions.layers
 
     def set_projection(self, ridge: Ridge, pooled: Ridge | None = None) -> None:
-        """Put a trainable map and bias after the last layer, and others for the pooled vector, if there is one."""
+        """Put a trainable map and bias after the last layer, and others for the pooled vector if `pooled` is given."""
         self.proj_weight, self.proj_bias = (nn.Parameter(tensor.clone()) for tensor in ridge)
         if pooled is not None:
             self.pooled_weight, self.pooled_bias = (nn.Parameter(tensor.clone()) for tensor in pooled)
