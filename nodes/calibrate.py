@@ -96,19 +96,19 @@ class ZhCLIPCalibrate(io.ComfyNode):
             )
         encoder = encoder_of(zhclip)
         teacher = Teacher(clip, kind_of(encoder.meta.keys))
-        artifact = dataclasses.replace(load(encoder.path), **encoder.changes)
+        artifact = dataclasses.replace(load(encoder.path), **encoder.overrides)
         name = source_files(cls.hidden.prompt, cls.hidden.unique_id)
         layers = fit(zhclip, artifact, teacher, pairs)
         report = [f"{os.path.basename(encoder.path)} and the CLIP of {name}: {pairs} pairs."]
         report += [layer_report(LAYER_TITLES[key], layer) for key, layer in layers.items()]
-        changes = changes_of(artifact, layers, name, teacher)
+        fields = calibrated_fields(artifact, layers, name, teacher)
         calibrated = zhclip
-        if not changes:
+        if not fields:
             report.append("Calibration does not help here: the encoder goes out as it came in, and no file is written.")
         elif target is None:
-            calibrated = load_in_place_of(zhclip, encoder.path, {**encoder.changes, **changes})
+            calibrated = load_in_place_of(zhclip, encoder.path, {**encoder.overrides, **fields})
         else:
-            save(dataclasses.replace(artifact, **changes), target)
+            save(dataclasses.replace(artifact, **fields), target)
             calibrated = load_in_place_of(zhclip, str(target))
             report.append(f"Saved as {target}.")
         text = "\n".join(report)
@@ -126,7 +126,7 @@ def layer_report(title: str, layer: LayerFit) -> str:
     )
 
 
-def changes_of(artifact: Artifact, layers: dict[str, LayerFit], name: str, teacher: Teacher) -> dict[str, Any]:
+def calibrated_fields(artifact: Artifact, layers: dict[str, LayerFit], name: str, teacher: Teacher) -> dict[str, Any]:
     """Fields of the artifact that the calibration replaces, its metadata among them; empty where it does not help."""
     improved = {key: layer.new.tensors() for key, layer in layers.items() if layer.improves(MIN_GAIN)}
     if not improved:
@@ -135,12 +135,12 @@ def changes_of(artifact: Artifact, layers: dict[str, LayerFit], name: str, teach
     figures: dict[str, Any] = {key: layer.figures() for key, layer in layers.items()}
     figures |= {"applied": sorted(improved), "from": dataclasses.asdict(meta.teacher), "to": name}
     meta = dataclasses.replace(meta, report={**meta.report, "calibration": figures})
-    changes: dict[str, Any] = {key: improved[key] for key in ("skip", "pooled") if key in improved}
+    fields: dict[str, Any] = {key: improved[key] for key in ("skip", "pooled") if key in improved}
     if "last" in improved:
         info = TeacherInfo(name, teacher.sha256(), meta.teacher.layer, meta.teacher.width)
         meta = dataclasses.replace(meta, teacher=info, position0="stored")
-        changes["structure"] = improved["last"]
-    return {**changes, "meta": meta}
+        fields["structure"] = improved["last"]
+    return {**fields, "meta": meta}
 
 
 def source_files(prompt: Any, node: Any) -> str:
@@ -180,14 +180,14 @@ def fit(zhclip: Any, artifact: Artifact, teacher: Teacher, count: int) -> dict[s
     interrupts.
     """
     from .host.bert import SKIP_LAYER
-    from .host.clip import encoder_of, place
+    from .host.clip import encoder_of, load_together
     from .host.teacher import with_progress
 
     check_match(zhclip, artifact, teacher)
     encoder, meta = encoder_of(zhclip), artifact.meta
-    device = place(zhclip, teacher.clip)
+    device = load_together(zhclip, teacher.clip)
     whole_every = WHOLE_EVERY if meta.mask_padding else 1  # unmasked padding changes the text's own states
-    labelled_batches = [
+    batches_by_use = [
         (use, batch)
         for use, pairs in read_pairs(count).items()
         for batch in batches(token_pairs(zhclip, teacher, pairs, meta.window), meta.window, whole_every)
@@ -200,7 +200,7 @@ def fit(zhclip: Any, artifact: Artifact, teacher: Teacher, count: int) -> dict[s
         layers["skip"] = LayerFit(projections.get("skip", projections["structure"]), empty["skip"][0])
     if "pooled" in projections:
         layers["pooled"] = LayerFit(projections["pooled"], empty["pooled"][0], constant_first=False)
-    for use, batch in with_progress(labelled_batches):
+    for use, batch in with_progress(batches_by_use):
         # A CPU with bf16 instructions multiplies in bf16 several times as fast; no effect on a GPU.
         with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
             last, skip = encoder.states(batch.ids("zh"), device)

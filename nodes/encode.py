@@ -69,7 +69,7 @@ class ZhCLIPTextEncode(io.ComfyNode):
         encoders = {"zh": zhclip, "en": clip}
         encoded = [encode(encoders[segment.language], segment.prompt) for segment in segments]
         languages = [segment.language for segment in segments]
-        return io.NodeOutput(join(encoded, languages.index("zh") if "zh" in languages else 0))
+        return io.NodeOutput(concatenate(encoded, languages.index("zh") if "zh" in languages else 0))
 
 
 def check_checkpoint_clip(clip: Any, keys: tuple[str, ...], field: str = "clip") -> None:
@@ -96,7 +96,7 @@ def encode(clip: Any, text: str) -> list[ConditioningEntry]:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def join(conditionings: list[list[ConditioningEntry]], main: int) -> list[ConditioningEntry]:
+def concatenate(conditionings: list[list[ConditioningEntry]], main: int) -> list[ConditioningEntry]:
     """Concatenate conditionings along the token axis, in order, as the stock Conditioning (Concat) does.
 
     The pooled vector and other values are those of conditioning number `main`; hooks are those of all. Raises

@@ -68,7 +68,7 @@ def inspect(zhclip: Any, text: str) -> Page:
     warning = alignment_warning(encoder.meta)
     if warning:
         page.warning(f"this file {warning}.")
-    if encoder.changes:
+    if encoder.overrides:
         page.warning("calibrated in memory since it was loaded: the report below is of the file.")
     write_prompt(page, text)
     for number, window in enumerate(windows, 1):

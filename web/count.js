@@ -1,9 +1,9 @@
 // The line under a prompt box: tokens per window, unknown pieces, and the prompt as it is read.
 
 import { api } from "../../scripts/api.js";
-import { encoder, held } from "./upstream.js";
+import { encoder, widgetValue } from "./upstream.js";
 import { panel, part, removePanel } from "./panel.js";
-import { locale, say } from "./words.js";
+import { locale, translate } from "./words.js";
 
 const PANEL = "zhclip_count";
 const RETRY = 10000; // milliseconds
@@ -11,33 +11,33 @@ const HEIGHTS = { figures: 30, prompt: 68 }; // the figures alone, or with two l
 const PROMPTS = { ZhCLIPTextEncode: "zhclip", CLIPTextEncode: "clip" }; // node -> the input by which its encoder comes
 const NAMES = { zh: "ZhCLIP", en: "CLIP" };
 
-/** What the server should be asked about a node, or the key of a sentence, or undefined for a node that is not ours. */
-function question(node) {
+/** The body of a request about a node, or the key of a sentence, or undefined for a node that is not ours. */
+function requestFor(node) {
   const index = node.inputs?.findIndex((input) => input.name === PROMPTS[node.comfyClass]);
-  const found = index >= 0 ? encoder(node, index) : undefined;
-  if (!found && node.comfyClass === "CLIPTextEncode") return undefined;
-  if (!found) return "no_encoder";
-  const text = held(node, "text");
+  const source = index >= 0 ? encoder(node, index) : undefined;
+  if (!source && node.comfyClass === "CLIPTextEncode") return undefined;
+  if (!source) return "no_encoder";
+  const text = widgetValue(node, "text");
   if (text === undefined) return "linked";
   const second = node.comfyClass === "ZhCLIPTextEncode" && node.inputs.find((input) => input.name === "clip");
-  return { ...found, text, bilingual: Boolean(second && second.link != null) };
+  return { ...source, text, bilingual: Boolean(second && second.link != null) };
 }
 
-/** Bring a node's line up to date. Called again and again: it asks once the prompt has rested for one call. */
+/** Bring a node's line up to date. Called again and again: it asks the server once nothing has changed since the last call. */
 export function refresh(node) {
   if (!(node.comfyClass in PROMPTS)) return;
-  const asked = question(node);
-  if (!asked) return removePanel(node, PANEL);
+  const request = requestFor(node);
+  if (!request) return removePanel(node, PANEL);
   const line = panel(node, PANEL, (widget) => widget.marked ? HEIGHTS.prompt : HEIGHTS.figures);
-  const state = JSON.stringify([asked, locale()]);
-  const rested = state === line.rested;
-  line.rested = state;
-  if (!rested || state === line.shown) return;
+  const state = JSON.stringify([request, locale()]);
+  const settled = state === line.settled;
+  line.settled = state;
+  if (!settled || state === line.shown) return;
   line.shown = state;
-  if (typeof asked === "string") return show(line, [say(asked)]);
-  ask(asked).then((answer) => {
-    if (line.shown !== state) return; // typed on meanwhile
-    show(line, figures(answer), answer.spans, asked.bilingual);
+  if (typeof request === "string") return show(line, [translate(request)]);
+  ask(request).then((answer) => {
+    if (line.shown !== state) return; // changed meanwhile
+    show(line, figures(answer), answer.spans, request.bilingual);
     if (answer.error) setTimeout(() => (line.shown = ""), RETRY); // the file may come, and the server come back
   });
 }
@@ -53,9 +53,9 @@ async function ask(body) {
     const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
     const answer = await (await api.fetchApi("/zhclip/count", options)).json();
     const untrained = body.kind === "ZhCLIPTrain" && answer.error?.includes(body.file);
-    return answer.error ? { error: say(untrained ? "untrained" : "refused", { reason: answer.error }) } : answer;
+    return answer.error ? { error: translate(untrained ? "untrained" : "refused", { reason: answer.error }) } : answer;
   } catch {
-    return { error: say("silent") };
+    return { error: translate("silent") };
   }
 }
 
@@ -63,9 +63,9 @@ function figures(answer) {
   if (answer.error) return [answer.error];
   const n = answer.windows.length;
   const counts = answer.windows.join(" + ") || "0";
-  const line = [say(n > 1 ? "several" : "windows", { counts, n, capacity: answer.capacity })];
+  const line = [translate(n > 1 ? "several" : "windows", { counts, n, capacity: answer.capacity })];
   if (answer.unknown.length) {
-    line.push(part("span", "zhclip_unknown", say("unknown", { pieces: answer.unknown.join(" ") })));
+    line.push(part("span", "zhclip_unknown", translate("unknown", { pieces: answer.unknown.join(" ") })));
   }
   return line;
 }

@@ -1,4 +1,4 @@
-// What a node of this pack said when it ran, as text under it. The front end shows a node's pictures by itself, and text
+// The text output of this pack's nodes, shown under them. The front end shows a node's pictures by itself, and text
 // only for its own Preview nodes.
 
 import { panel, part } from "./panel.js";

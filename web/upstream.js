@@ -37,7 +37,7 @@ export function source(node, index) {
  * What a node's widget holds, or the widget that stands for it, on a subgraph or a Primitive; undefined where another
  * node brings it.
  */
-export function held(node, name) {
+export function widgetValue(node, name) {
   const id = node.inputs?.find((input) => input.name === name)?.link;
   const link = id == null ? undefined : node.graph?.getLink(id);
   if (!link) return node.widgets?.find((widget) => widget.name === name)?.value;
@@ -46,14 +46,14 @@ export function held(node, name) {
     return origin?.type === "PrimitiveNode" ? origin.widgets?.[0]?.value : undefined;
   }
   const outer = host(node.graph);
-  return outer && held(outer, outer.inputs[link.origin_slot].name);
+  return outer && widgetValue(outer, outer.inputs[link.origin_slot].name);
 }
 
-const FILES = { ZhCLIPLoader: (node) => held(node, "file"), ZhCLIPTrain: trained };
+const FILES = { ZhCLIPLoader: (node) => widgetValue(node, "file"), ZhCLIPTrain: trained };
 
 /** The file that a Train ZhCLIP Encoder writes, named as in nodes/train.py. */
 function trained(node) {
-  const [name, checkpoint, thoroughness] = ["name", "checkpoint", "thoroughness"].map((input) => held(node, input) ?? "");
+  const [name, checkpoint, thoroughness] = ["name", "checkpoint", "thoroughness"].map((input) => widgetValue(node, input) ?? "");
   const ending = thoroughness === "recommended" ? "-zhclip" : `-zhclip-${thoroughness}`;
   const file = name.trim() || checkpoint.replace(/^.*[\\/]/, "").replace(/\.[^.]*$/, "") + ending;
   return file.toLowerCase().endsWith(".safetensors") ? file : `${file}.safetensors`;

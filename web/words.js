@@ -1,4 +1,4 @@
-// The panels' own words, in the language of the front end. They lie in words.json.
+// The panels' texts in the front end's language, from words.json.
 
 import { app } from "../../scripts/app.js";
 
@@ -10,7 +10,7 @@ export function locale() {
 }
 
 /** A sentence of words.json with its {names} filled in; English where there is no translation. */
-export function say(key, values = {}) {
+export function translate(key, values = {}) {
   const sentence = languages[locale()]?.[key] ?? languages.en[key];
   return sentence.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }

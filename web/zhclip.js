@@ -4,14 +4,14 @@ import { app } from "../../scripts/app.js";
 import { refresh, remove } from "./count.js";
 import { translateDefinitions, translateNode } from "./names.js";
 import { report } from "./report.js";
-import { say } from "./words.js";
+import { translate } from "./words.js";
 
 const PERIOD = 250; // milliseconds
 const SETTING = "ZhCLIP.Count";
 
-// One look at the nodes in view, again and again, in place of a hook for each way in which a prompt or its encoder can
-// change (typing, links, reroutes, undo, paste, subgraphs, another file): a look reads a few fields and costs nothing.
-function look() {
+// Polls the nodes in view, in place of a hook for each way in which a prompt or its encoder can
+// change (typing, links, reroutes, undo, paste, subgraphs, another file): a poll reads a few fields.
+function update() {
   if (document.hidden) return;
   const act = app.extensionManager.setting.get(SETTING) ? refresh : remove;
   for (const node of app.canvas?.graph?.nodes ?? []) act(node);
@@ -19,14 +19,14 @@ function look() {
 
 app.registerExtension({
   name: "ZhCLIP",
-  settings: [{ id: SETTING, name: say("setting"), category: ["ZhCLIP", "Prompt"], type: "boolean", defaultValue: true }],
+  settings: [{ id: SETTING, name: translate("setting"), category: ["ZhCLIP", "Prompt"], type: "boolean", defaultValue: true }],
 
   setup() {
     const link = document.createElement("link");
     link.rel = "stylesheet";
     link.href = new URL("./zhclip.css", import.meta.url).href;
     document.head.append(link);
-    setInterval(look, PERIOD);
+    setInterval(update, PERIOD);
   },
 
   addCustomNodeDefs: translateDefinitions,
@@ -41,7 +41,7 @@ app.registerExtension({
     };
   },
 
-  // Undo and another tab build the nodes again; what they said comes back with their pictures.
+  // Undo and another tab build the nodes again; their texts come back with their pictures.
   onNodeOutputsUpdated(outputs) {
     for (const [id, output] of Object.entries(outputs)) {
       const node = app.graph.getNodeById(id);

@@ -25,11 +25,11 @@ from .encoder import PartsModel, WindowEncoder
 from .tokenizer import PartsTokenizer, WindowTokenizer
 
 
-def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """Read an artifact and build its CLIP. `changes` are fields of the Artifact that replace the file's, as a
+def load_clip(path: str, overrides: dict[str, Any] | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """Read an artifact and build its CLIP. `overrides` are fields of the Artifact that replace the file's, as a
     calibration makes them. `disable_dynamic` is an argument of ComfyUI's own loaders since 2026. Raises ArtifactError.
     """
-    artifact = dataclasses.replace(load(path), **changes or {})
+    artifact = dataclasses.replace(load(path), **overrides or {})
     dtype = comfy.model_management.text_encoder_dtype(comfy.model_management.text_encoder_device())
     weights = {f"bert.{name}": tensor.to(dtype) for name, tensor in artifact.bert.items()}
     for module, structure in structures(artifact).items():
@@ -55,20 +55,20 @@ def load_clip(path: str, changes: dict[str, Any] | None = None, disable_dynamic:
     if mismatched:  # core only logs it
         found = f"tensors that do not match core's BERT ({', '.join(mismatched[:3])})"
         raise ArtifactError(path, found, "the same names", "Update ZhCLIP.")
-    encoder.changes = changes or {}
+    encoder.overrides = overrides or {}
     # Hooks and several GPUs build the model again from this.
-    clip.patcher.cached_patcher_init = (load_patcher, (path, changes))
+    clip.patcher.cached_patcher_init = (load_patcher, (path, overrides))
     return clip
 
 
-def load_patcher(path: str, changes: dict[str, Any] | None = None, disable_dynamic: bool = False) -> Any:
+def load_patcher(path: str, overrides: dict[str, Any] | None = None, disable_dynamic: bool = False) -> Any:
     """The model patcher of `load_clip`."""
-    return load_clip(path, changes, disable_dynamic).patcher
+    return load_clip(path, overrides, disable_dynamic).patcher
 
 
-def load_in_place_of(clip: comfy.sd.CLIP, path: str, changes: dict[str, Any] | None = None) -> comfy.sd.CLIP:
+def load_in_place_of(clip: comfy.sd.CLIP, path: str, overrides: dict[str, Any] | None = None) -> comfy.sd.CLIP:
     """`load_clip`, with the layer that CLIP Set Last Layer chose for another CLIP."""
-    loaded = load_clip(path, changes)
+    loaded = load_clip(path, overrides)
     loaded.layer_idx = clip.layer_idx
     return loaded
 
@@ -98,7 +98,7 @@ def tokenizer_of(clip: Any) -> PromptTokenizer:
     return clip.tokenizer.clip_l.prompt
 
 
-def place(clip: Any, other: Any) -> torch.device:
+def load_together(clip: Any, other: Any) -> torch.device:
     """Load two CLIPs at once. Returns the device of the first."""
     comfy.model_management.load_models_gpu([clip.patcher, other.patcher])
     return clip.patcher.load_device
@@ -113,7 +113,7 @@ def layer_in_use(clip: Any) -> str:
     """Which hidden state CLIP Set Last Layer left in use, and whether the artifact was trained for it."""
     encoder = encoder_of(clip)
     bert, own = encoder.transformer, encoder.meta.teacher.layer
-    layer = -1 if clip.layer_idx is None else encoder.layer_for(clip.layer_idx)
+    layer = -1 if clip.layer_idx is None else encoder.student_layer(clip.layer_idx)
     # Of a teacher's last layer the student's numbers are the teacher's.
     named = f"{layer} of {bert.num_layers}"
     named += "" if own == -1 else f", for layer {absolute_layer(layer, own)} of the teacher"

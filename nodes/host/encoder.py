@@ -28,7 +28,7 @@ class MaskedWindow(list[int]):
 
 
 class WindowEncoder(comfy.sd1_clip.SDClipModel):
-    """Runs windows of ids through the aligned BERT. `changes` are load_clip's."""
+    """Runs windows of ids through the aligned BERT. `overrides` are load_clip's."""
 
     def __init__(self, artifact: Artifact, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
         meta, special = artifact.meta, artifact.meta.special_ids
@@ -37,7 +37,7 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
             dtype=dtype,
             model_options=model_options or {},
             max_length=meta.window,
-            textmodel_json_config=_config(artifact),
+            textmodel_json_config=_bert_config(artifact),
             special_tokens={"start": special.start, "end": special.end, "pad": special.pad},
             model_class=AlignedBert,
             enable_attention_masks=True,
@@ -45,16 +45,16 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         )
         self.meta = meta
         self.path = artifact.path
-        self.changes: dict[str, Any] = {}
+        self.overrides: dict[str, Any] = {}
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
         """As in core, with the layer that CLIP Set Last Layer chose translated to the student's."""
         chosen = options.get("layer")
         if chosen is not None:
-            options = {**options, "layer": self.layer_for(chosen)}
+            options = {**options, "layer": self.student_layer(chosen)}
         super().set_clip_options(options)
 
-    def layer_for(self, chosen: int) -> int:
+    def student_layer(self, chosen: int) -> int:
         """The student's layer for one of the teacher's, both counted from the end. The layer that the file was trained
         for is the student's last; later ones and ones that do not exist give the last too."""
         own = self.meta.teacher.layer
@@ -137,7 +137,7 @@ class PartsModel(comfy.sd1_clip.SD1ClipModel):
         return torch.cat(columns, dim=-1), by_part[-1][1]
 
 
-def _config(artifact: Artifact) -> dict[str, Any]:
+def _bert_config(artifact: Artifact) -> dict[str, Any]:
     """AlignedBert's configuration: the BERT's dimensions by core's names, and its output structures."""
     meta, d = artifact.meta, artifact.meta.dimensions
     return {
