@@ -24,7 +24,7 @@ from trainer.corpus import stage as corpus
 from trainer.corpus.pairs import read_pairs
 from trainer.models.freezing import frozen_depth
 from trainer.models.teacher import teacher_from_recipe
-from trainer.models.tokenizer import load_tokens
+from trainer.models.tokenizer import student_tokenizer
 from trainer.report.score import teacher_targets
 from trainer.training import checkpoint, setup
 from trainer.training.loop import clip_gradient
@@ -76,7 +76,7 @@ def plain(recipe: Recipe, device: torch.device) -> Iterator[None]:
     pairs, batch = read_pairs(recipe.folder / "corpus" / "train.tsv"), recipe.train.batch
     targets, rows = teacher_targets(teacher_from_recipe(recipe, device), pairs), range(len(pairs))
     target = torch.cat([targets(list(rows[at : at + 64])).half() for at in rows[::64]]).to(device)
-    tokens = load_tokens(str(recipe.student.model), recipe.window)
+    tokens = student_tokenizer(str(recipe.student.model), recipe.window)
     ids = torch.tensor([tokens.windows(pair.zh)[0] for pair in pairs], device=device)
     model = plain_loop.load(Path(str(recipe.student.model)), recipe.train.strategy).to(device)
     return plain_loop.steps(model, ids, (ids != 0).long(), target, batch, setup.precision(recipe.train))

@@ -11,7 +11,7 @@ import torch
 from tests import encoders
 from tests.small import captions
 from trainer.base.recipe import TrainSettings
-from trainer.models.freezing import prepare
+from trainer.models.freezing import set_trainable
 from trainer.models.student import Ridge, Student, load_student
 from trainer.training.data import MULTIPLE, READERS, microbatches, read_ahead, rounded_index
 from trainer.training.losses import cosine_loss
@@ -104,7 +104,7 @@ def test_leaving_padding_out_changes_nothing_of_the_rest(student: Student) -> No
     width = student.bert.dimensions.width
     generator = torch.Generator().manual_seed(0)
     bias = torch.randn(WINDOW, width, generator=generator)
-    prepare(student, TrainSettings(layers=2), Ridge(torch.eye(width), bias))
+    set_trainable(student, TrainSettings(layers=2), Ridge(torch.eye(width), bias))
     ids = torch.tensor([student.tokens.windows(zh)[0] for zh, _ in captions()[:8]])
     lengths = student.tokens.key_mask(ids).sum(dim=1)
     assert len(lengths.unique()) > 1

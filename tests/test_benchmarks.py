@@ -12,8 +12,8 @@ import pytest
 from benchmarks.inputs import LENGTHS, captions, encoders
 from painter.host import ROOT
 from trainer.corpus.pairs import read_pairs
-from trainer.models.teacher import caption_length, load_tokenizer
-from trainer.models.tokenizer import load_tokens
+from trainer.models.teacher import caption_length, teacher_tokenizer
+from trainer.models.tokenizer import student_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_captions_are_as_long_as_they_should_be(tmp_path: Path) -> None:
     """On the Chinese side, which is the longer one, start and end included; and all differ."""
     student, teacher = encoders(tmp_path, 1, 64)
     pairs = read_pairs(Path(captions(tmp_path / "pairs.tsv", 40)))
-    length, english = load_tokens(student, 77).length, load_tokenizer(teacher, teacher)
+    length, english = student_tokenizer(student, 77).length, teacher_tokenizer(teacher, teacher)
     assert [length(pair.zh) for pair in pairs] == [*LENGTHS, *LENGTHS]
     assert all(caption_length(english, pair.en) <= length(pair.zh) for pair in pairs)
     assert len({pair.zh for pair in pairs}) == len({pair.en for pair in pairs}) == 40

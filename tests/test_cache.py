@@ -53,7 +53,7 @@ def test_rows_are_what_the_encoders_give(whole: CacheBuilder, tmp_path: Path) ->
     cache, student = built(tmp_path, whole), whole.student
     assert len(cache) == 50
     texts = [PAIRS[i].en for i in CHOSEN]
-    target, lengths = whole.teacher.encode(texts)[0], whole.teacher.tokens(texts)[1]
+    target, lengths = whole.teacher.encode(texts)[0], whole.teacher.tokenize(texts)[1]
     ids = torch.tensor([student.tokens.windows(PAIRS[i].zh)[0] for i in CHOSEN])
     assert torch.allclose(cache.rows("target", CHOSEN).float(), target, atol=2e-3)
     assert cache.rows("en_length", CHOSEN).tolist() == lengths.tolist()
@@ -83,7 +83,7 @@ def test_stored_positions_are_those_of_the_whole_window(whole: CacheBuilder, tmp
 def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(whole: CacheBuilder, tmp_path: Path) -> None:
     step = [49, 3, 16, 15, 40, 7]
     texts = [PAIRS[i].en for i in step]
-    target, lengths = whole.teacher.encode(texts)[0], whole.teacher.tokens(texts)[1]
+    target, lengths = whole.teacher.encode(texts)[0], whole.teacher.tokenize(texts)[1]
     means = [normalize(target[i, :length], dim=-1).mean(dim=0) for i, length in enumerate(lengths.tolist())]
     cache = built(tmp_path, replace(whole, pads=3))
     for begin, end in ((0, 6), (2, 4)):
@@ -198,7 +198,7 @@ def test_positions_that_nobody_reads_are_not_computed(make: Callable[..., Path],
     teacher: Teacher = load_teacher(str(make(tmp_path / "t")), WINDOW)
     student = load_student(str(encoders.student(tmp_path / "s")), WINDOW)
     pairs = PAIRS[:32]
-    ids, lengths = teacher.tokens([pair.en for pair in pairs])
+    ids, lengths = teacher.tokenize([pair.en for pair in pairs])
     text, padding = torch.arange(WINDOW) < lengths.max(), torch.arange(WINDOW) % 2 == 0
     chosen = (text | padding).nonzero()[:, 0]
     every = teacher.encode([pair.en for pair in pairs])[0]

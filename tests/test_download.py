@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import encoders, hub
 from tests.tree import ROOT
-from trainer.models.load import HALF, TEXT
+from trainer.models.load import HALF_WEIGHTS, TEXT_WEIGHTS
 from trainer.models.student import load_student
 from trainer.models.teacher import load_teacher
 from zhclip.io import digest
@@ -111,7 +111,7 @@ def test_the_text_tower_alone_is_downloaded_and_is_the_same(repository: Path, tm
     (file,) = home.rglob("*.safetensors")
     text = {n: t for n, t in load_file(repository / "model.safetensors").items() if not n.startswith("vision_model")}
     downloaded = load_file(file)
-    assert file.name == TEXT and set(downloaded) == set(text)
+    assert file.name == TEXT_WEIGHTS and set(downloaded) == set(text)
     assert all(torch.equal(downloaded[name], tensor) for name, tensor in text.items())
 
 
@@ -175,7 +175,7 @@ def test_of_an_sdxl_pipeline_both_text_encoders_come_and_nothing_else(tmp_path: 
     with hub.serve(tmp_path / "hub") as (endpoint, asked):
         missing, width, own = output(endpoint, home, TEACHER, "someone/sdxl").splitlines()
         assert json.loads(missing) == pytest.approx(sizes, abs=5000) and (width, own) == ("192", sha256)
-        next(home.rglob(f"text_encoder_2/{TEXT}")).unlink()
+        next(home.rglob(f"text_encoder_2/{TEXT_WEIGHTS}")).unlink()
         assert list(json.loads(output(endpoint, home, TEACHER, "someone/sdxl").splitlines()[0])) == ["text_encoder_2"]
     assert not [path for path in asked if path.endswith((".fp16.safetensors", "1.0.safetensors")) or "unet" in path]
     assert output(hub.NOBODY, home, TEACHER, "someone/sdxl").splitlines() == ["{}", "192", sha256]
@@ -185,8 +185,8 @@ def test_a_half_is_read_where_there_is_no_whole(tmp_path: Path) -> None:
     pipeline = encoders.sdxl_teacher(tmp_path / "sdxl")
     sha256 = load_teacher(str(pipeline), 77).sha256
     whole, other = (pipeline / part / "model.safetensors" for part in ("text_encoder", "text_encoder_2"))
-    whole.with_name(HALF).write_bytes(b"not to be read")
-    save_file({name: tensor.half() for name, tensor in load_file(other).items()}, other.with_name(HALF))
+    whole.with_name(HALF_WEIGHTS).write_bytes(b"not to be read")
+    save_file({name: tensor.half() for name, tensor in load_file(other).items()}, other.with_name(HALF_WEIGHTS))
     other.unlink()
     assert load_teacher(str(pipeline), 77).sha256 == sha256
 

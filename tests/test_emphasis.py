@@ -148,7 +148,7 @@ def test_a_weight_of_0_leaves_what_the_encoder_says_without_the_span() -> None:
     ids = torch.tensor([student.tokens.weighted_windows("red cat")[0].ids])
     hidden_keys = torch.zeros_like(ids, dtype=torch.bool)
     hidden_keys[:, 1] = True
-    without = student.encode_both(ids, hidden_keys)[0][0]
+    without = student.encode_ids(ids, hidden_keys)[0][0]
     torch.testing.assert_close(student.encode_prompt("(red:0) cat"), without, atol=1e-4, rtol=0)
     assert (student.encode_prompt("red cat") - without).abs().max() > 0.1
 

@@ -16,7 +16,7 @@ from tests import encoders
 from tests.encoders import WINDOW
 from tests.small import artifact, captions
 from trainer.base.recipe import TrainSettings
-from trainer.models.freezing import prepare
+from trainer.models.freezing import set_trainable
 from trainer.models.load import ModelError
 from trainer.models.student import Ridge, load_student
 from trainer.models.teacher import load_teacher
@@ -52,7 +52,7 @@ def chinese_clip(folder: Path) -> Path:
 def test_clip_runs_without_mask_and_padded_with_its_end_token(clip: Path, layer: int) -> None:
     teacher, texts = load_teacher(str(clip), 77, layer=layer), [*EN, ""]
     hidden, pooled = teacher.encode(texts)
-    lengths, end = teacher.tokens(texts)[1], teacher.tokenizer.eos_token_id
+    lengths, end = teacher.tokenize(texts)[1], teacher.tokenizer.eos_token_id
     model = CLIPTextModel.from_pretrained(clip).eval()
     for i, text in enumerate(texts):
         ids = teacher.tokenizer(text).input_ids
@@ -130,7 +130,7 @@ def test_sdxl_is_what_transformers_own_encoders_give(
             layer - 1,
         )
         assert (teacher.width, teacher.widths, teacher.pooled_width) == (192, (64, 128), 128)
-        ids, lengths = teacher.tokens(texts)
+        ids, lengths = teacher.tokenize(texts)
         text = torch.arange(int(lengths.max())).expand(len(texts), -1)
         for hidden, vectors in (teacher.encode(texts), teacher.outputs(ids, lengths, text)):
             assert_close(hidden, states[:, : hidden.shape[1]])
@@ -217,7 +217,7 @@ def test_gradients_touch_exactly_what_should_learn(
     student = load_student(str(chinese_clip), WINDOW)
     width = student.bert.dimensions.width
     ridge = Ridge(torch.eye(width), torch.zeros(WINDOW, width)) if start == "ridge" else None
-    prepare(student, TrainSettings(strategy=strategy, start=start, layers=2), ridge)  # type: ignore[arg-type]
+    set_trainable(student, TrainSettings(strategy=strategy, start=start, layers=2), ridge)  # type: ignore[arg-type]
     ids = torch.tensor([student.tokens.windows(zh)[0] for zh in ZH])
     target = torch.randn(len(ids), WINDOW, width, generator=torch.Generator().manual_seed(0))
     (student(ids)[0] - target).square().mean().backward()

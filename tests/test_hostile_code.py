@@ -18,7 +18,7 @@ from trainer.base.stage_settings import ConvertSettings, TranslateSettings
 from trainer.models.load import ModelError, read_tensors
 from trainer.models.student import load_student
 from trainer.models.teacher import load_teacher
-from trainer.models.tokenizer import load_tokens
+from trainer.models.tokenizer import student_tokenizer
 from trainer.translate.translator import Translator
 from zhclip.artifact import load
 from zhclip.io import NotAnArtifactError
@@ -71,7 +71,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "tokenizer_config.json": {"auto_map": OWN, "tokenizer_class": "Own"},
 }
 LOADERS: dict[str, Callable[[Path], object]] = {
-    "student's tokenizer": lambda folder: load_tokens(str(folder), 16),
+    "student's tokenizer": lambda folder: student_tokenizer(str(folder), 16),
     "student": lambda folder: load_student(str(folder), 16),
     "teacher": lambda folder: load_teacher(str(folder), 16),
     "converted": lambda folder: convert_published(ConvertSettings(str(folder), f"{folder}.safetensors")),

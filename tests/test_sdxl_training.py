@@ -50,7 +50,7 @@ def test_the_file_has_two_parts_and_answers_as_the_trained_student(finished: Pat
         run.adapter.merge_and_unload()
     made = Student.from_artifact(artifact)
     ids = torch.tensor([made.tokens.windows(text)[0] for text in ("", "\u732b", "\u7ea2\u8272\u7684\u732b")])
-    (own, pooled), (z, projected) = run.student.encode_both(ids), made.encode_both(ids)
+    (own, pooled), (z, projected) = run.student.encode_ids(ids), made.encode_ids(ids)
     teacher: Any = run.teacher
     assert pooled is not None and projected is not None
     assert torch.allclose((z - teacher.mean) / teacher.std, own, atol=1e-4)

@@ -91,7 +91,7 @@ def restore_scale(student: Student, teacher: Teacher) -> None:
 def outputs(student: Student, ids: torch.Tensor, progress: Listener | None = None) -> list[torch.Tensor]:
     """Conditioning (N, W, D) of ids (N, W), and the pooled vectors (N, G) if there are any, on the CPU."""
     parts = ids.split(BATCH)
-    encoded = [student.encode_both(part) for part in track(parts, "export", len(parts), progress)]
+    encoded = [student.encode_ids(part) for part in track(parts, "export", len(parts), progress)]
     return [torch.cat(column).cpu() for column in zip(*encoded) if column[0] is not None]
 
 

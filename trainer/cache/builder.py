@@ -84,7 +84,7 @@ class CacheBuilder:
         """
         pairs = self.shard_pairs(number)
         zh = torch.tensor([self.student.tokens.windows(pair.zh)[0] for pair in pairs])  # (N, W)
-        en, en_length = self.teacher.tokens([pair.en for pair in pairs])  # (N, W), (N,)
+        en, en_length = self.teacher.tokenize([pair.en for pair in pairs])  # (N, W), (N,)
         length = torch.maximum(self.student.tokens.key_mask(zh).sum(dim=1), en_length)
         stored, computed = self._draw(length, number)
         target: list[torch.Tensor] = [torch.empty(0)] * len(pairs)

@@ -64,7 +64,7 @@ def statistics(teacher: Teacher, pairs: list[Pair], progress: Listener | None = 
     counter = Counter("cache standardise", len(texts), progress)
     with counter.repeated_during_forward():
         for first in range(0, len(texts), BATCH):
-            ids, lengths = teacher.tokens(texts[first : first + BATCH])
+            ids, lengths = teacher.tokenize(texts[first : first + BATCH])
             positions = torch.arange(int(lengths.max())).expand(len(ids), -1)
             on_device = (x.to(teacher.models[0].device) for x in (ids, lengths, positions))
             with frozen_precision(teacher.models[0].device):

@@ -12,8 +12,8 @@ from pathlib import Path
 from ..base.files import write_text
 from ..base.recipe import CorpusSettings, Recipe, Source
 from ..base.settings import check_settings, require, sources
-from ..models.teacher import caption_length, load_tokenizer
-from ..models.tokenizer import load_tokens
+from ..models.teacher import caption_length, teacher_tokenizer
+from ..models.tokenizer import student_tokenizer
 from ..progress import Listener, Progress
 from .lines import Row
 from .pairs import Cleaned, clean, hash_fraction, write_pairs
@@ -34,8 +34,8 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     check_settings(folder, _settings(recipe))
     if (folder / "summary.json").is_file():
         return
-    en_length = partial(caption_length, load_tokenizer(teacher, recipe.teacher.tokenizer))
-    zh_length = load_tokens(student, window).length
+    en_length = partial(caption_length, teacher_tokenizer(teacher, recipe.teacher.tokenizer))
+    zh_length = student_tokenizer(student, window).length
     rows = {split: split_rows(settings, split, progress) for split in ("train", "dev")}
     dev = clean(rows["dev"], zh_length, en_length, window, settings.near)
     train = clean(rows["train"], zh_length, en_length, window, settings.near, settings.limit, dev.pairs)

@@ -31,7 +31,7 @@ CLIP_TOKENS, PROJECTION = "embeddings.token_embedding.weight", "text_projection.
 POSITIONS, INTERMEDIATE = "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight"
 CLIP_TYPES = ("clip", "clip_text_model")
 PREFIXES = tuple(part.prefix for kind in KINDS for part in kind.parts)  # of text encoders in checkpoint files
-HEAD = 64  # width of an attention head in every published CLIP text encoder
+HEAD_WIDTH = 64  # width of an attention head in every published CLIP text encoder
 OPEN_CLIP = {  # open_clip's names to transformers', applied in this order
     "token_embedding.": "embeddings.token_embedding.",
     "positional_embedding": POSITIONS,
@@ -122,7 +122,7 @@ def config_of(part: Part, tensors: Tensors) -> CLIPTextConfig:
         hidden_size=width,
         intermediate_size=len(tensors[INTERMEDIATE]),
         num_hidden_layers=sum(name.endswith("mlp.fc1.weight") for name in tensors),
-        num_attention_heads=max(1, width // HEAD),
+        num_attention_heads=max(1, width // HEAD_WIDTH),
         max_position_embeddings=len(tensors[POSITIONS]),
         projection_dim=len(tensors[PROJECTION]) if PROJECTION in tensors else width,
         hidden_act=part.activation,

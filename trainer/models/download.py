@@ -18,16 +18,16 @@ from huggingface_hub import hf_hub_url
 from huggingface_hub.utils import HfHubHTTPError, build_hf_headers, hf_raise_for_status, http_backoff
 
 from ..progress import Counter, Listener
-from .load import HALF, TEXT, model_errors, resolve, text_encoder_folders, weight_files
+from .load import HALF_WEIGHTS, TEXT_WEIGHTS, model_errors, resolve, text_encoder_folders, weight_files
 
 BLOCK = 16_000_000  # bytes of one request
 TIMEOUT = 30  # seconds without an answer
-NAMES = ("model.safetensors", "pytorch_model.bin", HALF)  # of weights on the hub, in the order of preference
+NAMES = ("model.safetensors", "pytorch_model.bin", HALF_WEIGHTS)  # of weights on the hub, in the order of preference
 HINT = "give the same command again, which continues a download, or download it by hand and give its folder"
 
 
 @dataclass(frozen=True)
-class Weights:
+class RemoteWeights:
     """Weights of one text encoder on the hub: the file `target` is `header` and these byte ranges of the file `url`."""
 
     target: Path
@@ -54,7 +54,7 @@ def download_weights(model: str, flag: str, progress: Listener | None = None, en
     return folder
 
 
-def missing_weights(model: str, folder: Path, flag: str, endpoint: str | None = None) -> list[Weights]:
+def missing_weights(model: str, folder: Path, flag: str, endpoint: str | None = None) -> list[RemoteWeights]:
     """What `download_weights` downloads of a model whose folder is `resolve`'s. Raises ModelError."""
     if Path(model).exists():
         return []
@@ -63,7 +63,7 @@ def missing_weights(model: str, folder: Path, flag: str, endpoint: str | None = 
         return [remote_weights(model, folder, each, endpoint) for each in encoders if not weight_files(each)]
 
 
-def remote_weights(model: str, snapshot: Path, folder: Path, endpoint: str | None) -> Weights:
+def remote_weights(model: str, snapshot: Path, folder: Path, endpoint: str | None) -> RemoteWeights:
     """The weights that the hub has for a folder of the snapshot, whose name is the commit's. Raises OSError."""
     for name in NAMES:
         path = (folder / name).relative_to(snapshot).as_posix()
@@ -75,9 +75,10 @@ def remote_weights(model: str, snapshot: Path, folder: Path, endpoint: str | Non
                 raise
             continue
         if not name.endswith(".safetensors"):
-            return Weights(folder / name, url, b"", [(0, size)])
-        length = int.from_bytes(start, "little")
-        return Weights(folder / TEXT, url, *without_vision(json.loads(fetch(url, 8, 8 + length)[0]), 8 + length))
+            return RemoteWeights(folder / name, url, b"", [(0, size)])
+        begin = 8 + int.from_bytes(start, "little")  # of the tensors
+        header, ranges = without_vision(json.loads(fetch(url, 8, begin)[0]), begin)
+        return RemoteWeights(folder / TEXT_WEIGHTS, url, header, ranges)
     raise FileNotFoundError(f"it has none of {', '.join(NAMES)}")
 
 
@@ -102,7 +103,7 @@ def without_vision(header: dict[str, Any], start: int) -> tuple[bytes, list[tupl
     return len(text).to_bytes(8, "little") + text, ranges
 
 
-def download(weights: Weights, stage: str, progress: Listener | None) -> None:
+def download(weights: RemoteWeights, stage: str, progress: Listener | None) -> None:
     """Write the target, through a .part file that an interrupted call leaves and the next one continues."""
     target = weights.target
     partial = target.with_name(f"{target.name}.part")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import peft
 
 
-def prepare(
+def set_trainable(
     student: Student, train: TrainSettings, ridge: Ridge | None, pooled: Ridge | None = None
 ) -> peft.PeftModel | None:
     """Freeze all parameters but those that the strategy trains. Returns PEFT's model for lora, else None."""

@@ -30,10 +30,17 @@ from ..progress import Cancelled
 CONFIGS = ["config.json", "model_index.json", "text_encoder*/config.json", "tokenizer/*"]
 CONFIGS += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
 CONFIGS += ["vocab.txt", "vocab.json", "merges.txt"]
-HALF = "model.fp16.safetensors"  # what diffusers writes in half precision, often beside the whole file
-TEXT = "zhclip-text.safetensors"  # the text encoder alone, written by trainer/models/download.py
+HALF_WEIGHTS = "model.fp16.safetensors"  # what diffusers writes in half precision, often beside the whole file
+TEXT_WEIGHTS = "zhclip-text.safetensors"  # the text encoder alone, written by trainer/models/download.py
 # Names of a folder's weights in the order of preference. Other programs may have left a half beside a whole file.
-WEIGHTS = ("model.safetensors", TEXT, "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin", HALF)
+WEIGHTS = (
+    "model.safetensors",
+    TEXT_WEIGHTS,
+    "model-*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model-*.bin",
+    HALF_WEIGHTS,
+)
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
 BERT_TOKENS = "embeddings.word_embeddings.weight"
 # BertConfig's names of zhclip.schema.Dimensions, in its order.
@@ -42,7 +49,7 @@ BERT_SIZES = (
     *("max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
 )
 BERT_TYPES = ("bert", "chinese_clip", "chinese_clip_text_model")
-AGAIN = "copy or download it again"
+DOWNLOAD_AGAIN = "copy or download it again"
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
 
@@ -52,7 +59,7 @@ class ModelError(TrainerError):
 
 
 @contextmanager
-def model_errors(subject: str, hint: str = AGAIN) -> Iterator[None]:
+def model_errors(subject: str, hint: str = DOWNLOAD_AGAIN) -> Iterator[None]:
     """Raise what libraries raise in this block as ModelError: "SUBJECT (the error); HINT"."""
     try:
         yield

@@ -18,7 +18,7 @@ from ..base.settings import require
 from ..progress import Listener
 from .download import download_weights
 from .load import ModelError, load_bert, resolve
-from .tokenizer import load_tokens
+from .tokenizer import student_tokenizer
 
 FLAG = "student.model"
 
@@ -101,7 +101,7 @@ class Student(nn.Module):
         return z, project(first, self.pooled_weight, self.pooled_bias)[:, 0]
 
     @torch.inference_mode()
-    def encode_both(
+    def encode_ids(
         self, ids: torch.Tensor, masked_keys: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, W) ids -> (B, W, D) conditioning, structure applied, and the pooled vectors (B, G) or None if there are
@@ -117,7 +117,7 @@ class Student(nn.Module):
     def encode(self, texts: list[str], batch: int = 64) -> torch.Tensor:
         """Captions of one window each -> (B, W, D) conditioning. A longer one keeps its first window."""
         ids = torch.tensor([self.tokens.windows(text)[0] for text in texts])
-        return torch.cat([self.encode_both(part)[0] for part in ids.split(batch)])
+        return torch.cat([self.encode_ids(part)[0] for part in ids.split(batch)])
 
     def encode_prompt(self, text: str) -> torch.Tensor:
         """One prompt of any length, its syntax acted on -> (windows * W, D) conditioning, window after window."""
@@ -125,7 +125,7 @@ class Student(nn.Module):
         batch = rows(windows)
         ids = torch.tensor([ids for ids, _ in batch])
         masked_keys = torch.tensor([[at in hidden for at in range(len(ids))] for ids, hidden in batch])
-        return combine(self.encode_both(ids, masked_keys)[0], windows).flatten(0, 1)
+        return combine(self.encode_ids(ids, masked_keys)[0], windows).flatten(0, 1)
 
 
 def bert_of(artifact: Artifact) -> Bert:
@@ -156,7 +156,7 @@ def load_student(
     positions = bert.dimensions.positions
     if window > positions:
         raise ModelError(f"--{FLAG} {folder}: {positions} positions, and --window asks for {window}")
-    student = Student(bert, load_tokens(model, window), mask_padding)
+    student = Student(bert, student_tokenizer(model, window), mask_padding)
     return student.requires_grad_(False).train(False).to(device)
 
 

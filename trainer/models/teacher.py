@@ -84,7 +84,7 @@ class Teacher:
         """Positions that the caption takes, start and end included."""
         return caption_length(self.tokenizer, text)
 
-    def tokens(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenize(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Captions -> ids (B, window) and lengths (B,) int64, start and end included. A longer caption is cut."""
         padded = {"padding": "max_length", "max_length": self.window, "truncation": True}
         batch = self.tokenizer(texts, return_tensors="pt", **padded)
@@ -92,7 +92,7 @@ class Teacher:
 
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Captions -> targets (B, window, D) fp32, and pooled vectors (B, G) fp32 or None where the kind has none."""
-        ids, lengths = (tensor.to(self.models[0].device) for tensor in self.tokens(texts))
+        ids, lengths = (tensor.to(self.models[0].device) for tensor in self.tokenize(texts))
         return self.outputs(ids, lengths, torch.arange(self.window, device=ids.device).expand_as(ids))
 
     @torch.inference_mode()
@@ -151,7 +151,7 @@ def caption_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
-def load_tokenizer(model: str, fallback: str | None) -> PreTrainedTokenizerBase:
+def teacher_tokenizer(model: str, fallback: str | None) -> PreTrainedTokenizerBase:
     """The teacher's tokenizer; for a checkpoint file that of `fallback`, by default CLIP's. Raises ModelError."""
     folder = resolve(model, FLAG)
     if folder.is_file():
@@ -193,7 +193,7 @@ def load_teacher(
             raise ModelError(f"--{FLAG} {model}: it has {positions} positions and --window asks for {window}")
         if not -layers - 1 <= absolute_layer(layer, part.layer) <= layers:
             raise ModelError(f"--teacher.layer {layer}: {model} has no such hidden state, it has {layers + 1}")
-    return Teacher(encoders, kind, load_tokenizer(model, tokenizer), window, layer, public_name(model))
+    return Teacher(encoders, kind, teacher_tokenizer(model, tokenizer), window, layer, public_name(model))
 
 
 def teacher_kind(model: str) -> CheckpointKind:

@@ -35,18 +35,18 @@ SAMPLES = (
 )
 
 
-def load_tokens(model: str, window: int) -> PromptTokenizer:
+def student_tokenizer(model: str, window: int) -> PromptTokenizer:
     """The student's tokenizer. Raises ModelError when it lacks a special token or is of another kind."""
     path = resolve(model, FLAG)
     if path.is_file():  # a ZhCLIP encoder
         stored = PromptTokenizer.from_meta(*artifact.read_tokenizer(path), str(path))
         stored.window = window
         return stored
-    return _load_tokens(path, window)
+    return _student_tokenizer(path, window)
 
 
 @functools.lru_cache(maxsize=1)  # every stage of a run asks for it, and a large vocabulary takes seconds
-def _load_tokens(folder: Path, window: int) -> PromptTokenizer:
+def _student_tokenizer(folder: Path, window: int) -> PromptTokenizer:
     return prompt_tokenizer(read_tokenizer(folder, FLAG), window, f"--{FLAG} {folder}")
 
 

@@ -171,7 +171,7 @@ def measure_all(
         for rows in (part.tolist() for part in torch.arange(len(cache)).split(BATCH)):
             ids, target = cache.rows("ids", rows).long(), cache.rows("target", rows).float()
             untrained, nearest_rows = cache.rows("frozen_hidden", rows).float(), [nearest[row] for row in rows]
-            aligned, pooled = student.encode_both(ids)
+            aligned, pooled = student.encode_ids(ids)
             predictions = {"aligned": aligned.cpu(), **baselines.predict(untrained, nearest_rows)}
             mask = student.tokens.key_mask(ids)
             for name, z in predictions.items():

@@ -19,7 +19,7 @@ from ..base.recipe import Recipe, SettingsError, TrainSettings
 from ..base.settings import check_settings
 from ..cache.shards import POOLED, Cache
 from ..cache.standardise import standardised_teacher
-from ..models.freezing import frozen_depth, prepare
+from ..models.freezing import frozen_depth, set_trainable
 from ..models.student import Student, student_from_recipe
 from ..models.teacher import Teacher
 from ..progress import Listener
@@ -154,7 +154,7 @@ def prepare_student(student: Student, cache: Cache, train: TrainSettings) -> Any
     prefixes = ["", POOLED] if cache.pooled_width else [""]
     maps = [cache.ridge(train.ridge_lambda, prefix) for prefix in prefixes] if ridge_start else [None]
     with torch.random.fork_rng([]):  # seeded for the adapters
-        return prepare(student, train, *maps)
+        return set_trainable(student, train, *maps)
 
 
 def train_processes(train: TrainSettings) -> int:
