@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ from tests import small
 from tests.host import in_host
 from trainer.models.student import Student
 from trainer.models.tokenizer import folding
-from zhclip.emphasis import combine, rows, weighted_spans
+from zhclip.emphasis import weighted_spans
 from zhclip.prompt import MAX_DEPTH, MAX_WEIGHT, PromptError, Span, cut, normalise, parse, render, sections
-from zhclip.tokens import PromptTokenizer, Window
+from zhclip.tokens import PromptTokenizer
 
 SYNTAX = st.text(st.sampled_from("()()::1.35-e \\[]ab,"), max_size=24)
 CAT, RED = "\u732b", "\u7ea2\u8272"
@@ -31,14 +32,9 @@ def tokens(window: int = 12, folding: dict[str, str] | None = None) -> PromptTok
 
 
 def test_brackets_act_as_in_comfyui_for_any_ascii(tmp_path: Path) -> None:
-    prompts: list[str] = []
-
-    @given(SYNTAX)
-    @settings(max_examples=2000, deadline=None, database=None)
-    def collect(text: str) -> None:
-        prompts.append(normalise(text))
-
-    collect()
+    chance = Random(0)
+    texts = ("".join(chance.choices("()()::1.35-e \\[]ab,", k=chance.randint(0, 24))) for _ in range(2000))
+    prompts = list(map(normalise, texts))
     prompts += ["(a:nan)", "(a:inf)", "(a:1e400)", "(a:1_0)", "((((a))))", "(" * 50, ")" * 50 + "(a)", "(:1.2)", "()"]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
     theirs = in_host("in_host.parse_weights", tmp_path / "prompts.json")
@@ -54,17 +50,6 @@ def test_brackets_are_read_a_hundred_deep_and_no_deeper() -> None:
         with pytest.raises(PromptError, match=str(MAX_DEPTH)):
             sections("(" * depth + "a" + ")" * depth)
     assert [span.text for span in parse("(" * 3000)] == ["(" * 3000]
-
-
-def test_brackets_without_a_partner_are_text() -> None:
-    def read(text: str) -> list[tuple[str, float]]:
-        return [(span.text, round(span.weight, 6)) for span in parse(text)]
-
-    assert read("((a)") == [("(a", 1.1)]
-    assert read("((a:1.2)") == [("(a", 1.2)]
-    assert read("a) (b) (c)") == [("a) (b) (c)", 1.0)]
-    assert read("((a:1.2) b:1.5)") == [("a", 1.2), (" b", 1.5)]
-    assert read("()(:1.3)") == [(":1.3", 1.1)]
 
 
 def test_full_width_syntax_is_syntax() -> None:
@@ -132,15 +117,6 @@ def test_weighted_spans_are_neighbours_of_one_weight_and_absurd_weights_are_boun
     assert weighted_spans([1, 1.2, 1.2, 1, 0, -1, 1]) == spans
     assert weighted_spans([1, math.nan, 1]) == []
     assert weighted_spans([1.0, math.inf, 1e9, -math.inf]) == [(range(1, 3), MAX_WEIGHT), (range(3, 4), -MAX_WEIGHT)]
-
-
-def test_the_formula() -> None:
-    windows = [Window([2, 7, 8, 9, 3], [1, 1.5, 1, 0.0, 1]), Window([2, 7, 8, 9, 3], [1.0] * 5)]
-    assert [hidden for _, hidden in rows(windows)] == [range(0), range(0), range(1, 2), range(3, 4)]
-    z = torch.randn(4, 5, 6)
-    out = combine(z, windows)
-    torch.testing.assert_close(out[0], z[0] + 0.5 * (z[0] - z[2]) - (z[0] - z[3]))
-    assert torch.equal(out[1], z[1])
 
 
 def test_a_weight_of_0_leaves_what_the_encoder_says_without_the_span() -> None:

@@ -16,11 +16,9 @@ from tests.host import Host, in_host
 from trainer.models.student import Student
 from trainer.models.teacher import load_teacher
 from zhclip import artifact as fmt
-from zhclip.emphasis import combine, rows
 from zhclip.languages import route
 from zhclip.models import SDXL
 from zhclip.structure import structures
-from zhclip.tokens import PromptTokenizer
 
 CHECKPOINT, ENCODER = graphs.SDXL_CHECKPOINT, graphs.SDXL_ENCODER
 L, G = WIDTHS = (768, 1280)
@@ -44,26 +42,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_arithmetic(created: fmt.Artifact, prompts: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """transformers' own BertModel between zhclip's tokens and zhclip's structures: (windows * W, D) and (P,) each."""
-    bert = small.transformers_bert(created)
-    tokens, structure, pooled = (
-        PromptTokenizer.from_artifact(created),
-        *map(structures(created).get, ("structure", "pooled")),
-    )
-    assert structure is not None and pooled is not None
-    conds, pooleds = [], []
-    for text in prompts:
-        windows = tokens.weighted_windows(text)
-        batch = rows(windows)
-        ids = torch.tensor([ids for ids, _ in batch])
-        mask = tokens.key_mask(ids).long()
-        for at, (_, hidden) in enumerate(batch):
-            mask[at, list(hidden)] = 0
-        states = bert(input_ids=ids, attention_mask=mask).last_hidden_state
-        empty = tokens.is_empty(ids)
-        conds.append(combine(structure.apply(states, empty), windows).flatten(0, 1))
-        pooleds.append(combine(pooled.apply(states[:, :1], empty)[:, 0], windows)[0])
-    return conds, pooleds
+    """By transformers' own BertModel: (windows * W, D) and pooled (P,) each."""
+    expected = small.by_transformers(created, prompts)
+    return expected["prompt_embeds"], expected["pooled_prompt_embeds"]
 
 
 @torch.inference_mode()

@@ -11,18 +11,12 @@ from tests import small
 from zhclip.languages import route, spans
 from zhclip.prompt import MAX_LENGTH, PromptError, cut, normalise, sections
 from zhclip.schema import SpecialIds
-from zhclip.tokens import PromptTokenizer
 
 SPECIAL = SpecialIds(start=2, end=3, pad=0, unknown=1)
 # Any text, with the characters that carry meaning here more often than chance would have it.
 TYPICAL = st.sampled_from("a1 ,.\uff0c\u3002\u3000\u732b\u72d7[SEP]\n\uff08\uff09")
 TEXT = st.text(st.one_of(TYPICAL, st.characters()), max_size=300)
 PIECES = st.lists(st.sampled_from(["a", "bc", " d", "\u732b", ",", ".", " ", "", "\u3002", "1"]), max_size=60)
-
-
-def tokens(window: int = 12) -> PromptTokenizer:
-    """The tests' tokenizer over windows of some length."""
-    return small.tokens(window)
 
 
 @given(TEXT)
@@ -47,7 +41,7 @@ def test_what_is_not_punctuation_or_a_width_variant_stays() -> None:
 @given(TEXT, st.integers(3, 20))
 @settings(deadline=None)
 def test_windows_are_exactly_as_long_as_the_window_and_lose_no_token(text: str, window: int) -> None:
-    made = tokens(window)
+    made = small.tokens(window)
     windows = made.windows(text)
     assert windows and all(len(ids) == window for ids in windows)
     inside: list[int] = []
@@ -74,8 +68,8 @@ def test_a_window_of_no_tokens_is_refused() -> None:
 
 
 def test_a_prompt_over_the_limit_is_refused_with_its_length() -> None:
-    assert sections("a" * MAX_LENGTH) and tokens().windows("a" * (MAX_LENGTH + 1))  # a caption has no limit
-    for read in (sections, tokens().weighted_windows, route, spans):
+    assert sections("a" * MAX_LENGTH) and small.tokens(12).windows("a" * (MAX_LENGTH + 1))  # a caption has no limit
+    for read in (sections, small.tokens(12).weighted_windows, route, spans):
         with pytest.raises(PromptError, match=str(MAX_LENGTH + 1)):
             read("a" * (MAX_LENGTH + 1))
 
@@ -90,19 +84,15 @@ def test_a_cut_falls_after_punctuation_else_between_words_else_after_as_many_tok
 
 
 def test_special_tokens_typed_in_a_prompt_are_text() -> None:
-    made = tokens()
+    made = small.tokens(12)
     for typed in ("[SEP]", "[CLS]", "[PAD]"):
         ids = made.ids(f"cat {typed} dog")
         assert not {SPECIAL.start, SPECIAL.end, SPECIAL.pad} & set(ids) and len(ids) > 2
 
 
 def test_masks_reach_to_the_first_end_even_where_padding_is_the_end() -> None:
-    made = tokens(6)
+    made = small.tokens(6)
     made.special = SpecialIds(2, 3, 3, 1)
     ids = torch.tensor([made.frame([9, 8]), made.frame([])])
     assert made.key_mask(ids).tolist() == [[True] * 4 + [False] * 2, [True] * 2 + [False] * 4]
     assert made.is_empty(ids).tolist() == [False, True]
-
-
-def test_length_counts_start_and_end() -> None:
-    assert (tokens().length(""), tokens().length("cat dog")) == (2, 4)
