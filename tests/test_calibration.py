@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
-from torch.overrides import TorchFunctionMode
 
 from tests.tree import ROOT
 from trainer.report.score import retrieval
@@ -53,34 +51,6 @@ def test_solves_the_weighted_ridge_with_a_bias_for_each_position(positions: int)
     np.testing.assert_allclose(weight.T, expected[:S], atol=1e-6)
     np.testing.assert_allclose(bias[:positions], expected[S:], atol=1e-5)
     assert not bias[positions:].any()
-
-
-def test_sums_of_two_sets_are_the_sums_of_both() -> None:
-    x, r, weights = draw(20, W, S), draw(20, W, D, seed=2), torch.ones(20, W)
-    both = summed(x, r, weights)
-    joined = summed(x[:12], r[:12], weights[:12]).merge(summed(x[12:], r[12:], weights[12:]))
-    for name in ("weight", "x", "xx", "y", "xy"):
-        torch.testing.assert_close(getattr(joined, name), getattr(both, name))
-
-
-def test_products_of_the_sums_are_full_fp32_whatever_the_process_allows() -> None:
-    class Seen(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in (torch.Tensor.matmul, torch.Tensor.__matmul__):
-                allowed.append(torch.get_float32_matmul_precision())
-            return func(*args, **kwargs or {})
-
-    allowed: list[str] = []
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        with Seen():
-            sums = RidgeSums.zeros(W, S, D)
-            sums.add(draw(20, W, S), draw(20, W, D), torch.arange(W).expand(20, W), torch.ones(20, W))
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert len(allowed) == 2 and set(allowed) == {"highest"}
 
 
 def test_chooses_the_penalty_with_the_least_error_on_the_pairs_left_out() -> None:

@@ -18,7 +18,7 @@ from tests.tree import ROOT, python
 from trainer.models.student import Student
 from zhclip import artifact as fmt
 from zhclip.io import ArtifactError
-from zhclip.pipelines import PromptEncoder, one_length
+from zhclip.pipelines import PromptEncoder
 
 TOLERANCE = 1e-5
 WIDTH = sum(small.SDXL_WIDTHS)
@@ -185,9 +185,3 @@ def test_what_the_vocabulary_lacks_is_named(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="read as unknown: \u2603") as warned:
         encoder("a cat \u2603")
     assert [Path(one.filename).name for one in warned] == [Path(__file__).name]
-
-
-def test_one_length_is_the_least_that_holds_each_whole() -> None:
-    parts = [torch.full((rows, 3), float(rows)) for rows in (4, 6, 12)]
-    joined = one_length(*parts)
-    assert joined.shape == (3, 12, 3) and joined[0].eq(4).all() and joined[1].eq(6).all()
