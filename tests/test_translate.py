@@ -15,7 +15,7 @@ from tests.small import captions
 from tests.tree import ROOT, killed_at, trainer
 from trainer.__main__ import main
 from trainer.base.stage_settings import TranslateSettings
-from trainer.translate.checks import find_fault, has_loop
+from trainer.translate.stage import find_fault, has_loop
 from trainer.translate.translator import Translator
 
 CODES = (">>cmn_Hans<<", ">>cmn_Hant<<")
@@ -174,10 +174,6 @@ def incomplete(folder: Path) -> None:
 
 # By case: settings from (folder, models), and what the one line of the error names.
 BAD: dict[str, tuple[Callable[[Path, Path], dict[str, object]], str]] = {
-    "no source": (lambda folder, models: {"source": None}, "--translate.source"),
-    "no out": (lambda folder, models: {"out": None}, "--translate.out"),
-    "no such source": (lambda folder, models: {"source": folder / "none.tsv"}, "none.tsv"),
-    "no such column": (lambda folder, models: {"column": "title"}, "title"),
     "no tsv": (lambda folder, models: {"out": folder / "pairs.json"}, "--translate.out"),
     "no beams": (lambda folder, models: {"beams": 0}, "--translate.beams 0"),
     "too many tokens": (lambda folder, models: {"max_tokens": 500}, "--translate.max_tokens 500"),

@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import unicodedata
 from collections import Counter
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
 from zhclip.io import atomic_write
+from zhclip.prompt import normalise
 
 from ..base.device import default_device
 from ..base.files import file_sha256, hold, write_text
 from ..base.recipe import SettingsError, Source
 from ..base.settings import check_settings, require
 from ..base.stage_settings import TranslateSettings
-from ..corpus.clean import english_fault
+from ..corpus.clean import HAN, english_fault
 from ..corpus.lines import Row
 from ..corpus.readers import read_rows, source_sha256
 from ..models.load import resolve
 from ..progress import Listener, track
-from .checks import find_fault
 from .translator import FLAG, Translation, Translator
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ FILES = ["*.json", "*.spm", "*.model", "model.safetensors", "model-*.safetensors
 OLD_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]  # read where there are none in safetensors
 WEIGHTS = (".bin", ".json", ".model", ".safetensors", ".spm")
 SHARD_SETTINGS = ("column", "limit", "shard_rows", "model", "beams", "max_tokens")  # that determine the translations
+LOOP = re.compile(r"([^\W\d]|\D{2,12}?)\1{3,}")
+SLACK = 8  # characters beyond the ratio that a short caption's translation may have: a name can be long
 
 
 def run(settings: TranslateSettings, progress: Listener | None = None) -> None:
@@ -110,3 +114,28 @@ def write_pairs(out: Path, rows: list[Row], translations: list[Translation]) -> 
     if rejected.total() == len(rows):
         raise SettingsError(f"{out}: {result}")
     log.info("translate: %s", result)
+
+
+def find_fault(en: str, zh: str) -> str:
+    """The reason to reject a translation, or ""."""
+    words = set(re.findall(r"\b[a-z]{4,}\b", en))
+    copied = words & set(re.findall(r"[a-z]{4,}", zh))
+    en_length, zh_length = len(en.split()), len(re.findall(r"[A-Za-z0-9.]+|[^\W_]", zh))
+    numbers = [re.findall(r"\d+", unicodedata.normalize("NFKC", text).replace(",", "")) for text in (en, zh)]
+    if not zh.strip():
+        return "empty output"
+    if normalise(en).lower() == normalise(zh).lower() or len(copied) > len(words) / 2:
+        return "copy of the caption"
+    if not HAN.search(zh):
+        return "no Chinese"
+    if has_loop(zh) and not has_loop(en):
+        return "repetition loop"
+    if not 0.5 * en_length - SLACK / 4 <= zh_length <= 4 * en_length + SLACK:
+        return "length ratio"
+    return "other numbers" if all(numbers) and not set(numbers[0]) & set(numbers[1]) else ""
+
+
+def has_loop(text: str) -> bool:
+    """Whether a text repeats something four times in a row (digits and single marks aside), or is half repetition."""
+    fours = [text[i : i + 4] for i in range(len(text) - 3)]
+    return bool(LOOP.search(text)) or (len(fours) >= 16 and len(set(fours)) < len(fours) / 2)
