@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,10 +31,16 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusers folder `sd` and an encoder cat.safetensors."""
+    """A diffusers folder `sd`, an encoder cat.safetensors, and encoders and prompts that cannot be used."""
     folder = tmp_path_factory.mktemp("parts")
     diffusion.pipeline(folder / "sd")
     small.saved(folder / "cat.safetensors", teacher_width=diffusion.WIDTH)
+    small.saved(folder / "wide.safetensors", teacher_width=768)
+    teacher = TeacherInfo("tests/teacher", "0" * 64, -2, diffusion.WIDTH)
+    small.saved(folder / "skip.safetensors", teacher_width=diffusion.WIDTH, teacher=teacher)
+    tables = {"none": "zh\ten\n", "columns": "zh\tenglish\n\u72d7\ta dog\n", "blank": "zh\ten\n\u72d7\t\n"}
+    for name, text in tables.items():
+        (folder / f"{name}.tsv").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -158,54 +163,27 @@ def test_another_prompt_is_the_next_one_or_of_the_papers() -> None:
     assert another([first, second], 0) == second.en and another([first], 0) == second.en
 
 
-# From the folder of parts and an empty folder to arguments.
-Change = Callable[[Path, Path], list[str]]
-
-
-def wide_encoder(parts: Path, folder: Path) -> list[str]:
-    return ["--encoders", str(small.saved(folder / "wide.safetensors", teacher_width=768))]
-
-
-def two_layers(parts: Path, folder: Path) -> list[str]:
-    teacher = TeacherInfo("tests/teacher", "0" * 64, -2, diffusion.WIDTH)
-    skipping = small.saved(folder / "skip.safetensors", teacher_width=diffusion.WIDTH, teacher=teacher)
-    return ["--encoders", f"{parts / 'cat.safetensors'},{skipping}"]
-
-
-def table(text: str) -> Change:
-    def write(parts: Path, folder: Path) -> list[str]:
-        (folder / "p.tsv").write_text(text, encoding="utf-8")
-        return ["--prompts", str(folder / "p.tsv")]
-
-    return write
-
-
-def given(*arguments: str) -> Change:
-    return lambda parts, folder: [argument.replace("PARTS", str(parts)) for argument in arguments]
-
-
 @pytest.mark.parametrize(
-    ("wrong", "names"),
+    ("arguments", "names"),
     [
-        (given("--checkpoint", ""), "--checkpoint"),
-        (given("--checkpoint", "/nowhere/sd.safetensors"), "--checkpoint /nowhere/sd.safetensors"),
-        (given("--encoders", "PARTS/sd/unet/diffusion_pytorch_model.safetensors"), "diffusion_pytorch_model"),
-        (wide_encoder, "wide.safetensors"),
-        (two_layers, "--encoders"),
-        (given("--sampler", "Euler"), "--sampler Euler"),
-        (given("--steps", "0"), "--steps 0"),
-        (given("--width", "60"), "--width 60"),
-        (given("--seeds", "1,x"), "--seeds 1,x"),
-        (table("zh\ten\n"), "p.tsv"),
-        (table("zh\tenglish\n\u72d7\ta dog\n"), "p.tsv"),
-        (table("zh\ten\n\u72d7\t\n"), "row 2"),
+        ("--checkpoint=", "--checkpoint"),
+        ("--checkpoint /nowhere/sd.safetensors", "--checkpoint /nowhere/sd.safetensors"),
+        ("--encoders PARTS/sd/unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model"),
+        ("--encoders PARTS/wide.safetensors", "wide.safetensors"),
+        ("--encoders PARTS/cat.safetensors,PARTS/skip.safetensors", "--encoders"),
+        ("--sampler Euler", "--sampler Euler"),
+        ("--steps 0", "--steps 0"),
+        ("--width 60", "--width 60"),
+        ("--seeds 1,x", "--seeds 1,x"),
+        ("--prompts PARTS/none.tsv", "none.tsv"),
+        ("--prompts PARTS/columns.tsv", "columns.tsv"),
+        ("--prompts PARTS/blank.tsv", "row 2"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
-    wrong: Change, names: str, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: str, names: str, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small_run = ["--seeds", "1", "--steps", "1", *wrong(parts, tmp_path)]
-    assert main(command(parts, tmp_path / "out", *small_run)) == 1
+    assert main(command(parts, tmp_path / "out", *arguments.replace("PARTS", str(parts)).split())) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("compare: ") and names in error
     assert not list((tmp_path / "out").glob("pictures/*"))
