@@ -47,15 +47,11 @@ def test_run_leaves_what_it_promises(finished: Path) -> None:
     baselines = ("constant", "nearest", "untrained", "ridge")
     assert {name: set(zones) for name, zones in report["baselines"].items()} == dict.fromkeys(baselines, ZONES)
     assert report["skill"] == pytest.approx(1 - report["loss"]["all"] / report["baselines"]["constant"]["all"])
-    assert set(report["loss"]) == ZONES and report["loss"]["position0"] == pytest.approx(
-        0, abs=1e-5
-    )  # CLIP's is stored
+    assert set(report["loss"]) == ZONES and report["loss"]["position0"] < 1e-5  # CLIP's is stored
     assert report["norm_ratio"] == pytest.approx(1, abs=0.1)
     for recalls in (report["retrieval"], *(report["baselines_retrieval"][name] for name in ("ridge", "untrained"))):
         assert set(recalls) == {"zh_to_en", "en_to_zh"} and set(recalls["zh_to_en"]) == {"R@1", "R@5", "R@10"}
     assert "| constant per position |" in (finished / "report.md").read_text(encoding="utf-8")
-    assert parse_recipe(finished / "recipe.yaml").train.steps == 12
-    assert (finished / "metrics.jsonl").is_file()
     summary = read(finished / "corpus" / "summary.json")
     rejected = sum(sum(split["rejected"].values()) for split in summary.values())
     rejects = (finished / "corpus" / "rejects.tsv").read_text(encoding="utf-8").splitlines()

@@ -100,7 +100,9 @@ def parse_message(error: BaseException) -> str:
 
 
 def parse_recipe(path: Path) -> Recipe:
-    """A run's RUN/recipe.yaml. Raises SettingsError when it is damaged."""
+    """A run's RUN/recipe.yaml. Raises SettingsError when there is none or it is damaged."""
+    if not path.is_file():
+        raise SettingsError(f"{path}: there is no such file; give the folder of a run")
     try:
         return to_recipe(parse(recipe_parser(), ["--config", str(path)]))
     except (SettingsError, UnicodeDecodeError) as error:
