@@ -153,7 +153,7 @@ def job_of(inputs: dict[str, Any]) -> Job:
     """The training that the node's inputs describe. Raises ValueError."""
     from .host.training import STUDENT, Job
 
-    settings = {"training_seed": 0, "steps": 0} | inputs
+    settings = inputs | {name: inputs.get(name, 0) for name in ("training_seed", "steps")}
     checkpoint, pairs, chinese_clip = (settings[name] for name in ("checkpoint", "pairs", "chinese_clip"))
     # web/upstream.js names the file likewise.
     ending = "zhclip" if settings["thoroughness"] == "recommended" else f"zhclip-{settings['thoroughness']}"
