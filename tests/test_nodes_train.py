@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from tests import encoders, graphs, hub, small
 from tests.encoders import PAIRS, STUDENT, TEACHER, training_inputs
 from tests.graphs import Graph
 from tests.host import Host, in_host, running
-from tests.tree import python
+from tests.tree import ROOT, python
 from zhclip.artifact import read_meta
 
 STEPS = 20
@@ -154,6 +156,15 @@ def test_bad_input_is_one_sentence_and_the_queue_lives(
     message = trainer.refuse(train("bad", **changes) if "name" not in changes else train(**changes))
     assert named in message and "\n" not in message and "--" not in message, message
     assert trainer.outputs(graphs.encode(message) | {"keep": graphs.node("PreviewAny", source=["text", 0])})
+
+
+def test_the_node_replaces_sentences_that_the_trainer_says() -> None:
+    """Its table of words, but for the names of flags."""
+    tree = ast.parse((ROOT / "nodes" / "host" / "training.py").read_text(encoding="utf-8"))
+    (table,) = (node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WORDS")
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "trainer").rglob("*.py"))
+    said = re.sub(r'"\s+f?"', "", code)  # strings in pieces, joined
+    assert not [words for words in ast.literal_eval(table.value) if not words.startswith("--") and words not in said]
 
 
 def test_the_host_is_afterwards_as_it_was(tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ WORDS = {  # of the trainer's messages -> for a user of the node
     "a mirror (HF_ENDPOINT)": "hf-mirror.com in chinese_clip",
     ", move the cache (--cache.dir FOLDER), or use fewer captions (--corpus.limit N)": ", or choose quick",
     "give the same command again": "press Run again",
-    "Give the same command again": "Press Run again",
     "--teacher.model": "checkpoint",
     "--student.model": "chinese_clip",
     "--corpus.train": "pairs",
@@ -127,8 +126,8 @@ def train(job: Job, node_id: str | None) -> None:
     except progress.Cancelled as error:
         raise memory.InterruptProcessingException() from error
     except (errors.TrainerError, ArtifactError, OSError) as error:
-        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        raise ValueError(for_node(text)) from error
+        full = isinstance(error, OSError) and error.filename and f"{error.filename}: {error.strerror}; press Run again."
+        raise ValueError(for_node(full or str(error))) from error
     except RuntimeError as error:
         if not device.is_out_of_memory(error):
             raise
