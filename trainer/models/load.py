@@ -33,14 +33,8 @@ CONFIGS += ["vocab.txt", "vocab.json", "merges.txt"]
 HALF_WEIGHTS = "model.fp16.safetensors"  # what diffusers writes in half precision, often beside the whole file
 TEXT_WEIGHTS = "zhclip-text.safetensors"  # the text encoder alone, written by trainer/models/download.py
 # Names of a folder's weights in the order of preference. Other programs may have left a half beside a whole file.
-WEIGHTS = (
-    "model.safetensors",
-    TEXT_WEIGHTS,
-    "model-*.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model-*.bin",
-    HALF_WEIGHTS,
-)
+WEIGHTS = ["model.safetensors", TEXT_WEIGHTS, "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin"]
+WEIGHTS += [HALF_WEIGHTS]
 CHECKPOINTS = (".safetensors", ".ckpt", ".bin", ".pt")
 BERT_TOKENS = "embeddings.word_embeddings.weight"
 # BertConfig's names of zhclip.schema.Dimensions, in its order.
