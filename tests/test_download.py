@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import encoders, hub
-from tests.tree import ROOT
+from tests.tree import ROOT, trainer
 from trainer.models.load import HALF_WEIGHTS, TEXT_WEIGHTS
 from trainer.models.student import load_student
 from trainer.models.teacher import load_teacher
@@ -36,32 +36,21 @@ print(json.dumps({weights.target.parent.name: weights.size for weights in missin
 print(load_teacher(sys.argv[1], 77, weights=False).width)
 print(load_teacher(sys.argv[1], 77).sha256)
 """
-# Blocks are small here. As a kill does: without cleaning up, after block number argv[2].
-KILLED = """
+# Blocks are small, and the listener stops after argv[2] events: as a kill does, without cleaning up, or by raising.
+STOPPED = """
 import os, sys
-from trainer.models import download
-from trainer.models.student import load_student
-download.BLOCK = 100_000
-def stop(event, seen=[]):
-    seen.append(event)
-    if len(seen) > int(sys.argv[2]):
-        os._exit(9)
-load_student(sys.argv[1], 32, progress=stop)
-"""
-CANCELLED = """
-import sys
 from trainer.models import download
 from trainer.models.student import load_student
 from trainer.progress import Cancelled
 download.BLOCK = 100_000
-def stop(event):
-    print(event.stage, event.done, event.total)
-    if event.done > 200_000:
-        raise Cancelled
-try:
-    load_student(sys.argv[1], 32, progress=stop)
-except Cancelled:
-    print("cancelled")
+def stop(event, events=[]):
+    events.append(event)
+    if len(events) > int(sys.argv[2]):
+        print(event.stage, event.done, flush=True)
+        os._exit(9) if sys.argv[3] == "kill" else cancel()
+def cancel():
+    raise Cancelled
+load_student(sys.argv[1], 32, progress=stop)
 """
 
 
@@ -134,7 +123,7 @@ def test_a_download_killed_at_each_block_continues(repository: Path, tmp_path: P
     sent: list[int] = []
     home, blocks = tmp_path / "home", 0
     with hub.serve(tmp_path / "hub", sent=sent) as (endpoint, _):
-        while run(endpoint, home, KILLED, "someone/student", "1").returncode == 9:
+        while run(endpoint, home, STOPPED, "someone/student", "1", "kill").returncode == 9:
             blocks += 1
             (partial,) = home.rglob("*.part")
             assert (blocks - 1) * 100_000 < partial.stat().st_size <= blocks * 100_000 + 10_000
@@ -148,20 +137,9 @@ def test_a_download_killed_at_each_block_continues(repository: Path, tmp_path: P
 
 def test_a_listener_sees_and_stops_a_download(repository: Path, tmp_path: Path) -> None:
     with hub.serve(tmp_path / "hub") as (endpoint, _):
-        done = run(endpoint, tmp_path / "home", CANCELLED, "someone/student")
-        *events, last = done.stdout.splitlines()
-        assert last == "cancelled" and len(events) > 2, done.stderr
-        assert all(event.startswith("download someone/student") for event in events)
+        done = run(endpoint, tmp_path / "home", STOPPED, "someone/student", "3", "cancel")
+        assert done.stdout.startswith("download someone/student") and done.stderr.rstrip().endswith("Cancelled")
         assert output(endpoint, tmp_path / "home", STUDENT, "someone/student") == student_digest(repository)
-
-
-def test_a_checkpoints_tokenizer_needs_no_weights(tmp_path: Path) -> None:
-    wide = encoders.clip_teacher(tmp_path / "hub" / "openai" / "clip-vit-large-patch14", width=128)
-    checkpoint = encoders.sd15_checkpoint(wide, tmp_path / "sd.safetensors")
-    with hub.serve(tmp_path / "hub") as (endpoint, asked):
-        sha256 = output(endpoint, tmp_path / "home", TEACHER, str(checkpoint)).splitlines()[-1]
-        assert not any(path.endswith("model.safetensors") for path in asked)
-    assert sha256 == load_teacher(str(wide), 77).sha256
 
 
 @pytest.mark.slow
@@ -199,3 +177,27 @@ def test_of_another_kinds_pipeline_no_weights_are_downloaded(tmp_path: Path) -> 
         done = run(endpoint, tmp_path / "home", script, "someone/flux")
     assert done.stderr.splitlines()[-1].startswith("trainer.models.load.ModelError") and "text_encoder_2" in done.stderr
     assert not list((tmp_path / "home").rglob("*.safetensors")) and asked
+
+
+def test_models_come_by_id_from_a_mirror_and_bring_no_more_than_needed(tmp_path: Path) -> None:
+    repositories = tmp_path / "hub"
+    encoders.student(repositories / "someone" / "chinese-clip")
+    pipeline = repositories / "someone" / "sd15"
+    encoders.clip_teacher(pipeline / "text_encoder")
+    encoders.clip_teacher(pipeline / "tokenizer")
+    (pipeline / "tokenizer" / "model.safetensors").unlink()
+    (pipeline / "model_index.json").write_text("{}", encoding="utf-8")
+    (pipeline / "v1-5-pruned.safetensors").write_bytes(b"many gigabytes")
+    train, dev = encoders.corpora(tmp_path)
+    flags = ["--config", "recipes/tiny.yaml", "--run", str(tmp_path / "run"), "--window", "32"]
+    flags += ["--student.model", "someone/chinese-clip", "--teacher.model", "someone/sd15"]
+    flags += ["--corpus.train", str(train), "--corpus.dev", str(dev)]
+    with hub.serve(repositories) as (endpoint, asked):
+        own = hub.settings(endpoint, tmp_path / "home")
+        done = trainer("run", *flags, **own)
+        assert done.returncode == 0, done.stderr
+        assert not any("v1-5-pruned" in path for path in asked)
+        unknown = trainer("corpus", *flags, "--student.model", "someone/else", "--run", str(tmp_path / "x"), **own)
+    assert unknown.returncode == 1
+    assert "someone/else: neither a local folder nor to be had from the hub" in unknown.stderr.splitlines()[-1]
+    assert (tmp_path / "run" / "encoder.safetensors").is_file()
