@@ -24,32 +24,9 @@ FORBIDDEN = {
     "runs text as code": r"\beval\b|\bexec\b|__import__",
     "stores live objects": r"\w*pickl\w*",
 }
-NODES = {
-    "ZhCLIPCalibrate",
-    "ZhCLIPCompareGrid",
-    "ZhCLIPGrid",
-    "ZhCLIPInspector",
-    "ZhCLIPLoader",
-    "ZhCLIPTextEncode",
-    "ZhCLIPTrain",
-}
-SHIPPED = {
-    "CHANGELOG.md",
-    "LICENSE",
-    "README.md",
-    "README.zh.md",
-    "__init__.py",
-    "docs",
-    "example_workflows",
-    "locales",
-    "nodes",
-    "pyproject.toml",
-    "recipes",
-    "subgraphs",
-    "trainer",
-    "web",
-    "zhclip",
-}
+NODES = {f"ZhCLIP{name}" for name in ["Calibrate", "CompareGrid", "Grid", "Inspector", "Loader", "TextEncode", "Train"]}
+SHIPPED = {"CHANGELOG.md", "LICENSE", "README.md", "README.zh.md", "__init__.py", "docs", "example_workflows"}
+SHIPPED |= {"locales", "nodes", "pyproject.toml", "recipes", "subgraphs", "trainer", "web", "zhclip"}
 
 
 def comfy(*arguments: str, cwd: Path) -> str:
@@ -86,33 +63,13 @@ def test_holds_the_pack_and_nothing_else(archive: Path) -> None:
 
 
 def test_passes_the_registry_scan(archive: Path) -> None:
-    hits = []
+    assert re.search(FORBIDDEN["reads the environment"], "os.environ")
     for name in files(archive):
         data = (archive / name).read_bytes()
-        if b"\0" in data or name.endswith((".jpg", ".png")):
-            continue
-        for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
-            hits += [
-                f"{name}:{number} {what}: {line.strip()}"
-                for what, pattern in FORBIDDEN.items()
-                if re.search(pattern, line, re.I)
-            ]
-    assert not hits, "\n".join(hits)
-
-
-def test_scan_finds_what_it_looks_for() -> None:
-    """The patterns themselves: each of these would be held back."""
-    for line, what in {
-        "token = os.environ['X']": "reads the environment",
-        "from subprocess import run": "starts a process",
-        "import urllib.request": "uses the network",
-        "requests.get(url)": "uses the network",
-        "model.eval()": "runs text as code",
-        "# never unpickles": "stores live objects",
-    }.items():
-        assert re.search(FORBIDDEN[what], line, re.I), line
-    for line in ("python -m trainer evaluate", "the environment", "model.train(False)", "execute", "a medieval city"):
-        assert not [what for what, pattern in FORBIDDEN.items() if re.search(pattern, line, re.I)], line
+        if b"\0" not in data and not name.endswith((".jpg", ".png")):
+            for what, pattern in FORBIDDEN.items():
+                hit = re.search(f".*(?:{pattern}).*", data.decode("utf-8"), re.I)
+                assert not hit, f"{name} {what}: {hit[0]}"
 
 
 def test_comfy_cli_finds_it_valid(archive: Path) -> None:

@@ -20,8 +20,6 @@ from trainer.report.page import Axis, averaged, chart, page
 from trainer.report.tables import LABELS, LANGUAGES, WORDS, verdict
 from trainer.training import metrics
 
-WRITTEN = ("report.json", "report.md", "report.html", "report.captions.tsv")
-
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -55,24 +53,16 @@ def test_the_page_has_every_part_in_both_languages_and_needs_nothing_else(finish
 def test_the_verdict_follows_the_baselines(finished: Path) -> None:
     report = read(finished)
     report["rows"], report["retrieval"]["zh_to_en"]["R@1"] = 1500, 0.8
-    for loss, strategy, outcome in (
-        (0.2, "unfreeze", "better"),
-        (0.4, "unfreeze", "ridge"),
-        (0.4, "ridge", "untrained"),
-    ):
+    report["baselines"] = {"ridge": {"all": 0.4}, "constant": {"all": 0.5}}
+    cases = {"better": (0.2, "unfreeze"), "ridge": (0.4, "unfreeze"), "untrained": (0.4, "ridge")}
+    for outcome, (loss, strategy) in (cases | {"constant": (0.6, "unfreeze")}).items():
         own = report | {"loss": {"all": loss}, "strategy": strategy}
-        own["baselines"] = {"ridge": {"all": 0.4}, "constant": {"all": 0.5}}
-        sentences = [verdict(own, language) for language in LANGUAGES]
-        for sentence, words in zip(sentences, WORDS["verdict"][outcome]):
+        for language, words in zip(LANGUAGES, WORDS["verdict"][outcome]):
+            sentence = verdict(own, language)
             assert sentence.startswith(words.partition("{")[0]) and "1,200" in sentence and "1,500" in sentence
-            assert f"{1 - loss / 0.5:.0%}" in sentence
-    assert verdict(own | {"loss": {"all": 0.6}}) == WORDS["verdict"]["constant"][0].format(
-        loss="0.600", ridge="0.400", constant="0.500", hits="1,200", rows="1,500"
-    )
-    for name in ("report.html", "report.md"):
-        assert verdict(read(finished)).replace("'", "&#39;" if name.endswith("html") else "'") in (
-            finished / name
-        ).read_text(encoding="utf-8")
+    sentence = verdict(read(finished))
+    assert sentence in (finished / "report.md").read_text(encoding="utf-8")
+    assert sentence.replace("'", "&#39;") in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_artifact_gets_the_page_without_what_only_a_run_knows(
@@ -100,13 +90,6 @@ def test_the_captions_add_up_to_the_report(finished: Path) -> None:
         assert first == pytest.approx(report[part]["zh_to_en"]["R@1"])
     english = {pair.en for pair in pairs}
     assert all(row.nearest in english - {row.en} for row in rows)
-
-
-def test_a_second_evaluation_leaves_the_same_bytes(finished: Path) -> None:
-    before = {name: (finished / name).read_bytes() for name in WRITTEN}
-    assert main(["evaluate", "--run", str(finished)]) == 0
-    assert {name: (finished / name).read_bytes() for name in WRITTEN} == before
-    assert not list(finished.rglob("*.tmp"))
 
 
 def test_metrics_of_a_resumed_run_continue_from_its_checkpoint(tmp_path: Path) -> None:

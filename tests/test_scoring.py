@@ -12,7 +12,7 @@ from trainer.base.recipe import TrainSettings
 from trainer.cache.shards import Cache
 from trainer.report.score import Baselines, measure, retrieval, zone_masks, zone_means
 from trainer.training.losses import contrast_loss, cosine_loss
-from trainer.training.schedule import DivergedError, check_divergence, learning_rate, total_steps
+from trainer.training.schedule import DivergedError, check_divergence, learning_rate
 from zhclip.vectors import sentence_vector
 
 
@@ -115,12 +115,6 @@ def test_rate_warms_up_and_decays() -> None:
     assert {learning_rate(TrainSettings(lr=1.0, warmup=0, schedule="constant"), step, 20) for step in range(20)} == {
         1.0
     }
-
-
-def test_steps_follow_from_epochs_unless_given() -> None:
-    assert total_steps(TrainSettings(batch=128, epochs=6), 22606) == 1060
-    assert total_steps(TrainSettings(steps=7), 22606) == 7
-    assert total_steps(TrainSettings(strategy="ridge"), 22606) == 0
 
 
 def test_divergence_names_the_flags_to_lower() -> None:

@@ -14,8 +14,6 @@ from safetensors.torch import load_file
 from tests import encoders, runs
 from trainer.__main__ import main
 from trainer.base.settings import parse_recipe
-from trainer.cache.shards import Cache
-from trainer.cache.standardise import standardised_teacher
 from trainer.models.student import Student
 from trainer.training.losses import cosine_loss
 from trainer.training.setup import TrainedRun
@@ -75,32 +73,12 @@ def test_the_report_has_each_part_and_the_pooled_vector_beside_their_baselines(f
     assert all(f">{name}</th>" in page for name in parts)
 
 
-def test_evaluating_the_artifact_repeats_its_report(finished: Path, inputs: dict[str, str], tmp_path: Path) -> None:
-    flags = ["--teacher.model", inputs["--teacher.model"], "--corpus", inputs["--corpus.dev"]]
-    again = tmp_path / "again.json"
-    assert main(["evaluate", "--artifact", str(finished / "encoder.safetensors"), *flags, "--report", str(again)]) == 0
-    report, own = (json.loads(p.read_text(encoding="utf-8")) for p in (again, finished / "report.json"))
-    for name, part in own["parts"].items():
-        for zone, loss in part["loss"]["aligned"].items():
-            assert report["parts"][name]["loss"]["aligned"][zone] == pytest.approx(loss, abs=1e-3)
-
-
 def test_the_joint_cosine_is_the_mean_of_the_parts_whatever_their_norms() -> None:
     torch.manual_seed(0)
     z, y = torch.randn(4, 3, 8), torch.randn(4, 3, 8) * torch.tensor([1.0] * 3 + [100.0] * 5)
     parts = [cosine_loss(z[..., :3], y[..., :3]), cosine_loss(z[..., 3:], y[..., 3:])]
     assert torch.allclose(cosine_loss(z, y, (3, 5)), torch.stack(parts).mean(dim=0), atol=1e-6)
     assert torch.allclose(unit(y, (3, 5)).norm(dim=-1), torch.ones(4, 3))
-
-
-def test_a_standardised_target_has_no_dimension_that_outweighs_the_others(finished: Path) -> None:
-    recipe = parse_recipe(finished / "recipe.yaml")
-    cache = Cache.open(recipe.cache_folder / "dev", 3, None)
-    target, text = cache.rows("target", [*range(len(cache))]).float(), cache.column("en_length")
-    inner = torch.cat([rows[1:length] for rows, length in zip(target, text)])
-    assert inner.std(dim=0).max() < 3 and inner.mean(dim=0).abs().max() < 1.5
-    teacher: Any = standardised_teacher(recipe, "cpu")
-    assert teacher.std.max() > 1.5 * teacher.std.min()
 
 
 def test_a_killed_run_of_two_parts_ends_in_the_same_file(inputs: dict[str, str], tmp_path: Path) -> None:
