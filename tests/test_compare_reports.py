@@ -95,18 +95,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     for name, text in (("broken", "{"), ("none", '{"loss": 1}'), ("list", "[1]")):
         (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
     shutil.copy(pair[0] / "report.json", tmp_path / "alone.json")  # without its captions
-    for arguments, names in (
-        ([ridge], "reports"),
-        ([ridge, str(shorter)], str(shorter)),
-        ([ridge, str(turned)], str(turned)),
-        ([ridge, str(wider)], str(wider)),
-        ([ridge, str(tmp_path)], "report.json"),
-        ([ridge, str(tmp_path / "broken.json")], "broken.json"),
-        ([ridge, str(tmp_path / "none.json")], "none.json"),
-        ([ridge, str(tmp_path / "list.json")], "list.json"),
-        ([str(tmp_path / "alone.json"), ridge], "alone.captions.tsv"),
-    ):
+    compared = {"reports": [ridge], "report.json": [ridge, str(tmp_path)]}
+    compared |= {str(other): [ridge, str(other)] for other in (shorter, turned, wider)}
+    compared |= {name: [ridge, str(tmp_path / name)] for name in ("broken.json", "none.json", "list.json")}
+    for named, arguments in (compared | {"alone.captions.tsv": [str(tmp_path / "alone.json"), ridge]}).items():
         assert main(["compare-reports", *arguments]) == 1
         printed = capsys.readouterr()
-        assert names in printed.err and len(printed.err.strip().splitlines()) == 1, printed.err
+        assert named in printed.err and len(printed.err.strip().splitlines()) == 1, printed.err
         assert not printed.out

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,7 +21,6 @@ from transformers import ChineseCLIPModel
 
 from tests import encoders
 from trainer.artifact import export
-from trainer.base.files import read_metadata
 from trainer.base.recipe import LORA, Recipe, SettingsError, TrainSettings
 from trainer.base.settings import parse_recipe
 from trainer.cache import stage as cache
@@ -36,7 +34,7 @@ from trainer.training import checkpoint, metrics, setup
 from trainer.training import loop as train
 from trainer.training.dev import DevMetrics
 from trainer.training.losses import Loss, cosine_loss
-from trainer.training.setup import TrainedRun, make_accelerator
+from trainer.training.setup import TrainedRun
 from zhclip.artifact import Artifact, load
 from zhclip.device import best_precision, usable_gpu
 
@@ -261,31 +259,6 @@ def test_half_the_size_says_the_same(base: Recipe, tmp_path: Path) -> None:
     a, b = (Student.from_artifact(some).encode(texts) for some in (whole, half))
     assert 0 < float(cosine_loss(a, b).max()) < 1e-5
     assert torch.allclose(a.norm(dim=-1), b.norm(dim=-1), rtol=1e-3)
-
-
-def test_fp16_scales_the_gradient_and_a_resumed_run_knows_the_scale(
-    base: Recipe, alone: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Accelerate makes the scaler for a GPU alone; here the CPU gets it."""
-
-    def with_scaler(train_settings: TrainSettings) -> Accelerator:
-        accelerator = make_accelerator(train_settings)
-        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
-        accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
-        return accelerator
-
-    monkeypatch.setattr("trainer.training.setup.make_accelerator", with_scaler)
-    recipe = beside(alone, tmp_path / "run")
-    whole = final(run_stages(recipe, train))
-    assert 0 < largest_difference(whole, final(alone)) < 2e-3
-    last = checkpoint.newest(recipe.folder / "checkpoints")
-    assert last is not None
-    scaler = json.loads(read_metadata(last, "")["scaler"])
-    assert scaler["scale"] == 2.0**14  # doubled after each three of the twelve steps
-    checkpoint.final(recipe.folder / "checkpoints").unlink()
-    last.unlink()  # killed after step 8
-    assert largest_difference(final(run_stages(recipe, train)), whole) == 0
-    assert json.loads(read_metadata(last, "")["scaler"]) == scaler
 
 
 def test_a_run_is_not_continued_at_another_precision(alone: Recipe) -> None:

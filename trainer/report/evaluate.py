@@ -103,9 +103,8 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
         report, rows = score(student, list(zip(caches, baselines)), pairs, progress)
     about = {"name": Path(source).name, "rejected": cleaned.counts()}
     report |= {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
-    write_report(
-        Path(settings.report) if settings.report else None, report, rows, page(report, rows, path.stem, meta.recipe)
-    )
+    html = page(report, rows, path.stem, meta.recipe)
+    write_report(Path(settings.report) if settings.report else None, report, rows, html)
 
 
 def cache_halves(folder: Path, pairs: list[Pair], teacher: Teacher, untrained: Student) -> list[Cache]:
@@ -126,10 +125,8 @@ def load_own_teacher(settings: EvaluateSettings, artifact: Artifact, device: str
     teacher = load_teacher(model, meta.window, layer, settings.teacher.tokenizer, device, progress=progress)
     # A converted encoder names no teacher and can be scored beside any of its width.
     if own.sha256 and teacher.sha256 != own.sha256:
-        raise SettingsError(
-            f"--teacher.model {model} has sha256 {teacher.sha256[:12]}, and {settings.artifact} was aligned to "
-            f"{own.id} with {own.sha256[:12]}; give that teacher"
-        )
+        wanted = f"{own.id} with sha256 {own.sha256[:12]}, to which {settings.artifact} was aligned"
+        raise SettingsError(f"--teacher.model {model} has sha256 {teacher.sha256[:12]}; give {wanted}")
     if teacher.width != own.width:
         raise SettingsError(f"--teacher.model {model} is {teacher.width} wide and {settings.artifact} {own.width}")
     groups, names = {"": artifact.structure, "pooled_": artifact.pooled}, ("mean", "std")

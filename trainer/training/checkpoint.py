@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -21,36 +20,28 @@ def trainable(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def save(
-    path: Path,
-    step: int,
-    module: torch.nn.Module,
-    optimiser: torch.optim.Optimizer | None = None,
-    scaler: dict[str, float] | None = None,
-) -> None:
-    """Write the trainable parameters and, if given, the state of the optimiser and of the fp16 gradient scaler."""
+def save(path: Path, step: int, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
+    """Write the trainable parameters and, if given, the optimiser's state."""
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in trainable(module).items():
         tensors[f"param/{name}"] = parameter.detach()
         state = optimiser.state.get(parameter, {}) if optimiser else {}
         tensors |= {f"{moment}/{name}": state[moment] for moment in MOMENTS if moment in state}
-    save_tensors(path, tensors, {"step": str(step), "scaler": json.dumps(scaler or {})})
+    save_tensors(path, tensors, {"step": str(step)})
 
 
-def restore(
-    path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None
-) -> tuple[int, dict[str, float]]:
-    """Copy a file's values into the trainable parameters and, if given, the optimiser.
+def restore(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> int:
+    """Copy a file's values into the trainable parameters and, if given, the optimiser. Returns the step.
 
-    Returns the step and the gradient scaler's state. Raises DamagedError.
+    Raises DamagedError.
     """
-    header, tensors = read_metadata(path, HINT), read_tensors(path, HINT)
+    tensors = read_tensors(path, HINT)
     for name, parameter in trainable(module).items():
         parameter.data.copy_(tensors[f"param/{name}"])
         if optimiser is not None and f"step/{name}" in tensors:
             state = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS}
             optimiser.state[parameter] = {m: t.to(parameter.device, copy=True) for m, t in state.items()}
-    return int(header["step"]), json.loads(header["scaler"])
+    return int(read_metadata(path, HINT)["step"])
 
 
 def final(folder: Path) -> Path:

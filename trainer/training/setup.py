@@ -66,11 +66,8 @@ class Training:
         optimiser = torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
         has_dev = train.dev_every and accelerator.is_main_process
         dev = DevMetrics(recipe, cache, student) if has_dev else None
-        first, newest = 0, checkpoint.newest(folder)
-        if newest is not None:
-            first, scaler = checkpoint.restore(newest, student, optimiser)
-            if accelerator.scaler and scaler:
-                accelerator.scaler.load_state_dict(scaler)
+        newest = checkpoint.newest(folder)
+        first = checkpoint.restore(newest, student, optimiser) if newest else 0
         loss = Loss(cache, train, student, accelerator.device)
         return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, first)
 
@@ -96,10 +93,9 @@ class Training:
 
     def save(self, step: int) -> None:
         """Write a checkpoint, after the last step the final weights too; delete all but the newest checkpoints."""
-        folder, scaler = self.recipe.folder / "checkpoints", self.accelerator.scaler
+        folder = self.recipe.folder / "checkpoints"
         if self.accelerator.is_main_process:
-            state = scaler.state_dict() if scaler else None
-            checkpoint.save(folder / f"step-{step:06d}.safetensors", step, self.student, self.optimiser, state)
+            checkpoint.save(folder / f"step-{step:06d}.safetensors", step, self.student, self.optimiser)
             for old in sorted(folder.glob("step-*.safetensors"))[: -checkpoint.KEEP]:
                 old.unlink()
             if step == self.steps:
