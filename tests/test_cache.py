@@ -93,14 +93,6 @@ def test_a_piece_brings_the_english_sentence_of_every_caption_of_the_step(whole:
         assert batch["own"].nonzero().tolist() == [[i, begin + i] for i in range(end - begin)]
 
 
-def test_a_copy_on_a_device_reads_the_same(whole: CacheBuilder, tmp_path: Path) -> None:
-    mapped = built(tmp_path, replace(whole, pads=3))
-    copied = mapped.to_device(torch.device("cpu"))
-    assert len(copied) == len(mapped) == 50 and copied.large_bytes() == mapped.large_bytes() > 0
-    for name in ("target", "frozen_hidden", "position", "ids", "count", "length", "en_length"):
-        assert torch.equal(copied.rows(name, CHOSEN), mapped.rows(name, CHOSEN))
-
-
 def test_sums_are_those_of_the_whole_corpus(whole: CacheBuilder, tmp_path: Path) -> None:
     cache = built(tmp_path, replace(whole, depth=None))
     target, ids = (cache.rows(name, list(range(50))) for name in ("target", "ids"))

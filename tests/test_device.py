@@ -4,12 +4,10 @@ for it: what a GPU would refuse, a device of the tests' own refuses."""
 from __future__ import annotations
 
 import pytest
-import torch
 
 from tests.tree import python
 from trainer.base.device import default_device, gpu_problem, limit_gpu_memory, use_device
 from trainer.base.recipe import SettingsError
-from trainer.training.setup import fits_on
 from zhclip.device import amd_precision, is_covered, nvidia_precision, usable_gpu
 
 MIXED = "tensors of two devices, far and cpu"
@@ -23,16 +21,6 @@ def test_everything_is_where_the_model_is(part: str, planted: str) -> None:
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout
     failed = python("-m", "tests.on_far_device", part, "--planted")
     assert failed.returncode == 1 and planted in failed.stdout, failed.stdout
-
-
-def test_blocks_in_torchs_cache_count_as_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU of 10 bytes, 6 of them in blocks that torch keeps."""
-    blocks = [6]
-    monkeypatch.setattr("torch.cuda.empty_cache", blocks.clear)
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10 - sum(blocks), 10))
-    assert fits_on(torch.device("cuda"), 4)
-    assert not fits_on(torch.device("cuda"), 5)
-    assert not fits_on(torch.device("cpu"), 0)  # which maps the files
 
 
 CARDS = {

@@ -1,9 +1,9 @@
-"""A cache as training and scoring read it: memory-mapped, or with its large columns on a device."""
+"""A cache as training and scoring read it, memory-mapped."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -18,9 +18,7 @@ from ..base.recipe import SettingsError
 from ..models.student import Ridge
 
 DAMAGE_HINT = "run the cache stage again, which computes damaged shards anew"
-LARGE = ("target", "frozen_hidden")
-# Beside the large columns a training step reads these.
-SMALL = ("position", "ids", "count", "length", "en_length", "teacher_pooled")
+NUMBERS = ("count", "length", "en_length")
 PER_POSITION = ("target", "frozen_hidden", "position", "ids")
 SUMS = "sums.safetensors"
 POOLED = "pooled_"  # prefix of the sums for the pooled vectors
@@ -76,20 +74,6 @@ class Cache:
         sums = read_tensors(captions / SUMS, DAMAGE_HINT)
         return cls(shards, settings["shard_rows"], sums, tuple(settings.get("parts", ())))
 
-    def to_device(self, device: torch.device) -> Cache:
-        """A copy of the columns that training reads, as one shard: the large ones on a device, the small ones on the
-        CPU, so that no step waits for an index from the device."""
-        columns = {
-            name: torch.cat([shard[name].to(device if name in LARGE else "cpu") for shard in self.shards])
-            for name in (*SMALL, *LARGE)
-            if name in self.shards[0]
-        }
-        return replace(self, shards=[columns], shard_rows=len(self))
-
-    def large_bytes(self) -> int:
-        """Bytes that `to_device` takes on the device."""
-        return sum(shard[name].nbytes for shard in self.shards for name in LARGE if name in shard)
-
     def __len__(self) -> int:
         return sum(len(shard["count"]) for shard in self.shards)
 
@@ -114,9 +98,10 @@ class Cache:
         return self.shards[0]["target"].shape[1]
 
     @cached_property
-    def _starts(self) -> list[torch.Tensor]:
-        """For each shard, the index of each caption's first value in the columns with a value a position."""
-        return [shard["count"].long().cumsum(0) - shard["count"] for shard in self.shards]
+    def _numbers(self) -> Tensors:
+        """Columns with a number a caption, and "first": the index of its first value in its shard."""
+        numbers = {name: self.column(name) for name in NUMBERS if name in self.shards[0]}
+        return numbers | {"first": torch.cat([s["count"].long().cumsum(0) - s["count"] for s in self.shards])}
 
     def rows(self, name: str, indices: list[int], positions: int | None = None) -> torch.Tensor:
         """Captions of a column by index: (B, ...), or (B, P, ...) of a column with a value a position.
@@ -124,38 +109,19 @@ class Cache:
         P is `positions`, by default the largest count among them; a caption with fewer repeats its last value, or, as
         "position", has the window's last one, which is padding.
         """
-        index = torch.tensor(indices)
+        if name in NUMBERS:
+            return self._numbers[name][indices]
+        places = [divmod(index, self.shard_rows) for index in indices]
         if name not in PER_POSITION:
-            return self._gather(name, index)
-        counts = self._gather("count", index).long()[:, None]
-        offsets = torch.arange(positions or int(counts.max()))
-        if name in LARGE and len(self.shards) > 1:
-            return self._copied_rows(name, indices, counts[:, 0].tolist(), len(offsets))
-        rows = self._gather(name, index, torch.minimum(offsets, counts - 1))
-        return rows.long().masked_fill(offsets >= counts, self.window - 1) if name == "position" else rows
-
-    def _copied_rows(self, name: str, indices: list[int], counts: list[int], positions: int) -> torch.Tensor:
-        """`rows` of a large column, caption by caption: a third of the time that an index of all values takes."""
-        out = self.shards[0][name].new_empty(len(indices), positions, *self.shards[0][name].shape[1:])
-        for values, index, count in zip(out, indices, counts):
-            number, row = divmod(index, self.shard_rows)
-            first = int(self._starts[number][row])
-            values[:count] = self.shards[number][name][first : first + count]
-            values[count:] = values[count - 1]
-        return out
-
-    def _gather(self, name: str, index: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
-        """Values (B, ...) of captions (B,), or with offsets (B, P) those at positions of each, (B, P, ...)."""
-        numbers, rows = index // self.shard_rows, index % self.shard_rows
-        order, parts = [], []
-        for number in numbers.unique().tolist():
-            chosen = (numbers == number).nonzero()[:, 0]
-            at, column = rows[chosen], self.shards[number][name]
-            if offsets is not None:
-                at = self._starts[number][at][:, None] + offsets[chosen]
-            parts.append(column[index_on(at, column.device)])
-            order.append(chosen)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
+            return torch.stack([self.shards[number][name][row] for number, row in places])
+        # Caption by caption: a third of the time that one index of all values takes.
+        first, counts = (self._numbers[number][indices].tolist() for number in ("first", "count"))
+        column = self.shards[0][name]
+        rows = column.new_empty(len(indices), positions or max(counts), *column.shape[1:])
+        for values, (number, _), begin, count in zip(rows, places, first, counts):
+            values[:count] = self.shards[number][name][begin : begin + count]
+            values[count:] = self.window - 1 if name == "position" else values[count - 1]
+        return rows.long() if name == "position" else rows
 
     def column(self, name: str) -> torch.Tensor:
         """A whole column in memory; for small ones."""
@@ -184,8 +150,3 @@ class Cache:
         first position to the unit pooled vectors by POOLED."""
         weight, bias = solve(RidgeSums.from_tensors(self.sums, prefix), penalty)
         return Ridge(weight.float(), bias.float())
-
-
-def index_on(index: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """An index on a device; the copy is asynchronous, which needs pinned memory."""
-    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)

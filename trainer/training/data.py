@@ -15,7 +15,7 @@ from zhclip.positions import position_weights
 from zhclip.vectors import sentence_vector
 
 from ..base.device import rounded_positions
-from ..cache.shards import Cache, index_on
+from ..cache.shards import Cache
 
 # A forward pass computes a multiple of this many positions. On a CPU in bf16 a matrix product of a new size is compiled
 # first, which takes longer than the product (docs/performance.md), and no two batches have the same size.
@@ -81,12 +81,10 @@ def caption_batch(
         batch["pooled_target"] = cache.rows("teacher_pooled", rows)
     if step_rows is not None:
         target = batch["target"] if rows == step_rows else cache.rows("target", step_rows)
-        lengths = index_on(cache.rows("en_length", step_rows), target.device)
         # A cached caption has all positions of its longer text, so the English ones come first.
-        mask = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
-        # A few captions at a time, which stay in a processor's cache, take a quarter of the time.
-        part = CACHED_CAPTIONS if target.device == CPU else len(target)
-        parts = zip(target.split(part), mask.split(part))
+        mask = torch.arange(target.shape[1]) < cache.rows("en_length", step_rows)[:, None]
+        # A few captions at a time, which stay in the processor's cache, take a quarter of the time.
+        parts = zip(target.split(CACHED_CAPTIONS), mask.split(CACHED_CAPTIONS))
         batch["english"] = torch.cat([sentence_vector(x.float(), text, cache.widths) for x, text in parts])
         batch["own"] = torch.tensor(rows)[:, None] == torch.tensor(step_rows)
     return batch

@@ -72,7 +72,7 @@ class Training:
         return cls(recipe, accelerator, student, cache, steps, optimiser, loss, dev, first)
 
     def batches(self) -> Generator[Batch, None, None]:
-        """This process's batches of the remaining steps, from the GPU's memory if the cache fits there.
+        """This process's batches of the remaining steps.
 
         With a GPU, batches are read while earlier ones are in use, and are pinned, so that no step waits for a copy.
         """
@@ -80,16 +80,14 @@ class Training:
         share = self.accelerator.process_index, self.accelerator.num_processes
         steps = range(self.first, self.steps)
         passes = microbatches(len(cache), train.batch, train.seed, steps, train.accumulate, *share)
-        if fits_on(device, cache.large_bytes()):
-            cache = cache.to_device(device)
 
         def read(rows: list[int], step_rows: list[int]) -> Batch:
-            batch = caption_batch(cache, rows, step_rows if train.contrast else None, device)
-            if device.type == "cpu":
-                return batch
-            return {name: x.pin_memory() if x.device.type == "cpu" else x for name, x in batch.items()}
+            return caption_batch(cache, rows, step_rows if train.contrast else None, device)
 
-        return (read(*indices) for indices in passes) if device.type == "cpu" else read_ahead(read, passes)
+        def read_pinned(*indices: list[int]) -> Batch:
+            return {name: tensor.pin_memory() for name, tensor in read(*indices).items()}
+
+        return (read(*indices) for indices in passes) if device.type == "cpu" else read_ahead(read_pinned, passes)
 
     def save(self, step: int) -> None:
         """Write a checkpoint, after the last step the final weights too; delete all but the newest checkpoints."""
@@ -171,14 +169,6 @@ def check_batch(train: TrainSettings, processes: int) -> None:
 def precision(train: TrainSettings) -> str:
     """Accelerate's name of the precision that the settings ask for, on this device."""
     return best_precision(processes().device.type == "cuda") if train.precision == "auto" else train.precision
-
-
-def fits_on(device: torch.device, size: int) -> bool:
-    """Whether so many bytes leave half of a GPU's free memory to the step. False on a CPU, which maps files."""
-    if device.type != "cuda":
-        return False
-    torch.cuda.empty_cache()  # blocks in torch's own cache count as used
-    return 2 * size < torch.cuda.mem_get_info(device)[0]
 
 
 def _settings(recipe: Recipe, cache: Cache, steps: int) -> dict[str, Any]:
