@@ -58,17 +58,6 @@ def a_file(name: str, content: str | bytes, compress: bool = False, **columns: s
     return lambda folder: Source(str(put(folder / name, content, compress)), **columns)  # type: ignore[arg-type]
 
 
-def moses(zh: str | bytes, en: str | bytes, given: str = "T.en-zh.zh") -> Maker:
-    """Two line-aligned files, of which the source names `given`."""
-
-    def make(folder: Path) -> Source:
-        put(folder / "T.en-zh.zh", zh)
-        put(folder / "T.en-zh.en", en)
-        return Source(str(folder / given))
-
-    return make
-
-
 def a_folder(files: dict[str, str | bytes]) -> Maker:
     """A folder of files."""
 
@@ -96,7 +85,4 @@ WHOLE: dict[str, Maker] = {
     "JSON lines, records": a_file("a.jsonl", RECORDS, **NESTED),
     "Parquet": a_file("a.parquet", PARQUET),
     "folder": a_folder({"a.tsv": TSV.rsplit(DOG)[0], "deep/b.jsonl": JSONL.split("\n")[1], "README.md": "no corpus"}),
-    "Moses, Chinese file given": moses(ZH, EN),
-    "Moses, English file given": moses(ZH, EN, "T.en-zh.en"),
-    "Moses, common name given": moses(ZH, EN, "T.en-zh"),
 }

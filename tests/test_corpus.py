@@ -78,10 +78,9 @@ def mixed(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a corpus stage over a mixture in YAML."""
     folder = tmp_path_factory.mktemp("mixed")
     write(folder / "a.tsv", [*many(40), (CAT, "IMG_1234"), (CAT, "a <i>cat</i>"), ("\u4e00\u5c01<b>", "www.x.org")])
-    put(folder / "m.en-zh.en", "".join(f"a cat {n}\n" for n in range(200)))
-    put(folder / "m.en-zh.zh", "".join(f"{CAT}{n}\n" for n in range(200)))
+    write(folder / "b.tsv", [(f"{CAT}{n}", f"a cat {n}") for n in range(200)])
     write(folder / "dev.tsv", many(50)[40:] + [(f"{DOG}3", "in train too")])
-    train = [{"path": str(folder / "a.tsv")}, {"path": str(folder / "m.en-zh"), "weight": 0.5}]
+    train = [{"path": str(folder / "a.tsv")}, {"path": str(folder / "b.tsv"), "weight": 0.5}]
     recipe = {"run": str(folder / "run"), "corpus": {"train": train, "dev": str(folder / "dev.tsv")}}
     put(folder / "recipe.yaml", json.dumps(recipe))  # JSON is YAML
     assert main(["corpus", "--config", str(folder / "recipe.yaml"), *models]) == 0
@@ -113,10 +112,10 @@ def test_other_rules_for_a_finished_corpus_are_refused_and_both_values_shown(
 def test_a_changed_file_is_another_corpus(
     models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put(tmp_path / "m.en", "a cat\na dog\n"), put(tmp_path / "m.zh", f"{CAT}\n{DOG}\n")
-    flags = ["--corpus.train", str(tmp_path / "m.zh"), "--corpus.dev", write(tmp_path / "dev.tsv", many(4))]
+    train = write(tmp_path / "train.tsv", [(CAT, "a cat"), (DOG, "a dog")])
+    flags = ["--corpus.train", train, "--corpus.dev", write(tmp_path / "dev.tsv", many(4))]
     assert main(["corpus", "--run", str(tmp_path / "run"), *models, *flags]) == 0
-    put(tmp_path / "m.en", "a cat\na fox\n")  # the other half of the pair
+    write(tmp_path / "train.tsv", [(CAT, "a cat"), (DOG, "a fox")])
     assert main(["corpus", "--run", str(tmp_path / "run"), *models, *flags]) == 1
     assert "train 0" in capsys.readouterr().err
 

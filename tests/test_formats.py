@@ -14,7 +14,6 @@ from tests.corpora import (
     CAT,
     CSV,
     DOG,
-    EN,
     JSONL,
     NESTED,
     PARQUET,
@@ -22,11 +21,9 @@ from tests.corpora import (
     TRANSLATION,
     TSV,
     WHOLE,
-    ZH,
     Maker,
     a_file,
     a_folder,
-    moses,
     parquet,
     put,
 )
@@ -58,9 +55,6 @@ FAULTY: dict[str, tuple[Maker, Expected]] = {
     "Parquet, numbers": (a_file("a.parquet", parquet({"zh": [1], "en": [2]})), (0, {"not text": 1})),
     "Parquet, nulls": (a_file("a.parquet", parquet({"zh": [CAT, None], "en": [None, "x"]})), (0, {"empty": 2})),
     "Parquet, lists": (a_file("a.parquet", parquet({"zh": [[CAT]], "en": [["x"]]})), (0, {"not text": 1})),
-    "Moses, a line of GBK": (moses(ZH.encode() + GBK, EN + "x"), (2, {"not UTF-8": 1})),
-    "Moses, blank line on one side": (moses(ZH + CAT, EN + "\n"), (2, {"empty": 1})),
-    "Moses, sides swapped": (moses(EN, ZH), (0, {"no English": 2})),
 }
 # Sources that are refused, with the name that the message has to hold.
 REFUSED: dict[str, tuple[Maker, str]] = {
@@ -91,10 +85,6 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "folder, one file lacks a column": (a_folder({"a.tsv": TSV, "b.csv": "x,en\n"}), "b.csv"),
     "folder, a damaged file": (a_folder({"a.tsv": TSV, "b/c/d.parquet": PARQUET[:-40]}), "d.parquet"),
     "folder, missing": (lambda folder: Source(str(folder / "no")), "no"),
-    "Moses, line counts": (moses(ZH, EN + "more\n"), "T.en-zh.zh"),
-    "Moses, one side empty": (moses(ZH, ""), "T.en-zh.en"),
-    "Moses, Chinese side alone": (a_file("T.en-zh.zh", ZH), "T.en-zh.zh"),
-    "Moses, English side alone": (a_file("T.en-zh.en", EN), "T.en-zh.en"),
 }
 
 
@@ -128,12 +118,6 @@ def test_a_broken_source_is_refused_in_one_line(name: str, tmp_path: Path) -> No
 def test_english_text_is_read_as_it_is(tmp_path: Path) -> None:
     rows = list(read_rows(a_file("a.txt", "A cat\nA 100%25 dog\n", zh="")(tmp_path)))
     assert [(row.number, row.en) for row in rows] == [(1, "A cat"), (2, "A 100%25 dog")]
-
-
-def test_a_moses_pair_in_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moses(ZH, EN)(tmp_path)
-    monkeypatch.chdir(tmp_path.parent)
-    assert len(list(read_rows(f"{tmp_path.name}/T.en-zh"))) == 2
 
 
 def test_rows_are_numbered_as_a_person_counts_and_named_in_a_folder(tmp_path: Path) -> None:

@@ -47,12 +47,6 @@ def test_an_endless_line_is_one_bad_row_and_no_memory(name: str, tmp_path: Path)
         assert faults == ["line too long", "duplicate"] and memory < 20
 
 
-def test_a_moses_line_without_end_is_one_bad_row(tmp_path: Path) -> None:
-    (tmp_path / "a.zh").write_text(f"{CAT}\n{'x' * (2 << 20)}\n", encoding="utf-8")
-    (tmp_path / "a.en").write_text("a cat\na dog\n", encoding="utf-8")
-    assert rejected(str(tmp_path / "a.zh"))[0] == ["line too long"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.tsv.gz", "a.jsonl.gz"])
 def test_an_archive_that_expands_without_end_is_refused(name: str, tmp_path: Path) -> None:

@@ -43,11 +43,11 @@ class TeacherSettings:
 
 @dataclass
 class Source:
-    """One source of pairs: a file, a folder of files, a Moses pair or a dataset of the hub."""
+    """One source of pairs: a file, a folder of files or a dataset of the hub."""
 
     path: str
-    """A .tsv, .csv, .jsonl (or .gz of them) or .parquet, a folder of such files, NAME of the Moses pair NAME.zh and
-    NAME.en, a hub id, or `starter`; `starter:60000` draws 60,000 pairs in place of 20,000."""
+    """A .tsv, .csv, .jsonl (or .gz of them) or .parquet, a folder of such files, a hub id, or `starter`;
+    `starter:60000` draws 60,000 pairs in place of 20,000."""
     weight: float = 1.0
     """Share of its rows to use, chosen by a hash of the English side: the same rows each time."""
     zh: str = "zh"

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from ..base.errors import TrainerError
 
@@ -32,16 +32,9 @@ class Row:
     source: str = ""
 
 
-class Line(NamedTuple):
-    """One line of a file, numbered from 1, without its line end. `fault`: why it is no text, or empty."""
-
-    number: int
-    text: str
-    fault: str
-
-
-def read_lines(file: Path) -> Iterator[Line]:
-    """Lines of a UTF-8 file, decompressed if it is a .gz. Of a line over MAX_LINE bytes only the beginning is read.
+def read_lines(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Lines of a UTF-8 file, decompressed if it is a .gz: number from 1, text without its line end, and why it is no
+    text, or "". Of a line over MAX_LINE bytes only the beginning is read.
 
     Raises CorpusError if the file is empty, a damaged archive, or an archive that expands without end.
     """
@@ -56,7 +49,7 @@ def read_lines(file: Path) -> Iterator[Line]:
                 ends = chunk.endswith(b"\n")
                 if not continued:
                     number += 1
-                    yield Line(number, *_decode(chunk, too_long=len(chunk) == MAX_LINE and not ends))
+                    yield number, *_decode(chunk, too_long=len(chunk) == MAX_LINE and not ends)
                 continued = not ends
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CorpusError(f"{file}: the archive is damaged or cut short ({error}); download it again") from error

@@ -1,4 +1,4 @@
-"""Rows of a corpus: tables, folders of tables, Moses pairs, datasets of the hub, the starter corpus.
+"""Rows of a corpus: tables, folders of tables, datasets of the hub, the starter corpus.
 
 A column name with dots reaches into records: `translation.zh` is the layout of OPUS on the hub.
 """
@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from . import starter
 from .lines import CorpusError, Row, read_lines
 
 TABLES = (".tsv", ".csv", ".jsonl", ".parquet")
-MOSES = (".zh", ".en")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Record = tuple[int, list[str], str]  # number, fields, fault
 
@@ -39,8 +37,6 @@ def read_rows(source: Source | str) -> Iterator[Row]:
     if is_hub(source.path):
         return _read_hub(source)
     files = source_files(source.path)
-    if files[0].suffix in MOSES:
-        return _read_moses(*files)
     if len(files) == 1:
         return _read_file(files[0], source)
     return (replace(row, source=file.name) for file in files for row in _read_file(file, source))
@@ -54,28 +50,20 @@ def starter_rows(path: str) -> int:
 
 def is_hub(path: str) -> bool:
     """Whether a path is the id of a dataset of the hub: owner/name, and no file of that name or kind."""
-    is_file = os.path.exists(path) or os.path.exists(f"{path}.zh") or _kind(Path(path)) in (*TABLES, *MOSES, ".txt")
-    return bool(HUB_ID.fullmatch(path)) and not is_file
+    return bool(HUB_ID.fullmatch(path)) and not os.path.exists(path) and _kind(Path(path)) not in (*TABLES, ".txt")
 
 
 def source_files(path: str) -> list[Path]:
-    """Files of a local source, sorted; of a Moses pair, named by one file or without its suffix, Chinese and English.
-
-    Raises CorpusError if there are none.
-    """
+    """Files of a local source, sorted. Raises CorpusError if there are none."""
     given = Path(path)
-    if given.is_dir():
-        tables = sorted(file for file in given.rglob("*") if file.is_file() and _kind(file) in TABLES)
-        if not tables:
-            raise CorpusError(f"{path}: there is no table in that folder; it is one of {', '.join(TABLES)}")
-        return tables
-    if given.is_file() and given.suffix not in MOSES:
+    if given.is_file():
         return [given]
-    stem = given.with_suffix("") if given.suffix in MOSES else given
-    pair = [Path(f"{stem}{suffix}") for suffix in MOSES]
-    if missing := [str(file) for file in pair if not file.is_file()]:
-        raise CorpusError(f"{path}: there is no such file, folder or Moses pair ({' and '.join(missing)} missing)")
-    return pair
+    if not given.is_dir():
+        raise CorpusError(f"{path}: there is no such file or folder")
+    tables = sorted(file for file in given.rglob("*") if file.is_file() and _kind(file) in TABLES)
+    if not tables:
+        raise CorpusError(f"{path}: there is no table in that folder; it is one of {', '.join(TABLES)}")
+    return tables
 
 
 def source_sha256(source: Source) -> str:
@@ -106,10 +94,7 @@ def _read_file(file: Path, source: Source) -> Iterator[Row]:
         return _read_jsonl(file, source)
     if kind == ".parquet":
         return _read_parquet(file, source)
-    raise CorpusError(
-        f"{file}: a corpus is one of {', '.join(TABLES)} (.gz or not), or two files NAME.zh and NAME.en, "
-        f"not {kind or 'without a suffix'}"
-    )
+    raise CorpusError(f"{file}: a corpus is one of {', '.join(TABLES)} (.gz or not), not {kind or 'without a suffix'}")
 
 
 def _read_table(file: Path, records: Iterator[Record], source: Source) -> Iterator[Row]:
@@ -182,15 +167,6 @@ def _column(record: Any, name: str) -> Any:
             raise KeyError(name)
         record = record[key]
     return record
-
-
-def _read_moses(zh_file: Path, en_file: Path) -> Iterator[Row]:
-    """Rows of two line-aligned files."""
-    for zh, en in zip_longest(read_lines(zh_file), read_lines(en_file)):
-        if zh is None or en is None:
-            lines = (zh or en).number - 1
-            raise CorpusError(f"{zh_file}, {en_file}: not line-aligned, one has {lines} lines; download both again")
-        yield Row(zh.number, zh.text, en.text, zh.fault or en.fault)
 
 
 def _read_parquet(file: Path, source: Source) -> Iterator[Row]:
