@@ -101,7 +101,7 @@ def test_near_captions_are_those_that_say_the_same(first: str, second: str, near
     cat, dog = (zh * max(1, len(en.split()) // 3) for zh, en in ((CAT, first), (DOG, second)))
     assert cleaned([(cat, first), (dog, second)]).counts() == ({"near duplicate": 1} if near else {})
     assert cleaned([(cat, first), (dog, second)], near=None).counts() == {}
-    assert cleaned([(dog, second)], [Pair(cat, first)]).counts() == ({"near a dev caption": 1} if near else {})
+    assert cleaned([(dog, second)], [Pair(cat, first)]).counts() == ({"near duplicate": 1} if near else {})
 
 
 def test_minhash_finds_what_comparing_all_with_all_finds() -> None:
@@ -110,9 +110,8 @@ def test_minhash_finds_what_comparing_all_with_all_finds() -> None:
     captions = [" ".join(source.choices(words, k=60)) for _ in range(150)]
     planted = [caption.replace(caption.split()[30], "other", 1) for caption in captions]
     index = NearIndex(0.88)
-    assert not any(index.add(caption) for caption in captions)
-    reasons = [index.add(caption) for caption in planted]
-    assert reasons.count("near duplicate") >= 140  # the bands miss a few in a hundred
+    assert all(index.add(caption) for caption in captions)
+    assert sum(not index.add(caption) for caption in planted) >= 140  # the bands miss a few in a hundred
 
 
 def test_every_reason_is_counted_and_no_row_is_lost() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +22,8 @@ from .base.recipe import Recipe, SettingsError
 from .base.settings import require, sources
 from .cache.builder import CacheBuilder, sum_pads
 from .cache.shards import Cache
-from .cache.size import gigabytes, mean_positions
-from .corpus.sample import Sample, sampled
+from .corpus.pairs import Pair
+from .corpus.stage import Sample, sample_pairs
 from .models.download import missing_weights
 from .models.freezing import frozen_depth
 from .models.load import resolve
@@ -89,7 +89,7 @@ def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     # Where weights are missing, random ones of the same shapes take as long.
     teacher = teacher_from_recipe(recipe, state.device, weights=not missing["teacher.model"])
     student = student_from_recipe(recipe, state.device, weights=not missing["student.model"])
-    sample = sampled(recipe, student.tokens.length, teacher.length, progress)
+    sample = sample_pairs(recipe, student.tokens.length, teacher.length, progress)
     file_bytes = (2 if recipe.export.dtype == "float16" else 4) * sum(p.numel() for p in student.parameters())
     with Counter("plan", 0, progress).repeated_during_forward():
         probe = measure(recipe, sample, student, teacher)
@@ -223,12 +223,24 @@ def peak_memory(device: torch.device) -> int:
 
 
 def cache_bytes(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) -> float:
-    """Bytes of the cache of training and dev captions."""
-    targets, states = gigabytes(recipe, sample.train, sample.pairs, student, teacher)
-    stored = frozen_depth(recipe.train, student.depth) is not None
-    all_positions = replace(recipe, train=replace(recipe.train, pad_positions=None))
-    dev = sum(gigabytes(all_positions, sample.dev, sample.pairs, student, teacher))
-    return (targets + states * stored + dev) * 1e9
+    """Bytes of the cache of training and dev captions, whose values are fp16, ids and positions, and fp64 sums."""
+    width, pooled = student.bert.dimensions.width, teacher.pooled_width
+    sums = 8 * ((width + recipe.window) * (width + teacher.width) + (pooled > 0) * (width + 1) * (width + pooled))
+
+    def part(captions: int, pads: int | None, stored_width: int) -> float:
+        positions = mean_positions(sample.pairs, pads, student, teacher)
+        return sums + captions * (positions * (2 * (teacher.width + stored_width) + 6) + 2 * (width + pooled))
+
+    stored_width = 0 if frozen_depth(recipe.train, student.depth) is None else width
+    return part(sample.train, recipe.train.pad_positions, stored_width) + part(sample.dev, None, width)
+
+
+def mean_positions(pairs: list[Pair], pads: int | None, student: Student, teacher: Teacher) -> float:
+    """Mean number of positions of a caption: its text and `pads` padded ones, all for None."""
+    if pads is None:
+        return teacher.window
+    lengths = [max(student.tokens.length(pair.zh), teacher.length(pair.en)) for pair in pairs]
+    return sum(min(teacher.window, length + pads) for length in lengths) / len(lengths)
 
 
 def check_disks(outputs: dict[str, tuple[Path, float]]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -90,9 +90,11 @@ class CacheBuilder:
         target: list[torch.Tensor] = [torch.empty(0)] * len(pairs)
         frozen, columns, sums = list(target), Tensors(), Tensors()
 
+        tokens = {"zh": zh, "en": en, "en_length": en_length, "length": length}
+
         def outputs(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, Tensors, Tensors]:
-            chosen = [pairs[row] for row in rows], [computed[row] for row in rows]
-            return self._outputs(*chosen, zh[rows], en[rows], en_length[rows], length[rows])
+            chosen = {name: tensor[rows] for name, tensor in tokens.items()}
+            return self._outputs([pairs[row] for row in rows], [computed[row] for row in rows], chosen)
 
         # Captions of similar reach together: a causal teacher runs up to the last position that any of them needs.
         order = torch.stack([positions[-1] for positions in computed]).argsort(stable=True).tolist()
@@ -163,16 +165,11 @@ class CacheBuilder:
             rows = rows[len(part) :]
 
     def _outputs(
-        self,
-        pairs: list[Pair],
-        computed: list[torch.Tensor],
-        zh: torch.Tensor,
-        en: torch.Tensor,
-        en_length: torch.Tensor,
-        length: torch.Tensor,
+        self, pairs: list[Pair], computed: list[torch.Tensor], tokens: Tensors
     ) -> tuple[torch.Tensor, torch.Tensor, Tensors, Tensors]:
         """Captions, the positions to compute of each, T in all, token ids (B, W) and lengths (B,) -> targets (T, D)
         and frozen hidden states (T, S) in half precision, vectors (B, ...) by name, and sums."""
+        zh, en, en_length, length = tokens.values()
         device = self.student.bert.device
         positions, mask = pad_rows(computed, device)  # (B, P)
         weights = position_weights(length, mask.sum(dim=1), zh.shape[1]) * zh.shape[1]
@@ -196,7 +193,8 @@ class CacheBuilder:
         if pooled is not None:
             vectors["teacher_pooled"] = pooled
             first = torch.zeros_like(en_length)
-            sums |= ridge_sums(hidden[:, 0], pooled, first, torch.ones_like(first), 1, prefix=POOLED)
+            pooled_sums = ridge_sums(hidden[:, 0], pooled, first, torch.ones_like(first), 1, ())
+            sums |= {POOLED + name: value for name, value in pooled_sums.items()}
         vectors, sums = ({name: x.cpu() for name, x in columns.items()} for columns in (vectors, sums))
         halves = {name: vector.half() for name, vector in vectors.items()}
         return target[mask].half().cpu(), half_precision(frozen, mask, [p.zh for p in pairs]), halves, sums
@@ -223,20 +221,14 @@ def half_precision(hidden: torch.Tensor, mask: torch.Tensor, texts: list[str]) -
 
 
 def ridge_sums(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    positions: torch.Tensor,
-    weights: torch.Tensor,
-    window: int,
-    widths: tuple[int, ...] = (),
-    prefix: str = "",
+    x: torch.Tensor, y: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor, window: int, widths: Sequence[int]
 ) -> Tensors:
     """Sums, float64, over the student's states x (T, S) and the unit vectors of the teacher's y (T, D), whose norms are
-    summed too, at their positions (T,) with weights (T,). `prefix` begins the names."""
+    summed too, at their positions (T,) with weights (T,)."""
     ridge = RidgeSums.zeros(window, x.shape[1], y.shape[1], x.device)
     ridge.add(x, unit(y, widths), positions, weights)
     norm_sum = sum_by_position(norms(y, widths) * weights[:, None], positions, window)  # (W, parts)
-    return ridge.tensors(prefix) | {f"{prefix}norm_sum": norm_sum}
+    return ridge.tensors() | {"norm_sum": norm_sum}
 
 
 def add_sums(one: Tensors, other: Tensors) -> Tensors:

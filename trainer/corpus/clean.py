@@ -10,6 +10,7 @@ import re
 
 HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003347f]")
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019\u02bc-][^\W\d_]+)*")  # letters only, whatever their script
+LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")  # letters, accents included
 NUMBER = re.compile(r"\d+")
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffe\uffff\ud800-\udfff]")
 # Names that cameras, phones and scanners give, and any name with a picture's suffix.
@@ -46,10 +47,10 @@ def english_fault(en: str) -> str:
         return "file name"
     if BOILERPLATE.search(text):
         return "boilerplate"
-    letters = [c for c in text if c.isalpha()]
+    letters = "".join(c for c in text if c.isalpha())
     if not letters:
         return "" if any(c.isdigit() for c in text) else "no English"
-    return "no English" if sum(map(is_latin, letters)) < MIN_LATIN * len(letters) else ""
+    return "no English" if len(LATIN.findall(letters)) < MIN_LATIN * len(letters) else ""
 
 
 def chinese_fault(zh: str) -> str:
@@ -75,8 +76,3 @@ def ratio_fault(zh: str, en: str) -> str:
     if chinese > 4 * english + 10:
         return "Chinese too long for the English"
     return "English too long for the Chinese" if english > 2 * chinese + 10 else ""
-
-
-def is_latin(c: str) -> bool:
-    """Whether a letter is of the Latin script, accents included."""
-    return c.isascii() or "\u00c0" <= c <= "\u024f" or "\u1e00" <= c <= "\u1eff"

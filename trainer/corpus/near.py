@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -18,10 +17,9 @@ BANDS, ROWS = 8, 10  # at a Jaccard index of 0.9 a pair shares a band with 97 %,
 
 
 class NearIndex:
-    """Different captions by their bands, those of the dev split first. Each band remembers its first caption alone,
-    which bounds time and memory."""
+    """Different captions by their bands. Each band remembers its first caption alone, which bounds time and memory."""
 
-    def __init__(self, threshold: float, dev: Iterable[str] = ()) -> None:
+    def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         random = np.random.default_rng(0)
         # Multiply-shift hashing: the upper bits of a product modulo 2^64 with an odd factor.
@@ -29,23 +27,19 @@ class NearIndex:
         self.hash_factors, self.band_factors = factors[:-ROWS], factors[-ROWS:]
         self.first: list[dict[int, int]] = [{} for _ in range(BANDS)]
         self.captions: list[str] = []
-        self.dev_count = 0
-        for caption in dev:
-            self.add(caption)
-        self.dev_count = len(self.captions)
 
-    def add(self, caption: str) -> str:
-        """Remember a caption, or return why not: an earlier one is near it."""
+    def add(self, caption: str) -> bool:
+        """Remember a caption and return True; False if an earlier one is near it."""
         parts = shingles(caption)
         bands = self.bands(parts) if parts else []
         for number in sorted({seen[band] for band, seen in zip(bands, self.first) if band in seen}):
             other = shingles(self.captions[number])
             if len(parts & other) >= self.threshold * len(parts | other):
-                return "near a dev caption" if number < self.dev_count else "near duplicate"
+                return False
         for band, seen in zip(bands, self.first):
             seen.setdefault(band, len(self.captions))
         self.captions.append(caption)
-        return ""
+        return True
 
     def bands(self, parts: set[bytes]) -> list[int]:
         """One number a band. A collision costs one comparison."""

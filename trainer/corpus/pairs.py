@@ -62,7 +62,9 @@ def clean(
     """
     seen_zh = {pair.zh: "also in dev" for pair in dev}
     seen_en = {comparison_key(pair.en): "also in dev" for pair in dev}
-    index = None if near is None else NearIndex(near, seen_en)
+    index = NearIndex(2.0 if near is None else near)
+    for english in seen_en:
+        index.add(english)
     pairs: list[Pair] = []
     rejects: list[Row] = []
     for row in rows:
@@ -80,7 +82,7 @@ def clean(
             or seen_en.get(english)
             or ("Chinese over the window" if zh_length(zh) > window else "")
             or ("English over the window" if en_length(en) > window else "")
-            or (index.add(english) if index else "")
+            or ("" if index.add(english) else "near duplicate")
         )
         if fault:
             rejects.append(replace(row, fault=fault))

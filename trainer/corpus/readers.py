@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def read_rows(source: Source | str) -> Iterator[Row]:
     if count := starter_rows(source.path):
         return starter.read_rows(count)
     if is_hub(source.path):
-        return _read_hub(source)
+        return _read_dataset(source)
     files = source_files(source.path)
     if len(files) == 1:
         return _read_file(files[0], source)
@@ -93,7 +92,7 @@ def _read_file(file: Path, source: Source) -> Iterator[Row]:
     if kind == ".jsonl":
         return _read_jsonl(file, source)
     if kind == ".parquet":
-        return _read_parquet(file, source)
+        return _read_dataset(source, file)
     raise CorpusError(f"{file}: a corpus is one of {', '.join(TABLES)} (.gz or not), not {kind or 'without a suffix'}")
 
 
@@ -169,40 +168,24 @@ def _column(record: Any, name: str) -> Any:
     return record
 
 
-def _read_parquet(file: Path, source: Source) -> Iterator[Row]:
-    from datasets import Dataset
+def _read_dataset(source: Source, file: Path | None = None) -> Iterator[Row]:
+    """Rows of a Parquet file, or of a dataset of the hub, which is downloaded once; HF_ENDPOINT chooses a mirror."""
+    from datasets import Dataset, load_dataset
 
-    with _one_line_errors(f"{file}: not Parquet", "write or download it again"):
-        table = Dataset.from_parquet(str(file))
-    return _dataset_rows(str(file), table, source)
-
-
-def _read_hub(source: Source) -> Iterator[Row]:
-    """Rows of a dataset that is downloaded once; HF_ENDPOINT chooses a mirror."""
-    from datasets import load_dataset
-
-    hint = "check the id, its `config` and `split`, download it by hand, or set HF_ENDPOINT to a mirror"
-    with _one_line_errors(f"{source.path}: neither a local file or folder nor to be had from the hub", hint):
-        table = load_dataset(source.path, source.config, split=source.split, revision=source.revision)
-    return _dataset_rows(source.path, table, source)
-
-
-def _dataset_rows(where: str, table: Any, source: Source) -> Iterator[Row]:
-    _check_columns(f"{where}: its columns are", list(table.column_names), source, nested=True)
-    records = iter(table)
-    for number in range(1, len(table) + 1):
-        with _one_line_errors(f"{where}: a row cannot be read", "write or download it again"):
-            record = next(records)
-        yield _record_row(number, record, source, "")
-
-
-@contextmanager
-def _one_line_errors(what: str, hint: str) -> Iterator[None]:
-    """Turn any error of `datasets` into a CorpusError that gives its first cause in one line."""
     try:
-        yield
-    except Exception as error:
+        if file:
+            table = Dataset.from_parquet(str(file))
+        else:
+            table = load_dataset(source.path, source.config, split=source.split, revision=source.revision)
+        _check_columns(f"{file or source.path}: its columns are", list(table.column_names), source, nested=True)
+        for number, record in enumerate(table, 1):
+            yield _record_row(number, record, source, "")
+    except CorpusError:
+        raise
+    except Exception as error:  # datasets raises many kinds, whose first cause says most
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise CorpusError(f"{what} ({one_line(cause) or type(cause).__name__}); {hint}") from error
+        hint = "check the id, its `config` and `split`, download it by hand, or set HF_ENDPOINT to a mirror"
+        hint = "write or download it again" if file else f"it is no local file or folder either; {hint}"
+        raise CorpusError(f"{file or source.path}: {one_line(cause) or type(cause).__name__}; {hint}") from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import random
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from ..models.teacher import caption_length, teacher_tokenizer
 from ..models.tokenizer import student_tokenizer
 from ..progress import Listener, Progress
 from .lines import Row
-from .pairs import Cleaned, clean, hash_fraction, write_pairs
+from .pairs import Cleaned, Length, Pair, clean, hash_fraction, write_pairs
 from .readers import read_rows, source_sha256
 
 EVENT_ROWS = 1000  # rows between two progress events
+SAMPLE_ROWS = 400
 logger = logging.getLogger(__name__)
 
 
@@ -75,6 +78,29 @@ def weighted_rows(given: list[Source], progress: Listener | None = None, stage: 
                 progress(Progress(stage, total, 0))
             if source.weight == 1 or hash_fraction(row.en, "weight") < source.weight:
                 yield replace(row, source=row.source or name) if len(given) > 1 else row
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample of the training pairs, the numbers of training and dev pairs, and the stage's seconds."""
+
+    pairs: list[Pair]
+    train: int
+    dev: int
+    seconds: float
+
+
+def sample_pairs(recipe: Recipe, zh_length: Length, en_length: Length, progress: Listener | None = None) -> Sample:
+    """Estimate what the stage will give from a random few of its rows. Raises CorpusError if none of them is usable."""
+    began, settings = time.perf_counter(), recipe.corpus
+    train_rows = list(split_rows(settings, "train", progress))
+    dev_rows = sum(1 for _ in split_rows(settings, "dev", progress))
+    reading = time.perf_counter() - began
+    rows = random.Random(0).sample(train_rows, min(SAMPLE_ROWS, len(train_rows)))
+    pairs = clean(rows, zh_length, en_length, recipe.window, settings.near).require(1, f"{len(rows)} of its rows")
+    each, usable = (time.perf_counter() - began - reading) / len(rows), len(pairs) / len(rows)
+    train = min(int(len(train_rows) * usable), settings.limit or len(train_rows))
+    return Sample(pairs, train, int(dev_rows * usable), reading + each * (train / usable + dev_rows))
 
 
 def rejects_table(splits: dict[str, Cleaned]) -> str:
