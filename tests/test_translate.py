@@ -98,13 +98,6 @@ def test_neighbours_in_a_batch_change_nothing(models: Path, beams: int) -> None:
     assert translator.translate(texts[::-1]) == alone[::-1]
 
 
-def test_a_model_of_several_languages_is_told_its_language(models: Path) -> None:
-    translator = Translator(models / "marian", TranslateSettings(beams=1, max_tokens=16))
-    assert translator.prefix == f"{CODES[0]} "
-    ids = translator.tokenizer(f"{translator.prefix}A red bicycle.").input_ids
-    assert translator.tokenizer.convert_ids_to_tokens(ids)[0] == CODES[0]
-
-
 @pytest.mark.parametrize(
     ("en", "zh", "reason"),
     [

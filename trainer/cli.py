@@ -123,7 +123,7 @@ def run_command(arguments: list[str] | None = None) -> int:
     if name in ("-h", "--help", "--help-all"):
         print("usage: python -m trainer STAGE [--FLAG VALUE ...]\n\nAlign a Chinese text encoder with an English one.")
         print("python -m trainer STAGE --help lists a stage's usual flags, --help-all all of them.\n\nSTAGE:")
-        print("\n".join(f"  {name:16} {stage.help}" for name, stage in STAGES.items()))
+        print(*(f"  {name:16} {stage.help}" for name, stage in STAGES.items()), sep="\n")
         return 0
     bars, code = Bars(), 2
     try:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import torch
@@ -58,15 +57,6 @@ class Plan:
     sizes: dict[str, float]
 
 
-class Probe(NamedTuple):
-    """Seconds of a cached caption and of an optimiser step, bytes of memory, and the number of trainable weights."""
-
-    caption_seconds: float
-    memory: int
-    step_seconds: float = 0.0
-    trainable: int = 0
-
-
 def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     """Measure this machine and plan a run. Downloads configurations and tokenizers, no weights.
 
@@ -92,22 +82,22 @@ def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
     sample = sample_pairs(recipe, student.tokens.length, teacher.length, progress)
     file_bytes = (2 if recipe.export.dtype == "float16" else 4) * sum(p.numel() for p in student.parameters())
     with Counter("plan", 0, progress).repeated_during_forward():
-        probe = measure(recipe, sample, student, teacher)
+        caption_seconds, step_seconds, memory, trainable = measure(recipe, sample, student, teacher)
     steps, pads = total_steps(train, sample.train), sum_pads(train.pad_positions, sample.train)
     # A dev caption takes all positions of the window.
     dev = sample.dev * recipe.window / mean_positions(sample.pairs, pads, student, teacher)
     seconds = {  # of a stage that was stopped, as if it began anew
         "corpus": START_SECONDS + sample.seconds,
-        "cache": START_SECONDS + (sample.train + dev) / state.num_processes * probe.caption_seconds,
-        "train": START_SECONDS + steps * probe.step_seconds,
-        "evaluate": START_SECONDS + dev * probe.caption_seconds,
+        "cache": START_SECONDS + (sample.train + dev) / state.num_processes * caption_seconds,
+        "train": START_SECONDS + steps * step_seconds,
+        "evaluate": START_SECONDS + dev * caption_seconds,
         "export": START_SECONDS,
     }
     # A checkpoint has weights and two moments in fp32, and is written before the oldest is deleted; then final weights.
     copies = 3 * min(-(-steps // train.save_every), checkpoint.KEEP + 1) + 1
     outputs = {
         "cache": (recipe.cache_folder, cache_bytes(recipe, sample, student, teacher)),
-        "checkpoints": (recipe.folder, 4.0 * probe.trainable * copies),
+        "checkpoints": (recipe.folder, 4.0 * trainable * copies),
         "file": (recipe.folder, float(file_bytes)),
         "downloads": (Path(constants.HF_HUB_CACHE), float(sum(downloads.values()))),
     }
@@ -127,9 +117,9 @@ def plan(recipe: Recipe, progress: Listener | None = None) -> Plan:
             f"--train.batch {train.batch}, exchanging the gradients would take longer than a step"
         )
     lines.append(f"steps    {steps:,} of {train.batch} captions, {train.strategy}")
-    lines.append(f"memory   about {format_bytes(probe.memory)} of {format_bytes(free)} free")
-    if probe.memory > 0.7 * free:
-        short = "; TOO LITTLE" if probe.memory > free else ""
+    lines.append(f"memory   about {format_bytes(memory)} of {format_bytes(free)} free")
+    if memory > 0.7 * free:
+        short = "; TOO LITTLE" if memory > free else ""
         lines[-1] += f"{short}; --train.accumulate 4 --cache.batch 16 takes less"
     lines += check_disks(outputs)
     lines.append(
@@ -150,8 +140,8 @@ def log_plan(recipe: Recipe, progress: Listener | None = None) -> None:
     logger.info(plan(recipe, progress).text)
 
 
-def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) -> Probe:
-    """Time and memory of the cache's and the training's work on some pairs of the sample, short and long.
+def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) -> tuple[float, float, int, int]:
+    """Seconds of a cached caption and of a step, bytes of memory, and trainable weights, on a few pairs of the sample.
 
     A batch that does not fit the GPU's memory is tried in halves, as in training. Changes the student, and moves the
     teacher to the CPU.
@@ -165,7 +155,7 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) 
     captions, sums, frozen = builder.shard(0)
     caption_seconds, memory = mean_seconds(device, lambda: builder.shard(0)) / count, peak_memory(device)
     if train.strategy == "ridge":
-        return Probe(caption_seconds, memory)
+        return caption_seconds, 0.0, memory, 0
     cache = Cache([captions | (frozen if depth is not None else {})], count, sums, teacher.widths)
     for model in teacher.models:
         model.to("cpu")
@@ -199,7 +189,7 @@ def measure(recipe: Recipe, sample: Sample, student: Student, teacher: Teacher) 
             peak_memory(device)  # of the attempt that failed
     step_seconds = seconds * train.batch / train_processes(train) + mean_seconds(device, optimiser.step)
     trainable = sum(parameter.numel() for parameter in parameters)
-    return Probe(caption_seconds, max(memory, peak_memory(device)), step_seconds, trainable)
+    return caption_seconds, step_seconds, max(memory, peak_memory(device)), trainable
 
 
 def mean_seconds(device: torch.device, work: Callable[[], object]) -> float:
