@@ -22,8 +22,7 @@ class StudentSettings:
     """The Chinese text encoder that is trained."""
 
     model: str | None = "OFA-Sys/chinese-clip-vit-base-patch16"
-    """Folder or hub id of a BERT, a ChineseCLIPTextModel or a ChineseCLIPModel, or a ZhCLIP encoder.safetensors to
-    continue from."""
+    """Folder or hub id of a BERT, ChineseCLIPTextModel or ChineseCLIPModel, or a ZhCLIP encoder to continue from."""
 
 
 @dataclass
@@ -31,14 +30,12 @@ class TeacherSettings:
     """The English text encoder whose output is the training target."""
 
     model: str | None = CLIP
-    """Folder or hub id (CLIPTextModel, CLIPModel, a diffusers pipeline, a BERT), or a checkpoint file of SD1.5 or
-    SDXL."""
+    """Folder or hub id (CLIPTextModel, CLIPModel, diffusers pipeline, BERT), or a checkpoint file of SD1.5 or SDXL."""
     layer: int = -1
     """Hidden state used as the target: -1 is the one that the checkpoint uses (the last in SD1.5, the last but one in
     SDXL), -2 the one before it (clip skip 2 of SD1.5)."""
     tokenizer: str | None = None
-    """Folder or hub id of CLIP's tokenizer for a checkpoint file, which contains none. null: that of the ComfyUI around
-    this clone, else openai/clip-vit-large-patch14's."""
+    """Folder or hub id of CLIP's tokenizer for a checkpoint file. null: that of the ComfyUI around, else OpenAI's."""
 
 
 @dataclass
@@ -102,8 +99,7 @@ class TrainSettings:
     start: Literal["student", "ridge"] = "ridge"
     """Start from the student as it is, or with the ridge regression as a projection after it."""
     layers: int | None = None
-    """How many of the last layers are trained or get adapters; the output of the frozen ones is cached. null: half of
-    the layers for unfreeze, all for lora."""
+    """How many of the last layers are trained or get adapters. null: half of them for unfreeze, all for lora."""
     lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
     """lora: arguments of peft.LoraConfig by name: --train.lora.r 8, --train.lora.use_dora true, and so on."""
     contrast: float = 0.02
@@ -113,8 +109,7 @@ class TrainSettings:
     lr: float = 3e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
-    """Learning rate after the warm-up. wsd: constant, then linear to zero over the last 0.3 of the steps; cosine: half
-    a period to zero."""
+    """After the warm-up. wsd: constant, then linear to zero over the last 0.3 of the steps; cosine: half a period."""
     warmup: int = 200
     """Steps of linear warm-up."""
     clip: float | None = 1.0
@@ -138,8 +133,7 @@ class TrainSettings:
     save_every: int = 500
     """Steps between checkpoints."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """auto: bf16 on NVIDIA from Ampere on, AMD from RDNA 3 on and CPUs with AVX512-BF16; fp16 on other GPUs with fast
-    fp16; else no, which is fp32."""
+    """auto: bf16 where the device multiplies matrices in it, else fp16 on GPUs where that is fast, else fp32 (no)."""
 
 
 @dataclass
@@ -167,8 +161,7 @@ class Recipe:
     train: TrainSettings = field(default_factory=TrainSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     install: str | None = AROUND
-    """A ComfyUI folder to copy the encoder to (models/text_encoders). around: the one with this clone in custom_nodes,
-    if any. null: no copy."""
+    """A ComfyUI folder to copy the encoder to. around: the one with this clone in custom_nodes. null: no copy."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the stages compute on. auto: the first NVIDIA or ROCm GPU that torch can use, else the CPU."""
 

@@ -65,8 +65,7 @@ class PublishSettings:
     run: str | None = None
     """Folder of a finished run."""
     repo: str | None = None
-    """Repository on the hub, OWNER/NAME, created if needed. The owner is by default who is logged in, the name
-    zhclip-RUN."""
+    """Repository on the hub, created if needed. null: OWNER/zhclip-RUN of the owner who is logged in."""
     push: bool = False
     """Upload. Without it the card is written, and the files to upload are listed."""
 
@@ -104,8 +103,7 @@ class CompareSettings:
     encoders: str = "english"
     """The rows: artifacts, between commas; the checkpoint's own CLIP, `english`, is always one."""
     prompts: str | None = None
-    """A table with columns zh and en, and perhaps paraphrase, the English in other words, for the figures' upper
-    bound. null: the paper's two prompts."""
+    """A table with columns zh and en, and perhaps paraphrase, for the upper bound. null: the paper's two prompts."""
     out: str = "runs/compare"
     """Folder of the pictures, the figures and the page. A picture that is there is not painted again."""
     seeds: str = "42"
