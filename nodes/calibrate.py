@@ -40,8 +40,8 @@ class ZhCLIPCalibrate(io.ComfyNode):
             display_name="ZhCLIP Calibrate",
             category="ZhCLIP",
             description="Fits a ZhCLIP encoder to the CLIP of a fine-tuned checkpoint of its own kind, from Chinese "
-            "and English captions that come with the pack. No gradient: one linear map is corrected. Says how near the "
-            "encoder came before and after, and leaves it alone where that does not help.",
+            "and English captions that come with the pack. No gradient: one linear map is corrected. The report says "
+            "how close the encoder is before and after; where that does not help, the encoder is returned unchanged.",
             search_aliases=["fine-tuned checkpoint", "align", "zhclip"],
             is_output_node=True,
             inputs=[
@@ -52,7 +52,7 @@ class ZhCLIPCalibrate(io.ComfyNode):
                     default=2000,
                     min=200,
                     max=2000,
-                    tooltip="How many captions to use. More are more exact, and take longer in proportion.",
+                    tooltip="How many captions to use. More give a better fit and take proportionally longer.",
                 ),
                 io.String.Input(
                     "save_as",
@@ -66,7 +66,7 @@ class ZhCLIPCalibrate(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="STRING",
-                    tooltip="How near the encoder came to this CLIP, before and after.",
+                    tooltip="How close the encoder is to this CLIP, before and after.",
                 ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -91,7 +91,7 @@ class ZhCLIPCalibrate(io.ComfyNode):
         # Not in validate_inputs: a workflow that is queued again may have this node's result in the cache.
         if target is not None and target.exists():
             raise ValueError(
-                f"{target} is there already and is never overwritten: load it with Load ZhCLIP Encoder in place of "
+                f"{target} already exists and is never overwritten: load it with Load ZhCLIP Encoder in place of "
                 "this node, or write another name into save_as."
             )
         encoder = encoder_of(zhclip)
@@ -104,7 +104,7 @@ class ZhCLIPCalibrate(io.ComfyNode):
         fields = calibrated_fields(artifact, layers, name, teacher)
         calibrated = zhclip
         if not fields:
-            report.append("Calibration does not help here: the encoder goes out as it came in, and no file is written.")
+            report.append("Calibration does not help here: the encoder is returned unchanged, and no file is written.")
         elif target is None:
             calibrated = load_in_place_of(zhclip, encoder.path, {**encoder.overrides, **fields})
         else:

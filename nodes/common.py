@@ -49,7 +49,9 @@ def file_in_folder(name: str, field: str, example: str) -> Path:
     folder = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
     path = (folder / (name if name.lower().endswith(".safetensors") else f"{name}.safetensors")).resolve()
     if FORBIDDEN & set(name) or not name.isprintable() or not path.is_relative_to(folder) or path.stem in ("", "."):
-        raise ValueError(f"{field} is {name!r}, which is no name for a file inside {folder}: write one like {example}.")
+        raise ValueError(
+            f"{field} is {name!r}, which is not the name of a file inside {folder}: write one like {example}."
+        )
     return path
 
 

@@ -1,4 +1,4 @@
-"""The node that paints the same prompts with several encoders, by a graph of stock nodes; and the labelled grid."""
+"""The node that renders the same prompts with several encoders, as a graph of stock nodes; and the labelled grid."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class ZhCLIPCompareGrid(io.ComfyNode):
             node_id="ZhCLIPCompareGrid",
             display_name="ZhCLIP Compare Grid",
             category="ZhCLIP",
-            description="Paints every prompt through every encoder, from the same noise, into one labelled picture: a "
-            "row an encoder, a column a prompt. Cells that did not change are not painted again.",
+            description="Paints every prompt through every encoder, from the same noise, into one labelled picture: "
+            "one row per encoder, one column per prompt. Cells that did not change are not painted again.",
             search_aliases=["XY plot", "compare encoders", "zhclip"],
             enable_expand=True,
             inputs=[
@@ -46,14 +46,14 @@ class ZhCLIPCompareGrid(io.ComfyNode):
                     "encoders",
                     multiline=True,
                     default=ENGLISH,
-                    tooltip="One file name of models/text_encoders a line, as Load ZhCLIP Encoder lists them. The word "
-                    "`english` is the checkpoint's own CLIP, which then reads the English side of each prompt.",
+                    tooltip="File names of models/text_encoders, one per line, as Load ZhCLIP Encoder lists them. The "
+                    "word `english` is the checkpoint's own CLIP, which then reads the English side of each prompt.",
                 ),
                 io.String.Input(
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="One prompt a line: `Chinese | English`. The English side is for the row `english`.",
+                    tooltip="One prompt per line: `Chinese | English`. The English side is for the row `english`.",
                 ),
                 io.String.Input(
                     "negative",
@@ -116,7 +116,7 @@ class ZhCLIPCompareGrid(io.ComfyNode):
         """
         rows, columns = parse_encoders(encoders), numbered_lines(prompts)
         if not columns:
-            raise ValueError("prompts is empty: write one prompt a line, `Chinese | English`.")
+            raise ValueError("prompts is empty: write one prompt per line, `Chinese | English`.")
         if ENGLISH in rows and clip is None:
             raise ValueError(
                 "encoders has the row `english`, and nothing is connected to clip: connect the checkpoint's own CLIP "
@@ -161,8 +161,8 @@ class ZhCLIPGrid(io.ComfyNode):
             search_aliases=["image grid", "contact sheet", "zhclip"],
             inputs=[
                 io.Image.Input("images", tooltip="A batch, row by row."),
-                io.String.Input("rows", multiline=True, default="", tooltip="The rows' labels, one a line."),
-                io.String.Input("columns", multiline=True, default="", tooltip="The columns' labels, one a line."),
+                io.String.Input("rows", multiline=True, default="", tooltip="The rows' labels, one per line."),
+                io.String.Input("columns", multiline=True, default="", tooltip="The columns' labels, one per line."),
             ],
             outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="The labelled picture.")],
         )
@@ -177,7 +177,7 @@ class ZhCLIPGrid(io.ComfyNode):
         if len(images) != count:
             raise ValueError(
                 f"images is a batch of {len(images)}, and {len(row_labels)} rows by {len(column_labels)} columns are "
-                f"{count}: write one label a line for each row and column of the batch."
+                f"{count}: write one label per line for each row and column of the batch."
             )
         return io.NodeOutput(to_tensor(labelled_grid(images, row_labels, column_labels)))
 
@@ -191,11 +191,11 @@ def parse_encoders(encoders: str) -> list[str]:
         if row not in known:
             raise ValueError(
                 f"encoders, line {number}: models/text_encoders has no ZhCLIP encoder {name}. Write one of these names "
-                f"a line: {', '.join(known)} (the checkpoint's own CLIP is `english`)."
+                f"per line: {', '.join(known)} (the checkpoint's own CLIP is `english`)."
             )
         rows.append(row)
     if not rows:
-        raise ValueError(f"encoders is empty: write one of these names a line: {', '.join(known)}.")
+        raise ValueError(f"encoders is empty: write one of these names per line: {', '.join(known)}.")
     return rows
 
 

@@ -26,8 +26,8 @@ class ZhCLIPTextEncode(io.ComfyNode):
             node_id="ZhCLIPTextEncode",
             display_name="ZhCLIP Text Encode (Prompt)",
             category=core_category("conditioning"),
-            description="Chinese -> ZhCLIP, english -> CLIP. Encodes a prompt by a ZhCLIP encoder. With the "
-            "checkpoint's own CLIP connected as well, that one reads the English: clauses of Latin letters alone, "
+            description="Chinese -> ZhCLIP, english -> CLIP. Encodes a prompt with a ZhCLIP encoder. If the "
+            "checkpoint's own CLIP is connected too, it reads the English: clauses of Latin letters alone, "
             "runs of two or more Latin words inside a Chinese clause, and anywhere LoRA trigger words with an "
             "underscore, embedding:names, tags in angle brackets and wildcards. BREAK begins a new window.",
             search_aliases=["Chinese prompt", "bilingual prompt", "Chinese CLIP", "zhclip", "trigger words"],
@@ -87,7 +87,7 @@ def check_checkpoint_clip(clip: Any, keys: tuple[str, ...], field: str = "clip")
     if given != set(keys):
         raise ValueError(
             f"The input {field} is of another kind of model: the ZhCLIP encoder is for {kind_of(keys).name} "
-            f"(tokenizers {', '.join(keys)}; here {', '.join(given)}). Connect the CLIP of the checkpoint that paints."
+            f"(tokenizers {', '.join(keys)}; here {', '.join(given)}). Connect the CLIP of the checkpoint in use."
         )
 
 
@@ -106,8 +106,8 @@ def concatenate(conditionings: list[list[ConditioningEntry]], main: int) -> list
         return conditionings[0]
     if any(len(entries) > 1 for entries in conditionings):
         raise ValueError(
-            "A hook with keyframes changes a CLIP in the course of sampling, so that its prompt is several: encode the "
-            "Chinese and the English by a CLIP Text Encode each, and join them by Conditioning (Concat)."
+            "A hook with keyframes gives a prompt several encodings in the course of sampling: encode the Chinese and "
+            "the English with a CLIP Text Encode each, and join them by Conditioning (Concat)."
         )
     tensors, extras = zip(*(entries[0] for entries in conditionings))
     extra = dict(extras[main])

@@ -38,7 +38,7 @@ class ZhCLIPInspector(io.ComfyNode):
             inputs=[
                 io.Clip.Input("zhclip", tooltip="From Load ZhCLIP Encoder."),
                 io.String.Input(
-                    "text", multiline=True, dynamic_prompts=True, tooltip="The prompt, as you would paint with it."
+                    "text", multiline=True, dynamic_prompts=True, tooltip="The prompt, as you write it for a picture."
                 ),
             ],
             outputs=[

@@ -41,8 +41,8 @@ class ZhCLIPLoader(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Optional: the MODEL that the conditioning will meet. An encoder for another kind of "
-                    "model is then refused here and not in the sampler.",
+                    tooltip="Optional: the MODEL that you sample with. An encoder for another kind of model is then "
+                    "refused here and not in the sampler.",
                 ),
                 io.Clip.Input(
                     "checkpoint_clip",
