@@ -79,7 +79,7 @@ def test_the_readmes_training_commands(clone: Path, tmp_path: Path) -> None:
     """An encoder trained and one converted, both where ComfyUI finds them. Eight passes of the whole starter take long:
     the clone's own defaults are less, and the commands are as written."""
     rows, epochs = 400, 1
-    set_default(clone / "trainer" / "corpus" / "starter" / "__init__.py", "ROWS", str(rows))
+    set_default(clone / "trainer" / "corpus" / "starter" / "__init__.py", "DEFAULT_ROWS", str(rows))
     set_default(clone / "trainer" / "base" / "recipe.py", "epochs", str(epochs))
     assert commands("README.md") == commands("README.zh.md")
     assert len(commands("README.md")) == 2
@@ -105,7 +105,7 @@ def test_the_training_page_from_its_top_to_its_end(clone: Path, tmp_path: Path) 
     (clone / "captions.tsv").write_text("\n".join(["en", *english]) + "\n", encoding="utf-8")
     # 20,000 steps of 1,024 captions take too long here, and encoders of random numbers bear no fp16.
     set_default(clone / "trainer" / "base" / "recipe.py", "dtype", '"float32"')
-    set_default(clone / "trainer" / "corpus" / "starter" / "__init__.py", "ROWS", "400")
+    set_default(clone / "trainer" / "corpus" / "starter" / "__init__.py", "DEFAULT_ROWS", "400")
     for recipe in (clone / "recipes" / f"{name}.yaml" for name in ("paper-unfreeze", "paper-lora")):
         set_default(recipe, "steps", "4")
         set_default(recipe, "batch", "8")
