@@ -19,7 +19,7 @@ from zhclip.structure import Structure
 from ..base.comfyui import encoders_folder, install_folder
 from ..base.device import default_device
 from ..base.errors import TrainerError
-from ..base.files import read_json, replacing_folder, temporary_folder
+from ..base.files import read_json, temporary_folder
 from ..base.recipe import Recipe, SettingsError
 from ..base.settings import public_name, public_settings
 from ..corpus.pairs import pairs_sha256, read_pairs
@@ -101,8 +101,8 @@ def save_adapter(recipe: Recipe, adapter: Any) -> None:
     config.task_type = "FEATURE_EXTRACTION"  # without one PEFT writes the module's class, which is not transformers'
     config.base_model_name_or_path = public_name(str(recipe.student.model))
     config.target_modules = sorted(config.target_modules)  # a set, whose order changes from process to process
-    with replacing_folder(recipe.folder / "adapter") as folder:
-        adapter.save_pretrained(str(folder), save_embedding_layers=False)
+    shutil.rmtree(recipe.folder / "adapter", ignore_errors=True)
+    adapter.save_pretrained(str(recipe.folder / "adapter"), save_embedding_layers=False)
 
 
 def artifact_from_run(recipe: Recipe, run: TrainedRun, report: dict[str, Any]) -> Artifact:

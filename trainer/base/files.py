@@ -69,17 +69,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which replaces `path` when the block ends."""
-    with temporary_folder(path) as folder:
-        filled = folder / path.name
-        filled.mkdir()
-        yield filled
-        shutil.rmtree(path, ignore_errors=True)
-        filled.replace(path)
-
-
-@contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
     """An empty folder .NAME.tmp beside `path`, deleted afterwards. One that a killed run left is emptied first."""
     folder = path.with_name(f".{path.name}.tmp")

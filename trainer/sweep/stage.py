@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from ..base.errors import TrainerError
-from ..base.files import hold, read_json, replacing_folder, write_text
+from ..base.files import hold, read_json, temporary_folder, write_text
 from ..base.recipe import Recipe
 from ..base.settings import check_settings, public_settings, require
 from ..base.stage_settings import SweepSettings
@@ -91,8 +91,8 @@ def run_job(job: Job, progress: Listener | None) -> bool:
     if (folder / DIVERGED).is_file() or (folder / REPORT).is_file():
         return False
     if not (folder / "corpus").is_dir():
-        with replacing_folder(folder / "corpus") as copy:
-            shutil.copytree(job.shared / "corpus", copy, dirs_exist_ok=True)
+        with temporary_folder(folder / "corpus") as temporary:
+            shutil.copytree(job.shared / "corpus", temporary / "corpus").replace(folder / "corpus")
     try:
         for stage in ("cache", "train", "evaluate"):
             run_stage(stage, job.recipe, progress)
