@@ -74,27 +74,6 @@ def test_what_counts_is_computed_and_of_the_filling_what_rounds_it() -> None:
         assert length % MULTIPLE == 0 or length == weights.numel()
 
 
-def test_kept_positions_weigh_as_much_as_all() -> None:
-    lengths = torch.tensor([3, 12, WINDOW - 2, WINDOW])
-    losses = torch.rand(4, WINDOW, generator=torch.Generator().manual_seed(0))
-    means = []
-    for seed in range(2000):
-        positions, counts = draw_positions(
-            lengths, torch.rand(4, WINDOW, generator=torch.Generator().manual_seed(seed)), 4
-        )
-        weights = position_weights(lengths, counts, WINDOW)
-        assert counts.tolist() == [7, 16, WINDOW, WINDOW] and weights.shape == (4, WINDOW)
-        assert torch.allclose(weights.sum(dim=1), torch.ones(4))
-        rows = positions.split(counts.tolist())
-        for at, length in zip(rows, lengths.tolist()):
-            assert at[:length].tolist() == list(range(length)) and len(set(at.tolist())) == len(at)
-        means.append(torch.stack([(loss[at] * w[: len(at)]).sum() for loss, at, w in zip(losses, rows, weights)]))
-    assert torch.allclose(torch.stack(means).mean(dim=0), losses.mean(dim=1), rtol=5e-3)
-    positions, counts = draw_positions(lengths, torch.rand(4, WINDOW), None)
-    assert torch.equal(positions.view(4, -1), torch.arange(WINDOW).expand(4, -1))
-    assert torch.allclose(position_weights(lengths, counts, WINDOW), torch.full((4, WINDOW), 1 / WINDOW))
-
-
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
     return load_student(str(encoders.student(tmp_path_factory.mktemp("student"))), WINDOW)

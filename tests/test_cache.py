@@ -130,28 +130,22 @@ def test_a_killed_cache_continues_and_ends_in_the_same_bytes(whole: CacheBuilder
         assert file.read_bytes() == (tmp_path / "broken" / file.relative_to(tmp_path / "whole")).read_bytes()
 
 
+@pytest.mark.parametrize(("interval", "seen"), [(99.0, [0, 8, 16, 24, 32, 40]), (0.0, [0] * 6)])
 def test_a_cancelled_cache_keeps_its_shards(
-    whole: CacheBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interval: float, seen: list[int], whole: CacheBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Cancelled in its third shard, or, where events come during a forward pass, in its first batch."""
+    monkeypatch.setattr("trainer.progress.REPEAT_SECONDS", interval)
     events: list[int] = []
 
-    def cancelled(folder: Path, stop: Callable[[], bool]) -> list[int]:
-        def listener(event: Progress) -> None:
-            events.append(event.done)
-            if stop():
-                raise Cancelled
+    def listener(event: Progress) -> None:
+        events.append(event.done)
+        if len(events) == 6:
+            raise Cancelled
 
-        events.clear()
-        with pytest.raises(Cancelled):
-            build(folder, whole, progress=listener)
-        return events
-
-    cancelled(tmp_path / "a", lambda: events[-1] > 32)
-    build(tmp_path / "a", whole, progress=lambda event: events.append(event.done))
-    assert events[-4:] == [32, 40, 48, 50]
-    monkeypatch.setattr("trainer.progress.REPEAT_SECONDS", 0)  # a slow batch can be cancelled inside
-    assert cancelled(tmp_path / "b", lambda: len(events) > 5) == [0] * 6
-    assert not list((tmp_path / "b").rglob("0*.safetensors"))
+    with pytest.raises(Cancelled):
+        build(tmp_path, whole, progress=listener)
+    assert events == seen and len(list(tmp_path.glob("frozen-2/0*.safetensors"))) == seen[-1] // 16
 
 
 def test_other_settings_are_refused_and_both_values_shown(whole: CacheBuilder, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,16 +74,16 @@ def build(
         for part in frozen:
             check_settings(part, settings | {"depth": builder.depth})
     index, processes = (state.process_index, state.num_processes) if state else (0, 1)
-    numbers, has_sums = range(-(-len(builder.pairs) // builder.shard_rows)), _is_complete(captions / SUMS)
+    numbers, has_sums = range(-(-len(builder.pairs) // builder.shard_rows)), _are_complete([captions / SUMS])
     # Sums of single shards are deleted once they are added up: as many as shards would be a quarter of the cache.
     outputs = [captions] if has_sums else [captions, captions / "sums"]
     own = numbers[index::processes]
-    missing = [number for number in own if _is_missing(number, [*outputs, *frozen])]
+    missing = [number for number in own if not _are_complete(shard_path(part, number) for part in [*outputs, *frozen])]
     total, left = (sum(len(builder.shard_pairs(number)) for number in shards) for shards in (own, missing))
     counter = Counter(f"cache {folder.name}", total, progress, total - left)
     with counter.repeated_during_forward():
         for number in missing:
-            if _is_missing(number, outputs):
+            if not _are_complete(shard_path(part, number) for part in outputs):
                 *contents, hidden = builder.shard(number, counter.add)
             else:
                 columns = read_tensors(shard_path(captions, number), DAMAGE_HINT)
@@ -102,14 +102,10 @@ def build(
         state.wait_for_everyone()
 
 
-def _is_missing(number: int, folders: Sequence[Path]) -> bool:
-    return not all(_is_complete(shard_path(folder, number)) for folder in folders)
-
-
-def _is_complete(path: Path) -> bool:
-    """Whether a shard exists and is not cut short."""
+def _are_complete(paths: Iterable[Path]) -> bool:
+    """Whether these files exist and none is cut short."""
     try:
-        return path.is_file() and bool(read_tensors(path, DAMAGE_HINT))
+        return all(path.is_file() and read_tensors(path, DAMAGE_HINT) for path in paths)
     except DamagedError as error:
         logger.warning("cache: %s", error)
         return False

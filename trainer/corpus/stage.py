@@ -44,10 +44,8 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     train = clean(rows["train"], zh_length, en_length, window, settings.near, settings.limit, dev.pairs)
     splits = {"train": train, "dev": dev}
     for split, cleaned in splits.items():
-        given = sources(getattr(settings, split) or settings.train)
-        write_pairs(
-            folder / f"{split}.tsv", cleaned.require(2, " + ".join(source.path for source in given), f"{split} pairs")
-        )
+        names = " + ".join(source.path for source in sources(getattr(settings, split) or settings.train))
+        write_pairs(folder / f"{split}.tsv", cleaned.require(2, names, f"{split} pairs"))
         logger.info("corpus: %s %d rows, rejected %s", split, len(cleaned.pairs), cleaned.counts() or "none")
     write_text(folder / "rejects.tsv", rejects_table(splits))
     summary = {split: {"rows": len(cleaned.pairs), "rejected": cleaned.counts()} for split, cleaned in splits.items()}
