@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..base.device import use_device
 from ..base.errors import TrainerError
 from ..base.files import hold, read_json, temporary_folder, write_text
 from ..base.recipe import Recipe
@@ -53,8 +54,8 @@ def run(recipe: Recipe, settings: SweepSettings, progress: Listener | None = Non
                 raise type(error)(f"row {job.row}, seed {job.seed}: {error}") from error
             text = table(f"Sweep {path.stem}, {number} of {len(jobs)} runs", jobs)
             write_text(recipe.folder / f"sweep-{path.stem}.md", text)  # several grids can share a folder
-            left = (time.monotonic() - began) / max(1, trained) * (len(jobs) - number)
-            log.info("sweep: %d of %d, %s left", number, len(jobs), format_seconds(left))
+            left = (time.monotonic() - began) / trained * (len(jobs) - number) if trained else None
+            log.info(f"sweep: {number} of {len(jobs)}" + (f", {format_seconds(left)} left" if left else ""))
             if progress:
                 progress(Progress("sweep", number, len(jobs), left))
     log.info("%s", text)
@@ -63,6 +64,7 @@ def run(recipe: Recipe, settings: SweepSettings, progress: Listener | None = Non
 def log_plan(recipe: Recipe, settings: SweepSettings, progress: Listener | None = None) -> None:
     """`sweep --plan`: in the log the time that each row takes, and all of them. Raises what `run` raises."""
     jobs = read_grid(Path(require(settings.grid, "sweep.grid", "the rows")), recipe)
+    use_device(recipe.device)
     total, caches = 0.0, {}
     for job in jobs:
         if job.seed == 0:
