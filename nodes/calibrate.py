@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..zhclip.artifact import Artifact, load, save
-from ..zhclip.calibration import CHOOSE, FIT, JUDGE, LayerFit
+from ..zhclip.calibration import CHOOSE, EVALUATE, FIT, LayerFit
 from ..zhclip.device import cpu_has_bf16
 from ..zhclip.models import kind_of
 from ..zhclip.positions import WHOLE_EVERY, Batch, TokenPair, batches
@@ -160,13 +160,13 @@ def destination(save_as: str) -> Path | None:
 
 
 def read_pairs(count: int) -> dict[str, list[tuple[str, str]]]:
-    """`count` of the pack's pairs (Chinese, English) by use: half of the sentences judge, half choose the penalty, and
-    the composed pairs are fitted."""
+    """`count` of the pack's pairs (Chinese, English) by use: half of the sentences for evaluation, half to choose the
+    penalty, the composed pairs to be fitted."""
     lines = PAIRS_FILE.read_text(encoding="utf-8").splitlines()[1:]
     rows = [(zh, en) for zh, en in (line.split("\t") for line in lines)]
     held_out = min(HAND_WRITTEN, count // 2)
     return {
-        JUDGE: rows[:held_out:2],
+        EVALUATE: rows[:held_out:2],
         CHOOSE: rows[1:held_out:2],
         FIT: rows[HAND_WRITTEN : HAND_WRITTEN + count - held_out],
     }

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from tests.tree import ROOT
 from trainer.report.score import retrieval
-from zhclip.calibration import CHOOSE, FIT, JUDGE, LayerFit, PairScore, residual
+from zhclip.calibration import CHOOSE, EVALUATE, FIT, LayerFit, PairScore, residual
 from zhclip.positions import Batch, TokenPair, batches
 from zhclip.prompt import normalise
 from zhclip.ridge import PENALTIES, RidgeSums, choose_penalty, solve
@@ -83,9 +83,9 @@ def test_the_residual_brings_each_vector_to_its_goal_at_its_own_norm() -> None:
 
 
 def solved(x: torch.Tensor, y: torch.Tensor, now: Structure) -> LayerFit:
-    """A layer over (N, W, S) and (N, W, D): of every four pairs one chooses, one judges and two are fitted."""
+    """A layer over (N, W, S) and (N, W, D): of every four pairs one chooses, one evaluates and two are fitted."""
     layer = LayerFit(now, draw(*y.shape[1:], seed=7))
-    for use, at in ((CHOOSE, slice(0, None, 4)), (JUDGE, slice(1, None, 4)), (FIT, slice(2, None, 4))):
+    for use, at in ((CHOOSE, slice(0, None, 4)), (EVALUATE, slice(1, None, 4)), (FIT, slice(2, None, 4))):
         layer.add(use, x[at], y[at], whole(len(x[at])))
     layer.add(FIT, x[3::4], y[3::4], whole(len(x[3::4])))
     layer.solve()
@@ -135,7 +135,7 @@ def test_norms_are_means_over_all_fitted_pairs_and_position_0_takes_no_part() ->
     torch.testing.assert_close(solved(changed, y, start()).new.proj_weight, layer.new.proj_weight)
 
 
-def test_figures_are_of_the_pairs_that_judge_before_and_after_and_of_a_constant() -> None:
+def test_figures_are_of_the_evaluation_pairs_before_and_after_and_of_a_constant() -> None:
     x, y = draw(40, W, S), draw(40, W, D, seed=2)
     layer = solved(x, y, start())
     mean = normalize(y[torch.arange(40) % 4 != 1], dim=-1).mean(dim=0).expand(10, W, D)

@@ -5,22 +5,20 @@ docs/format.md lists its tensors. Its metadata is JSON under the header's key `z
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 
-from .io import DamagedArtifactError, NotAnArtifactError, open_safetensors, save_tensors
+from .io import AnyPath, DamagedArtifactError, NotAnArtifactError, Tensors, open_safetensors, save_tensors
 from .schema import Dimensions, Meta, parse
 from .tokenizer import build
 
 HEADER_KEY = "zhclip"
 HEADER_LIMIT = 100_000_000  # bytes, safetensors' own limit
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-ANY = -1  # a size that the metadata does not give
+ANY_SIZE = -1  # a size that the metadata does not give
 Shapes = dict[str, tuple[int, ...]]
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,9 @@ def expected_shapes(meta: Meta, names: Iterable[str] = ()) -> tuple[Shapes, set[
     are those in the file."""
     student, scored = meta.dimensions.width, meta.tokenizer.kind == "unigram"
     shapes: Shapes = {f"bert.{name}": shape for name, shape in bert_shapes(meta.dimensions).items()}
-    shapes["tokenizer.vocabulary"] = (ANY,)
-    shapes |= {"tokenizer.scores": (ANY,)} if scored else {}
-    shapes |= {"tokenizer.charsmap": (ANY,)} if scored and meta.tokenizer.normalizer == "precompiled" else {}
+    shapes["tokenizer.vocabulary"] = (ANY_SIZE,)
+    shapes |= {"tokenizer.scores": (ANY_SIZE,)} if scored else {}
+    shapes |= {"tokenizer.charsmap": (ANY_SIZE,)} if scored and meta.tokenizer.normalizer == "precompiled" else {}
     required = set(shapes)
     groups = {"structure": (meta.teacher.width, meta.window, len(meta.parts))}
     if len(meta.parts) == 1 and any(name.startswith("skip.") for name in names):
@@ -74,19 +72,16 @@ def expected_shapes(meta: Meta, names: Iterable[str] = ()) -> tuple[Shapes, set[
         groups["pooled"] = meta.pooled, 1, 1
     for group, (width, window, parts) in groups.items():
         own: Shapes = {"proj_weight": (width, student), "proj_bias": (window, width), "empty": (window, width)}
-        own |= {"norms": (window, parts), "position0": (width,), "mean": (width,), "std": (width,)}
+        own |= {"norms": (window, parts), "mean": (width,), "std": (width,)}
+        if group == "skip" or (group == "structure" and meta.position0 == "stored"):
+            own["position0"] = (width,)
         shapes |= {f"{group}.{name}": shape for name, shape in own.items()}
         if group == "pooled" or width != student:
             required.add(f"{group}.proj_weight")
-    shapes.pop("pooled.position0", None)
-    if meta.position0 == "stored":
-        required.add("structure.position0")
-    else:
-        del shapes["structure.position0"]
-    return shapes, required
+    return shapes, required | ({"structure.position0"} if meta.position0 == "stored" else set())
 
 
-def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
+def save(artifact: Artifact, path: AnyPath) -> None:
     """Write the artifact, whole or not at all. Raises ArtifactError for what `load` would refuse, before anything is
     written."""
     text, tensors = artifact.meta.to_json(), artifact.tensors()
@@ -106,7 +101,7 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> None:
     save_tensors(path, tensors, header)
 
 
-def load(path: str | os.PathLike[str]) -> Artifact:
+def load(path: AnyPath) -> Artifact:
     """Read an artifact, all tensors on the CPU in the file's dtypes.
 
     Raises ArtifactError, of the class that says why (io.py).
@@ -122,13 +117,13 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     return Artifact(meta, **groups, path=str(path))
 
 
-def read_meta(path: str | os.PathLike[str]) -> Meta:
+def read_meta(path: AnyPath) -> Meta:
     """Read the metadata alone, without any tensor. Raises as `load` does."""
     with open_safetensors(path) as file:
         return _parse(path, file.metadata())
 
 
-def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Meta, Tensors]:
+def read_tokenizer(path: AnyPath) -> tuple[Meta, Tensors]:
     """Read the metadata and the tokenizer's tensors alone. Raises as `load` does."""
     with open_safetensors(path) as file:
         names = [name for name in list(file.keys()) if name.startswith("tokenizer.")]
@@ -136,7 +131,7 @@ def read_tokenizer(path: str | os.PathLike[str]) -> tuple[Meta, Tensors]:
         return _parse(path, file.metadata()), tensors
 
 
-def is_artifact(path: str | os.PathLike[str]) -> bool:
+def is_artifact(path: AnyPath) -> bool:
     """Whether the file's header names our key, whatever else is wrong with it: a list of files must show truncated and
     newer ones too, so that choosing one explains it. Never raises on a file's content."""
     with open(path, "rb") as file:
@@ -145,7 +140,7 @@ def is_artifact(path: str | os.PathLike[str]) -> bool:
         return size <= HEADER_LIMIT and f'"{HEADER_KEY}":'.encode() in file.read(size)
 
 
-def _parse(path: str | os.PathLike[str], metadata: dict[str, str] | None) -> Meta:
+def _parse(path: AnyPath, metadata: dict[str, str] | None) -> Meta:
     text = (metadata or {}).get(HEADER_KEY)
     if text is None:
         raise NotAnArtifactError(
@@ -157,7 +152,7 @@ def _parse(path: str | os.PathLike[str], metadata: dict[str, str] | None) -> Met
     return parse(path, text)
 
 
-def check_tensors(path: str | os.PathLike[str], meta: Meta, tensors: Tensors) -> None:
+def check_tensors(path: AnyPath, meta: Meta, tensors: Tensors) -> None:
     """Refuse tensors that do not fit the metadata: missing, unknown, of another shape or dtype, or not finite. Raises
     DamagedArtifactError."""
     shapes, required = expected_shapes(meta, tensors)
@@ -167,7 +162,7 @@ def check_tensors(path: str | os.PathLike[str], meta: Meta, tensors: Tensors) ->
         shape, is_text = shapes.get(name), name in ("tokenizer.vocabulary", "tokenizer.charsmap")
         if shape is None:
             raise DamagedArtifactError(path, f"unknown tensor {name[:200]}", "the tensors that its metadata names")
-        if len(shape) != tensor.dim() or any(size not in (ANY, own) for size, own in zip(shape, tensor.shape)):
+        if len(shape) != tensor.dim() or any(size not in (ANY_SIZE, own) for size, own in zip(shape, tensor.shape)):
             raise DamagedArtifactError(path, f"{name} of shape {tuple(tensor.shape)[:8]}", f"{shape} by its metadata")
         if tensor.dtype not in ((torch.uint8,) if is_text else FLOATS):
             raise DamagedArtifactError(

@@ -1,8 +1,5 @@
-"""BERT, with the parameter names of transformers' BertModel, for whole windows and for packed positions.
-
-Packed, captions of different lengths are computed without the padded positions between them: linear layers, which are
-nearly all of the work, see one row for each position that is computed; attention alone sees captions apart.
-"""
+"""BERT, with the parameter names of transformers' BertModel, for whole windows and for packed positions, where captions
+of different lengths are computed without the padding between them: only attention sees captions apart."""
 
 from __future__ import annotations
 

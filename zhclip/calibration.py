@@ -19,7 +19,7 @@ from .ridge import RidgeSums, choose_penalty, solve
 from .structure import Structure
 from .vectors import centred_similarity, norms, recall, scaled, sentence_vector, standardise, unit
 
-JUDGE, CHOOSE, FIT = "judge", "choose", "fit"  # the uses of a batch: evaluation, choice of the penalty, regression
+EVALUATE, CHOOSE, FIT = "evaluate", "choose", "fit"  # uses of a batch: evaluation, choice of the penalty, regression
 
 
 class LayerFit:
@@ -48,7 +48,7 @@ class LayerFit:
     def add(self, use: str, x: torch.Tensor, y: torch.Tensor, batch: Batch) -> None:
         """Add a batch's hidden states (B, P, S) and the CLIP's vectors (B, P, D), fp32, for one of the uses."""
         y = standardise(y, self.mean, self.std)
-        if use == JUDGE:
+        if use == EVALUATE:
             self.held_out.append((x, y, batch))
             return
         count, weights = x.shape[1], batch.weights[:, :, None]
@@ -60,15 +60,15 @@ class LayerFit:
         self.sums[use].add(x.double(), residual(self.old, x, y).double(), positions, fitted)
 
     def solve(self) -> None:
-        """Set `new`, the calibrated structure, and evaluate it and `old` on the pairs that judge."""
+        """Set `new`, the calibrated structure, and evaluate it and `old` on the pairs for evaluation."""
         old, position0 = self.old, self.empty[0].clone() if self.constant_first else None
         self.penalty = choose_penalty(self.sums[FIT], self.sums[CHOOSE])
         weight, bias = solve(self.sums[FIT].merge(self.sums[CHOOSE]), self.penalty)
         weight = weight + (torch.eye(*weight.shape) if old.proj_weight is None else old.proj_weight)
         bias = bias if old.proj_bias is None else bias + old.proj_bias
         projection = Structure(weight.float(), bias.float(), position0, widths=self.widths)
-        norms, constant = (self.norm_sum / self.count).float(), (self.unit_sum / self.count).float()
-        self.new = replace(projection, empty=self.empty, norms=norms).restored(self.mean, self.std)
+        norm_table, constant = (self.norm_sum / self.count).float(), (self.unit_sum / self.count).float()
+        self.new = replace(projection, empty=self.empty, norms=norm_table).restored(self.mean, self.std)
         for x, y, batch in self.held_out:
             self.before.add(old.apply(x), y, batch)
             self.after.add(projection.apply(x), y, batch)

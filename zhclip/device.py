@@ -13,18 +13,14 @@ NO_TENSOR_CORES = re.compile(r"\b(16[3-6]0|MX[45]50|T5[05]0|T600|T1000|T1200|T20
 
 
 def usable_gpu() -> bool:
-    """Whether torch finds a GPU and was built for it; with another one, the first kernel fails."""
-    if not torch.cuda.is_available():
-        return False
-    return bool(torch.version.hip) or is_covered(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
-
-
-def is_covered(capability: tuple[int, int], architectures: list[str]) -> bool:
-    """Whether code for one of these architectures runs on an NVIDIA GPU of this compute capability.
+    """Whether torch finds a GPU and was built for it; with another one, the first kernel fails.
 
     Code for sm_86 runs on 8.6 and later 8.x; the driver compiles that for compute_90 on 9.0 and everything later.
     """
-    names = re.findall(r"(sm|compute)_(\d+)(\d)\b", " ".join(architectures))
+    if not torch.cuda.is_available() or torch.version.hip:
+        return torch.cuda.is_available()
+    capability = torch.cuda.get_device_capability()
+    names = re.findall(r"(sm|compute)_(\d+)(\d)\b", " ".join(torch.cuda.get_arch_list()))
     built = [(kind, (int(major), int(minor))) for kind, major, minor in names]
     return any(code <= capability and (kind == "compute" or code[0] == capability[0]) for kind, code in built)
 

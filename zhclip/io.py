@@ -14,14 +14,16 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-OBJECT_FILES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
+PICKLE_PREFIXES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
+AnyPath = str | os.PathLike[str]
+Tensors = dict[str, torch.Tensor]
 EXPORT_AGAIN = "Update ZhCLIP, or export the file again."
 
 
 class ArtifactError(ValueError):
     """A file that is not a usable artifact; the message names the path, what was found, what was expected, the cure."""
 
-    def __init__(self, path: str | os.PathLike[str], found: str, expected: str, cure: str = EXPORT_AGAIN) -> None:
+    def __init__(self, path: AnyPath, found: str, expected: str, cure: str = EXPORT_AGAIN) -> None:
         self.path, self.found, self.expected, self.cure = str(path), found, expected, cure
         super().__init__(f"{self.path}: found {found}; expected {expected}. {cure}")
 
@@ -39,14 +41,14 @@ class VersionError(ArtifactError):
 
 
 @contextmanager
-def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
+def open_safetensors(path: AnyPath) -> Iterator[Any]:
     """`safetensors.safe_open` for torch, with its errors inside the block as ArtifactError, NotAnArtifactError or
     DamagedArtifactError. Its tensors are views of the mapped file: clone those that outlive the block, since touching
     a mapped file that was cut short ends the process."""
     cure = "Export the encoder again, or look for its safetensors file."
     try:
         with open(path, "rb") as raw:
-            if raw.read(2) in OBJECT_FILES:
+            if raw.read(2) in PICKLE_PREFIXES:
                 found = "a file of Python objects (.pt, .bin, .ckpt), which can run code"
                 raise NotAnArtifactError(path, found, "a safetensors file", cure)
         with safe_open(path, "pt") as file:
@@ -61,7 +63,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
     """A file to write, which replaces `path` when the block ends without an error; a reader never sees half of it."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def save_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] = {}
-) -> None:
+def save_tensors(path: AnyPath, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] = {}) -> None:
     """Write a safetensors file, whole or not at all. The same tensors and metadata give the same bytes."""
     data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     length = int.from_bytes(data[:8], "little")

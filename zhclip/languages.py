@@ -3,8 +3,7 @@
 The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's):
 
 1. The prompt is normalised and parsed (prompt.py), then divided at BREAK into sections, and a section into clauses: at
-   commas, semicolons, full stops, `!`, `?` and line breaks, but not inside a number or a Latin word (1,000; v1.5;
-   U.S.A). Brackets and weights do not divide.
+   commas, semicolons, full stops, `!`, `?` and line breaks, but not inside a number or a Latin word (1,000; U.S.A).
 2. A clause with Latin letters and no other letter is CLIP's: `masterpiece`, `8k`, `best quality`.
 3. A clause with other letters (Chinese, kana, Cyrillic...) is the aligned encoder's, except for
    - two or more Latin words in a row (`by Greg Rutkowski`). A word may have apostrophes, hyphens, slashes and digits
@@ -14,9 +13,8 @@ The rule, where a node has both encoders ("zh" is the aligned one's, "en" CLIP's
 4. Never divided, CLIP's wherever they stand, and the end of a run: `embedding:name` up to white space, comma or
    semicolon and without punctuation at its end; tags such as `<lora:name:0.8>`; wildcards such as `__colour__`.
 5. What has no letter (digits, emoji, punctuation) stays with what it follows in its clause; at a clause's beginning,
-   and where it is an opening bracket, or a quotation mark before English, with what comes next. A clause without
-   letters goes with the clause before it, the first ones of a section with the next, a section of such with the one
-   before, else the next; a prompt without any letter is the aligned encoder's.
+   and where it is an opening bracket, or a quotation mark before English, with what comes next. A clause or section
+   without letters goes with the one before it, the first with the next; a prompt without any is the aligned encoder's.
 6. Weights stay with each piece of text, so a weighted span of two languages is weighted in both encoders.
 7. Where one language's text was taken out, the other's is joined by a comma, unless punctuation stands there or it is
    one Chinese clause; commas and semicolons at either end go.
@@ -221,7 +219,7 @@ def _prompt(pieces: list[Piece], language: str) -> str:
     for (last, before), (number, piece) in zip([own[0], *own] if own else [], own):
         if number > last + 1:
             out = strip_end(out, " \n")
-            out.append(Span(_joint(out, piece.span.text, language, before.clause == piece.clause), 1.0))
+            out.append(Span(_connector(out, piece.span.text, language, before.clause == piece.clause), 1.0))
         out.append(piece.span)
     flat = tidy(strip([Span(span.text.replace("\n", " "), span.weight) for span in out], " ,;"))
     if language == "en":
@@ -229,7 +227,7 @@ def _prompt(pieces: list[Piece], language: str) -> str:
     return render(flat)
 
 
-def _joint(before: list[Span], after: str, language: str, same_clause: bool) -> str:
+def _connector(before: list[Span], after: str, language: str, same_clause: bool) -> str:
     """What stands where the other language's text was taken out: a comma between clauses and between English runs,
     unless punctuation is there; inside a Chinese clause, nothing but a space between Latin words."""
     left = before[-1].text[-1:] if before else ""

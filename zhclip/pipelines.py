@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ import torch
 from .artifact import load
 from .bert import Bert
 from .emphasis import combine, rows
-from .io import ArtifactError
+from .io import AnyPath, ArtifactError
 from .models import kind_of
 from .schema import Meta
 from .structure import structures
@@ -28,11 +27,7 @@ class PromptEncoder:
     """The encoder of one file: `pipe(**encoder(prompt))`."""
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        pipe: Any = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
+        self, path: AnyPath, pipe: Any = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> None:
         """`pipe`: a pipeline of diffusers, whose UNet the encoder must fit; None for embeddings alone. `device`: where
         the encoder runs, in fp32. `dtype` of the embeddings: by default the UNet's, or fp32 without one. Raises
@@ -42,11 +37,11 @@ class PromptEncoder:
         if pipe is not None:
             check_fit(path, self.meta, pipe)
         self.device, self.dtype = torch.device(device), dtype or (pipe.unet.dtype if pipe else torch.float32)
-        self.bert = Bert.from_tensors(self.meta.dimensions, self._placed(artifact.bert)).requires_grad_(False)
-        placed = {name: replace(own, **self._placed(own.tensors())) for name, own in structures(artifact).items()}
+        self.bert = Bert.from_tensors(self.meta.dimensions, self._on_device(artifact.bert)).requires_grad_(False)
+        placed = {name: replace(own, **self._on_device(own.tensors())) for name, own in structures(artifact).items()}
         self.structure, self.pooled = placed["structure"], placed.get("pooled")
         # What the pipeline itself uses without a negative prompt: zeros, or the empty prompt.
-        self.zeros = pipe is not None and bool(pipe.config.get("force_zeros_for_empty_prompt"))
+        self.zero_negative = pipe is not None and bool(pipe.config.get("force_zeros_for_empty_prompt"))
 
     def __call__(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
@@ -65,7 +60,7 @@ class PromptEncoder:
         out: dict[str, torch.Tensor] = {}
         for name, x in zip(("prompt_embeds", "pooled_prompt_embeds"), self._encode([*prompts, *negatives])):
             positive, negative = x[: len(prompts)], x[len(prompts) :]
-            if negative_prompt is None and self.zeros:
+            if negative_prompt is None and self.zero_negative:
                 negative = torch.zeros_like(negative)
             out |= {name: positive, f"negative_{name}": torch.cat([negative] * (len(prompts) // len(negative)))}
         return out
@@ -98,7 +93,7 @@ class PromptEncoder:
         z = combine(self.structure.apply(hidden, empty), windows).flatten(0, 1)
         return [z, combine(self.pooled.apply(hidden[:, :1], empty), windows)[0, 0]] if self.pooled else [z]
 
-    def _placed(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def _on_device(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         return {name: tensor.to(self.device, torch.float32) for name, tensor in tensors.items()}
 
 
@@ -109,7 +104,7 @@ def one_length(*conditionings: torch.Tensor) -> torch.Tensor:
     return torch.stack([one.repeat(length // len(one), 1) for one in conditionings])
 
 
-def check_fit(path: str | os.PathLike[str], meta: Meta, pipe: Any) -> None:
+def check_fit(path: AnyPath, meta: Meta, pipe: Any) -> None:
     """Raise ArtifactError unless the pipeline's UNet reads what the encoder gives."""
     config = getattr(getattr(pipe, "unet", None), "config", {})
     width, pooled = config.get("cross_attention_dim"), 0

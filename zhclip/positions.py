@@ -16,11 +16,10 @@ BATCH_TOKENS = 2048  # positions of one forward pass, of which a 12 x 768 encode
 
 
 def draw_positions(lengths: torch.Tensor, chance: torch.Tensor, pads: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """All positions of each text and `pads` of the padded ones after it.
+    """All positions of each text and `pads` of the padded ones after it, None for all.
 
     lengths: (N,) positions that a caption's text takes; chance: (N, W) random numbers from 0 to 1, of which the lowest
-    win; pads None draws all. Returns the positions in ascending order, one caption after another (sum of counts,), and
-    the counts (N,).
+    win. Returns the positions in ascending order, one caption after another (sum of counts,), and the counts (N,).
     """
     window = chance.shape[1]
     counts = torch.full_like(lengths, window) if pads is None else (lengths + pads).clamp(max=window)
@@ -30,11 +29,8 @@ def draw_positions(lengths: torch.Tensor, chance: torch.Tensor, pads: int | None
 
 
 def position_weights(lengths: torch.Tensor, counts: torch.Tensor, window: int) -> torch.Tensor:
-    """Weights (B, P) of drawn positions, by lengths and counts (B,) of `draw_positions`; P is the largest count.
-
-    Each row sums to 1. A position of text counts 1 / window; a drawn padded one its share of all padded ones; what
-    fills a row up to P counts 0.
-    """
+    """Weights (B, P) of drawn positions, by lengths and counts (B,) of `draw_positions`; P is the largest count. Each
+    row sums to 1: a position of text counts 1 / window, a drawn padded one its share of all padded ones."""
     at, lengths, counts = torch.arange(int(counts.max()), device=counts.device), lengths[:, None], counts[:, None]
     padded = (window - lengths) / (counts - lengths).clamp(min=1)
     return torch.where(at < lengths, 1.0, padded).masked_fill(at >= counts, 0.0) / window

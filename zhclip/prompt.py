@@ -15,7 +15,7 @@ from dataclasses import dataclass
 # Chinese full stops, commas, brackets and quotation marks, to ASCII. Other full-width forms follow by decomposition.
 PUNCTUATION = str.maketrans("\u3002\u3001\uff61\uff64\u3010\u3011\u201c\u201d\u2018\u2019", ".,.,[]\"\"''")
 CLAUSE_ENDS = frozenset(",.;:!?\n")
-HIDDEN = ("Cc", "Cs")  # control characters, and halves of surrogate pairs, which no tokenizer takes
+INVISIBLE = ("Cc", "Cs")  # control characters, and halves of surrogate pairs, which no tokenizer takes
 BREAK = re.compile("(?<![A-Za-z0-9_])BREAK(?![A-Za-z0-9_])")
 BRACKET = re.compile("[()]")
 BRACKET_WEIGHT = 1.1
@@ -53,7 +53,7 @@ def normalise(text: str) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
     folded = "".join(map(_fold, unicodedata.normalize("NFC", text))).translate(PUNCTUATION)
-    visible = "".join(c for c in folded if c.isspace() or unicodedata.category(c) not in HIDDEN)
+    visible = "".join(c for c in folded if c.isspace() or unicodedata.category(c) not in INVISIBLE)
     return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
@@ -77,7 +77,7 @@ def parse(text: str) -> list[Span]:
 def _weighted(text: str, weight: float, depth: int) -> Iterator[Span]:
     if depth > MAX_DEPTH:
         raise PromptError(f"The prompt has more than {MAX_DEPTH} brackets within each other.")
-    for item in _items(text):
+    for item in _groups(text):
         if len(item) > 1 and item[0] == "(" and item[-1] == ")":
             yield from _weighted(*_group(item[1:-1], weight), depth + 1)
         else:
@@ -86,7 +86,7 @@ def _weighted(text: str, weight: float, depth: int) -> Iterator[Span]:
             yield Span(item, weight)
 
 
-def _items(text: str) -> Iterator[str]:
+def _groups(text: str) -> Iterator[str]:
     """The groups of a text that stand in no other, and the text between them. As in ComfyUI, a closing bracket too many
     puts the level below 0, where brackets open nothing until it is 0 again."""
     begin = level = 0

@@ -34,11 +34,8 @@ class RidgeSums:
         return cls(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add(self, x: torch.Tensor, y: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add x (..., S) and y (..., D), which stand at `positions` (...) and count `weights` (...).
-
-        The products x x^T and x y^T of one call are computed in x's dtype, never in TF32, and added up in float64:
-        consumer GPUs multiply float64 at a sixty-fourth of the speed.
-        """
+        """Add x (..., S) and y (..., D), which stand at `positions` (...) and count `weights` (...). Products are
+        computed in x's dtype, since GPUs are slow in float64, and added up in float64."""
         x, y, weights = x.flatten(0, -2), y.flatten(0, -2), weights.flatten()[:, None].to(x.dtype)
         positions, window = positions.flatten(), len(self.weight)
         weighted = x * weights

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from .io import ArtifactError, DamagedArtifactError, VersionError
+from .io import AnyPath, ArtifactError, DamagedArtifactError, VersionError
 from .models import KINDS
 
 FORMAT_VERSION = 1
@@ -122,7 +121,7 @@ class Meta:
         return json.dumps(asdict(self) | {"format_version": FORMAT_VERSION}, sort_keys=True)
 
 
-def parse(path: str | os.PathLike[str], text: str) -> Meta:
+def parse(path: AnyPath, text: str) -> Meta:
     """The header's JSON as checked metadata. Raises DamagedArtifactError or VersionError."""
     try:
         raw = json.loads(text)
@@ -142,7 +141,7 @@ def parse(path: str | os.PathLike[str], text: str) -> Meta:
     return meta
 
 
-def from_json(path: str | os.PathLike[str], hint: Any, value: Any, name: str) -> Any:
+def from_json(path: AnyPath, hint: Any, value: Any, name: str) -> Any:
     """A JSON value as the type that `hint` states; a dataclass from an object with exactly its fields as keys. `path`
     and `name` are for messages. Raises DamagedArtifactError."""
     limits = None
@@ -169,7 +168,7 @@ def from_json(path: str | os.PathLike[str], hint: Any, value: Any, name: str) ->
     return value
 
 
-def _check_consistency(path: str | os.PathLike[str], meta: Meta) -> None:
+def _check_consistency(path: AnyPath, meta: Meta) -> None:
     """Check values against each other. Raises DamagedArtifactError."""
     d, special = meta.dimensions, meta.special_ids
     kind = next((kind for kind in KINDS if kind.keys == meta.keys), None)
@@ -193,7 +192,7 @@ def _levels(value: Any) -> int:
     return 0 if children is None else 1 + max(map(_levels, children), default=0)
 
 
-def _check_figures(path: str | os.PathLike[str], name: str, value: Any, depth: int) -> None:
+def _check_figures(path: AnyPath, name: str, value: Any, depth: int) -> None:
     """Check that objects nested `depth` levels hold finite numbers, or null except as "all"."""
     if value is None and not name.endswith(".all"):
         return

@@ -65,8 +65,8 @@ class Structure:
 
 
 def structures(artifact: Artifact) -> dict[str, Structure]:
-    """The structures of an artifact: "structure", "skip" for the layer before the last (clip skip) and "pooled" for the
-    pooled vector, from the student's first position; the last two where the artifact has them."""
+    """The structures of an artifact: "structure"; and where it has them "skip", for the layer before the last (clip
+    skip), and "pooled", from the student's first position to the pooled vector."""
     groups: dict[str, Any] = {name: getattr(artifact, name) for name in ("structure", "skip", "pooled")}
     widths = {"pooled": (artifact.meta.pooled,)}
     return {

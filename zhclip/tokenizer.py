@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .io import ArtifactError, DamagedArtifactError
+from .io import AnyPath, ArtifactError, DamagedArtifactError, Tensors
 from .schema import SpecialIds, TokenizerInfo
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ MAX_WORD = 100  # characters of a word that WordPiece divides, in time that grow
 MAX_EXPANSION = 64  # bytes that one character may become; by NFKC it is 33
 
 
-def pack(pieces: Sequence[str], scores: Sequence[float] = (), charsmap: bytes = b"") -> dict[str, torch.Tensor]:
+def pack(pieces: Sequence[str], scores: Sequence[float] = (), charsmap: bytes = b"") -> Tensors:
     """Tensors of a vocabulary in the order of its ids, of a Unigram's scores and of sentencepiece's character map."""
     text = json.dumps(list(pieces), ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     tensors = {"vocabulary": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
@@ -41,11 +40,7 @@ def pack(pieces: Sequence[str], scores: Sequence[float] = (), charsmap: bytes = 
 
 
 def build(
-    path: str | os.PathLike[str],
-    info: TokenizerInfo,
-    special: SpecialIds,
-    tensors: dict[str, torch.Tensor],
-    rows: int | None = None,
+    path: AnyPath, info: TokenizerInfo, special: SpecialIds, tensors: Tensors, rows: int | None = None
 ) -> Tokenizer:
     """The tokenizer of tensors that `pack` made, for an embedding of so many rows.
 
@@ -82,7 +77,7 @@ def build(
         return tokenizer
 
 
-def _stored(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], name: str, dtype: torch.dtype) -> Any:
+def _stored(path: AnyPath, tensors: Tensors, name: str, dtype: torch.dtype) -> Any:
     """One of the tokenizer's tensors as a numpy array. Raises DamagedArtifactError."""
     tensor = tensors.get(name)
     if tensor is None or tensor.dtype != dtype or tensor.dim() != 1:
@@ -90,7 +85,7 @@ def _stored(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], name
     return tensor.numpy()
 
 
-def _pieces(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], rows: int | None) -> list[str]:
+def _pieces(path: AnyPath, tensors: Tensors, rows: int | None) -> list[str]:
     raw = _stored(path, tensors, "vocabulary", torch.uint8).tobytes()
     expected = f"at most {MAX_BYTES} bytes of JSON, a list of texts of at most {MAX_PIECE} characters"
     try:
@@ -106,14 +101,14 @@ def _pieces(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], rows
     return pieces
 
 
-def _scores(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], count: int) -> list[float]:
+def _scores(path: AnyPath, tensors: Tensors, count: int) -> list[float]:
     scores = _stored(path, tensors, "scores", torch.float32)
     if len(scores) != count or not all(map(math.isfinite, scores)):
         raise DamagedArtifactError(path, "no finite score for each piece", f"{count} of them")
     return scores.tolist()
 
 
-def _charsmap(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor]) -> bytes:
+def _charsmap(path: AnyPath, tensors: Tensors) -> bytes:
     """sentencepiece's map: a length, a trie of so many bytes, and texts that end with 0."""
     raw = _stored(path, tensors, "charsmap", torch.uint8).tobytes()
     size = int.from_bytes(raw[:4], "little")
@@ -124,7 +119,7 @@ def _charsmap(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor]) ->
 
 
 @contextmanager
-def guard_panics(path: str | os.PathLike[str]) -> Iterator[None]:
+def guard_panics(path: AnyPath) -> Iterator[None]:
     """Whatever `tokenizers` raises inside, as DamagedArtifactError. It raises Exception itself, and a panic of its Rust
     code raises a BaseException, which would end the thread of a host that catches Exception."""
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .artifact import Artifact
+from .io import Tensors
 from .prompt import Span, cut, normalise, sections
 from .schema import Meta, SpecialIds, TokenizerInfo
 from .tokenizer import build, guard_panics
@@ -25,28 +26,23 @@ class Window:
 
 
 class PromptTokenizer:
-    """Turns prompts into windows of `window` ids.
-
-    `folding` maps code points that the vocabulary lacks, mostly rare traditional ones, to variants that it has. Known
-    ones are left as typed: the student learnt many traditional characters, and a word may differ from its simplified
-    twin.
-    """
+    """Turns prompts into windows of `window` ids. `folding` maps code points that the vocabulary lacks, mostly rare
+    traditional ones, to variants that it has."""
 
     def __init__(
         self,
         info: TokenizerInfo,
-        tensors: dict[str, torch.Tensor],
+        tensors: Tensors,
         special: SpecialIds,
         window: int,
         path: str,
-        folding: Mapping[int, str] | None = None,
         rows: int | None = None,
     ) -> None:
         """`tensors` as tokenizer.pack gives them; `rows` of the embedding; `path` is for messages. Raises
         DamagedArtifactError."""
         self.tokenizer = build(path, info, special, tensors, rows)
         self.info, self.tensors, self.special, self.window, self.path = info, tensors, special, window, path
-        self.folding = folding or {}
+        self.folding: Mapping[int, str] = {}
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> PromptTokenizer:
@@ -54,23 +50,23 @@ class PromptTokenizer:
         return cls.from_meta(artifact.meta, artifact.tokenizer, artifact.path)
 
     @classmethod
-    def from_meta(cls, meta: Meta, tensors: dict[str, torch.Tensor], path: str) -> PromptTokenizer:
+    def from_meta(cls, meta: Meta, tensors: Tensors, path: str) -> PromptTokenizer:
         """Build from an artifact's metadata and its tokenizer's tensors. Raises DamagedArtifactError."""
-        folding, rows = str.maketrans(meta.folding), meta.dimensions.vocabulary
-        return cls(meta.tokenizer, tensors, meta.special_ids, meta.window, path, folding, rows)
+        tokens = cls(meta.tokenizer, tensors, meta.special_ids, meta.window, path, meta.dimensions.vocabulary)
+        tokens.folding = str.maketrans(meta.folding)
+        return tokens
 
     def ids(self, text: str) -> list[int]:
         """Ids of the normalised text, without start, end or padding."""
         return self._encode(normalise(text))[0]
 
     def windows(self, text: str) -> list[list[int]]:
-        """The ids of `weighted_windows(text, syntax=False)`."""
+        """The windows' ids of plain text, where brackets and BREAK are text, each exactly `window` long."""
         return [window.ids for window in self.weighted_windows(text, syntax=False)]
 
     def weighted_windows(self, text: str, syntax: bool = True) -> list[Window]:
-        """The windows of a prompt; an empty one is one window without tokens. With `syntax` brackets and weights act,
-        and BREAK begins a new window; without it brackets are characters, and all weights 1. Raises PromptError for a
-        prompt that is too long or too deeply nested.
+        """The windows of a prompt; an empty one is one window without tokens. Without `syntax`, brackets and BREAK are
+        text, and all weights 1. Raises PromptError for a prompt that is too long or too deeply nested.
 
         The text is tokenised whole, without its brackets, so a weight never changes the tokens: `(red:1)` is `red`.
         """
@@ -85,7 +81,9 @@ class PromptTokenizer:
     def _windows(self, spans: list[Span]) -> list[Window]:
         ids, offsets, plain = self._encode("".join(span.text for span in spans))
         span_of = [number for number, span in enumerate(spans) for _ in span.text]  # by character
-        owners = [_owner(spans, [span_of[at] for at in range(a, b) if not plain[at].isspace()]) for a, b in offsets]
+        owners = [
+            _majority_span(spans, [span_of[at] for at in range(a, b) if not plain[at].isspace()]) for a, b in offsets
+        ]
         weights = [spans[owner].weight if owner >= 0 else 1.0 for owner in owners]
         joined = [False] + [a == b and w != 1.0 for a, b, w in zip(owners, owners[1:], weights[1:])]
         pieces = [plain[a:b] for a, b in offsets]
@@ -128,7 +126,7 @@ class PromptTokenizer:
         return ids[:, 1].eq(self.special.end)
 
 
-def _owner(spans: list[Span], numbers: list[int]) -> int:
+def _majority_span(spans: list[Span], numbers: list[int]) -> int:
     """The number of a token's span, from those of its visible characters; -1 for a token without any. The vocabulary
     may join characters of two spans: most of them decide, and where that is even, the span with a weight."""
     counts = Counter(numbers)
