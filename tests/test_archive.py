@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
+import tomlkit
 
 from tests import graphs, small
 from tests.host import running
@@ -26,7 +27,17 @@ FORBIDDEN = {
 }
 NODES = {f"ZhCLIP{name}" for name in ["Calibrate", "CompareGrid", "Grid", "Inspector", "Loader", "TextEncode", "Train"]}
 SHIPPED = {"CHANGELOG.md", "LICENSE", "README.md", "README.zh.md", "__init__.py", "docs", "example_workflows"}
-SHIPPED |= {"locales", "nodes", "pyproject.toml", "recipes", "subgraphs", "trainer", "web", "zhclip"}
+SHIPPED |= {
+    "locales",
+    "nodes",
+    "pyproject.toml",
+    "recipes",
+    "requirements.txt",
+    "subgraphs",
+    "trainer",
+    "web",
+    "zhclip",
+}
 
 
 def comfy(*arguments: str, cwd: Path) -> str:
@@ -60,6 +71,12 @@ def test_holds_the_pack_and_nothing_else(archive: Path) -> None:
     pictures = {name for name in expected if name.startswith("docs/") and name.endswith((".png", ".jpg", ".svg"))}
     assert set(names) == expected - pictures
     assert not [name for name in names if re.search(r"(^|/)(tests?/|test_|conftest)", name)]
+
+
+def test_manager_installs_what_the_package_needs(archive: Path) -> None:
+    """ComfyUI Manager reads requirements.txt alone, the registry the project's dependencies."""
+    project = tomlkit.parse((archive / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (archive / "requirements.txt").read_text().split() == project["dependencies"]
 
 
 def test_passes_the_registry_scan(archive: Path) -> None:
