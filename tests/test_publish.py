@@ -24,6 +24,7 @@ from trainer.base.settings import parse_recipe
 from trainer.models.student import Student
 from zhclip.artifact import load, save
 
+Printed = pytest.CaptureFixture[str]
 REPO = "someone/zhclip-tiny"
 FILE = "zhclip-tiny.safetensors"
 PROMPT = "\u4e00\u53ea\u72d7\u5728\u8dd1"
@@ -78,9 +79,7 @@ def test_what_was_pushed_comes_back_and_the_node_loads_it(finished: Path, tmp_pa
     assert torch.allclose(node, own, atol=1e-4)
 
 
-def test_the_card_says_what_it_is_and_how_good(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_card_says_what_it_is_and_how_good(finished: Path, tmp_path: Path, capsys: Printed) -> None:
     assert main(["publish", "--run", str(finished), "--repo", REPO]) == 0
     assert "--export.licence" not in capsys.readouterr().out
     made, meta = ModelCard.load(finished / "card" / "README.md"), load(finished / "encoder.safetensors").meta
@@ -108,9 +107,7 @@ def changed(finished: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_models_and_datasets_of_the_hub_are_linked(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_and_datasets_of_the_hub_are_linked(finished: Path, tmp_path: Path, capsys: Printed) -> None:
     recipe = load(finished / "encoder.safetensors").meta.recipe
     recipe["student"]["model"] = "OFA-Sys/chinese-clip-vit-base-patch16"
     recipe["corpus"]["train"] = [{"path": "someone/captions", "weight": 0.5}, {"path": "mine.tsv"}]
@@ -133,12 +130,7 @@ def test_models_and_datasets_of_the_hub_are_linked(
     ],
 )
 def test_what_should_not_be_published_is_refused_in_one_line(
-    changes: dict[str, Any],
-    flags: list[str],
-    says: str,
-    finished: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any], flags: list[str], says: str, finished: Path, tmp_path: Path, capsys: Printed
 ) -> None:
     run = changed(finished, tmp_path, **changes)
     assert main(["publish", "--run", str(run), "--repo", REPO, "--push", *flags]) == 1
@@ -156,7 +148,6 @@ REFUSED = {  # licence, token, flags, and what the line names
 ONE_BY_ONE = """
 import json, os, sys
 from trainer.__main__ import main
-from trainer.artifact.publish import model_card
 for run, token, flags in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = token
     print("\\ncode", main(["publish", "--run", run, "--push", *flags]), file=sys.stderr)

@@ -34,15 +34,6 @@ def test_contrast_asks_for_the_captions_own_english() -> None:
     assert twice.max() < 1e-6  # the same caption again is no wrong answer
 
 
-def test_zones_part_the_window() -> None:
-    masks = zone_masks(torch.tensor([2, 5]), 5)
-    assert masks["content"].tolist() == [[False] * 5, [False, True, True, True, False]]
-    assert masks["end"].tolist() == [[False, True, False, False, False], [False] * 4 + [True]]
-    assert masks["pad"].tolist() == [[False, False, True, True, True], [False] * 5]
-    parts = torch.stack([masks[zone] for zone in ("position0", "content", "end", "pad")])
-    assert torch.equal(parts.sum(dim=0), torch.ones(2, 5, dtype=torch.long))
-
-
 def test_means_by_zone() -> None:
     target = torch.tensor([1.0, 0.0]).expand(2, 4, 2)
     z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1.0, 0.0]])

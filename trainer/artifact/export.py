@@ -75,10 +75,9 @@ def export_run(recipe: Recipe, progress: Listener | None = None) -> None:
     logger.info(f"export: {path}, {path.stat().st_size / 1e6:.0f} MB in {recipe.export.dtype}")
     comfyui = install_folder(recipe.install)
     installed = install(path, comfyui, recipe.folder.resolve().name) if comfyui else None
-    logger.info(
-        f"{verdict(artifact.meta.report)}\nreport: {report.with_suffix('.html')}\nencoder: {installed or path}"
-        + ("; press R in ComfyUI and choose it" if installed else "; copy it to ComfyUI's models/text_encoders")
-    )
+    hint = "press R in ComfyUI" if installed else "copy it to ComfyUI's models/text_encoders and press R"
+    page = report.with_suffix(".html")
+    logger.info(f"{verdict(artifact.meta.report)}\nreport: {page}\nencoder: {installed or path}; {hint}")
 
 
 def restore_scale(student: Student, teacher: Teacher) -> None:

@@ -9,10 +9,8 @@ from statistics import fmean
 from ..base.errors import TrainerError
 from ..base.recipe import TrainSettings
 
-SETTLE = 200  # steps after the warm-up before a loss above its start counts as divergence
-# Times the first losses. After a ridge start, small batches can stay at 1.02 times the first loss for a while and still
-# end well below it.
-DIVERGED = 1.1
+GRACE = 200  # steps after the warm-up before a loss above its start counts as divergence
+RISE = 1.1  # times the first losses; small batches can stay at 1.02 times them for a while and still end well below
 DECAY = 0.3  # share of the steps after the warm-up in which wsd's rate decays
 
 
@@ -35,10 +33,10 @@ def learning_rate(train: TrainSettings, step: int, steps: int) -> float:
         return train.lr * (step + 1) / (train.warmup + 1)
     if train.schedule == "constant":
         return train.lr
-    progress = (step - train.warmup) / max(1, steps - train.warmup)
+    passed = (step - train.warmup) / max(1, steps - train.warmup)  # share of the steps after the warm-up
     if train.schedule == "wsd":
-        return train.lr * min(1.0, (1 - progress) / DECAY)
-    return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        return train.lr * min(1.0, (1 - passed) / DECAY)
+    return train.lr * 0.5 * (1 + math.cos(math.pi * passed))
 
 
 def check_divergence(objectives: Sequence[float], step: int, train: TrainSettings) -> None:
@@ -47,5 +45,5 @@ def check_divergence(objectives: Sequence[float], step: int, train: TrainSetting
     if not math.isfinite(objectives[-1]):
         raise DivergedError(f"the loss is {objectives[-1]} at step {step}: {advice}; earlier checkpoints are kept")
     first, last = fmean(objectives[:3]), fmean(objectives[-10:])
-    if step > train.warmup + SETTLE and last > DIVERGED * first:
+    if step > train.warmup + GRACE and last > RISE * first:
         raise DivergedError(f"at step {step} the loss is {last:.4f}, above {first:.4f} at the start: {advice}")
