@@ -75,9 +75,8 @@ def log_plan(recipe: Recipe, settings: SweepSettings, progress: Listener | None 
             seeds, seconds = sum(other.row == job.row for other in jobs), sum(planned.seconds.values())
             total += seeds * seconds
             log.info("plan: row %s: %s, seeds: %d", job.row, format_seconds(seconds), seeds)
-    log.info(
-        "plan: %d runs and their caches, %s: %s", len(jobs), format_bytes(sum(caches.values())), format_seconds(total)
-    )
+    disk = format_bytes(sum(caches.values()))
+    log.info("plan: %d runs and their caches, %s: %s", len(jobs), disk, format_seconds(total))
 
 
 def run_settings(recipe: Recipe) -> dict[str, Any]:
