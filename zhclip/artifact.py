@@ -102,10 +102,7 @@ def save(artifact: Artifact, path: AnyPath) -> None:
 
 
 def load(path: AnyPath) -> Artifact:
-    """Read an artifact, all tensors on the CPU in the file's dtypes.
-
-    Raises ArtifactError, of the class that says why (io.py).
-    """
+    """Read an artifact, all tensors on the CPU in the file's dtypes. Raises ArtifactError or one of its classes."""
     with open_safetensors(path) as file:
         meta = _parse(path, file.metadata())
         tensors = {name: file.get_tensor(name).clone() for name in list(file.keys())}

@@ -105,11 +105,8 @@ def route(text: str) -> list[Segment]:
 
 
 def spans(text: str, bilingual: bool = True) -> list[LanguageSpan]:
-    """A prompt as typed -> its plain text without brackets and weights, in order, by language and weight.
-
-    The texts joined are the spans of `parse(normalise(text))` joined. `bilingual` says whether there is a CLIP that
-    reads the English; else all is the aligned encoder's. Raises PromptError.
-    """
+    """A prompt as typed -> its plain text without brackets and weights, in order, by language and weight. `bilingual`
+    says whether there is a CLIP that reads the English; else all is the aligned encoder's. Raises PromptError."""
     flat: list[tuple[Span, str]] = []
     for pieces, ending in _sections(text):
         flat += [(piece.span, piece.language if bilingual else "zh") for piece in pieces]

@@ -72,9 +72,7 @@ def batches(
     pairs: list[TokenPair], window: int, whole_every: int = WHOLE_EVERY, tokens: int = BATCH_TOKENS
 ) -> list[Batch]:
     """Pairs in batches of at most `tokens` positions, in order of length; each position's weights sum to len(pairs).
-
-    Every `whole_every`-th pair is computed over the whole window, the others up to the end of their longest text.
-    """
+    Every `whole_every`-th pair is computed over the whole window, the others up to the end of their longest text."""
     ordered = sorted(pairs, key=lambda pair: pair.length)
     whole, short = ordered[::whole_every], [pair for at, pair in enumerate(ordered) if at % whole_every]
 

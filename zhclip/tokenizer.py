@@ -42,11 +42,8 @@ def pack(pieces: Sequence[str], scores: Sequence[float] = (), charsmap: bytes = 
 def build(
     path: AnyPath, info: TokenizerInfo, special: SpecialIds, tensors: Tensors, rows: int | None = None
 ) -> Tokenizer:
-    """The tokenizer of tensors that `pack` made, for an embedding of so many rows.
-
-    It adds no special tokens, and reads "[SEP]" in a prompt as text. Raises DamagedArtifactError, also for whatever
-    `tokenizers` makes of a vocabulary.
-    """
+    """The tokenizer of `pack`'s tensors, for an embedding of `rows`. It adds no special tokens, and reads "[SEP]" in a
+    prompt as text. Raises DamagedArtifactError, also for whatever `tokenizers` raises."""
     # Imported here: slow, and not needed at ComfyUI's start.
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 

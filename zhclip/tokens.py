@@ -114,10 +114,7 @@ class PromptTokenizer:
         return len(self.ids(text)) + 2
 
     def key_mask(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, window) ids -> (B, window) bool, True up to and including the first end token.
-
-        It follows the end, not the padding, whose id may be the end's.
-        """
+        """(B, window) ids -> (B, window) bool, True up to and including the first end token, whatever the pad id."""
         ends = ids.eq(self.special.end).int()
         return (ends.cumsum(dim=1) - ends).eq(0)
 

@@ -53,10 +53,8 @@ def centred_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def ranks(similarity: torch.Tensor) -> torch.Tensor:
-    """Rank (N,) of each row's diagonal element in similarity (N, N), from 0 for the largest.
-
-    Ties count against it, so that a constant predictor, to which all rows are equally similar, does not score.
-    """
+    """Rank (N,) of each row's diagonal element in similarity (N, N), from 0 for the largest. Ties count against it, so
+    that a constant predictor, to which all rows are equally similar, does not score."""
     return (similarity >= similarity.diagonal()[:, None]).sum(dim=1) - 1
 
 
