@@ -248,7 +248,7 @@ def test_tf32_is_allowed_in_a_block_alone() -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
-def test_where_fp16_is_best_the_frozen_encoders_run_in_it(whole: CacheBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_fp16_is_best_the_teacher_runs_in_it(whole: CacheBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     exact, exact_sums, _ = whole.shard(0)
     monkeypatch.setattr("trainer.base.device.best_precision", lambda gpu: "fp16")  # as on a T4
     half, sums, _ = whole.shard(0)

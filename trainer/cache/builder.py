@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 import torch
 
 from zhclip.bert import unpack
+from zhclip.device import matmul_precision
 from zhclip.io import digest
 from zhclip.positions import draw_positions, position_weights
 from zhclip.ridge import RidgeSums, sum_by_position
 from zhclip.vectors import norms, sentence_vector, unit
 
-from ..base.device import frozen_precision, is_out_of_memory, rounded_positions
+from ..base.device import is_out_of_memory, rounded_positions, teacher_precision
 from ..corpus.pairs import Pair, pairs_sha256
 from ..models.load import check_finite
 from ..models.student import Student
@@ -127,7 +128,7 @@ class CacheBuilder:
             padded_ids, mask = (x.to(device) for x in pad_rows([ids[row] for row in rows], device))
             padded_positions = pad_rows([positions[row] for row in rows], device)[0].to(device)
             keys = self.student.keys(padded_ids) & mask
-            with frozen_precision(device):
+            with matmul_precision("high"):
                 states = self.student.bert(padded_ids, keys, padded_positions, flat_index(mask), last=self.depth or 0)
             return half_precision(states, mask, [pairs[row].zh for row in rows])
 
@@ -177,8 +178,9 @@ class CacheBuilder:
         tensors = (zh.gather(1, positions), en, en_length, positions, mask, weights)
         ids, en, en_length, positions, mask, weights = (tensor.to(device) for tensor in tensors)
         index, keys = flat_index(mask), self.student.keys(ids) & mask
-        with frozen_precision(device):
+        with teacher_precision(device):
             target, pooled = self.teacher.outputs(en, en_length, positions)  # (B, P, D), (B, G) or None
+        with matmul_precision("high"):
             frozen = self.student.bert(ids, keys, positions, index, last=self.depth or 0)  # (T, S)
             last = self.student.bert(ids, keys, positions, index, frozen, self.depth or 0)
         for output in (target, pooled):

@@ -15,7 +15,7 @@ import torch
 
 from zhclip.io import save_tensors
 
-from ..base.device import frozen_precision
+from ..base.device import teacher_precision
 from ..base.files import read_metadata, read_tensors
 from ..base.recipe import Recipe, SettingsError
 from ..corpus.pairs import Pair, pairs_sha256
@@ -67,7 +67,7 @@ def statistics(teacher: Teacher, pairs: list[Pair], progress: Listener | None = 
             ids, lengths = teacher.tokenize(texts[first : first + BATCH])
             positions = torch.arange(int(lengths.max())).expand(len(ids), -1)
             on_device = (x.to(teacher.models[0].device) for x in (ids, lengths, positions))
-            with frozen_precision(teacher.models[0].device):
+            with teacher_precision(teacher.models[0].device):
                 hidden, vectors = teacher.outputs(*on_device)
             states.append(hidden.cpu()[(positions > 0) & (positions < lengths[:, None])])
             pooled += [] if vectors is None else [vectors.cpu()]
