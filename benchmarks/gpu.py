@@ -36,7 +36,7 @@ from trainer.base.device import default_device, gpu_problem, matmul_precision, p
 from trainer.base.errors import one_line
 from trainer.base.recipe import Recipe, TrainSettings
 from trainer.base.settings import parse_recipe, to_yaml
-from trainer.cache.builder import CacheBuilder
+from trainer.cache import builder
 from trainer.corpus.pairs import read_pairs
 from trainer.models.freezing import frozen_depth
 from trainer.models.student import student_from_recipe
@@ -111,15 +111,15 @@ def stages_beside_plan(recipe: Recipe, device: torch.device) -> dict[str, str]:
 
 
 def cache_speed(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> str:
-    """Captions a second of the cache stage by the encoders in this precision, as in a corpus of 100,000."""
+    """Captions a second of the cache stage with the teacher in this precision, as in a corpus of 100,000."""
     pairs = read_pairs(recipe.folder / "corpus" / "train.tsv")[:256]
     student, teacher = student_from_recipe(recipe, device), teacher_from_recipe(recipe, device)
     depth, pads = frozen_depth(recipe.train, student.depth), recipe.train.pad_positions
-    builder = CacheBuilder(teacher, student, pairs, depth, pads, len(pairs), recipe.cache.batch, 100_000)
-    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    cache = builder.CacheBuilder(teacher, student, pairs, depth, pads, len(pairs), recipe.cache.batch, 100_000)
+    chosen, autocast = builder.teacher_precision, torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     try:  # in place of the one precision that the stage chooses
-        with patch("trainer.cache.builder.frozen_precision", lambda device: autocast), matmul_precision("high"):
-            operations, duration = flops(lambda: builder.shard(0)), seconds(lambda: builder.shard(0), 1)
+        with patch.object(builder, chosen.__name__, lambda device: autocast), matmul_precision("high"):
+            operations, duration = flops(lambda: cache.shard(0)), seconds(lambda: cache.shard(0), 1)
         arithmetic = speed(operations, duration, device, dtype)
     except (RuntimeError, ValueError) as error:
         return f"does not work: {one_line(error)}"
