@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-PICKLE_PREFIXES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
+TORCH_PREFIXES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how .pt, .bin and .ckpt begin
 AnyPath = str | os.PathLike[str]
 Tensors = dict[str, torch.Tensor]
 EXPORT_AGAIN = "Update ZhCLIP, or export the file again."
@@ -48,7 +48,7 @@ def open_safetensors(path: AnyPath) -> Iterator[Any]:
     cure = "Export the encoder again, or look for its safetensors file."
     try:
         with open(path, "rb") as raw:
-            if raw.read(2) in PICKLE_PREFIXES:
+            if raw.read(2) in TORCH_PREFIXES:
                 found = "a file of Python objects (.pt, .bin, .ckpt), which can run code"
                 raise NotAnArtifactError(path, found, "a safetensors file", cure)
         with safe_open(path, "pt") as file:
