@@ -76,7 +76,7 @@ def change_tensor(tensors: dict[str, torch.Tensor], name: str, kind: str) -> Non
     tensor = tensors.pop(name)
     if kind == "more":
         tensors |= {name: tensor, f"{name}.more": tensor}
-    elif kind in ("nan", "inf", "huge") and tensor.is_floating_point():
+    elif kind in ("nan", "inf", "huge") and tensor.is_floating_point() and len(tensor):
         value = {"nan": torch.nan, "inf": torch.inf, "huge": 3e38}[kind]
         tensors[name] = tensor.index_fill(0, torch.tensor([len(tensor) - 1]), value)
     elif kind in ("flat", "empty", "longer"):
