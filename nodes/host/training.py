@@ -68,9 +68,8 @@ class Job:
         for key, value in self.settings.items():
             if earlier.get(key) != value:
                 found = {"setting": key, "earlier": earlier.get(key), "now": value}
-                raise ValueError(
-                    message("name_taken", name=self.target.stem, folder=self.folder, path=self.target, **found)
-                )
+                place = {"name": self.target.stem, "folder": self.folder, "path": self.target}
+                raise ValueError(message("name_taken", **place, **found))
 
     def is_finished(self) -> bool:
         """Whether the encoder is there, trained with these settings from these files."""
@@ -124,9 +123,10 @@ def train(job: Job, node_id: str | None) -> None:
     except progress.Cancelled as error:
         raise memory.InterruptProcessingException() from error
     except (errors.TrainerError, ArtifactError, OSError) as error:
-        named = isinstance(error, OSError) and error.filename
-        full = message("press_run_again", file=named, reason=error.strerror) if named else str(error)
-        raise ValueError(message("training_stopped", error=for_node(full))) from error
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = message("press_run_again", file=error.filename, reason=error.strerror)
+        raise ValueError(message("training_stopped", error=for_node(text))) from error
     except RuntimeError as error:
         if not device.is_out_of_memory(error):
             raise
