@@ -18,12 +18,12 @@ from ..zhclip.positions import WHOLE_EVERY, Batch, TokenPair, batches
 from ..zhclip.schema import TeacherInfo
 from ..zhclip.structure import Structure, structures
 from .common import file_in_folder, schema
+from .messages import message
 
 if TYPE_CHECKING:
     from .host.teacher import Teacher
 
 MIN_GAIN = 0.1  # a smaller decrease of the loss comes from the style of the pairs: docs/calibrate.md
-LAYER_TITLES = {"last": "Last layer", "skip": "Clip skip (layer -2)", "pooled": "Pooled vector"}
 FILE_INPUTS = ("ckpt_name", "clip_name", "lora_name")  # of stock loaders, and of most other packs'
 PAIRS_FILE = Path(__file__).parent.parent / "zhclip" / "pairs.tsv"
 HAND_WRITTEN = 200  # the file's first rows are sentences written by hand; the others were composed from tables
@@ -90,27 +90,24 @@ class ZhCLIPCalibrate(io.ComfyNode):
         target = destination(save_as)
         # Not in validate_inputs: a workflow that is queued again may have this node's result in the cache.
         if target is not None and target.exists():
-            raise ValueError(
-                f"{target} already exists and is never overwritten: load it with Load ZhCLIP Encoder in place of "
-                "this node, or write another name into save_as."
-            )
+            raise ValueError(message("never_overwritten", path=target))
         encoder = encoder_of(zhclip)
         teacher = Teacher(clip, kind_of(encoder.meta.keys))
         artifact = dataclasses.replace(load(encoder.path), **encoder.overrides)
         name = source_files(cls.hidden.prompt, cls.hidden.unique_id)
         layers = fit(zhclip, artifact, teacher, pairs)
-        report = [f"{os.path.basename(encoder.path)} and the CLIP of {name}: {pairs} pairs."]
-        report += [layer_report(LAYER_TITLES[key], layer) for key, layer in layers.items()]
+        report = [message("calibrated", file=os.path.basename(encoder.path), name=name, pairs=pairs)]
+        report += [layer_report(message(f"layer_{key}"), layer) for key, layer in layers.items()]
         fields = calibrated_fields(artifact, layers, name, teacher)
         calibrated = zhclip
         if not fields:
-            report.append("Calibration does not help here: the encoder is returned unchanged, and no file is written.")
+            report.append(message("no_help"))
         elif target is None:
             calibrated = load_in_place_of(zhclip, encoder.path, {**encoder.overrides, **fields})
         else:
             save(dataclasses.replace(artifact, **fields), target)
             calibrated = load_in_place_of(zhclip, str(target))
-            report.append(f"Saved as {target}.")
+            report.append(message("saved_as", path=target))
         text = "\n".join(report)
         return io.NodeOutput(calibrated, text, ui=ui.PreviewText(text))
 
@@ -118,12 +115,10 @@ class ZhCLIPCalibrate(io.ComfyNode):
 def layer_report(title: str, layer: LayerFit) -> str:
     """A line with the figures of a layer."""
     before, after = layer.before, layer.after
-    unused = "" if layer.improves(MIN_GAIN) else f", which is less than {MIN_GAIN:.0%} better: left as it was"
-    return (
-        f"{title}: cosine loss {before.loss():.3f} before, {after.loss():.3f} after "
-        f"(a constant: {layer.constant.loss():.3f}); R@1 {before.recall():.3f} before, {after.recall():.3f} after"
-        f"{unused}."
-    )
+    losses = {"before": before.loss(), "after": after.loss(), "constant": layer.constant.loss()}
+    recalls = {"recall_before": before.recall(), "recall_after": after.recall()}
+    unused = "" if layer.improves(MIN_GAIN) else message("left_as_it_was", gain=MIN_GAIN)
+    return message("calibrated_layer", title=title, unused=unused, **losses, **recalls)
 
 
 def calibrated_fields(artifact: Artifact, layers: dict[str, LayerFit], name: str, teacher: Teacher) -> dict[str, Any]:
@@ -229,18 +224,13 @@ def check_match(zhclip: Any, artifact: Artifact, teacher: Teacher) -> None:
 
     meta = artifact.meta
     if (meta.widths, meta.pooled) != (teacher.widths, teacher.pooled_width):
-        raise ValueError(
-            f"The encoder is for a CLIP of the widths {meta.widths} and {meta.pooled} pooled (teacher "
-            f"{meta.teacher.id}), and the one at `clip` has {teacher.widths} and {teacher.pooled_width}: connect the "
-            "CLIP of a checkpoint of the encoder's own kind."
-        )
+        own = {"widths": meta.widths, "pooled": meta.pooled, "teacher": meta.teacher.id}
+        raise ValueError(message("other_widths", **own, found=teacher.widths, found_pooled=teacher.pooled_width))
     if meta.window > teacher.positions or meta.teacher.layer not in (-1, SKIP_LAYER) or meta.dimensions.layers < 2:
-        raise ValueError(
-            f"The encoder is for layer {meta.teacher.layer} of its teacher at {meta.window} positions; calibration "
-            f"knows layers -1 and -2, and {teacher.positions} positions: train on this checkpoint's CLIP instead."
-        )
+        own = {"layer": meta.teacher.layer, "window": meta.window}
+        raise ValueError(message("other_layer", **own, positions=teacher.positions))
     if has_lora(zhclip):
-        raise ValueError("The encoder at `zhclip` carries a LoRA, which its copy would lose: add the LoRA after it.")
+        raise ValueError(message("has_lora"))
 
 
 def token_pairs(zhclip: Any, teacher: Teacher, pairs: list[tuple[str, str]], window: int) -> list[TokenPair]:

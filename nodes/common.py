@@ -14,6 +14,7 @@ from comfy_api.latest import io
 
 from ..zhclip.artifact import is_artifact
 from ..zhclip.io import ArtifactError, open_safetensors
+from .messages import message
 
 FOLDER = "text_encoders"
 FORBIDDEN = frozenset('<>:"|?*\\')
@@ -49,9 +50,7 @@ def file_in_folder(name: str, field: str, example: str) -> Path:
     folder = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
     path = (folder / (name if name.lower().endswith(".safetensors") else f"{name}.safetensors")).resolve()
     if FORBIDDEN & set(name) or not name.isprintable() or not path.is_relative_to(folder) or path.stem in ("", "."):
-        raise ValueError(
-            f"{field} is {name!r}, which is not the name of a file inside {folder}: write one like {example}."
-        )
+        raise ValueError(message("bad_name", field=field, name=name, folder=folder, example=example))
     return path
 
 

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
 from .common import FOLDER, encoder_names, file_stamp, numbered_lines, schema
+from .messages import message
 
 ENGLISH = "english"
 FULL_WIDTH_BAR = "\uff5c"  # as Chinese input methods type it
@@ -116,12 +117,9 @@ class ZhCLIPCompareGrid(io.ComfyNode):
         """
         rows, columns = parse_encoders(encoders), numbered_lines(prompts)
         if not columns:
-            raise ValueError("prompts is empty: write one prompt per line, `Chinese | English`.")
+            raise ValueError(message("no_prompts"))
         if ENGLISH in rows and clip is None:
-            raise ValueError(
-                "encoders has the row `english`, and nothing is connected to clip: connect the checkpoint's own CLIP "
-                "(Load Checkpoint's second output), or take that line out."
-            )
+            raise ValueError(message("no_clip_for_english"))
         graph = GraphBuilder()
         latent = graph.node("EmptyLatentImage", "latent", width=width, height=height, batch_size=1)
         sampling |= {"model": model, "latent_image": latent.out(0), "denoise": 1.0}
@@ -132,7 +130,7 @@ class ZhCLIPCompareGrid(io.ComfyNode):
             text = choose_side(negative, english, "negative") if negative.strip() else ""
             sampling["negative"] = graph.node("CLIPTextEncode", f"negative.{r}", clip=encoder, text=text).out(0)
             for c, (number, line) in enumerate(columns):
-                text = choose_side(line, english, f"prompts, line {number}")
+                text = choose_side(line, english, message("prompts_line", number=number))
                 positive = graph.node("CLIPTextEncode", f"positive.{r}.{c}", clip=encoder, text=text)
                 latents = graph.node("KSampler", f"sample.{r}.{c}", positive=positive.out(0), **sampling)
                 images.append(graph.node("VAEDecode", f"image.{r}.{c}", samples=latents.out(0), vae=vae).out(0))
@@ -175,10 +173,8 @@ class ZhCLIPGrid(io.ComfyNode):
         row_labels, column_labels = ([line for _, line in numbered_lines(text)] for text in (rows, columns))
         count = len(row_labels) * len(column_labels)
         if len(images) != count:
-            raise ValueError(
-                f"images is a batch of {len(images)}, and {len(row_labels)} rows by {len(column_labels)} columns are "
-                f"{count}: write one label per line for each row and column of the batch."
-            )
+            labels = {"rows": len(row_labels), "columns": len(column_labels), "count": count}
+            raise ValueError(message("other_count", images=len(images), **labels))
         return io.NodeOutput(to_tensor(labelled_grid(images, row_labels, column_labels)))
 
 
@@ -189,13 +185,10 @@ def parse_encoders(encoders: str) -> list[str]:
     for number, name in numbered_lines(encoders):
         row = ENGLISH if name.lower() == ENGLISH else name
         if row not in known:
-            raise ValueError(
-                f"encoders, line {number}: models/text_encoders has no ZhCLIP encoder {name}. Write one of these names "
-                f"per line: {', '.join(known)} (the checkpoint's own CLIP is `english`)."
-            )
+            raise ValueError(message("unknown_encoder", number=number, name=name, names=", ".join(known)))
         rows.append(row)
     if not rows:
-        raise ValueError(f"encoders is empty: write one of these names per line: {', '.join(known)}.")
+        raise ValueError(message("no_encoders", names=", ".join(known)))
     return rows
 
 
@@ -205,8 +198,7 @@ def choose_side(line: str, english: bool, source: str) -> str:
     text = right.strip() if english else left.strip()
     if text:
         return text
-    missing = "English side, which the row `english` reads" if english else "Chinese side"
-    raise ValueError(f"{source}: there is no {missing}, in: {line} - write `Chinese | English`.")
+    raise ValueError(message("no_english_side" if english else "no_chinese_side", source=source, line=line))
 
 
 def batch_images(graph: GraphBuilder, images: list[Any]) -> Any:

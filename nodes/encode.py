@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..zhclip.languages import route
 from ..zhclip.models import kind_of
 from .common import core_category, schema
+from .messages import message
 
 ConditioningEntry = list[Any]  # of ComfyUI's CONDITIONING: [tensor (1, tokens, D), dict with pooled_output and others]
 NOT_CONNECTED = object()  # a checkpoint without a text encoder gives None
@@ -75,20 +76,15 @@ class ZhCLIPTextEncode(io.ComfyNode):
 def check_checkpoint_clip(clip: Any, keys: tuple[str, ...], field: str = "clip") -> None:
     """Raise ValueError unless the CLIP at an input is a checkpoint's own whose tokenizers have these keys."""
     if clip is None:
-        raise ValueError(
-            f"The input {field} is None: the checkpoint contains no text encoder. Connect another checkpoint's CLIP, "
-            "or Load CLIP's, or nothing."
-        )
+        raise ValueError(message("clip_is_none", field=field))
     from .host.clip import is_aligned
 
     if is_aligned(clip):
-        raise ValueError(f"The input {field} is a ZhCLIP encoder: connect the checkpoint's own CLIP, or nothing.")
+        raise ValueError(message("clip_is_zhclip", field=field))
     given = clip.tokenize("").keys()
     if given != set(keys):
-        raise ValueError(
-            f"The input {field} is of another kind of model: the ZhCLIP encoder is for {kind_of(keys).name} "
-            f"(tokenizers {', '.join(keys)}; here {', '.join(given)}). Connect the CLIP of the checkpoint in use."
-        )
+        found = {"kind": kind_of(keys).name, "keys": ", ".join(keys), "found": ", ".join(given)}
+        raise ValueError(message("clip_of_other_kind", field=field, **found))
 
 
 def encode(clip: Any, text: str) -> list[ConditioningEntry]:
@@ -105,10 +101,7 @@ def concatenate(conditionings: list[list[ConditioningEntry]], main: int) -> list
     if len(conditionings) == 1:
         return conditionings[0]
     if any(len(entries) > 1 for entries in conditionings):
-        raise ValueError(
-            "A hook with keyframes gives a prompt several encodings in the course of sampling: encode the Chinese and "
-            "the English with a CLIP Text Encode each, and join them by Conditioning (Concat)."
-        )
+        raise ValueError(message("hook_keyframes"))
     tensors, extras = zip(*(entries[0] for entries in conditionings))
     extra = dict(extras[main])
     groups = [other["hooks"] for other in extras if other.get("hooks")]

@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 
 from .common import schema
+from .messages import message
 from .report import alignment_warning, scores
 
 if TYPE_CHECKING:
     from ..zhclip.tokens import Window
     from .page import Page
-
-READERS = {
-    "zh": "read by ZhCLIP",
-    "en": "read by the checkpoint's own CLIP where ZhCLIP Text Encode has it, else by ZhCLIP",
-    "break": "begins a new window",
-}
 
 
 class ZhCLIPInspector(io.ComfyNode):
@@ -62,21 +57,21 @@ def inspect(zhclip: Any, text: str) -> Page:
 
     encoder, tokenizer = encoder_of(zhclip), tokenizer_of(zhclip)
     windows = tokenizer.weighted_windows(text)
-    page = Page(f"ZhCLIP Inspector: {os.path.basename(encoder.path)}")
-    page.note(f"Teacher: {encoder.meta.teacher.id}")
-    page.note(f"Layer in use: {layer_in_use(zhclip)}")
+    page = Page(message("inspector", file=os.path.basename(encoder.path)))
+    page.note(message("teacher", teacher=encoder.meta.teacher.id))
+    page.note(message("layer_in_use", layer=layer_in_use(zhclip)))
     warning = alignment_warning(encoder.meta)
     if warning:
-        page.warning(f"this file {warning}.")
+        page.warning(message("this_file", why=warning))
     if encoder.overrides:
-        page.warning("calibrated in memory since it was loaded: the report below is of the file.")
+        page.warning(message("calibrated_in_memory"))
     write_prompt(page, text)
     for number, window in enumerate(windows, 1):
-        page.heading(f"Window {number}: {len(window.pieces)} of {tokenizer.window - 2} tokens")
+        page.heading(message("window", number=number, tokens=len(window.pieces), most=tokenizer.window - 2))
         write_tokens(page, window, tokenizer.special.unknown)
     unknown = tokenizer.unknown_pieces(windows)
     if unknown:
-        page.heading("Not in the vocabulary, so read as unknown")
+        page.heading(message("not_in_vocabulary"))
         page.note("  ".join(unknown))
     page.scores(scores(encoder.meta))
     return page
@@ -90,16 +85,18 @@ def write_prompt(page: Page, text: str) -> None:
 
     colors = {"zh": drawing.BLUE, "en": drawing.ORANGE, "break": drawing.FAINT}
     language_spans = spans(text)
-    page.heading("Prompt")
-    lines = [text, "", "Spans (language, weight, text):"]
-    lines += [f"  {span.language}  {span.weight:g}  {span.text.strip()}" for span in language_spans] or ["  none"]
+    page.heading(message("prompt"))
+    lines = [text, "", message("spans")]
+    lines += [f"  {span.language}  {span.weight:g}  {span.text.strip()}" for span in language_spans] or [
+        message("no_spans")
+    ]
     marked = [
         drawing.TextSpan(s.text, colors[s.language], "" if s.weight == 1 else f"{s.weight:.3g}", s.weight != 1)
         for s in language_spans
     ]
     page.block(drawing.flow(marked, WIDTH, 20), lines)
     legend = [
-        drawing.TextSpan(f"{name}: {READERS[name]}", colors[name])
+        drawing.TextSpan(f"{name}: {message(f'read_{name}')}", colors[name])
         for name in dict.fromkeys(span.language for span in language_spans)
     ]
     page.block(drawing.flow(legend, WIDTH, NOTE_SIZE, spacing=16), [])
@@ -110,11 +107,11 @@ def write_tokens(page: Page, window: Window, unknown: int) -> None:
     from . import drawing
     from .page import WIDTH
 
-    boxes, words = [], []
+    boxes, words, mark = [], [], message("unknown")
     for piece, token, weight in zip(window.pieces, window.ids[1:], window.weights[1:]):
         known = token != unknown
         boxes.append(
-            drawing.TextSpan(piece, tinted=weight != 1) if known else drawing.TextSpan(piece, drawing.RED, "unknown")
+            drawing.TextSpan(piece, tinted=weight != 1) if known else drawing.TextSpan(piece, drawing.RED, mark)
         )
-        words.append(piece if known else f"[unknown: {piece}]")
-    page.block(drawing.flow(boxes, WIDTH, spacing=6), [f"  {' '.join(words) or '(the empty prompt)'}"])
+        words.append(piece if known else f"[{mark}: {piece}]")
+    page.block(drawing.flow(boxes, WIDTH, spacing=6), [f"  {' '.join(words) or message('empty_prompt')}"])

@@ -68,7 +68,7 @@ class ZhCLIPLoader(io.ComfyNode):
         try:
             read_meta(path)
         except ArtifactError as error:
-            return str(error)
+            return message("unusable_file", error=error)
         return True
 
     @classmethod
@@ -89,7 +89,7 @@ class ZhCLIPLoader(io.ComfyNode):
             require_fit(path, meta, model)
         warning = alignment_warning(meta)
         if warning:
-            logging.warning("ZhCLIP: %s %s: images may be black or unrelated to the prompt.", path, warning)
+            logging.warning(message("unaligned", path=path, why=warning))
         loaded = load_clip(path)
         if checkpoint_clip is not None:
             check_checkpoint_clip(checkpoint_clip, meta.keys, "checkpoint_clip")

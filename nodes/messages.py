@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import locale
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import folder_paths
+
+from ..zhclip.io import ArtifactError
 
 LOCALES = Path(__file__).resolve().parent.parent / "locales"
 
@@ -16,6 +20,16 @@ LOCALES = Path(__file__).resolve().parent.parent / "locales"
 def message(key: str, **values: Any) -> str:
     """The sentence of this key with its {names} filled in."""
     return _sentences(language())[key].format(**values)
+
+
+@contextmanager
+def explained(key: str) -> Iterator[None]:
+    """Inside, or in a function that this decorates, an ArtifactError reads as the sentence of this key about it."""
+    try:
+        yield
+    except ArtifactError as error:
+        error.args = (message(key, error=error),)
+        raise
 
 
 def language() -> str:

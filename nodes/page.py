@@ -8,18 +8,12 @@ import torch
 from PIL import Image
 
 from . import drawing
+from .messages import message
 from .report import Score
 
 WIDTH = 976  # and a margin of 24 on both sides
 TITLE_SIZE, HEADING_SIZE, NOTE_SIZE = 26, 19, 14
 WARNING_COLOR = "#fde8d8"
-PREDICTORS = {
-    "aligned": "this encoder",
-    "ridge": "ridge map, no gradient",
-    "nearest": "nearest training caption",
-    "constant": "constant per position",
-    "untrained": "untrained student",
-}
 
 
 class Page:
@@ -41,7 +35,7 @@ class Page:
 
     def warning(self, text: str) -> None:
         """Add a paragraph on a coloured background."""
-        self.lines.append(f"Warning: {text}")
+        self.lines.append(message("warning", text=text))
         self.blocks.append(drawing.paragraph(self.lines[-1], WIDTH, background=WARNING_COLOR))
 
     def block(self, block: Image.Image, lines: Sequence[str]) -> None:
@@ -53,14 +47,14 @@ class Page:
         """Add the evaluation of an encoder beside its baselines, if there is one."""
         if not scores:
             return
-        self.heading("The file's own report, beside its baselines")
-        note = "Mean cosine loss of all positions, lower is better; R@1 is retrieval, higher is better."
+        self.heading(message("own_report"))
+        note = message("figures")
         losses = {score.name: score.loss for score in scores}
         if {"aligned", "constant"} <= set(losses):
-            note += f" Skill (1 - loss / constant): {1 - losses['aligned'] / losses['constant']:.3f}."
+            note += message("skill", skill=1 - losses["aligned"] / losses["constant"])
         self.note(note)
         colors = {"aligned": drawing.BLUE}
-        rows = [(PREDICTORS[s.name], s.loss, str(s), colors.get(s.name, drawing.SKY)) for s in scores]
+        rows = [(message(f"predictor_{s.name}"), s.loss, str(s), colors.get(s.name, drawing.SKY)) for s in scores]
         self.block(drawing.bars(rows, WIDTH), [f"  {name}: {figures}" for name, _, figures, _ in rows])
 
     def text(self) -> str:

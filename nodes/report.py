@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..zhclip.schema import Meta
+from .messages import message
 
 BASELINES = ("ridge", "nearest", "constant", "untrained")
 
@@ -37,18 +38,19 @@ def alignment_warning(meta: Meta) -> str | None:
     """Why the report does not show that the encoder is aligned, or None where it beats the constant predictor."""
     losses = {score.name: score.loss for score in scores(meta)}
     if not {"aligned", "constant"} <= set(losses):
-        return "carries no evaluation, so nothing shows that it is aligned"
+        return message("no_evaluation")
     if losses["aligned"] >= losses["constant"]:
-        figures = f"{losses['aligned']:.3f} is no better than a constant's {losses['constant']:.3f}"
-        return f"is not aligned: its loss of {figures}"
+        return message("not_aligned", loss=losses["aligned"], constant=losses["constant"])
     return None
 
 
 def summary(meta: Meta) -> str:
     """The report in at most three lines, for the loader node."""
     warning, figures = alignment_warning(meta), scores(meta)
-    lines = [f"WARNING: this file {warning}."] if warning else []
+    lines = [message("file_warning", why=warning)] if warning else []
     if figures:
-        lines.append(f"Cosine loss to {meta.teacher.id}: {figures[0]}")
-        lines.append("Baselines: " + "; ".join(f"{score.name} {score}" for score in figures[1:]))
+        lines.append(message("loss_to", teacher=meta.teacher.id, score=figures[0]))
+        lines.append(
+            message("baselines", scores="; ".join(f"{message(f'baseline_{s.name}')} {s}" for s in figures[1:]))
+        )
     return "\n".join(lines)

@@ -15,14 +15,9 @@ import folder_paths
 
 from ..zhclip.artifact import read_tokenizer
 from .common import FOLDER, file_stamp, prompt_server
+from .messages import message
 
 BODY_LIMIT = 300_000  # bytes: as many characters, each as two JSON escapes of six bytes
-
-
-QUESTION = (
-    f"Send application/json, uncompressed and of at most {BODY_LIMIT} bytes: an object with the texts file and text, "
-    "and bilingual, true or false."
-)
 
 
 def register() -> None:
@@ -49,14 +44,14 @@ async def read_question(request: Any) -> tuple[str, str, bool]:
         or request.content_length is None
         or request.content_length > BODY_LIMIT
     ):
-        raise ValueError(QUESTION)
+        raise ValueError(message("question", limit=BODY_LIMIT))
     try:
         body = await request.json()
         file, text, bilingual = body["file"], body["text"], body.get("bilingual", False)
     except (ValueError, LookupError, TypeError, RecursionError) as error:  # LookupError: of an unknown charset too
-        raise ValueError(QUESTION) from error
+        raise ValueError(message("question", limit=BODY_LIMIT)) from error
     if not (isinstance(file, str) and isinstance(text, str) and isinstance(bilingual, bool)):
-        raise ValueError(QUESTION)
+        raise ValueError(message("question", limit=BODY_LIMIT))
     return file, text, bilingual
 
 
@@ -72,7 +67,7 @@ def count(file: str, text: str, bilingual: bool) -> dict[str, Any]:
 
     path = folder_paths.get_full_path(FOLDER, file) if file in folder_paths.get_filename_list(FOLDER) else None
     if path is None:
-        raise ValueError(f"There is no file {file[:80]} in models/{FOLDER}.")
+        raise ValueError(message("no_file_to_count", file=file[:80], folder=FOLDER))
     tokenizer = load_tokenizer(path, file_stamp(path))
     spans = languages.spans(text, bilingual)
     segments = languages.route(text) if bilingual else [languages.Segment("zh", text)]

@@ -14,12 +14,12 @@ from ..zhclip.artifact import read_meta
 from ..zhclip.models import KINDS
 from ..zhclip.schema import Meta
 from .common import FOLDER, core_category, encoder_names, file_in_folder, file_stamp, has_tensors, schema
+from .messages import message
 from .report import alignment_warning, scores, summary
 
 if TYPE_CHECKING:
     from .host.training import Job
 
-NO_CHECKPOINT = "(none found: put an SD1.5 or SDXL checkpoint into models/checkpoints, then press R)"
 TABLES = (".tsv", ".csv", ".jsonl")
 STARTER = "starter"
 HUBS = {"huggingface.co": None, "hf-mirror.com": "https://hf-mirror.com"}  # None: huggingface_hub's own address
@@ -46,7 +46,7 @@ class ZhCLIPTrain(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=folder_paths.get_filename_list("checkpoints") or [NO_CHECKPOINT],
+                    options=folder_paths.get_filename_list("checkpoints") or [message("no_checkpoint")],
                     tooltip="The checkpoint that the encoder is for. Its own text encoder is the teacher; whether it "
                     "is SD1.5 or SDXL is read from the file.",
                 ),
@@ -117,13 +117,13 @@ class ZhCLIPTrain(io.ComfyNode):
         path = folder_paths.get_full_path("checkpoints", checkpoint)
         if path is None:
             folder = folder_paths.get_folder_paths("checkpoints")[0]
-            name = "" if checkpoint == NO_CHECKPOINT else f" {checkpoint}"
-            return f"There is no checkpoint{name} in {folder}: put one there, press R, and choose it."
+            name = "" if checkpoint == message("no_checkpoint") else f" {checkpoint}"
+            return message("checkpoint_missing", name=name, folder=folder)
         # Other files than safetensors have no list of their tensors.
         prefixes = tuple(kind.parts[0].prefix for kind in KINDS)
         if path.lower().endswith(".safetensors") and not has_tensors(path, prefixes):
-            known = " or ".join(kind.name for kind in KINDS)
-            return f"{checkpoint} holds no CLIP text encoder as checkpoints of {known} do: choose another one."
+            known = message("or").join(kind.name for kind in KINDS)
+            return message("no_text_encoder", checkpoint=checkpoint, kinds=known)
         return True
 
     @classmethod
@@ -162,10 +162,10 @@ def job_of(inputs: dict[str, Any]) -> Job:
     path = folder_paths.get_full_path_or_raise("checkpoints", checkpoint)
     sources = pair_choices().get(pairs)
     if sources is None:
-        raise ValueError(f"pairs {pairs}: there is no such table in ComfyUI's input folder; press R.")
+        raise ValueError(message("no_table", pairs=pairs))
     student = STUDENT if chinese_clip in HUBS else students().get(chinese_clip)
     if student is None:
-        raise ValueError(f"chinese_clip {chinese_clip}: there is no such folder or encoder; press R.")
+        raise ValueError(message("no_student", student=chinese_clip))
     if chinese_clip in HUBS:
         settings["chinese_clip"] = STUDENT  # the same from everywhere
     stamps = {file: file_stamp(file) for file in (path, student, *sources) if Path(file).is_file()}
@@ -204,8 +204,8 @@ def report_picture(name: str, meta: Meta) -> torch.Tensor:
 
     page, warning = Page(name), alignment_warning(meta)
     if warning:
-        page.warning(f"this encoder {warning}.")
+        page.warning(message("this_encoder", why=warning))
     else:
-        page.note(f"Aligned to {meta.teacher.id}.")
+        page.note(message("aligned_to", teacher=meta.teacher.id))
     page.scores(scores(meta))
     return page.image()

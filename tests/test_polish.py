@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import string
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import graphs, small
 from tests.host import Host
 from tests.tree import ROOT
 
@@ -63,6 +66,47 @@ def test_every_word_of_every_node_is_translated(host: Host, language: str) -> No
     assert keys(served) == keys({name: as_translated(info) for name, info in node_infos(host).items()})
     for text in texts(served):
         assert not SENTENCE.search(text) and (text in SCRIPT["latin"] or not text.isascii()), text
+
+
+def sentences(language: str) -> dict[str, str]:
+    """What nodes/messages.py says, by key."""
+    return json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["zhclip"]
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-TW"])
+def test_every_sentence_of_the_nodes_is_translated_with_the_same_fields(language: str) -> None:
+    def fields(text: str) -> set[tuple[str | None, str | None]]:
+        return {(name, spec) for _, name, spec, _ in string.Formatter().parse(text) if name is not None}
+
+    english, translated = sentences("en"), sentences(language)
+    assert {key: fields(text) for key, text in english.items()} == {k: fields(text) for k, text in translated.items()}
+    code = "".join(path.read_text("ascii") for path in (ROOT / "nodes").rglob("*.py"))
+    assert set(re.findall(r"""(?:message|explained)\(\s*["'](\w+)""", code)) <= set(english)
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "clip", "values"),
+    [
+        ("unusable_file", "half.safetensors", {}, {"error": ""}),  # refused before the queue runs
+        ("clip_is_zhclip", graphs.ENCODER, {"clip": ["clip", 0]}, {"field": "clip"}),
+        ("clip_is_zhclip", graphs.ENCODER, {"checkpoint_clip": ["other", 0]}, {"field": "checkpoint_clip"}),
+    ],
+)
+def test_a_refusal_is_in_the_language_of_the_interface(
+    host: Host, key: str, file: str, clip: graphs.Workflow, values: dict[str, str]
+) -> None:
+    half = small.saved(host.encoders / "half.safetensors")
+    os.truncate(half, 100)
+    graph = graphs.probe("cat", "refused", file)
+    graph["other"] = graphs.node("ZhCLIPLoader", file=graphs.ENCODER)
+    if "clip" in clip:
+        graph["text"] = graphs.node("ZhCLIPTextEncode", zhclip=["clip", 0], text="cat", **clip)
+    else:
+        graph["clip"]["inputs"] |= clip
+    for language in ("zh", "zh-TW", "en"):
+        host.post("/settings", {"Comfy.Locale": language})
+        assert sentences(language)[key].format(**values) in host.refuse(graph)
+    half.unlink()
 
 
 def test_traditional_texts_are_written_for_taiwan() -> None:

@@ -10,18 +10,15 @@ import torch
 from comfy.text_encoders.bert import BertModel
 
 from ...zhclip.structure import Structure
+from ..messages import message
 
 SKIP_LAYER = -2  # the hidden state that a second target is for, counted as CLIP Set Last Layer counts
-NOT_TRAINED = (
-    "ZhCLIP: CLIP Set Last Layer: this encoder has no target for that layer, so the layer's own states go through what "
-    "was trained for the last."
-)
 
 
 @functools.lru_cache(maxsize=1024)
-def warn_once(message: str) -> None:
+def warn_once(text: str) -> None:
     """Log a warning once in the life of the process."""
-    logging.warning(message)
+    logging.warning(text)
 
 
 class StructureTensors(torch.nn.Module):
@@ -75,7 +72,7 @@ class AlignedBert(BertModel):
         if self.skip is not None and self.is_skip(layer):
             return self.skip
         if not self.is_last(layer):
-            warn_once(NOT_TRAINED)
+            warn_once(message("layer_not_trained"))
         return self.structure
 
     def is_last(self, layer: int) -> bool:

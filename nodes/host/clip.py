@@ -21,10 +21,12 @@ from ...zhclip.io import ArtifactError
 from ...zhclip.models import absolute_layer
 from ...zhclip.structure import structures
 from ...zhclip.tokens import PromptTokenizer
+from ..messages import explained, message
 from .encoder import PartsModel, WindowEncoder
 from .tokenizer import PartsTokenizer, WindowTokenizer
 
 
+@explained("unusable_file")
 def load_clip(path: str, overrides: dict[str, Any] | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """Read an artifact and build its CLIP. `overrides` are fields of the Artifact that replace the file's, as a
     calibration makes them. `disable_dynamic` is an argument of ComfyUI's own loaders since 2026. Raises ArtifactError.
@@ -82,10 +84,7 @@ def encoder_of(clip: Any) -> WindowEncoder:
     """The aligned encoder inside a CLIP. Raises ValueError for another kind of CLIP."""
     encoder = _text_encoder(clip)
     if not isinstance(encoder, WindowEncoder):
-        raise ValueError(
-            f"The input zhclip is not a ZhCLIP encoder but {type(encoder or clip).__name__}: connect the output of "
-            "Load ZhCLIP Encoder."
-        )
+        raise ValueError(message("not_zhclip", found=type(encoder or clip).__name__))
     return encoder
 
 
@@ -115,8 +114,8 @@ def layer_in_use(clip: Any) -> str:
     bert, own = encoder.transformer, encoder.meta.teacher.layer
     layer = -1 if clip.layer_idx is None else encoder.student_layer(clip.layer_idx)
     # Of a teacher's last layer the student's numbers are the teacher's.
-    named = f"{layer} of {bert.num_layers}"
-    named += "" if own == -1 else f", for layer {absolute_layer(layer, own)} of the teacher"
+    named = message("layer_of", layer=layer, layers=bert.num_layers)
+    named += "" if own == -1 else message("layer_of_teacher", layer=absolute_layer(layer, own))
     if bert.is_last(layer) or (bert.skip is not None and bert.is_skip(layer)):
-        return f"{named}, which the file was trained for"
-    return f"{named}, which the file has no target for: its states go through what the last was trained for"
+        return named + message("layer_is_trained")
+    return named + message("layer_has_no_target")

@@ -13,6 +13,7 @@ from ...zhclip.emphasis import combine, rows
 from ...zhclip.models import kind_of, relative_layer
 from ...zhclip.structure import structures
 from ...zhclip.tokens import Window
+from ..messages import message
 from .bert import SKIP_LAYER, AlignedBert
 from .tokenizer import Windows
 
@@ -70,10 +71,7 @@ class WindowEncoder(comfy.sd1_clip.SDClipModel):
         """
         for pairs in token_weight_pairs:
             if len(pairs) != self.max_length:
-                raise ValueError(
-                    f"A window of {len(pairs)} tokens reached a ZhCLIP encoder that reads {self.max_length}: a node "
-                    "between the loader and the sampler cuts prompts for CLIP; use the stock CLIP Text Encode."
-                )
+                raise ValueError(message("window_cut", tokens=len(pairs), window=self.max_length))
         windows = [self._window(pairs) for pairs in token_weight_pairs] or [self._empty()]
         batch = [MaskedWindow(*row) for row in rows(windows)]
         parts = [self.encode(batch[at : at + MAX_BATCH]) for at in range(0, len(batch), MAX_BATCH)]
@@ -124,10 +122,7 @@ class PartsModel(comfy.sd1_clip.SD1ClipModel):
         meta = self.clip_l.meta
         missing = [key for key in meta.keys if key not in token_weight_pairs]
         if missing:
-            raise ValueError(
-                f"A node gave a ZhCLIP encoder for {kind_of(meta.keys).name} no tokens {', '.join(missing)}: it "
-                "encodes for another kind of CLIP; use the stock CLIP Text Encode."
-            )
+            raise ValueError(message("no_tokens", kind=kind_of(meta.keys).name, missing=", ".join(missing)))
         inputs = [token_weight_pairs[key] for key in meta.keys]
         distinct = [windows for at, windows in enumerate(inputs) if windows not in inputs[:at]]
         encoded = [self.clip_l.encode_token_weights(windows) for windows in distinct]

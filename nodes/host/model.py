@@ -10,12 +10,14 @@ from ...zhclip.artifact import Meta
 from ...zhclip.io import ArtifactError
 from ...zhclip.models import kind_of
 from ...zhclip.vectors import standardise, unit
+from ..messages import explained
 from .clip import encoder_of
 
 SAME_TEACHER = 0.02  # of `teacher_difference`: rounding to fp16 gives less than 0.001
 SIZE_EMBEDDING = 6 * 256  # width of the picture's sizes, which SDXL's UNet reads after the pooled vector
 
 
+@explained("unfit_file")
 def require_fit(path: str, meta: Meta, model: Any) -> None:
     """Raise ArtifactError unless the encoder's output and pooled vector are as wide as the MODEL reads them."""
     config, kind = model.model.model_config.unet_config, type(model.model.model_config).__name__

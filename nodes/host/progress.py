@@ -15,6 +15,7 @@ from PIL import Image
 
 from .. import drawing
 from ..common import prompt_server
+from ..messages import message
 
 PARTS = 1000  # of the bar
 REFRESH_SECONDS = 1.0
@@ -29,7 +30,7 @@ class Monitor:
         self.seconds = {"download": 60.0, "stages": 1200.0}  # of each stage in their order, until they are planned
         self.bar = comfy.utils.ProgressBar(PARTS, node_id=node_id)
         self.thread, self.shown, self.share = threading.get_ident(), 0.0, 0.0
-        self.stage, self.text = "", "Reading the models"
+        self.stage, self.text = "", message("reading")
         self.left: float | None = None  # seconds
         self.losses: list[tuple[int, float]] = []  # (step, loss)
         self.dev: list[tuple[int, float]] = []  # (step, R@1)
@@ -45,14 +46,15 @@ class Monitor:
         if event.stage == "run":  # a stage begins
             self.seconds = dict(event.metrics)
             self.stage, share, self.left = list(event.metrics)[event.done], 0.0, event.seconds_left
-            self.text = f"Stage {event.done + 1} of {event.total}: {self.stage}"
+            self.text = message("stage", number=event.done + 1, total=event.total, stage=self.stage)
         else:
             self.stage, share, self.left = event.stage.partition(" ")[0], 0.0, None
             self.text = event.stage
             if event.total:
                 share = event.done / event.total
-                megabytes = f"{event.done / 1e6:.0f} of {event.total / 1e6:.0f} MB"
-                self.text += f": {megabytes if self.stage == 'download' else f'{event.done} of {event.total}'}"
+                unit = 1e6 if self.stage == "download" else 1
+                key = "megabytes" if self.stage == "download" else "items"
+                self.text += message(key, done=event.done / unit, total=event.total / unit)
         if self.stage in self.seconds:
             seconds, at = list(self.seconds.values()), list(self.seconds).index(self.stage)
             remaining, later = seconds[at] * (1 - share), sum(seconds[at + 1 :])
@@ -90,9 +92,10 @@ class Monitor:
         """What is done now, how far it is, and the time left."""
         text = self.text
         if self.losses and self.stage == "train":
-            text += f", loss {self.losses[-1][1]:.3f}"
+            text += message("loss", loss=self.losses[-1][1])
         if self.left:
-            text += f", about {self.left / 60:.0f} min left" if self.left >= 90 else f", about {self.left:.0f} s left"
+            long = self.left >= 90
+            text += message("minutes_left", left=self.left / 60) if long else message("seconds_left", left=self.left)
         return text
 
     def finish(self, text: str) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from ...zhclip.io import digest
 from ...zhclip.models import CheckpointKind, Part
+from ..messages import message
 from .bert import SKIP_LAYER
 from .clip import is_aligned
 
@@ -25,15 +26,14 @@ class Teacher:
     """The text encoders of a checkpoint's CLIP, with their LoRA if any. Raises ValueError for another kind of CLIP."""
 
     def __init__(self, clip: Any, kind: CheckpointKind) -> None:
-        cure = f"connect the CLIP output of the {kind.name} checkpoint that you paint with."
         if is_aligned(clip):
-            raise ValueError(f"The CLIP at `clip` is a ZhCLIP encoder; {cure}")
+            raise ValueError(message("teacher_is_zhclip", kind=kind.name))
         model = clip.cond_stage_model
         parts = {name: part for name, part in model.named_children() if isinstance(part, comfy.sd1_clip.SDClipModel)}
         all_clip = all(isinstance(part.transformer, comfy.clip_model.CLIPTextModel) for part in parts.values())
         if list(parts) != [f"clip_{key}" for key in kind.keys] or not all_clip:
             found = f"{type(model).__name__}: {', '.join(parts) or 'no CLIP'}"
-            raise ValueError(f"The CLIP at `clip` is not {kind.name}'s but another model's ({found}); {cure}")
+            raise ValueError(message("other_model", kind=kind.name, found=found))
         self.clip, self.kind, self.encoders = clip, kind, list(parts.values())
         self.text_models = [encoder.transformer.text_model for encoder in self.encoders]
         self.positions = min(len(model.embeddings.position_embedding.weight) for model in self.text_models)

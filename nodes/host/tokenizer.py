@@ -10,12 +10,9 @@ import comfy.sd1_clip
 from ...zhclip.prompt import check_length
 from ...zhclip.tokenizer import guard_panics
 from ...zhclip.tokens import PromptTokenizer
+from ..messages import message
 from .bert import warn_once
 
-EMBEDDING_READ_AS_TEXT = (
-    "ZhCLIP: `embedding:` names a textual inversion made for CLIP, which this encoder cannot read, so the name is read "
-    "as text; encode it with the checkpoint's own CLIP and join the two by Conditioning (Concat)."
-)
 Windows = list[list[tuple[Any, ...]]]
 
 
@@ -71,11 +68,11 @@ class WindowTokenizer(comfy.sd1_clip.SDTokenizer):
         ValueError for a prompt that is too long."""
         check_length(text)
         if self.embedding_identifier in text:
-            warn_once(EMBEDDING_READ_AS_TEXT)
+            warn_once(message("embedding_as_text"))
         windows = self.prompt.weighted_windows(text, syntax=not disable_weights)
         unknown = self.prompt.unknown_pieces(windows)
         if unknown:
-            warn_once(f"ZhCLIP: not in the encoder's vocabulary, so read as unknown: {' '.join(unknown)}")
+            warn_once(message("unknown_pieces", pieces=" ".join(unknown)))
         if not return_word_ids:
             return [list(zip(window.ids, window.weights)) for window in windows]
         words = itertools.count(1)

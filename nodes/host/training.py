@@ -22,6 +22,7 @@ import torch
 
 from ...zhclip.io import ArtifactError, atomic_write
 from ..common import file_stamp
+from ..messages import message
 from .progress import Monitor
 
 PACK = __name__.rpartition(".nodes.host.")[0]  # the name that ComfyUI gave this pack
@@ -61,15 +62,14 @@ class Job:
         """Raise ValueError if the name is taken by another training or file."""
         earlier = self._recorded().get("settings")
         if self.target.exists() and earlier is None:
-            raise ValueError(f"{self.target} is there already and was not trained here: give another name.")
+            raise ValueError(message("not_trained_here", path=self.target))
         if earlier is None or not (self.target.exists() or (self.folder / "cache").is_dir()):
             return  # nothing would be lost
         for key, value in self.settings.items():
             if earlier.get(key) != value:
-                raise ValueError(
-                    f"{self.target.stem} is the name of a training with {key} {earlier.get(key)!r}, which is now "
-                    f"{value!r}: give another name, or delete {self.folder} and {self.target}."
-                )
+                found = {"setting": key, "earlier": earlier.get(key), "now": value}
+                place = {"name": self.target.stem, "folder": self.folder, "path": self.target}
+                raise ValueError(message("name_taken", **place, **found))
 
     def is_finished(self) -> bool:
         """Whether the encoder is there, trained with these settings from these files."""
@@ -116,37 +116,33 @@ def train(job: Job, node_id: str | None) -> None:
             with (job.folder / "encoder.safetensors").open("rb") as source, atomic_write(job.target) as copy:
                 shutil.copyfileobj(source, copy)
         job.record(encoder=file_stamp(str(job.target)))
-        monitor.finish(f"trained {job.target.name}")
+        monitor.finish(message("trained", file=job.target.name))
     except ModuleNotFoundError as error:
         python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
-        raise ValueError(
-            f"Training needs {error.name}: in a terminal (Windows: cmd) run {python} -m pip install {error.name}, then "
-            "start ComfyUI again."
-        ) from error
+        raise ValueError(message("needs_package", package=error.name, python=python)) from error
     except progress.Cancelled as error:
         raise memory.InterruptProcessingException() from error
     except (errors.TrainerError, ArtifactError, OSError) as error:
-        full = isinstance(error, OSError) and error.filename and f"{error.filename}: {error.strerror}; press Run again."
-        raise ValueError(for_node(full or str(error))) from error
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = message("press_run_again", file=error.filename, reason=error.strerror)
+        raise ValueError(message("training_stopped", error=for_node(text))) from error
     except RuntimeError as error:
         if not device.is_out_of_memory(error):
             raise
-        raise ValueError(
-            "Memory is too small even for one caption at a time: close other programs, and start ComfyUI with --cpu if "
-            f"the memory is the graphics card's. What is done is kept in {job.folder}."
-        ) from error
+        raise ValueError(message("small_memory", folder=job.folder)) from error
     except SystemExit as error:  # it would end ComfyUI's worker, and the server would answer on with a dead queue
-        raise RuntimeError(f"The training ended with exit code {error.code}.") from error
+        raise RuntimeError(message("exit_code", code=error.code)) from error
     finally:
         gc.collect()
         memory.soft_empty_cache()
 
 
-def for_node(message: str) -> str:
+def for_node(text: str) -> str:
     """A message of the trainer in the node's words."""
     for old, new in WORDS.items():
-        message = message.replace(old, new)
-    return message
+        text = text.replace(old, new)
+    return text
 
 
 def student_path(job: Job, monitor: Monitor) -> Path:
