@@ -123,7 +123,7 @@ def test_the_training_page_from_its_top_to_its_end(clone: Path, tmp_path: Path) 
     assert json.loads((clone / "runs" / "sd15" / "test.json").read_text(encoding="utf-8"))["rows"] == 20
     installed = clone.parent.parent / "models" / "text_encoders"
     assert read_meta(installed / "zhclip-sdxl.safetensors").keys == ("l", "g")
-    assert read_meta(tmp_path / "hub" / "OWNER" / "NAME" / "NAME.safetensors").window == 77
+    assert read_meta(tmp_path / "hub" / "someone" / "zhclip-mine" / "zhclip-mine.safetensors").window == 77
     table = (clone / "runs" / "sweep" / "sweep-grid.md").read_text(encoding="utf-8")
     assert all(f"| {row} | 2 |" in table for row in ("recommended", "hotter", "lora"))
     assert (clone / "runs" / "paper.md").is_file()
