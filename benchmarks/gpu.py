@@ -64,7 +64,7 @@ def machine(device: torch.device) -> dict[str, str]:
         name = f"{torch.cuda.device_count()} x {card.name}, sm_{card.major}{card.minor}, {memory}; {name}"
     return {
         "device": name,
-        "driver": driver.partition("\n")[0] or f"ROCm: {torch.version.hip}",
+        "driver": driver.partition("\n")[0] or torch.version.hip or "none",
         "torch": f"{torch.__version__}, {sys.platform}, for {' '.join(torch.cuda.get_arch_list()) or 'the CPU'}",
         "problem": gpu_problem() or "none",
         "precision": precision(TrainSettings()),
@@ -203,15 +203,15 @@ def measure(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, str]]
     # In fp16, random weights can differ by more than export allows.
     recipe.device, recipe.export.dtype = given.device, "float32"
     yield stages_beside_plan(recipe, device)
+    for dtype in DTYPES.values():
+        yield {f"cache, {dtype}": cache_speed(recipe, device, dtype)}
     for name, dtype in DTYPES.items():
-        yield {f"cache, {name}": cache_speed(recipe, device, dtype)}
-    for name in DTYPES:
         clear_device_cache(garbage_collection=True)
         endless = replace(train, precision=name, steps=10**6)
         if not given.sdxl:  # as the plain loop, which SDXL has none of
             endless.start, endless.contrast = "student", 0.0
         text = step_speed(replace(recipe, train=endless), device, compare=not given.sdxl)
-        yield {f"step of {given.batch}, {name}": text}
+        yield {f"step of {given.batch}, {dtype}": text}
     yield {"resumed": resume(recipe)}
     if small or torch.cuda.device_count() > 1:
         yield {"two processes": launch_two(recipe, folder / "two.yaml")}
