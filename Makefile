@@ -1,4 +1,5 @@
 # make demo         set up, then: align an encoder, start ComfyUI, paint a Chinese sentence
+# make demo-full    the same with more captions and steps
 # make test         set up, then: the tests but those marked slow and those in a browser, in two processes of one thread
 # make test-all     set up, then: every test; a browser must be installed (Debian: apt-get install chromium)
 # make test-browser set up, then: the tests in a browser alone
@@ -22,11 +23,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test test-all test-browser lint format
+.PHONY: demo demo-full test test-all test-browser lint format
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m painter.demo
+
+demo-full: $(VENV)/.installed-demo
+	$(BIN)/python -m painter.demo --full
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m painter.real_pair $(MODELS)
