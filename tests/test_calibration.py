@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
+from torch.overrides import TorchFunctionMode
 
 from tests.tree import ROOT
 from trainer.report.score import retrieval
 from zhclip.calibration import CHOOSE, EVALUATE, FIT, LayerFit, PairScore, residual
+from zhclip.device import matmul_precision
 from zhclip.positions import Batch, TokenPair, batches
 from zhclip.prompt import normalise
 from zhclip.ridge import PENALTIES, RidgeSums, choose_penalty, solve
@@ -51,6 +54,26 @@ def test_solves_the_weighted_ridge_with_a_bias_for_each_position(positions: int)
     np.testing.assert_allclose(weight.T, expected[:S], atol=1e-6)
     np.testing.assert_allclose(bias[:positions], expected[S:], atol=1e-5)
     assert not bias[positions:].any()
+
+
+class Precisions(TorchFunctionMode):
+    """Records the precision that is set at each matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.matmul or getattr(func, "__name__", "") in ("matmul", "__matmul__"):
+            self.seen.append(torch.get_float32_matmul_precision())
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_sums_of_products_are_in_fp32_where_tf32_is_set() -> None:
+    x, y = draw(8, W, S), draw(8, W, D)
+    with matmul_precision("high"), Precisions() as precisions:
+        summed(x, y, torch.ones(8, W))
+    assert precisions.seen and set(precisions.seen) == {"highest"}
 
 
 def test_chooses_the_penalty_with_the_least_error_on_the_pairs_left_out() -> None:
