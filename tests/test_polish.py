@@ -1,4 +1,4 @@
-"""What a user reads beside the nodes: translations and help pages, held to what the real server says of the nodes."""
+"""Translations and help pages cover the nodes that the server lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training changes in the process of ComfyUI: for host.in_host."""
+"""Compares the state of ComfyUI's process before and after a training; started by host.in_host."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What a user does in ComfyUI's front end, with mouse and keyboard. The page's own objects are asked only where things
-are, since nodes are drawn on a canvas, and what state they are in."""
+"""Drives ComfyUI's front end with mouse and keyboard. JavaScript only reads where nodes are, and their state."""
 
 from __future__ import annotations
 

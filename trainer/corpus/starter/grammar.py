@@ -155,7 +155,7 @@ class Grammar:
         return Form(trait.zh), Form(trait.en, art=article(trait.en))
 
     def action(self, what: str, thing: Thing, be: str) -> tuple[Form, Form]:
-        """What a thing does, with an object where the verb takes one."""
+        """A verb phrase for a thing in both languages, with an object where the verb takes one."""
         flags = set(VERBS[what])
         if "s" in flags and be == "are":
             raise Unfit(what)
