@@ -247,7 +247,7 @@ def check_disks(outputs: dict[str, tuple[Path, float]]) -> list[str]:
         lines.append(f"disk     {format_bytes(needed)} of {format_bytes(free_bytes(folder))} free ({parts}), {folder}")
         if needed > free_bytes(folder):
             hint = "free some space, move the cache (--cache.dir FOLDER), or use fewer captions (--corpus.limit N)"
-            raise SettingsError(f"{folder}: the run takes {lines[-1][9:]}: too little; {hint}")
+            raise SettingsError(f"the run takes {lines[-1][9:]}: too little; {hint}")
     return lines
 
 
