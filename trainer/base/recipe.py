@@ -71,6 +71,8 @@ class CorpusSettings:
     """Without dev: share of the English captions held out, chosen by a hash, so that a row never changes sides."""
     limit: int | None = None
     """Use this many clean training pairs at most, from the first sources on."""
+    join: float = 0.0
+    """Share of the training pairs that are followed by one to four other pairs, as far as the window allows."""
     near: float | None = 0.9
     """Jaccard similarity of word 1- to 3-grams from which two English captions count as duplicates; null keeps all."""
 

@@ -95,6 +95,31 @@ def clean(
     return Cleaned(pairs, rejects)
 
 
+def join(pairs: list[Pair], share: float, zh_length: Length, en_length: Length, window: int) -> list[Pair]:
+    """The pairs; a share of them, chosen by a hash, is followed by one to four other pairs that fit into the window.
+
+    Prompts are lists and several sentences, a caption is one.
+    """
+    return [
+        _followed(pair, pairs, zh_length, en_length, window) if hash_fraction(pair.en, "join") < share else pair
+        for pair in pairs
+    ]
+
+
+def _followed(first: Pair, pairs: list[Pair], zh_length: Length, en_length: Length, window: int) -> Pair:
+    """A pair with other ones behind it, after commas or full stops in both languages."""
+    zh_mark, en_mark = ("\uff0c", ", ") if hash_fraction(first.en, "join mark") < 0.5 else ("\u3002", ". ")
+    joined = first
+    for number in range(1 + int(4 * hash_fraction(first.en, "join count"))):
+        other = pairs[int(len(pairs) * hash_fraction(first.en, f"join {number}"))]
+        zh, en = joined.zh.rstrip(",.\uff0c\u3002"), joined.en.rstrip(",.")
+        longer = Pair(f"{zh}{zh_mark}{other.zh}", f"{en}{en_mark}{other.en}")
+        if zh_length(longer.zh) > window or en_length(longer.en) > window:
+            break
+        joined = longer
+    return joined
+
+
 def comparison_key(en: str) -> str:
     """Normalised lower-case text: equal keys are equal English captions."""
     return normalise(en).lower()

@@ -18,7 +18,7 @@ from ..models.teacher import caption_length, teacher_tokenizer
 from ..models.tokenizer import student_tokenizer
 from ..progress import Listener, Progress
 from .lines import Row
-from .pairs import Cleaned, Length, Pair, clean, hash_fraction, write_pairs
+from .pairs import Cleaned, Length, Pair, clean, hash_fraction, join, write_pairs
 from .readers import read_rows, source_sha256
 
 EVENT_ROWS = 1000  # rows between two progress events
@@ -45,7 +45,9 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
     splits = {"train": train, "dev": dev}
     for split, cleaned in splits.items():
         names = " + ".join(source.path for source in sources(getattr(settings, split) or settings.train))
-        write_pairs(folder / f"{split}.tsv", cleaned.require(2, names, f"{split} pairs"))
+        pairs = cleaned.require(2, names, f"{split} pairs")
+        share = settings.join if split == "train" else 0.0
+        write_pairs(folder / f"{split}.tsv", join(pairs, share, zh_length, en_length, window))
         logger.info("corpus: %s %d rows, rejected %s", split, len(cleaned.pairs), cleaned.counts() or "none")
     write_text(folder / "rejects.tsv", rejects_table(splits))
     summary = {split: {"rows": len(cleaned.pairs), "rejected": cleaned.counts()} for split, cleaned in splits.items()}
@@ -96,6 +98,7 @@ def sample_pairs(recipe: Recipe, zh_length: Length, en_length: Length, progress:
     reading = time.perf_counter() - began
     rows = random.Random(0).sample(train_rows, min(SAMPLE_ROWS, len(train_rows)))
     pairs = clean(rows, zh_length, en_length, recipe.window, settings.near).require(1, f"{len(rows)} of its rows")
+    pairs = join(pairs, settings.join, zh_length, en_length, recipe.window)
     each, usable = (time.perf_counter() - began - reading) / len(rows), len(pairs) / len(rows)
     train = min(int(len(train_rows) * usable), settings.limit or len(train_rows))
     return Sample(pairs, train, int(dev_rows * usable), reading + each * (train / usable + dev_rows))
