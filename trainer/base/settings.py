@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 POSITIVE = ["corpus.limit", "cache.shard_rows", "cache.batch", "train.dev_every", "train.batch", "train.accumulate"]
 POSITIVE += ["train.pad_positions", "train.save_every"]
 MINIMUM = dict.fromkeys(POSITIVE, 1) | {"window": 3, "train.seed": -math.inf}
-SHARES = ("corpus.dev_share", "corpus.join", "corpus.near")  # at most 1
+SHARES = ("corpus.dev_share", "corpus.join", "corpus.tags", "corpus.near")  # at most 1
 # What jsonargparse raises for odd values.
 PARSE_ERRORS = (ArgumentError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 LOCAL = ("run", "install", "device")  # settings of the machine, which do not change the encoder

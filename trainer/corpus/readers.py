@@ -16,7 +16,7 @@ from typing import Any
 
 from ..base.errors import one_line
 from ..base.files import file_sha256
-from ..base.recipe import STARTER, Source
+from ..base.recipe import STARTER, CorpusSettings, Source
 from . import starter
 from .lines import CorpusError, Row, read_lines
 
@@ -25,14 +25,14 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Record = tuple[int, list[str], str]  # number, fields, fault
 
 
-def read_rows(source: Source | str) -> Iterator[Row]:
-    """Rows of a source. One whose `zh` is empty is English alone.
+def read_rows(source: Source | str, tags: float = CorpusSettings.tags) -> Iterator[Row]:
+    """Rows of a source. One whose `zh` is empty is English alone. tags: share of the starter's generated pairs.
 
     Raises CorpusError if there is no such corpus, or if it is of another kind, damaged, or lacks the columns.
     """
     source = Source(source) if isinstance(source, str) else source
     if count := starter_rows(source.path):
-        return starter.read_rows(count)
+        return starter.read_rows(count, tags)
     if is_hub(source.path):
         return _read_dataset(source)
     files = source_files(source.path)

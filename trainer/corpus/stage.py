@@ -57,13 +57,15 @@ def run(recipe: Recipe, progress: Listener | None = None) -> None:
 def split_rows(settings: CorpusSettings, split: str, progress: Listener | None = None) -> Iterator[Row]:
     """Rows of one split, "train" or "dev": of its own sources, or by the hash of the English captions."""
     given = settings.dev if split == "dev" and settings.dev else settings.train
-    rows = weighted_rows(sources(given), progress, f"corpus {split}")
+    rows = weighted_rows(sources(given), progress, f"corpus {split}", settings.tags)
     if settings.dev:
         return rows
     return (row for row in rows if (hash_fraction(row.en, "dev") < settings.dev_share) == (split == "dev"))
 
 
-def weighted_rows(given: list[Source], progress: Listener | None = None, stage: str = "corpus") -> Iterator[Row]:
+def weighted_rows(
+    given: list[Source], progress: Listener | None = None, stage: str = "corpus", tags: float = CorpusSettings.tags
+) -> Iterator[Row]:
     """Rows that the sources' weights take; if there are several sources, each row names its own.
 
     A progress event is sent every EVENT_ROWS rows.
@@ -72,7 +74,7 @@ def weighted_rows(given: list[Source], progress: Listener | None = None, stage: 
     total = 0
     for source, name in zip(given, names):
         name = name if names.count(name) == 1 else source.path
-        for row in read_rows(source):
+        for row in read_rows(source, tags):
             total += 1
             if progress and total % EVENT_ROWS == 0:
                 progress(Progress(stage, total, 0))
