@@ -2,8 +2,11 @@
 
 A slot is `NAME=KINDS:OPTIONS`. Options of a thing: 1 one of it, n several, p plural without a number, s without an
 article, c what is counted one by one, 0 without attributes, 2 with two. The other slots are attributes by their group
-(`colour:A` fits A), an action of a thing (act, now, free), a place of a thing, and `same`, the kind of another slot. A
-thing has forms in both languages: `{A}` whole, `{A.bare}` without number or article, `{A.noun}` without attributes too.
+(`colour:A` fits A), an action of a thing (act, now, free) or of two (`free:AB`), a place of a thing, and `same`, the
+kind of another slot. A thing has forms in both languages: `{A}` whole, `{A.bare}` without number or article, `{A.noun}`
+without attributes too; `{V.on}` is an action with its Chinese particle if it can be going on.
+
+An English attribute follows its noun only where no other word does: it would seem to belong to the next.
 
 Of a few candidates the least used is taken, so that every word occurs about equally often.
 """
@@ -31,10 +34,15 @@ CANDIDATES = 8
 WRAPPED, SYNONYM, UNCOUNTED, TYPED, OWN, SEVERAL, DROPPED = 0.3, 0.25, 0.3, 0.15, 0.7, 0.15, 0.7
 LONG = 6  # characters of a name that takes one attribute at most
 SHORT = 12  # characters of a sentence that a style may follow without a comma
-MANY, FEW, TWO, NONE = (0.3, 0.45, 0.2, 0.05), (0.5, 0.42, 0.08), (0, 0, 1), (1,)  # odds of 0, 1, 2, 3 attributes
+MANY, FEW, TWO, NONE = (0.35, 0.5, 0.15), (0.6, 0.4), (0, 0, 1), (1,)  # odds of 0, 1, 2 attributes
+CROWDED = 2  # particles in a clause of Chinese, at most
+# Measures of one by one, which a mass or a plural has not in English.
+SINGLE = "\u53ea\u9897\u7c92\u6839\u679a\u6735\u6761\u4e2a\u652f\u5934\u6ef4\u5757\u68f5\u4ef6\u5f20\u9762"
 PICTURE = {"manner", "image", "look", "camera", "lighting"}
-GROUP = re.compile("a (?:group|litter) of|two |three |seven ")
+GROUP = re.compile(r"a (?:group|litter) of|two |three |seven |(?!an? |the |[A-Z])(?:.* and |.*\ws$)")
 DENIED = re.compile("(?:not|no|only|nothing|as many|more|close-up|portrait|sketch) ")  # no style is added to these
+# A modifier behind such a noun would seem to belong to its last word.
+JOINED = re.compile(r"\b(?:and|of|with|in|on|at|from|over|without|wearing|holding)\b")
 VERB = re.compile(r"\b(?:is|does|be|bigger|taller|smaller|looks)\b")
 WORDS = ("quality", "detail")
 VERBS = {"act": "", "now": "n", "free": "p", "does": "s", "goes": "ps"}  # flags that an action needs
@@ -49,7 +57,8 @@ class Grammar:
 
     def __init__(self) -> None:
         self.random = random.Random(30)
-        self.things, self.attributes = lexicon.things(), lexicon.attributes()
+        self.things = lexicon.things()
+        self.attributes, self.looks = ([a for a in lexicon.attributes() if (a.group in PICTURE) == k] for k in (0, 1))
         self.actions, self.places = lexicon.actions(), lexicon.places()
         self.pools: dict[object, list] = {}
         self.templates: dict[str, list[tuple[str, str, list]]] = defaultdict(list)  # by the first slot's kinds
@@ -74,18 +83,22 @@ class Grammar:
             template = self.pick(self.templates[main.kind])
             try:
                 zh, en = self.filled(*template, main)
+                pictured = any(PICTURE & set(spec.split(",")) for _, spec in template[2]) or bool(DENIED.match(en))
+                if self.chance(WRAPPED) and not pictured:
+                    zh, en = self.wrapped(zh, en, main, HAS not in template[0] and not VERB.search(template[1]))
             except Unfit:
                 continue
-            pictured = any(PICTURE & set(spec.split(",")) for _, spec in template[2]) or bool(DENIED.match(en))
-            if self.chance(WRAPPED) and not pictured:
-                zh, en = self.wrapped(zh, en, HAS not in template[0] and not VERB.search(template[1]))
+            if any(clause.count(DE) > CROWDED for clause in zh.split(COMMA)):
+                continue
             yield zh.replace(COMMA, ", ") if self.chance(TYPED) else zh, en
 
-    def wrapped(self, zh: str, en: str, calm: bool) -> tuple[str, str]:
+    def wrapped(self, zh: str, en: str, main: Thing, calm: bool) -> tuple[str, str]:
         """A pair with a style, camera, light or words of quality before or after it. `calm`: it has no verb."""
-        fits = {"any": True, "calm": calm, "short": calm and COMMA not in zh and len(zh) <= SHORT}
+        short = calm and COMMA not in zh and len(zh) <= SHORT and main.kind != "picture"
+        fits = {"any": True, "calm": calm, "short": short}
         zh_form, en_form, slots = self.pick([t for t in self.templates["wrap"] if fits[t[2][0][1]]])
-        values: Values = {"X": (Form(zh), Form(en))} | {name: self.slot(spec, {}, {}) for name, spec in slots[1:]}
+        values: Values = {"X": (Form(zh), Form(en))}
+        values |= {name: self.slot(spec, {"X": main}, {}) for name, spec in slots[1:]}
         return fill(zh_form, values, 0), fill(en_form, values, 1)
 
     def filled(self, zh: str, en: str, slots: Sequence, main: Thing) -> tuple[str, str]:
@@ -102,7 +115,8 @@ class Grammar:
             if not things and not allows(main, options):
                 raise Unfit(name)
             things[name] = self.least_used(self.pool(what, options), things.values()) if things else main
-            values[name] = self.noun(things[name], options, FEW if len(things) > 1 else MANY)
+            followed = re.search(rf"\{{{name}(?:\.(?!be)\w+)?}} (?!is |\{{{name}\.be)", en)
+            values[name] = self.noun(things[name], options + "x" * bool(followed), FEW if len(things) > 1 else MANY)
         return fill(zh, values, 0), fill(en, values, 1)
 
     def pool(self, what: str, options: str = "") -> list[Thing]:
@@ -142,15 +156,19 @@ class Grammar:
             _, synonyms, en = self.pick([row for row in lexicon.table("words") if row[0] == what])
             return Form(self.pick(synonyms.split("|"))), Form(en)
         if what in VERBS:
-            return self.action(what, things[name], values[name][1].be)
+            return self.action(what, things[name[0]], "are" if name[1:] else values[name][1].be)
         if what == "place":
             place = self.least_used(self.fitting(what, self.places, things[name]))
             return Form(place.zh, bare=place.zh.removeprefix(AT)), Form(place.en)
         if what not in self.pools:
-            self.pools[what] = [a for a in self.attributes if a.group in what.split(",")]
+            self.pools[what] = [a for a in (*self.attributes, *self.looks) if a.group in what.split(",")]
+        main = things[name or next(iter(things))]
         trait = self.least_used(
             self.pools[what],
-            fits=lambda a: (not name or describes(a, things[name])) and (a.zh, a.en) not in values.values(),
+            fits=lambda a: (
+                (describes(a, main) if name else not a.kinds or main.kind in a.kinds)
+                and (a.zh, a.en) not in values.values()
+            ),
         )
         return Form(trait.zh), Form(trait.en, art=article(trait.en))
 
@@ -165,10 +183,10 @@ class Grammar:
         )
         zh, en, does = act.zh, for_several(act.en) if be == "are" else act.en, act.does
         if act.objects:
-            options = "" if self.chance(SEVERAL) else "1"
+            options = "x" if self.chance(SEVERAL) else "1x"
             noun = self.noun(self.least_used(self.pool(",".join(sorted(act.objects))), [thing]), options, FEW)
             zh, en, does = (text.replace("{}", noun[side]) for text, side in ((zh, 0), (en, 1), (does, 1)))
-        return Form(zh), Form(en, does=does)
+        return Form(zh, on=AT + zh if "n" in act.flags else zh), Form(en, does=does)
 
     def traits(self, thing: Thing, options: str, odds: Sequence[float]) -> list[Attribute]:
         """Attributes of a thing, of different groups."""
@@ -179,7 +197,7 @@ class Grammar:
         pool = self.fitting("attribute", self.attributes, thing)
         while len(chosen) < wanted:
             try:
-                chosen.append(self.least_used(pool, fits=partial(combines, thing, chosen)))
+                chosen.append(self.least_used(pool, fits=partial(combines, thing, chosen, "x" in options)))
             except Unfit:
                 break
         return chosen
@@ -196,8 +214,11 @@ class Grammar:
             return zh, Form(whole, bare=plain, noun=plain, be=be, the=whole)
         unit = self.pick(thing.measures)
         vessel, of_many = lexicon.vessel(thing, unit)
-        count, english, one = self.number(options, unit, thing.counts == "count" or bool(vessel))
-        uncounted = "p" in options or "s" in options or (one and self.chance(UNCOUNTED))
+        countable = (thing.counts == "count" and thing.kind != "event") or bool(vessel)
+        count, english, one = self.number(options, unit, countable)
+        single = thing.counts != "count" and not vessel and unit in SINGLE
+        uncounted = "p" in options or "s" in options or single or (one and self.chance(UNCOUNTED))
+        english = "a" if one and uncounted else english
         several = thing.counts == "count" and (of_many if vessel else "p" in options or not one)
         noun = thing.many if several else thing.en
         plain, whole = modified(traits, noun, several), ""
@@ -215,7 +236,7 @@ class Grammar:
     def number(self, options: str, unit: str, countable: bool) -> tuple[str, str, bool]:
         """A number and its measure in Chinese, the number in English, and whether it is one."""
         rows = lexicon.table("numbers")
-        rows = rows[:1] if "1" in options or not countable else rows[2:] if "n" in options else rows
+        rows = rows[:1] if set(options) & set("1s") or not countable else rows[2:] if "n" in options else rows
         zh, en, _, measured = self.pick(rows, [int(row[2]) for row in rows])
         return zh + unit * (measured == "yes"), en, zh == ONE
 
@@ -229,16 +250,20 @@ class Grammar:
         return out
 
 
-def describes(trait: Attribute, thing: Thing) -> bool:
-    """Whether an attribute fits a thing's kind and is not part of its name already."""
-    words = set(thing.en.lower().replace("-", " ").split())
-    return thing.kind in trait.kinds and not trait.clashes & set(thing.zh) and not words & set(trait.en.split())
+def describes(trait: Attribute, thing: Thing, other: Word | None = None) -> bool:
+    """Whether an attribute fits a thing's kind and says nothing that its name, or the other word, says already."""
+    said = other or thing
+    words = set(said.en.lower().replace("-", " ").split())
+    return thing.kind in trait.kinds and not trait.clashes & set(said.zh) and not words & set(trait.en.split())
 
 
-def combines(thing: Thing, chosen: Sequence[Attribute], trait: Attribute) -> bool:
-    """Whether an attribute fits a thing beside those chosen."""
-    heavy = DE in thing.zh and trait.de == "yes"  # one particle after the other
-    return not heavy and all(trait.group != other.group for other in chosen) and describes(trait, thing)
+def combines(thing: Thing, chosen: Sequence[Attribute], followed: bool, trait: Attribute) -> bool:
+    """Whether an attribute fits a thing beside those chosen; `followed`: none may come after the English noun."""
+    others = [thing, *chosen]
+    heavy = trait.de == "yes" and (DE in thing.zh or any(other.de == "yes" for other in chosen))
+    late = trait.after and (followed or any(other.after for other in chosen) or bool(JOINED.search(thing.en)))
+    fresh = all(describes(trait, thing, other) for other in others)
+    return not heavy and not late and fresh and all(trait.group != other.group for other in chosen)
 
 
 def allows(thing: Thing, options: str) -> bool:
