@@ -37,13 +37,15 @@ SHORT = 12  # characters of a sentence that a style may follow without a comma
 MANY, FEW, TWO, NONE = (0.35, 0.5, 0.15), (0.6, 0.4), (0, 0, 1), (1,)  # odds of 0, 1, 2 attributes
 CROWDED = 2  # particles in a clause of Chinese, at most
 # Measures of one by one, which a mass or a plural has not in English.
-SINGLE = "\u53ea\u9897\u7c92\u6839\u679a\u6735\u6761\u4e2a\u652f\u5934\u6ef4\u5757\u68f5\u4ef6\u5f20\u9762"
+SINGLE = "\u53ea\u9897\u7c92\u6839\u679a\u6735\u6761\u4e2a\u652f\u5934\u6ef4\u5757\u68f5\u4ef6\u5f20\u9762\u65a4"
 PICTURE = {"manner", "image", "look", "camera", "lighting"}
 GROUP = re.compile(r"a (?:group|litter) of|two |three |seven |(?!an? |the |[A-Z])(?:.* and |.*\ws$)")
-DENIED = re.compile("(?:not|no|only|nothing|as many|more|close-up|portrait|sketch) ")  # no style is added to these
+DENIED = re.compile(
+    "(?:not|no|only|nothing|as many|more|close-up|portrait|sketch|a picture|a photo) "
+)  # no style is added to these
 # A modifier behind such a noun would seem to belong to its last word.
 JOINED = re.compile(r"\b(?:and|of|with|in|on|at|from|over|without|wearing|holding)\b")
-VERB = re.compile(r"\b(?:is|does|be|bigger|taller|smaller|looks)\b")
+VERB = re.compile(r"\b(?:bare|V|is|does|be|bigger|taller|smaller|looks)\b")
 WORDS = ("quality", "detail")
 VERBS = {"act": "", "now": "n", "free": "p", "does": "s", "goes": "ps"}  # flags that an action needs
 
@@ -85,7 +87,9 @@ class Grammar:
                 zh, en = self.filled(*template, main)
                 pictured = any(PICTURE & set(spec.split(",")) for _, spec in template[2]) or bool(DENIED.match(en))
                 if self.chance(WRAPPED) and not pictured:
-                    zh, en = self.wrapped(zh, en, main, HAS not in template[0] and not VERB.search(template[1]))
+                    zh, en = self.wrapped(
+                        zh, en, main, HAS not in template[0] and main.kind != "picture" and not VERB.search(template[1])
+                    )
             except Unfit:
                 continue
             if any(clause.count(DE) > CROWDED for clause in zh.split(COMMA)):
@@ -94,7 +98,7 @@ class Grammar:
 
     def wrapped(self, zh: str, en: str, main: Thing, calm: bool) -> tuple[str, str]:
         """A pair with a style, camera, light or words of quality before or after it. `calm`: it has no verb."""
-        short = calm and COMMA not in zh and len(zh) <= SHORT and main.kind != "picture"
+        short = calm and COMMA not in zh and len(zh) <= SHORT
         fits = {"any": True, "calm": calm, "short": short}
         zh_form, en_form, slots = self.pick([t for t in self.templates["wrap"] if fits[t[2][0][1]]])
         values: Values = {"X": (Form(zh), Form(en))}
@@ -214,7 +218,7 @@ class Grammar:
             return zh, Form(whole, bare=plain, noun=plain, be=be, the=whole)
         unit = self.pick(thing.measures)
         vessel, of_many = lexicon.vessel(thing, unit)
-        countable = (thing.counts == "count" and thing.kind != "event") or bool(vessel)
+        countable = (thing.counts == "count" and thing.kind not in ("event", "sky", "weather")) or bool(vessel)
         count, english, one = self.number(options, unit, countable)
         single = thing.counts != "count" and not vessel and unit in SINGLE
         uncounted = "p" in options or "s" in options or single or (one and self.chance(UNCOUNTED))
@@ -244,7 +248,7 @@ class Grammar:
         """Attributes before a Chinese noun: the last ones may drop the particle."""
         out, bare = "", True
         for trait in sorted(traits, key=lambda a: a.order, reverse=True):
-            may = not out if trait.de == "no" else trait.de == "may" and self.chance(DROPPED)
+            may = not out if trait.de == "no" else trait.de == "may" and (len(traits) > 1 or self.chance(DROPPED))
             bare = bare and may
             out = trait.zh + ("" if bare or trait.zh.endswith(DE) else DE) + out
         return out
