@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests import runs
+from tests import runs, translators
+from tests.small import captions as small_captions
 from trainer.__main__ import main
 from trainer.base.recipe import SettingsError
 from trainer.corpus.pairs import read_pairs
 from trainer.report import captions
 from trainer.report.captions import Caption
 from trainer.report.page import Axis, averaged, chart, page
-from trainer.report.tables import LABELS, LANGUAGES, WORDS, verdict
+from trainer.report.tables import LABELS, LANGUAGES, WORDS, speed, verdict
 from trainer.training import metrics
 
 
@@ -78,6 +79,29 @@ def test_an_artifact_gets_the_page_without_what_only_a_run_knows(
     for one, other in zip(captions.read(tmp_path / "R.captions.tsv"), own, strict=True):
         assert one.loss == pytest.approx(other.loss, abs=2e-6)
         assert one._replace(loss=0, loss_content=0) == other._replace(loss=0, loss_content=0)
+
+
+def test_a_translator_is_one_more_row(finished: Path, inputs: dict[str, str], tmp_path: Path) -> None:
+    """Where its English is the captions' own, its loss is zero; elsewhere it is that of other English."""
+    model = translators.marian(tmp_path / "zh-en", languages=("zho", "eng"), steps=150)
+    artifact, teacher = str(finished / "encoder.safetensors"), inputs["--teacher.model"]
+    losses = {}
+    for name, pairs in (("learnt", small_captions()[: translators.LEARNT]), ("new", small_captions()[-16:])):
+        corpus, report = tmp_path / f"{name}.tsv", tmp_path / f"{name}.json"
+        corpus.write_text("zh\ten\n" + "".join(f"{zh}\t{en}\n" for zh, en in pairs), encoding="utf-8")
+        flags = ["--teacher.model", teacher, "--corpus", str(corpus), "--report", str(report)]
+        assert main(["evaluate", "--artifact", artifact, *flags, "--translator", str(model)]) == 0
+        result = json.loads(report.read_text(encoding="utf-8"))
+        losses[name] = result["baselines"]["translator"]
+        assert result["translator"]["model"] == "zh-en" and result["translator"]["translator"] > 0
+        for ending in (".md", ".html"):
+            text = report.with_suffix(ending).read_text(encoding="utf-8")
+            assert speed(result) in text and LABELS["translator"] in text
+    assert max(losses["learnt"].values()) < 1e-6 < losses["new"]["content"]
+    assert main(["evaluate", "--run", str(finished), "--translator", str(model)]) == 0
+    assert read(finished)["baselines"]["translator"]["content"] > 0
+    assert main(["evaluate", "--run", str(finished), "--translator", teacher]) == 1
+    assert main(["evaluate", "--run", str(finished)]) == 0  # as the other tests find it
 
 
 def test_the_captions_add_up_to_the_report(finished: Path) -> None:

@@ -98,6 +98,19 @@ def test_neighbours_in_a_batch_change_nothing(models: Path, beams: int) -> None:
     assert translator.translate(texts[::-1]) == alone[::-1]
 
 
+@pytest.mark.parametrize(("nllb", "chinese", "english"), [(True, "zho_Hans", "eng_Latn"), (False, "__zh__", "__en__")])
+def test_the_languages_are_the_tokenizers_own_tokens(tmp_path: Path, nllb: bool, chinese: str, english: str) -> None:
+    folder = translators.m2m100(tmp_path / "model", nllb)
+    for languages, source, target in ((("en", "zh"), english, chinese), (("zh", "en"), chinese, english)):
+        translator = Translator(folder, TranslateSettings(beams=1, max_tokens=16), languages=languages)
+        ids = translator.tokenizer(CAT).input_ids
+        assert translator.tokenizer.convert_tokens_to_ids(source) in (ids[0], ids[-1])
+        batch = translator.tokenizer([CAT], return_tensors="pt")
+        first = translator.model.generate(**batch, max_new_tokens=2, **translator.options)[0, 1]
+        assert translator.tokenizer.convert_ids_to_tokens(int(first)) == target
+        assert len(translator.translate([CAT, CAT * 2])) == 2
+
+
 @pytest.mark.parametrize(
     ("en", "zh", "reason"),
     [

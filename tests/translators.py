@@ -1,5 +1,5 @@
-"""Small Marian models in their published layout: a sentencepiece tokenizer of the tests' captions, and weights that are
-random or have learnt some captions by heart."""
+"""Small translation models in their published layouts: a sentencepiece tokenizer of the tests' captions, and weights
+that are random or have learnt some captions by heart."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import sentencepiece
 import torch
 from transformers import (
     AutoTokenizer,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    M2M100Tokenizer,
     MarianConfig,
     MarianMTModel,
+    NllbTokenizer,
 )
 
 from tests.small import captions
@@ -19,7 +23,7 @@ from tests.small import captions
 LEARNT = 16  # captions that a trained model knows by heart; all of them would take a minute
 
 
-def pieces(texts: tuple[str, ...], path: Path) -> list[str]:
+def pieces(texts: tuple[str, ...], path: Path, model_type: str = "unigram") -> list[str]:
     """Train a sentencepiece model into `path`. Returns its pieces without the control symbols."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -27,7 +31,7 @@ def pieces(texts: tuple[str, ...], path: Path) -> list[str]:
             sentence_iterator=iter(texts),
             model_writer=file,
             vocab_size=500,
-            model_type="unigram",
+            model_type=model_type,
             character_coverage=1.0,
             hard_vocab_limit=False,
             num_threads=1,
@@ -90,4 +94,40 @@ def marian(
             model(**tensors).loss.backward()
             optimiser.step()
     model.save_pretrained(folder)
+    return folder
+
+
+def m2m100(folder: Path, nllb: bool = False) -> Path:
+    """An M2M100 model with random weights, with its own tokenizer or NLLB's."""
+    texts = tuple(text for pair in captions() for text in pair)
+    names = pieces(texts, folder / "sentencepiece.bpe.model", "bpe")
+    tokenizer: M2M100Tokenizer | NllbTokenizer
+    if nllb:
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "NllbTokenizer"}', encoding="utf-8")
+        bpe = json.loads(NllbTokenizer.from_pretrained(folder).backend_tokenizer.to_str())["model"]
+        merges = [tuple(pair) for pair in bpe["merges"]]
+        codes = ["eng_Latn", "fra_Latn", "zho_Hans", "zho_Hant"]
+        tokenizer = NllbTokenizer(vocab=bpe["vocab"], merges=merges, extra_special_tokens=codes)
+    else:
+        vocabulary = ["<s>", "<pad>", "</s>", "<unk>", *names, "en", "zh"]  # the codes are words, too
+        (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(vocabulary)}), encoding="utf-8")
+        tokenizer = M2M100Tokenizer(str(folder / "vocab.json"), str(folder / "sentencepiece.bpe.model"))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(2)
+    config = M2M100Config(
+        vocab_size=1000,
+        d_model=32,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        max_position_embeddings=128,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+    )
+    M2M100ForConditionalGeneration(config).save_pretrained(folder)
     return folder

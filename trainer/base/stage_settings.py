@@ -32,6 +32,9 @@ class EvaluateSettings:
     """Where to write the artifact's report; a .md beside it."""
     student: StudentSettings = field(default_factory=lambda: StudentSettings(model=None))
     """The untrained student, for the baselines, if the artifact is not in its run's folder."""
+    translator: str | None = None
+    """Folder or hub id of a model that translates Chinese into English (Marian, NLLB, M2M100): one more row, what the
+    teacher makes of its English, and both sides' time for one prompt."""
 
 
 @dataclass
@@ -81,7 +84,7 @@ class TranslateSettings:
     out: str | None = None
     """Pairs to write, a .tsv with columns zh and en; beside it OUT.rejects.tsv."""
     model: str = "Helsinki-NLP/opus-mt-en-zh"
-    """Folder or hub id of a Marian model that translates English into Chinese."""
+    """Folder or hub id of a model that translates English into Chinese: Marian, NLLB or M2M100."""
     beams: int = 4
     """Beams of the search; 1 is greedy, in a quarter of the CPU time."""
     max_tokens: int = 128

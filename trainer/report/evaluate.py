@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from zhclip.artifact import Artifact, load
@@ -15,7 +18,7 @@ from ..base.device import default_device
 from ..base.files import hold, read_json, write_text
 from ..base.recipe import CacheSettings, Recipe, SettingsError, TrainSettings
 from ..base.settings import corpus_name, parse_recipe, public_settings, require
-from ..base.stage_settings import EvaluateSettings
+from ..base.stage_settings import EvaluateSettings, TranslateSettings
 from ..cache.builder import CacheBuilder
 from ..cache.shards import Cache
 from ..cache.stage import build
@@ -30,9 +33,10 @@ from ..training.setup import TrainedRun, strategy_name
 from . import captions
 from .captions import Caption
 from .page import page
-from .score import Baselines, score, teacher_targets
+from .score import Baselines, Translations, score, teacher_targets
 from .tables import to_markdown
 
+TIMED = 16  # prompts, one at a time
 logger = logging.getLogger(__name__)
 
 
@@ -44,12 +48,12 @@ def evaluate(settings: EvaluateSettings, progress: Listener | None = None) -> No
         recipe = parse_recipe(Path(settings.run) / "recipe.yaml")
         recipe.run = settings.run  # the folder may have been moved
         with hold(recipe.folder, "--run"):
-            evaluate_run(recipe, progress)
+            evaluate_run(recipe, progress, settings.translator)
     else:
         raise SettingsError("give --artifact with --teacher.model and --corpus, or --run")
 
 
-def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> None:
+def evaluate_run(recipe: Recipe, progress: Listener | None = None, translator: str | None = None) -> None:
     """Score a trained run on its dev pairs: RUN/report.json, report.md, report.html and report.captions.tsv.
 
     Raises SettingsError when training has not finished.
@@ -59,8 +63,10 @@ def evaluate_run(recipe: Recipe, progress: Listener | None = None) -> None:
     targets = teacher_targets(run.teacher, read_pairs(folder / "train.tsv"))
     baselines = Baselines(run.cache, recipe.train.ridge_lambda, targets)
     dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
-    report, rows = score(run.student, [(dev, baselines)], read_pairs(folder / "dev.tsv"), progress)
-    report |= {
+    pairs = read_pairs(folder / "dev.tsv")
+    translations, times = translate(translator, pairs, run.teacher, run.student)
+    report, rows = score(run.student, [(dev, baselines)], pairs, progress, translations)
+    report |= times | {
         "baselines_from": "training pairs",
         "corpus": {"name": corpus_name(recipe.corpus), "rejected": summary["dev"]["rejected"]},
         "strategy": strategy_name(recipe.train),
@@ -100,11 +106,50 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
         else:
             baselines = [Baselines(half, penalty) for half in reversed(caches)]
             origin = "the other half of the scored pairs"
-        report, rows = score(student, list(zip(caches, baselines)), pairs, progress)
+        translations, times = translate(settings.translator, pairs, teacher, student)
+        report, rows = score(student, list(zip(caches, baselines)), pairs, progress, translations)
     about = {"name": Path(source).name, "rejected": cleaned.counts()}
-    report |= {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
+    report |= times | {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
     html = page(report, rows, path.stem, meta.recipe)
     write_report(Path(settings.report) if settings.report else None, report, rows, html)
+
+
+def translate(
+    model: str | None, pairs: list[Pair], teacher: Teacher, student: Student
+) -> tuple[Translations | None, dict[str, Any]]:
+    """A translator's English of the pairs' Chinese, and the report's `translator`: its name, and the median
+    milliseconds that one prompt takes, translated and encoded by the teacher, and encoded by the student.
+
+    Nothing without a model. A prompt that is too long for the translator has no words. Raises ModelError.
+    """
+    if model is None:
+        return None, {}
+    from ..translate.stage import open_model
+    from ..translate.translator import Translator
+
+    folder, _ = open_model(model, "translator")
+    translator = Translator(folder, TranslateSettings(), default_device(), "translator", ("zh", "en"))
+
+    def english(texts: list[str]) -> list[str]:
+        return [translation.text for translation in translator.translate(texts)]
+
+    texts = [pair.zh for pair in pairs]
+    times = {
+        "translator": milliseconds(lambda text: teacher.encode(english([text]))[0].cpu(), texts[:TIMED]),
+        "aligned": milliseconds(lambda text: student.encode([text]).cpu(), texts[:TIMED]),
+    }
+    return Translations(english(texts), teacher), {"translator": {"model": Path(model).name, **times}}
+
+
+def milliseconds(encode: Callable[[str], object], texts: list[str]) -> float:
+    """Median milliseconds of a call with one text, after a first one that is not counted."""
+    encode(texts[0])
+    seconds = []
+    for text in texts:
+        began = time.perf_counter()
+        encode(text)
+        seconds.append(time.perf_counter() - began)
+    return 1000 * median(seconds)
 
 
 def cache_halves(folder: Path, pairs: list[Pair], teacher: Teacher, untrained: Student) -> list[Cache]:

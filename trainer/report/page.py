@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from .captions import Caption
-from .tables import DIRECTIONS, LANGUAGES, RANKS, WORDS, by_predictor, verdict
+from .tables import DIRECTIONS, LANGUAGES, RANKS, WORDS, by_predictor, speed, verdict
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 HARD = 15  # captions shown
@@ -51,6 +51,7 @@ def page(
         size=(WIDTH, HEIGHT, LEFT, RIGHT),
         t=text,
         verdict=in_both([verdict(report, language) for language in LANGUAGES]),
+        speed=in_both([speed(report, language) for language in LANGUAGES]) if "translator" in report else "",
         count=lambda n: f"{n:,}",
         three=lambda x: f"{round(x, 3) + 0:.3f}",  # without -0.000
         percent=lambda x: f"{x:.1%}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import normalize
@@ -26,7 +26,7 @@ from .captions import Caption
 from .tables import RANKS
 
 Targets = Callable[[list[int]], torch.Tensor]
-BASELINES = ("constant", "nearest", "untrained", "ridge")
+BASELINES = ("constant", "nearest", "untrained", "ridge", "translator")
 BATCH = 32  # captions at once: less than the cache stage computes, so that they fit into memory
 Columns = dict[str, torch.Tensor]
 
@@ -34,6 +34,13 @@ Columns = dict[str, torch.Tensor]
 def teacher_targets(teacher: Teacher, pairs: list[Pair]) -> Targets:
     """A function from indices of the pairs to the teacher's output (N, W, D) for their English, computed per call."""
     return lambda rows: teacher.encode([pairs[row].en for row in rows])[0].cpu()
+
+
+class Translations(NamedTuple):
+    """A translator's English of each scored pair's Chinese, and the teacher that encodes it."""
+
+    english: list[str]
+    teacher: Teacher
 
 
 class Baselines:
@@ -92,6 +99,7 @@ def score(
     parts: Sequence[tuple[Cache, Baselines]],
     pairs: Sequence[Pair],
     progress: Listener | None = None,
+    translations: Translations | None = None,
 ) -> tuple[dict[str, Any], list[Caption]]:
     """The report of a student as JSON values, and each pair's own figures.
 
@@ -99,6 +107,8 @@ def score(
     """
     cache = parts[0][0]
     columns, lengths = measure_all(student, parts, progress)
+    if translations:
+        columns["translator"] = measure_translations(translations, [cache for cache, _ in parts])
     zones = zone_masks(lengths, cache.window)
     english, aligned = columns.pop("english"), columns["aligned"]
     losses = {name: zone_means(own["loss"], zones) for name, own in columns.items()}
@@ -184,8 +194,28 @@ def measure_all(
                 for name, vector in vectors.items():
                     batches[name][-1]["pooled"] = vector
             counter.add(len(rows))
-    joined = {name: {key: torch.cat([one[key] for one in own]) for key in own[0]} for name, own in batches.items()}
-    return joined, lengths
+    return {name: concatenated(own) for name, own in batches.items()}, lengths
+
+
+def concatenated(batches: list[Columns]) -> Columns:
+    """Columns of all batches' rows."""
+    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+
+@torch.inference_mode()
+def measure_translations(translations: Translations, parts: Sequence[Cache]) -> Columns:
+    """`measure` of the teacher's output for the translator's English."""
+    english, teacher = translations
+    batches, start = [], 0
+    for cache in parts:
+        for rows in (part.tolist() for part in torch.arange(len(cache)).split(BATCH)):
+            texts, start = english[start : start + len(rows)], start + len(rows)
+            z, pooled = teacher.encode(texts)
+            mask = torch.arange(cache.window) < teacher.tokenize(texts)[1][:, None]
+            batches.append(measure(z.cpu(), cache.rows("target", rows).float(), mask, cache.widths))
+            if pooled is not None:
+                batches[-1]["pooled"] = pooled.cpu()
+    return concatenated(batches)
 
 
 def measure(z: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, widths: Sequence[int] = ()) -> Columns:

@@ -14,6 +14,7 @@ RANKS = (1, 5, 10)
 DIRECTIONS = {"zh_to_en": "zh to en", "en_to_zh": "en to zh"}
 LABELS = {
     "aligned": "this encoder",
+    "translator": "translator, then the teacher",
     "ridge": "ridge map, no gradient",
     "nearest": "nearest training caption",
     "constant": "constant per position",
@@ -65,6 +66,7 @@ def to_markdown(report: Mapping) -> str:
         f"Rejected rows: {report['corpus']['rejected'] or 'none'}.\n"
         f"Baselines from {report['baselines_from']}. Skill (1 - loss / constant): {report['skill']:.3f}. "
         f"Norm ratio: {report['norm_ratio']:.3f}.",
+        *([speed(report)] if "translator" in report else []),
         "Mean cosine loss, lower is better:",
         _figures(by_predictor(report, "loss")),
         "Share of captions that find their own translation, higher is better:",
@@ -75,6 +77,11 @@ def to_markdown(report: Mapping) -> str:
     for name, part in report.get("parts", {}).items():
         lines += [f"Of {name}:", _figures(part["loss"]), _recalls(part["retrieval"])]
     return "\n\n".join(lines) + "\n"
+
+
+def speed(report: Mapping, language: str = "en") -> str:
+    """What a translator in front of the teacher takes for a prompt, beside the encoder."""
+    return WORDS["translator"][LANGUAGES.index(language)].format(**report["translator"])
 
 
 def _recalls(by_name: Mapping[str, Mapping]) -> str:

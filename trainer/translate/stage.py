@@ -72,11 +72,11 @@ def read_captions(source: Source, limit: int | None) -> list[Row]:
     return rows
 
 
-def open_model(model: str) -> tuple[Path, str]:
+def open_model(model: str, flag: str = FLAG) -> tuple[Path, str]:
     """Folder of a model, downloaded if it is a hub id, and the digest of its files. Raises ModelError."""
-    folder = resolve(model, FLAG, FILES)
+    folder = resolve(model, flag, FILES)
     if not list(folder.glob("*.safetensors")):
-        resolve(model, FLAG, OLD_WEIGHTS)
+        resolve(model, flag, OLD_WEIGHTS)
     return folder, file_sha256(*sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS), named=True)
 
 

@@ -1,7 +1,8 @@
-"""Marian, a translation model of transformers, from English into Chinese."""
+"""A translation model of transformers, Marian, NLLB or M2M100, between English and Chinese."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from ..base.stage_settings import TranslateSettings
 from ..models.load import ModelError, read_tokenizer
 
 FLAG = "translate.model"
-CHINESE = ("cmn_Hans", "zho_Hans", "cmn", "zho", "zh", "zh_cn", "chi")
+CODES = {  # of the models, NLLB's first: its vocabulary has the others as words
+    "zh": ("zho_Hans", "cmn_Hans", "cmn", "zho", "zh", "zh_cn", "chi"),
+    "en": ("eng_Latn", "eng", "en"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,19 @@ class Translation:
 class Translator:
     """A model that is loaded. `prefix` goes before each caption."""
 
-    def __init__(self, folder: Path, settings: TranslateSettings, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        folder: Path,
+        settings: TranslateSettings,
+        device: torch.device | str = "cpu",
+        flag: str = FLAG,
+        languages: tuple[str, str] = ("en", "zh"),
+    ):
         """Load the model in a folder. Raises ModelError for a folder without such a model, an incomplete one, or one of
         other languages."""
-        where = f"--{FLAG} {folder}"
+        where = f"--{flag} {folder}"
         self.settings = settings
-        self.tokenizer: Any = read_tokenizer(folder, FLAG)
+        self.tokenizer: Any = read_tokenizer(folder, flag)
         try:
             model, info = AutoModelForSeq2SeqLM.from_pretrained(
                 folder, output_loading_info=True, trust_remote_code=False
@@ -52,7 +63,7 @@ class Translator:
         model.generation_config.max_length = None  # max_new_tokens decides
         bf16 = torch.device(device).type == "cuda" and best_precision(gpu=True) == "bf16"
         self.model: Any = model.train(False).to(device, torch.bfloat16 if bf16 else torch.float32)
-        self.prefix = chinese_prefix(self.tokenizer, where)
+        self.prefix, self.options = set_languages(self.tokenizer, where, *languages)
 
     def translate(self, captions: list[str]) -> list[Translation]:
         """Translations in the order of the captions, computed in batches of similar length, the longest first."""
@@ -70,7 +81,7 @@ class Translator:
     @torch.inference_mode()
     def _generate(self, ids: list[list[int]]) -> list[Translation]:
         batch = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(self.model.device)
-        options = {"num_beams": self.settings.beams, "max_new_tokens": self.settings.max_tokens}
+        options = {"num_beams": self.settings.beams, "max_new_tokens": self.settings.max_tokens} | self.options
         try:
             generated = self.model.generate(**batch, do_sample=False, **options)
         except RuntimeError as error:
@@ -89,13 +100,24 @@ class Translator:
         )
 
 
-def chinese_prefix(tokenizer: Any, where: str) -> str:
-    """The text before each caption: >>CODE<< for a model of several target languages, else "".
+def set_languages(tokenizer: Any, where: str, source: str, target: str) -> tuple[str, dict[str, int]]:
+    """The text before each caption, and options of `generate`: Marian's models of several target languages read
+    >>CODE<< first, NLLB and M2M100 write their target's code first.
 
-    Raises ModelError where the model does not translate English into Chinese.
+    Raises ModelError where the model does not translate between these languages.
     """
-    codes = [code for code in CHINESE if f">>{code}<<" in tokenizer.get_vocab()]
-    source, target = (getattr(tokenizer, name, "?") for name in ("source_lang", "target_lang"))
-    if source not in (None, "eng", "en") or not (codes or target in (None, *CHINESE)):
-        raise ModelError(f"{where}: it translates {source} to {target}; give a Marian model from en to zh")
-    return f">>{codes[0]}<< " if codes else ""
+
+    def known(names: Iterable[str]) -> list[str]:
+        ids = {name: tokenizer.convert_tokens_to_ids(name) for name in names}
+        return [name for name, number in ids.items() if tokenizer.convert_ids_to_tokens(number) == name]
+
+    if hasattr(tokenizer, "src_lang"):
+        first, forced = (known([*map("__{}__".format, CODES[lang]), *CODES[lang]]) for lang in (source, target))
+        if first and forced:
+            tokenizer.src_lang = first[0].strip("_")
+            return "", {"forced_bos_token_id": tokenizer.convert_tokens_to_ids(forced[0])}
+    marks = known(map(">>{}<<".format, CODES[target]))
+    own = [getattr(tokenizer, name, "?") for name in ("source_lang", "target_lang")]
+    if own[0] not in (None, *CODES[source]) or not (marks or own[1] in (None, *CODES[target])):
+        raise ModelError(f"{where}: it translates {own[0]} to {own[1]}; give one from {source} to {target}")
+    return f"{marks[0]} " if marks else "", {}
