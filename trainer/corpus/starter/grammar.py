@@ -39,13 +39,16 @@ CROWDED = 2  # particles in a clause of Chinese, at most
 # Measures of one by one, which a mass or a plural has not in English.
 SINGLE = "\u53ea\u9897\u7c92\u6839\u679a\u6735\u6761\u4e2a\u652f\u5934\u6ef4\u5757\u68f5\u4ef6\u5f20\u9762\u65a4"
 PICTURE = {"manner", "image", "look", "camera", "lighting"}
-GROUP = re.compile(r"a (?:group|litter) of|two |three |seven |(?!an? |the |[A-Z])(?:.* and |.*\ws$)")
+GROUP = re.compile(
+    r"a (?:group|litter|flock|herd|pack|fleet|swarm|school) of|two |three |seven |(?!an? |the |[A-Z])(?:.* and |.*\ws$)"
+)
 DENIED = re.compile(
     "(?:not|no|only|nothing|as many|more|close-up|portrait|sketch|a picture|a photo) "
 )  # no style is added to these
 # A modifier behind such a noun would seem to belong to its last word.
 JOINED = re.compile(r"\b(?:and|of|with|in|on|at|from|over|without|wearing|holding)\b")
 VERB = re.compile(r"\b(?:bare|V|is|does|be|bigger|taller|smaller|looks)\b")
+PASSING = {"weather", "state", "mood", "hair"}  # attributes of what has a name of its own
 WORDS = ("quality", "detail")
 VERBS = {"act": "", "now": "n", "free": "p", "does": "s", "goes": "ps"}  # flags that an action needs
 
@@ -87,9 +90,8 @@ class Grammar:
                 zh, en = self.filled(*template, main)
                 pictured = any(PICTURE & set(spec.split(",")) for _, spec in template[2]) or bool(DENIED.match(en))
                 if self.chance(WRAPPED) and not pictured:
-                    zh, en = self.wrapped(
-                        zh, en, main, HAS not in template[0] and main.kind != "picture" and not VERB.search(template[1])
-                    )
+                    calm = main.kind != "picture" and HAS not in template[0] and not VERB.search(template[1])
+                    zh, en = self.wrapped(zh, en, main, calm)
             except Unfit:
                 continue
             if any(clause.count(DE) > CROWDED for clause in zh.split(COMMA)):
@@ -266,8 +268,9 @@ def combines(thing: Thing, chosen: Sequence[Attribute], followed: bool, trait: A
     others = [thing, *chosen]
     heavy = trait.de == "yes" and (DE in thing.zh or any(other.de == "yes" for other in chosen))
     late = trait.after and (followed or any(other.after for other in chosen) or bool(JOINED.search(thing.en)))
+    odd = thing.counts == "name" and trait.group not in PASSING
     fresh = all(describes(trait, thing, other) for other in others)
-    return not heavy and not late and fresh and all(trait.group != other.group for other in chosen)
+    return not heavy and not late and not odd and fresh and all(trait.group != other.group for other in chosen)
 
 
 def allows(thing: Thing, options: str) -> bool:
