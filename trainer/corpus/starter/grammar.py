@@ -196,9 +196,9 @@ class Grammar:
 
     def traits(self, thing: Thing, options: str, odds: Sequence[float]) -> list[Attribute]:
         """Attributes of a thing, of different groups."""
-        odds = NONE if "0" in options or thing.counts == "phrase" else TWO if "2" in options else odds
+        odds = NONE if "0" in options or thing.counts == "phrase" or DE in thing.zh else TWO if "2" in options else odds
         wanted = self.pick(range(len(odds)), odds)
-        wanted = min(wanted, 1) if DE in thing.zh or thing.counts == "name" or len(thing.zh) > LONG else wanted
+        wanted = min(wanted, 1) if thing.counts == "name" or len(thing.zh) > LONG else wanted
         chosen: list[Attribute] = []
         pool = self.fitting("attribute", self.attributes, thing)
         while len(chosen) < wanted:
@@ -260,13 +260,17 @@ def describes(trait: Attribute, thing: Thing, other: Word | None = None) -> bool
     """Whether an attribute fits a thing's kind and says nothing that its name, or the other word, says already."""
     said = other or thing
     words = set(said.en.lower().replace("-", " ").split())
-    return thing.kind in trait.kinds and not trait.clashes & set(said.zh) and not words & set(trait.en.split())
+    return (
+        thing.kind in trait.kinds
+        and not trait.clashes & set(said.zh)
+        and not words & set(trait.en.replace("-", " ").split())
+    )
 
 
 def combines(thing: Thing, chosen: Sequence[Attribute], followed: bool, trait: Attribute) -> bool:
     """Whether an attribute fits a thing beside those chosen; `followed`: none may come after the English noun."""
     others = [thing, *chosen]
-    heavy = trait.de == "yes" and (DE in thing.zh or any(other.de == "yes" for other in chosen))
+    heavy = trait.de == "yes" and any(other.de == "yes" for other in chosen)
     late = trait.after and (followed or any(other.after for other in chosen) or bool(JOINED.search(thing.en)))
     odd = thing.counts == "name" and trait.group not in PASSING
     fresh = all(describes(trait, thing, other) for other in others)
