@@ -6,13 +6,14 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from zhclip.artifact import Artifact, load
 from zhclip.models import kind_of, relative_layer
+from zhclip.prompt import normalise
 
 from ..base.device import default_device
 from ..base.files import hold, read_json, write_text
@@ -23,8 +24,10 @@ from ..cache.builder import CacheBuilder
 from ..cache.shards import Cache
 from ..cache.stage import build
 from ..cache.standardise import with_statistics
+from ..corpus.lines import Row
 from ..corpus.pairs import Pair, clean, read_pairs
 from ..corpus.readers import read_rows
+from ..corpus.stage import split_rows
 from ..models.student import Student, load_student
 from ..models.teacher import Teacher, load_teacher
 from ..progress import Listener
@@ -64,7 +67,7 @@ def evaluate_run(recipe: Recipe, progress: Listener | None = None, translator: s
     baselines = Baselines(run.cache, recipe.train.ridge_lambda, targets)
     dev = Cache.open(recipe.cache_folder / "dev", run.student.depth, None)
     pairs = read_pairs(folder / "dev.tsv")
-    translations, times = translate(translator, pairs, run.teacher, run.student)
+    translations, times = translate(translator, split_rows(recipe.corpus, "dev"), pairs, run.teacher, run.student)
     report, rows = score(run.student, [(dev, baselines)], pairs, progress, translations)
     report |= times | {
         "baselines_from": "training pairs",
@@ -106,7 +109,7 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
         else:
             baselines = [Baselines(half, penalty) for half in reversed(caches)]
             origin = "the other half of the scored pairs"
-        translations, times = translate(settings.translator, pairs, teacher, student)
+        translations, times = translate(settings.translator, read_rows(source), pairs, teacher, student)
         report, rows = score(student, list(zip(caches, baselines)), pairs, progress, translations)
     about = {"name": Path(source).name, "rejected": cleaned.counts()}
     report |= times | {"baselines_from": origin, "corpus": about, "strategy": meta.strategy}
@@ -115,10 +118,10 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
 
 
 def translate(
-    model: str | None, pairs: list[Pair], teacher: Teacher, student: Student
+    model: str | None, rows: Iterable[Row], pairs: list[Pair], teacher: Teacher, student: Student
 ) -> tuple[Translations | None, dict[str, Any]]:
-    """A translator's English of the pairs' Chinese, and the report's `translator`: its name, and the median
-    milliseconds that one prompt takes, translated and encoded by the teacher, and encoded by the student.
+    """A translator's English of the pairs' Chinese as the rows have it, and the report's `translator`: its name, and
+    the median milliseconds that one prompt takes, translated and encoded by the teacher, and encoded by the student.
 
     Nothing without a model. A prompt that is too long for the translator has no words. Raises ModelError.
     """
@@ -133,7 +136,8 @@ def translate(
     def english(texts: list[str]) -> list[str]:
         return [translation.text for translation in translator.translate(texts)]
 
-    texts = [pair.zh for pair in pairs]
+    written = {normalise(row.zh): row.zh for row in rows}
+    texts = [written[pair.zh] for pair in pairs]
     times = {
         "translator": milliseconds(lambda text: teacher.encode(english([text]))[0].cpu(), texts[:TIMED]),
         "aligned": milliseconds(lambda text: student.encode([text]).cpu(), texts[:TIMED]),
