@@ -42,9 +42,8 @@ PICTURE = {"manner", "image", "look", "camera", "lighting"}
 GROUP = re.compile(
     r"a (?:group|litter|flock|herd|pack|fleet|swarm|school) of|two |three |seven |(?!an? |the |[A-Z])(?:.* and |.*\ws$)"
 )
-DENIED = re.compile(
-    "(?:not|no|only|nothing|as many|more|close-up|portrait|sketch|a picture|a photo) "
-)  # no style is added to these
+# No style is added to these.
+DENIED = re.compile("(?:not|no|only|nothing|as many|more|close-up|portrait|sketch|a picture|a photo) ")
 # A modifier behind such a noun would seem to belong to its last word.
 JOINED = re.compile(r"\b(?:and|of|with|in|on|at|from|over|without|wearing|holding)\b")
 VERB = re.compile(r"\b(?:bare|V|is|does|be|bigger|taller|smaller|looks)\b")
@@ -100,8 +99,7 @@ class Grammar:
 
     def wrapped(self, zh: str, en: str, main: Thing, calm: bool) -> tuple[str, str]:
         """A pair with a style, camera, light or words of quality before or after it. `calm`: it has no verb."""
-        short = calm and COMMA not in zh and len(zh) <= SHORT
-        fits = {"any": True, "calm": calm, "short": short}
+        fits = {"any": True, "calm": calm, "short": calm and COMMA not in zh and len(zh) <= SHORT}
         zh_form, en_form, slots = self.pick([t for t in self.templates["wrap"] if fits[t[2][0][1]]])
         values: Values = {"X": (Form(zh), Form(en))}
         values |= {name: self.slot(spec, {"X": main}, {}) for name, spec in slots[1:]}
@@ -259,21 +257,16 @@ class Grammar:
 def describes(trait: Attribute, thing: Thing, other: Word | None = None) -> bool:
     """Whether an attribute fits a thing's kind and says nothing that its name, or the other word, says already."""
     said = other or thing
-    words = set(said.en.lower().replace("-", " ").split())
-    return (
-        thing.kind in trait.kinds
-        and not trait.clashes & set(said.zh)
-        and not words & set(trait.en.replace("-", " ").split())
-    )
+    ours, theirs = (set(word.en.lower().replace("-", " ").split()) for word in (trait, said))
+    return thing.kind in trait.kinds and not trait.clashes & set(said.zh) and not ours & theirs
 
 
 def combines(thing: Thing, chosen: Sequence[Attribute], followed: bool, trait: Attribute) -> bool:
     """Whether an attribute fits a thing beside those chosen; `followed`: none may come after the English noun."""
-    others = [thing, *chosen]
     heavy = trait.de == "yes" and any(other.de == "yes" for other in chosen)
     late = trait.after and (followed or any(other.after for other in chosen) or bool(JOINED.search(thing.en)))
     odd = thing.counts == "name" and trait.group not in PASSING
-    fresh = all(describes(trait, thing, other) for other in others)
+    fresh = all(describes(trait, thing, other) for other in (thing, *chosen))
     return not heavy and not late and not odd and fresh and all(trait.group != other.group for other in chosen)
 
 
