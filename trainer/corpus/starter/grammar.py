@@ -216,12 +216,13 @@ class Grammar:
             be = "are" if GROUP.match(thing.en) else "is"
             zh = Form(bare, bare=bare, noun=name, num="", unit="")
             return zh, Form(whole, bare=plain, noun=plain, be=be, the=whole)
-        unit = self.pick(thing.measures)
+        single = [unit for unit in thing.measures if "c" in options and not lexicon.vessel(thing, unit)[0]]
+        unit = self.pick(single or thing.measures)
         vessel, of_many = lexicon.vessel(thing, unit)
         countable = (thing.counts == "count" and thing.kind not in ("event", "sky", "weather")) or bool(vessel)
         count, english, one = self.number(options, unit, countable)
-        single = thing.counts != "count" and not vessel and unit in SINGLE
-        uncounted = "p" in options or "s" in options or single or (one and self.chance(UNCOUNTED))
+        uncounted = thing.counts != "count" and not vessel and unit in SINGLE
+        uncounted = uncounted or "p" in options or "s" in options or (one and self.chance(UNCOUNTED))
         english = "a" if one and uncounted else english
         several = thing.counts == "count" and (of_many if vessel else "p" in options or not one)
         noun = thing.many if several else thing.en

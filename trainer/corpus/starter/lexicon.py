@@ -131,7 +131,7 @@ def vessel(thing: Thing, unit: str) -> tuple[list[str], bool]:
 
 
 def attributes() -> list[Attribute]:
-    """Properties; those of a whole picture (style, camera, light) name kinds only where not everything can be so shown."""
+    """Properties; those of a whole picture (style, camera, light) may name the kinds of things that are shown so."""
     groups = {name: (at, int(rank), frozenset(named)) for at, (name, rank, named) in enumerate(table("groups"))}
     return [
         Attribute(zh, en, kinds(of), 1, 0, group, de, place == "post", *groups.get(group, ()))
