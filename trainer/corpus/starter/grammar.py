@@ -220,7 +220,7 @@ class Grammar:
         unit = self.pick(single or thing.measures)
         vessel, of_many = lexicon.vessel(thing, unit)
         countable = (thing.counts == "count" and thing.kind not in ("event", "sky", "weather")) or bool(vessel)
-        count, english, one = self.number(options, unit, countable)
+        count, english, one = self.number(options, unit, countable, bool(vessel))
         uncounted = thing.counts != "count" and not vessel and unit in SINGLE
         uncounted = uncounted or "p" in options or "s" in options or (one and self.chance(UNCOUNTED))
         english = "a" if one and uncounted else english
@@ -238,9 +238,9 @@ class Grammar:
         zh = Form(count + bare, bare=bare, noun=name, num=count, unit=unit)
         return zh, Form(whole or plain, bare=plain, noun=noun, be="are" if are else "is", the=f"the {plain}")
 
-    def number(self, options: str, unit: str, countable: bool) -> tuple[str, str, bool]:
-        """A number and its measure in Chinese, the number in English, and whether it is one."""
-        rows = lexicon.table("numbers")
+    def number(self, options: str, unit: str, countable: bool, vessel: bool) -> tuple[str, str, bool]:
+        """A number and its measure in Chinese, the number in English, and whether it is one. Vessels need a measure."""
+        rows = [row for row in lexicon.table("numbers") if row[3] == "yes" or not vessel]
         rows = rows[:1] if set(options) & set("1s") or not countable else rows[2:] if "n" in options else rows
         zh, en, _, measured = self.pick(rows, [int(row[2]) for row in rows])
         return zh + unit * (measured == "yes"), en, zh == ONE
