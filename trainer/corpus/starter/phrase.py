@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .lexicon import Attribute
 
 VOWEL = re.compile(
-    r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
+    r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk|uy)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
 )
 
 
