@@ -13,7 +13,7 @@ from trainer.__main__ import main
 from trainer.base.files import DamagedError
 from trainer.base.recipe import CorpusSettings, Recipe, SettingsError, Source
 from trainer.base.settings import corpus_name, public_settings, sources
-from trainer.corpus.pairs import Pair, read_pairs, write_pairs
+from trainer.corpus.pairs import Pair, join, read_pairs, write_pairs
 from trainer.corpus.stage import weighted_rows
 from trainer.progress import Cancelled, Progress
 
@@ -152,3 +152,22 @@ def test_reading_reports_progress_and_can_be_cancelled(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         list(weighted_rows([Source(str(path))], listener))
     assert events == [1000, 2000, 3000]
+
+
+def test_a_share_of_the_pairs_is_followed_by_others_on_both_sides_alike() -> None:
+    pairs = [Pair(f"{CAT}{n}\u3002", f"A cat {n}.") for n in range(1000)]
+    both = {pair.zh.rstrip("\u3002"): pair.en.rstrip(".") for pair in pairs}
+    joined = join(pairs, 0.6, len, len, 40)
+    assert join(pairs, 0.0, len, len, 40) == pairs
+    assert joined == join(pairs, 0.6, len, len, 40)
+    longer = [(own, pair) for own, pair in zip(pairs, joined) if own != pair]
+    assert 550 < len(longer) < 650
+    counts = set()
+    for own, pair in longer:
+        mark = "\u3002" if "\u3002" in pair.zh[:-1] else "\uff0c"
+        chinese = pair.zh.removesuffix("\u3002").split(mark)
+        english = pair.en.removesuffix(".").split(". " if mark == "\u3002" else ", ")
+        assert chinese[0] == own.zh.rstrip("\u3002") and [both[zh] for zh in chinese] == english
+        assert len(pair.zh) <= 40 and len(pair.en) <= 40
+        counts.add(len(chinese))
+    assert counts >= {2, 3, 4}
