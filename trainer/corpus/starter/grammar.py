@@ -1,10 +1,10 @@
 """Pairs drawn from templates.tsv: a template's slots are filled with things, their attributes, actions and places.
 
 A slot is `NAME=KINDS:OPTIONS`. Options of a thing: 1 one of it, n several, p plural without a number, s without an
-article, c what is counted one by one, 0 without attributes, 2 with two. The other slots are attributes by their group
-(`colour:A` fits A), an action of a thing (act, now, free) or of two (`free:AB`), a place of a thing, and `same`, the
-kind of another slot. A thing has forms in both languages: `{A}` whole, `{A.bare}` without number or article, `{A.noun}`
-without attributes too; `{V.on}` is an action with its Chinese particle if it can be going on.
+article, c what is counted one by one, k never bare in Chinese, 0 without attributes, 2 with two. The other slots are
+attributes by their group (`colour:A` fits A), an action of a thing (act, now, free) or of two (`free:AB`), a place of a
+thing, and `same`, the kind of another slot. A thing has forms in both languages: `{A}` whole, `{A.bare}` without number
+or article, `{A.noun}` without attributes too; `{V.on}` is an action with its Chinese particle if it can be going on.
 
 An English attribute follows its noun only where no other word does: it would seem to belong to the next.
 
@@ -222,7 +222,8 @@ class Grammar:
         countable = (thing.counts == "count" and thing.kind not in ("event", "sky", "weather")) or bool(vessel)
         count, english, one = self.number(options, unit, countable, bool(vessel))
         uncounted = thing.counts != "count" and not vessel and unit in SINGLE
-        uncounted = uncounted or "p" in options or "s" in options or (one and self.chance(UNCOUNTED))
+        uncounted = uncounted or bool(set("ps") & set(options))
+        uncounted = uncounted or (one and "k" not in options and self.chance(UNCOUNTED))
         english = "a" if one and uncounted else english
         several = thing.counts == "count" and (of_many if vessel else "p" in options or not one)
         noun = thing.many if several else thing.en
@@ -248,7 +249,7 @@ class Grammar:
     def joined(self, traits: Sequence[Attribute]) -> str:
         """Attributes before a Chinese noun: the last ones may drop the particle."""
         out, bare = "", True
-        for trait in sorted(traits, key=lambda a: a.order, reverse=True):
+        for trait in sorted(traits, key=lambda a: (not a.after, a.order), reverse=True):
             may = not out if trait.de == "no" else trait.de == "may" and (len(traits) > 1 or self.chance(DROPPED))
             bare = bare and may
             out = trait.zh + ("" if bare or trait.zh.endswith(DE) else DE) + out
