@@ -115,7 +115,7 @@ def test_both_sides_count_the_same(generated: list[tuple[str, str]]) -> None:
     assert not [zh for zh, _ in generated if re.search(rf"(?<!\u5341)\u4e8c[{UNITS}]", zh)]  # liang, not er
     for number, word in (("\u4e24", "two"), ("\u4e09", "three"), ("\u56db", "four")):
         texts = [en for zh, en in generated if re.match(f"{number}[{UNITS}]", zh)]
-        assert len(texts) > 10 and all(re.search(rf"\b{word}\b", en) for en in texts), texts
+        assert len(texts) > 5 and all(re.search(rf"\b{word}\b", en) for en in texts), texts
 
 
 def test_tables_are_complete_ascii_in_english_and_without_unwanted_words() -> None:

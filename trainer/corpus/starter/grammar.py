@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from . import lexicon
 from .lexicon import Attribute, Thing, Word
-from .phrase import Form, article, fill, for_several, modified
+from .phrase import Form, article, fill, for_several, modified, owned
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Word)
@@ -33,7 +33,8 @@ CANDIDATES = 8
 # own, several objects, no particle where it is optional.
 WRAPPED, SYNONYM, UNCOUNTED, TYPED, OWN, SEVERAL, DROPPED = 0.3, 0.25, 0.3, 0.15, 0.7, 0.15, 0.7
 LONG = 6  # characters of a name that takes one attribute at most
-SHORT = 12  # characters of a sentence that a style may follow without a comma
+SHORT = 12  # characters of a phrase that a style may follow without a comma
+PREDICATE = set("\uff0c\u5728\u7740\u662f")  # where a text has one of these it is a sentence, not a phrase
 MANY, FEW, TWO, NONE = (0.35, 0.5, 0.15), (0.6, 0.4), (0, 0, 1), (1,)  # odds of 0, 1, 2 attributes
 CROWDED = 2  # particles in a clause of Chinese, at most
 # Measures of one by one, which a mass or a plural has not in English.
@@ -99,7 +100,7 @@ class Grammar:
 
     def wrapped(self, zh: str, en: str, main: Thing, calm: bool) -> tuple[str, str]:
         """A pair with a style, camera, light or words of quality before or after it. `calm`: it has no verb."""
-        fits = {"any": True, "calm": calm, "short": calm and COMMA not in zh and len(zh) <= SHORT}
+        fits = {"any": True, "calm": calm, "short": calm and not PREDICATE & set(zh) and len(zh) <= SHORT}
         zh_form, en_form, slots = self.pick([t for t in self.templates["wrap"] if fits[t[2][0][1]]])
         values: Values = {"X": (Form(zh), Form(en))}
         values |= {name: self.slot(spec, {"X": main}, {}) for name, spec in slots[1:]}
@@ -121,7 +122,7 @@ class Grammar:
             things[name] = self.least_used(self.pool(what, options), things.values()) if things else main
             followed = re.search(rf"\{{{name}(?:\.(?!be)\w+)?}} (?!is |\{{{name}\.be)", en)
             values[name] = self.noun(things[name], options + "x" * bool(followed), FEW if len(things) > 1 else MANY)
-        return fill(zh, values, 0), fill(en, values, 1)
+        return fill(zh, values, 0), owned(fill(en, values, 1), main.en, main.kind, values[slots[0][0]][1].be)
 
     def pool(self, what: str, options: str = "") -> list[Thing]:
         """Things of these kinds that a slot's options allow."""
@@ -185,7 +186,8 @@ class Grammar:
             self.fitting(what, self.actions, thing),
             fits=lambda a: flags <= set(a.flags) and (be == "are" or "m" not in a.flags),
         )
-        zh, en, does = act.zh, for_several(act.en) if be == "are" else act.en, act.does
+        en, does = (owned(text, thing.en, thing.kind, be) for text in (act.en, act.does))
+        zh, en = act.zh, for_several(en) if be == "are" else en
         if act.objects:
             options = "x" if self.chance(SEVERAL) else "1x"
             noun = self.noun(self.least_used(self.pool(",".join(sorted(act.objects))), [thing]), options, FEW)

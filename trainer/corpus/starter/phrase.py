@@ -13,6 +13,11 @@ VOWEL = re.compile(
     r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk|uy)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
 )
 
+OWNERS = {
+    "her": r"\w*wom[ae]n|\w*girl|lady|\w*mother|grandma|aunt|daughter|sister|wife|bride\w*|nun|witch|queen|\w+ess",
+    "his": r"\w*man|\w*men|boy|\w*father|grandpa|uncle|son|brother|husband|groom|monk|king|prince|wizard",
+}
+
 
 class Form(str):
     """A string with other forms of it as attributes, such as `form.bare`."""
@@ -55,4 +60,12 @@ def modified(traits: Sequence[Attribute], noun: str, several: bool = False) -> s
 
 def for_several(en: str) -> str:
     """A verb phrase or attribute of one thing, changed for several."""
+    en = re.sub(r"^wearing an? (.*)", lambda match: f"wearing {plural(match[1])}", en)
     return re.sub(r"\bits\b", "their", re.sub(r"\bit\b", "them", en))
+
+
+def owned(en: str, owner: str, kind: str, be: str) -> str:
+    """A text about an owner, of this kind and one or many by the verb, with its possessive instead of `one's`."""
+    whose = next((whose for whose, names in OWNERS.items() if re.search(rf"\b(?:{names})\b", owner)), "their")
+    whose = "their" if be == "are" else whose if kind in ("person", "figure") else "its"
+    return en.replace("one's", whose)
