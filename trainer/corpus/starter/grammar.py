@@ -126,7 +126,7 @@ class Grammar:
 
     def pool(self, what: str, options: str = "") -> list[Thing]:
         """Things of these kinds that a slot's options allow."""
-        key = (what, "".join(sorted(set(options) & set("cnp"))))
+        key = (what, "".join(sorted(set(options) & set("cnpk"))))
         if key not in self.pools:
             kinds = lexicon.kinds(what)
             fitting = (t for t in self.things if t.kind in kinds and allows(t, options))
@@ -278,4 +278,5 @@ def allows(thing: Thing, options: str) -> bool:
     """Whether a thing allows a slot's options."""
     if set(options) & set("cn"):
         return thing.counts == "count"
-    return "p" not in options or thing.counts not in ("phrase", "name")
+    barred = ("phrase", "name") if "p" in options else ("phrase",) if "k" in options else ()
+    return thing.counts not in barred
