@@ -60,7 +60,7 @@ def modified(traits: Sequence[Attribute], noun: str, several: bool = False) -> s
 
 def for_several(en: str) -> str:
     """A verb phrase or attribute of one thing, changed for several."""
-    en = re.sub(r"^wearing an? (.*)", lambda match: f"wearing {plural(match[1])}", en)
+    en = re.sub(r"^(wearing|with) an? ((?!.* on|bite).*)", lambda match: f"{match[1]} {plural(match[2])}", en)
     return re.sub(r"\bits\b", "their", re.sub(r"\bit\b", "them", en))
 
 
