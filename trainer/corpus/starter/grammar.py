@@ -113,7 +113,10 @@ class Grammar:
         for name, spec in slots:
             what, _, options = spec.partition(":")
             if what in (*VERBS, *WORDS, "place", "colour") or PICTURE & set(what.split(",")):
-                values[name] = self.slot(spec, things, values)
+                value = self.slot(spec, things, values)
+                if value in values.values():
+                    raise Unfit(name)
+                values[name] = value
                 continue
             if what == "same":
                 what, options = things[options].kind, dict(slots)[options].partition(":")[2]
@@ -170,10 +173,7 @@ class Grammar:
         main = things[name or next(iter(things))]
         trait = self.least_used(
             self.pools[what],
-            fits=lambda a: (
-                (describes(a, main) if name else not a.kinds or main.kind in a.kinds)
-                and (a.zh, a.en) not in values.values()
-            ),
+            fits=lambda a: describes(a, main) if name else not a.kinds or main.kind in a.kinds,
         )
         return Form(trait.zh), Form(trait.en, art=article(trait.en))
 
