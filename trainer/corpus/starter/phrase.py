@@ -17,6 +17,8 @@ OWNERS = {
     "her": r"\w*wom[ae]n|\w*girl|lady|\w*mother|grandma|aunt|daughter|sister|wife|bride\w*|nun|witch|queen|\w+ess",
     "his": r"\w*man|\w*men|boy|\w*father|grandpa|uncle|son|brother|husband|groom|monk|king|prince|wizard",
 }
+# What each of several has of its own.
+OWN = re.compile(r"^(wearing|with|holding|carrying|knitting|wrapped in|leaning on) an? ((?!.* on|.* in|.* over|bite|leaf).*)")
 
 
 class Form(str):
@@ -60,7 +62,7 @@ def modified(traits: Sequence[Attribute], noun: str, several: bool = False) -> s
 
 def for_several(en: str) -> str:
     """A verb phrase or attribute of one thing, changed for several."""
-    en = re.sub(r"^(wearing|with) an? ((?!.* on|bite).*)", lambda match: f"{match[1]} {plural(match[2])}", en)
+    en = OWN.sub(lambda match: f"{match[1]} {plural(match[2])}", en)
     return re.sub(r"\bits\b", "their", re.sub(r"\bit\b", "them", en))
 
 
