@@ -18,7 +18,7 @@ OWNERS = {
     "his": r"\w*man|\w*men|boy|\w*father|grandpa|uncle|son|brother|husband|groom|monk|king|prince|wizard",
 }
 # What each of several has of its own.
-OWN = re.compile(r"^(wearing|with|holding|carrying|knitting|wrapped in|leaning on) an? ((?!.* on|.* in|.* over|bite|leaf).*)")
+OWN = re.compile(r"^(wearing|with|holding|carrying|knitting|wrapped in|leaning on) an? ((?!.* (?:on|in|over)|bite).*)")
 
 
 class Form(str):
