@@ -41,7 +41,7 @@ CROWDED = 2  # particles in a clause of Chinese, at most
 SINGLE = "\u53ea\u9897\u7c92\u6839\u679a\u6735\u6761\u4e2a\u652f\u5934\u6ef4\u5757\u68f5\u4ef6\u5f20\u9762\u65a4"
 PICTURE = {"manner", "image", "look", "camera", "lighting"}
 GROUP = re.compile(
-    r"a (?:group|litter|flock|herd|pack|fleet|swarm|school) of|two |three |seven |(?!an? |the |[A-Z])(?:.* and |.*\ws$)"
+    r"a (?:group|litter|flock|herd|pack|fleet|swarm|school) of|two |three |four |seven |(?!an? |the |[A-Z])(?:.* and |.*\ws$)"
 )
 # No style is added to these.
 DENIED = re.compile("(?:not|no|only|nothing|as many|more|close-up|portrait|sketch|a picture|a photo) ")
