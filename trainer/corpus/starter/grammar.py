@@ -34,14 +34,16 @@ CANDIDATES = 8
 WRAPPED, SYNONYM, UNCOUNTED, TYPED, OWN, SEVERAL, DROPPED = 0.3, 0.25, 0.3, 0.15, 0.7, 0.15, 0.7
 LONG = 6  # characters of a name that takes one attribute at most
 SHORT = 12  # characters of a phrase that a style may follow without a comma
-PREDICATE = set("\uff0c\u5728\u7740\u662f")  # where a text has one of these it is a sentence, not a phrase
+# Where a text has one of these it is a sentence, several things, or a number that would count the pictures.
+PREDICATE = set("\uff0c\u5728\u7740\u662f\u4e9b\u8bb8\u591a\u5404\u548c")
 MANY, FEW, TWO, NONE = (0.35, 0.5, 0.15), (0.6, 0.4), (0, 0, 1), (1,)  # odds of 0, 1, 2 attributes
 CROWDED = 2  # particles in a clause of Chinese, at most
 # Measures of one by one, which a mass or a plural has not in English.
 SINGLE = "\u53ea\u9897\u7c92\u6839\u679a\u6735\u6761\u4e2a\u652f\u5934\u6ef4\u5757\u68f5\u4ef6\u5f20\u9762\u65a4"
 PICTURE = {"manner", "image", "look", "camera", "lighting"}
 GROUP = re.compile(
-    r"a (?:group|litter|flock|herd|pack|fleet|swarm|school) of|two |three |four |seven |(?!an? |the |[A-Z])(?:.* and |.*\ws$)"
+    r"a (?:(?:group|litter|flock|herd|pack|fleet|swarm|school) of|\w+ and) |two |three |four |seven |"
+    r"(?!an? |the |[A-Z])(?:.* and |.*\ws$)"
 )
 # No style is added to these.
 DENIED = re.compile("(?:not|no|only|nothing|as many|more|close-up|portrait|sketch|a picture|a photo) ")

@@ -18,7 +18,10 @@ OWNERS = {
     "his": r"\w*man|\w*men|boy|\w*father|grandpa|uncle|son|brother|husband|groom|monk|king|prince|wizard",
 }
 # What each of several has of its own.
-OWN = re.compile(r"^(wearing|with|holding|carrying|knitting|wrapped in|leaning on) an? ((?!.* (?:on|in|over)|bite).*)")
+OWN = re.compile(
+    r"^(wearing|with|holding|carrying|knitting|wrapped in|leaning on|leading|riding|walking|pulling|pushing|eating)"
+    r" an? ((?!.* (?:on|in|over|of)|bite).*)"
+)
 
 
 class Form(str):
