@@ -231,7 +231,7 @@ class Grammar:
         english = "a" if one and uncounted else english
         several = thing.counts == "count" and (of_many if vessel else "p" in options or not one)
         noun = thing.many if several else thing.en
-        plain, whole = modified(traits, noun, several or not one), ""
+        plain, whole = modified(traits, noun, several or not one or thing.counts == "plural"), ""
         if vessel and not uncounted:
             whole = f"{article(vessel[0]) if english == 'a' else f'{english} {vessel[not one]}'} of {plain}"
         elif thing.counts == "count" and "p" not in options:
