@@ -36,6 +36,7 @@ def align(student: Path, teacher: Path, run: Path, full: bool) -> dict[str, Path
     command += ["--student.model", str(student), "--teacher.model", str(teacher)]
     command += ["--corpus.train", str(corpus / "train.tsv"), "--corpus.dev", str(corpus / "dev.tsv")]
     command += ["--train.steps", str(FULL_STEPS if full else STEPS), "--train.layers", "4", "--train.lr", "1e-3"]
+    command += ["--corpus.join", "0"]  # a prompt is one scene
     if subprocess.run(command, cwd=ROOT).returncode != 0:
         raise RuntimeError(f"The trainer stopped (see above). The command was:\n{' '.join(command)}")
     encoders = {"aligned": run / "encoder.safetensors"}

@@ -48,7 +48,8 @@ def test_a_shared_file_names_its_corpora_without_their_folders(tmp_path: Path) -
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("models")
     student, teacher = encoders.student(folder / "student"), encoders.clip_teacher(folder / "teacher")
-    return ["--student.model", str(student), "--teacher.model", str(teacher), "--window", "32"]
+    flags = ["--student.model", str(student), "--teacher.model", str(teacher), "--window", "32"]
+    return [*flags, "--corpus.join", "0"]
 
 
 def english_side(path: Path) -> set[str]:
@@ -71,6 +72,18 @@ def test_without_dev_pairs_the_hash_splits_and_never_moves_a_row(models: list[st
     assert [file.name for file in files] == [*("dev.tsv", "rejects.tsv", "settings.json", "summary.json", "train.tsv")]
     for file in files:
         assert file.read_bytes() == (tmp_path / "again" / "corpus" / file.name).read_bytes(), file.name
+
+
+def test_the_stage_joins_training_pairs_alone(models: list[str], tmp_path: Path) -> None:
+    corpus = write(tmp_path / "a.tsv", many(400))
+    pairs = {}
+    for share in ("0", "0.5"):
+        run = tmp_path / share
+        assert main(["corpus", "--run", str(run), "--corpus.train", corpus, *models, "--corpus.join", share]) == 0
+        pairs[share] = [read_pairs(run / "corpus" / f"{split}.tsv") for split in ("train", "dev")]
+    (plain, dev), (joined, same) = pairs.values()
+    assert dev == same and len(plain) == len(joined)
+    assert 0.3 < sum(one != other for one, other in zip(plain, joined)) / len(plain) < 0.7
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from .captions import Caption
 from .tables import RANKS
 
 Targets = Callable[[list[int]], torch.Tensor]
-BASELINES = ("constant", "nearest", "untrained", "ridge", "translator")
+BASELINES = ("constant", "nearest", "untrained", "ridge")
 BATCH = 32  # captions at once: less than the cache stage computes, so that they fit into memory
 Columns = dict[str, torch.Tensor]
 
@@ -117,17 +117,18 @@ def score(
     content = {name: retrieval(own["content"], english["content"]) for name, own in columns.items()}
     norms, ratios = zone_means(aligned["norm"], zones), zone_means(english["norm"], zones)
     ratios = {zone: norms[zone] / norm for zone, norm in ratios.items() if norm}
+    others = (*BASELINES, "translator") if translations else BASELINES
     report = {
         "rows": len(lengths),
         "window": cache.window,
         "loss": losses["aligned"],
-        "baselines": {name: losses.get(name) for name in BASELINES},
+        "baselines": {name: losses.get(name) for name in others},
         "skill": skills["all"],
         "skill_zones": skills,
         "retrieval": whole["aligned"],
-        "baselines_retrieval": {name: whole.get(name) for name in BASELINES},
+        "baselines_retrieval": {name: whole.get(name) for name in others},
         "retrieval_content": content["aligned"],
-        "baselines_retrieval_content": {name: content.get(name) for name in BASELINES},
+        "baselines_retrieval_content": {name: content.get(name) for name in others},
         "norm_ratio": ratios["all"],
         "norm_ratio_zones": ratios,
     }
