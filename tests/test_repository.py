@@ -107,6 +107,7 @@ def test_imports_go_one_way() -> None:
 ORDER = ("base", "models", "corpus", "cache", "training", "report", "artifact", "sweep")
 ALLOWED = {package: set(ORDER[:at]) for at, package in enumerate(ORDER)}
 ALLOWED |= {"translate": {"base", "models", "corpus"}, "pictures": {"base", "models", "corpus", "report"}}
+ALLOWED["report"] |= {"translate"}
 ALLOWED["sweep"] |= {"pipeline", "plan"}  # each run of a sweep is planned and goes through a run's stages
 ALLOWED = {package: allowed | {"progress"} for package, allowed in ALLOWED.items()}
 
@@ -252,4 +253,4 @@ def test_versions_agree() -> None:
 def test_files_are_small() -> None:
     weights = re.compile(r"painter/.*\.safetensors")
     sizes = {name: (ROOT / name).stat().st_size for name in tracked()}
-    assert not {n: s for n, s in sizes.items() if s >= (10_000_000 if weights.fullmatch(n) else 1_000_000)}
+    assert not {n: s for n, s in sizes.items() if s >= (10_000_000 if weights.fullmatch(n) else 2_000_000)}

@@ -126,7 +126,7 @@ class TrainSettings:
     """Split each step's batch into this many passes."""
     steps: int | None = None
     """Optimiser steps. null: from `epochs`."""
-    epochs: float = 8.0
+    epochs: float = 4.0
     """Passes over the training pairs if `steps` is null."""
     pad_positions: int | None = 2
     """Padded positions per caption, drawn at random and weighted so that the loss stays unbiased. null: all."""
