@@ -16,6 +16,7 @@ from trainer.base.settings import corpus_name, public_settings, sources
 from trainer.corpus.pairs import Pair, join, read_pairs, write_pairs
 from trainer.corpus.stage import weighted_rows
 from trainer.progress import Cancelled, Progress
+from zhclip.prompt import normalise
 
 
 def test_a_weight_takes_its_share_and_the_same_rows_each_time(tmp_path: Path) -> None:
@@ -168,8 +169,8 @@ def test_reading_reports_progress_and_can_be_cancelled(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_pairs_is_followed_by_others_on_both_sides_alike() -> None:
-    pairs = [Pair(f"{CAT}{n}\u3002", f"A cat {n}.") for n in range(1000)]
-    both = {pair.zh.rstrip("\u3002"): pair.en.rstrip(".") for pair in pairs}
+    pairs = [Pair(f"{CAT}{n}.", f"A cat {n}.") for n in range(1000)]
+    both = {pair.zh.rstrip("."): pair.en.rstrip(".") for pair in pairs}
     joined = join(pairs, 0.6, len, len, 40)
     assert join(pairs, 0.0, len, len, 40) == pairs
     assert joined == join(pairs, 0.6, len, len, 40)
@@ -177,10 +178,9 @@ def test_a_share_of_the_pairs_is_followed_by_others_on_both_sides_alike() -> Non
     assert 550 < len(longer) < 650
     counts = set()
     for own, pair in longer:
-        mark = "\u3002" if "\u3002" in pair.zh[:-1] else "\uff0c"
-        chinese = pair.zh.removesuffix("\u3002").split(mark)
-        english = pair.en.removesuffix(".").split(". " if mark == "\u3002" else ", ")
-        assert chinese[0] == own.zh.rstrip("\u3002") and [both[zh] for zh in chinese] == english
-        assert len(pair.zh) <= 40 and len(pair.en) <= 40
+        assert normalise(pair.zh) == pair.zh and len(pair.zh) <= 40 and len(pair.en) <= 40
+        mark = "," if "," in pair.zh else "."
+        chinese, english = pair.zh.removesuffix(".").split(mark), pair.en.removesuffix(".").split(f"{mark} ")
+        assert chinese[0] == own.zh.rstrip(".") and [both[zh] for zh in chinese] == english
         counts.add(len(chinese))
     assert counts >= {2, 3, 4}

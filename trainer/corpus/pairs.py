@@ -107,13 +107,13 @@ def join(pairs: list[Pair], share: float, zh_length: Length, en_length: Length, 
 
 
 def _followed(first: Pair, pairs: list[Pair], zh_length: Length, en_length: Length, window: int) -> Pair:
-    """A pair with other ones behind it, after commas or full stops in both languages."""
-    zh_mark, en_mark = ("\uff0c", ", ") if hash_fraction(first.en, "join mark") < 0.5 else ("\u3002", ". ")
+    """A pair with other ones behind it, after commas or full stops, which are the same in normalised Chinese."""
+    mark = "," if hash_fraction(first.en, "join mark") < 0.5 else "."
     joined = first
     for number in range(1 + int(4 * hash_fraction(first.en, "join count"))):
         other = pairs[int(len(pairs) * hash_fraction(first.en, f"join {number}"))]
-        zh, en = joined.zh.rstrip(",.\uff0c\u3002"), joined.en.rstrip(",.")
-        longer = Pair(f"{zh}{zh_mark}{other.zh}", f"{en}{en_mark}{other.en}")
+        zh, en = joined.zh.rstrip(",."), joined.en.rstrip(",.")
+        longer = Pair(f"{zh}{mark}{other.zh}", f"{en}{mark} {other.en}")
         if zh_length(longer.zh) > window or en_length(longer.en) > window:
             break
         joined = longer
