@@ -22,7 +22,7 @@ from zhclip.artifact import read_meta
 NOTEBOOK = ROOT / "notebooks" / "first_encoder.ipynb"
 SMALL = {
     "CORPUS": "starter:300",
-    "FLAGS": "--window 32 --train.steps 6 --train.batch 8 --export.dtype float32",
+    "FLAGS": "--train.steps 6 --train.batch 8 --export.dtype float32",
     "STEPS": 2,
     "SIZE": 64,
 }
