@@ -21,7 +21,7 @@ from trainer.corpus.starter import grammar, lexicon
 from zhclip.prompt import normalise
 
 TABLES = {path.stem: path for path in (ROOT / "trainer" / "corpus" / "starter").glob("*.tsv")}
-ROWS = 15_500
+ROWS = 18_000
 WRITTEN = 2_000 + 5_000 + 4_000 + 1_000  # at least
 # Of the first 13,000 pairs: every machine and version of Python draws the same.
 SHA256 = "d4e7af4082e3c7dc976216c02ebbbbf8c41766c2e55428c6ce0b066975a61d31"
@@ -63,9 +63,10 @@ def test_hand_written_pairs_come_first_and_mixed(rows: list[tuple[str, str]]) ->
 
 def test_sentences_are_as_long_as_captions_are(rows: list[tuple[str, str]], generated: list[tuple[str, str]]) -> None:
     assert all(3 <= len(zh) <= 60 and len(en.split()) <= 40 for zh, en in generated)
-    assert all(
-        len(zh) <= 90 and len(en.split()) <= 55 and en.isascii() and en == " ".join(en.split()) for zh, en in rows
-    )
+    assert all(len(zh) <= 90 and len(en.split()) <= 55 for zh, en in rows)
+    assert all(en.isascii() and en == " ".join(en.split()) for _, en in rows)
+    prompts = {row[0] for name in ("photographs", "prompts") for row in lexicon.table(name)}
+    assert all(len(zh) <= 60 for zh, _ in starter.written() if zh not in prompts)
     assert not [en for _, en in generated if re.search(r"[{}*+/]|\b(?:a|an) (?:a|an|the|some|many|two)\b(?!-)|  ", en)]
     assert not [zh for zh, _ in generated if re.search(r"[{}*+]|\u7684\u7684", zh)]
 
@@ -115,7 +116,7 @@ def test_both_sides_count_the_same(generated: list[tuple[str, str]]) -> None:
     assert not [zh for zh, _ in generated if re.search(rf"(?<!\u5341)\u4e8c[{UNITS}]", zh)]  # liang, not er
     for number, word in (("\u4e24", "two"), ("\u4e09", "three"), ("\u56db", "four")):
         texts = [en for zh, en in generated if re.match(f"{number}[{UNITS}]", zh)]
-        assert len(texts) > 5 and all(re.search(rf"\b{word}\b", en) for en in texts), texts
+        assert len(texts) > 10 and all(re.search(rf"\b{word}\b", en) for en in texts), texts
 
 
 def test_tables_are_complete_ascii_in_english_and_without_unwanted_words() -> None:

@@ -112,6 +112,8 @@ def _followed(first: Pair, pairs: list[Pair], zh_length: Length, en_length: Leng
     joined = first
     for number in range(1 + int(4 * hash_fraction(first.en, "join count"))):
         other = pairs[int(len(pairs) * hash_fraction(first.en, f"join {number}"))]
+        if other.en in joined.en:
+            continue
         zh, en = joined.zh.rstrip(",."), joined.en.rstrip(",.")
         longer = Pair(f"{zh}{mark}{other.zh}", f"{en}{mark} {other.en}")
         if zh_length(longer.zh) > window or en_length(longer.en) > window:
