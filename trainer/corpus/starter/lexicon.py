@@ -15,17 +15,8 @@ from .phrase import plural
 
 HERE = Path(__file__).parent
 # Kind of thing for a kind of culture.
-CULTURE = {
-    "food": "dish",
-    "vessel": "tableware",
-    "craft": "artwork",
-    "god": "person",
-    "interior": "furniture",
-    "pattern": "picture",
-    "scene": "picture",
-    "festival": "picture",
-    "performance": "picture",
-}
+CULTURE = {"food": "dish", "vessel": "tableware", "craft": "artwork", "god": "person", "interior": "furniture"}
+CULTURE |= dict.fromkeys(("pattern", "scene", "festival", "performance"), "picture")
 VESSEL = re.compile(r"\b(?:bowl|plate|platter|box|jar|can|cup|glass|bottle|pot|basket|board|pile|string|bunch)\b")
 NAMED = ("person", "figure", "creature", "building", "structure", "landscape", "place", "ship", "animal")
 
@@ -68,12 +59,12 @@ class Attribute(Word):
 
 @dataclass(eq=False)
 class Action(Word):
-    """A verb and what it takes. `does`: its present for one subject. Flags: n can be going on now, p leaves room for a
-    place, s has a present, m takes several subjects."""
+    """A verb and what it takes. `does`: its present for one subject. Flags: ongoing, it can be going on now; placeable,
+    it leaves room for a place; present, it has one; group, its subjects are several."""
 
     does: str = ""
     objects: frozenset[str] = frozenset()
-    flags: str = ""
+    flags: frozenset[str] = frozenset()
 
 
 @cache
@@ -87,8 +78,13 @@ def table(name: str) -> list[list[str]]:
 def kinds(names: str) -> frozenset[str]:
     """Kinds in a list such as `@food,flower`; @names stand for other lists."""
     lists = dict(table("kinds"))
-    sets = (kinds(lists[name]) if name.startswith("@") else {name} for name in names.split(",") if name)
+    sets = (kinds(lists[name]) if name.startswith("@") else {name} for name in listed(names))
     return frozenset().union(*sets)
+
+
+def listed(names: str) -> frozenset[str]:
+    """Names in a list such as `one,counted`."""
+    return frozenset(name for name in names.split(",") if name)
 
 
 def things() -> list[Thing]:
@@ -117,17 +113,17 @@ def vessel(thing: Thing, unit: str) -> tuple[list[str], bool]:
     """The English of a measure that is a vessel, a portion or a group, one and many of it, and whether it holds
     several of the thing; nothing for a measure that only counts."""
     rows = table("measures")
-    collective = {r[0] for r in rows if r[5]}
+    collective = {measure for measure, *_, countable in rows if countable}
     row = next((r for r in rows if r[0] == unit and thing.kind in r[3].split(",") and re.search(r[4], thing.en)), None)
     if row is None:
         return [], False
     _, one, many, _, _, countable = row
     if thing.counts != "count":
         return [one, many], False
-    alone = not any(other != unit and other not in collective for other in thing.measures)
-    if not countable or (countable == "many" and alone) or VESSEL.search(thing.en):
+    one_by_one = any(other != unit and other not in collective for other in thing.measures)
+    if not countable or (countable == "many" and not one_by_one) or VESSEL.search(thing.en):
         return [], False
-    return [one, many], not alone
+    return [one, many], one_by_one
 
 
 def attributes() -> list[Attribute]:
@@ -142,7 +138,7 @@ def attributes() -> list[Attribute]:
 def actions() -> list[Action]:
     """Verbs; subjects are kinds, or things by their Chinese names."""
     return [
-        Action(zh, en, kinds(of), does=does, objects=kinds(objects), flags=flags)
+        Action(zh, en, kinds(of), does=does, objects=kinds(objects), flags=listed(flags))
         for zh, en, does, of, objects, flags in table("actions")
     ]
 

@@ -53,12 +53,12 @@ def plural(one: str) -> str:
     return f"{one[:-1]}ies" if re.search(r"[^aeiou]y$", one) else f"{one}s"
 
 
-def modified(traits: Sequence[Attribute], noun: str, several: bool = False) -> str:
+def modified(attributes: Sequence[Attribute], noun: str, several: bool = False) -> str:
     """An English noun with its attributes, in their usual order."""
     before: list[str] = []
     after: list[str] = []
-    for trait in sorted(traits, key=lambda a: a.rank):
-        (after if trait.after else before).append(for_several(trait.en) if several else trait.en)
+    for attribute in sorted(attributes, key=lambda a: a.rank):
+        (after if attribute.after else before).append(for_several(attribute.en) if several else attribute.en)
     the = "the " if noun.startswith("the ") else ""
     return the + " ".join([*before, noun.removeprefix(the), *after])
 
