@@ -32,6 +32,7 @@ UNWANTED = re.compile(
     re.I,
 )
 UNWANTED_ZH = ("\u88f8\u4f53", "\u6027\u611f", "\u8272\u60c5")
+OPTIONS = {"one", "several", "plural", "counted", "measured", "unmeasured", "no_attributes", "two_attributes"}
 UNITS = "\u53ea\u4e2a\u6761\u5f20\u672c\u53f0\u8f86\u5ea7"
 
 
@@ -129,13 +130,16 @@ def test_tables_are_complete_ascii_in_english_and_without_unwanted_words() -> No
     assert len({t.zh for t in lexicon.things() if t.counts != "phrase"}) > 12_000
 
 
-def test_templates_name_kinds_that_there_are() -> None:
+def test_tables_name_kinds_options_and_flags_that_there_are() -> None:
     known = {t.kind for t in lexicon.things()} | {a.group for a in lexicon.attributes()}
     known |= {*grammar.VERBS, *grammar.WORDS, "any", "verbless", "short", "place", "same"}
     for _, zh, en, slots in lexicon.table("templates"):
         specs = dict(slot.split("=") for slot in slots.split())
         assert set(re.findall(r"\{(\w)", zh + en)) == set(specs), zh
-        assert all(lexicon.kinds(spec.partition(":")[0]) <= known for spec in specs.values()), slots
+        for what, _, details in (spec.partition(":") for spec in specs.values()):
+            assert lexicon.kinds(what) <= known, slots
+            assert lexicon.listed(details) <= OPTIONS or set(details) <= {*specs}, slots
+    assert set().union(*(a.flags for a in lexicon.actions())) == {"ongoing", "placeable", "present", "group"}
 
 
 def test_every_thing_comes_about_equally_often() -> None:
