@@ -184,7 +184,6 @@ def test_a_changed_row_and_a_wrong_run_are_refused_by_name(
 def test_the_grids_of_this_repository_can_be_read() -> None:
     base = parse_recipe(ROOT / "recipes" / "recommended.yaml")
     grids = {path.stem: read_grid(path, base) for path in sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))}
-    assert [job.recipe.train.steps for job in grids.pop("pictures")] == [0, 0, 100, 300, 900, 300]
     for jobs in grids.values():
         assert {(job.recipe.train.steps, job.recipe.train.batch) for job in jobs} == {(200, 128)}
     paper = next(job.recipe.train for job in grids["recipes"] if job.row == "paper-lora")
