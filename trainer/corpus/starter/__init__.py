@@ -37,7 +37,7 @@ def written() -> list[tuple[str, str]]:
     """The pairs written by hand, in the order of a hash, so that a few of them are a sample of all."""
     lines = WRITTEN.read_text(encoding="utf-8").splitlines()[1:]
     rows = [line.split("\t") for line in lines]
-    rows += [row for name in ("pairs", "photographs", "prompts", "culture") for row in table(name)]
+    rows += [row for name in ("pairs", "captions", "photographs", "prompts", "culture") for row in table(name)]
     return sorted(((row[0], row[1]) for row in rows), key=lambda pair: (hash_fraction(pair[1], STARTER), pair))
 
 
