@@ -17,7 +17,7 @@ from trainer.corpus import starter
 from trainer.corpus.lines import CorpusError
 from trainer.corpus.pairs import comparison_key
 from trainer.corpus.readers import read_rows, starter_rows
-from trainer.corpus.starter import grammar, lexicon
+from trainer.corpus.starter import grammar, lexicon, phrase
 from zhclip.prompt import normalise
 
 TABLES = {path.stem: path for path in (ROOT / "trainer" / "corpus" / "starter").glob("*.tsv")}
@@ -33,6 +33,7 @@ UNWANTED = re.compile(
 )
 UNWANTED_ZH = ("\u88f8\u4f53", "\u6027\u611f", "\u8272\u60c5")
 OPTIONS = {"one", "several", "plural", "counted", "measured", "unmeasured", "no_attributes", "two_attributes"}
+ENGLISH = ("en", "short_en", "does", "one", "many")
 UNITS = "\u53ea\u4e2a\u6761\u5f20\u672c\u53f0\u8f86\u5ea7"
 
 
@@ -89,9 +90,10 @@ def test_tags_are_lists_in_the_same_order_in_a_share_of_what_is_drawn() -> None:
 
 
 def test_articles_follow_the_sound() -> None:
-    right = "a cat, an orange, a unicorn, an hour, a one-eyed cat, an umbrella, a European robin, an X-ray, a ukulele"
-    for phrase in right.split(", "):
-        assert grammar.article(phrase.split(" ", 1)[1]) == phrase
+    right = "a cat, an orange, a unicorn, an hour, a one-eyed cat, an umbrella, a European robin, an X-ray, a ukulele, "
+    right += "a urinal, an honor guard, an LCD screen"
+    for text in right.split(", "):
+        assert phrase.article(text.split(" ", 1)[1]) == text
 
 
 def test_measure_words_belong_to_their_things() -> None:
@@ -122,17 +124,18 @@ def test_both_sides_count_the_same(generated: list[tuple[str, str]]) -> None:
 
 def test_tables_are_complete_ascii_in_english_and_without_unwanted_words() -> None:
     for name, path in TABLES.items():
-        width = path.read_text(encoding="utf-8").partition("\n")[0].count("\t") + 1
-        for row in lexicon.table(name):
-            assert len(row) == width and all(row[:2]), (name, row)
-            assert not UNWANTED.search(row[1]) and not any(word in row[0] for word in UNWANTED_ZH), row
-            assert row[1].isascii() or name not in ("things", "attributes", "actions", "places"), row
+        header, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+        for row in rows:
+            text, cells = "\t".join(row), dict(zip(header, row))
+            assert len(row) == len(header) and all(row[:2]), (name, row)
+            assert not UNWANTED.search(text) and not any(word in text for word in UNWANTED_ZH), row
+            assert all(cells.get(column, "").isascii() for column in ENGLISH), row
     assert len({t.zh for t in lexicon.things() if t.counts != "phrase"}) > 12_000
 
 
 def test_tables_name_kinds_options_and_flags_that_there_are() -> None:
     known = {t.kind for t in lexicon.things()} | {a.group for a in lexicon.attributes()}
-    known |= {*grammar.VERBS, *grammar.WORDS, "any", "verbless", "short", "place", "same"}
+    known |= {*grammar.VERBS, *grammar.WORD_SLOTS, "any", "verbless", "short", "place", "same"}
     for _, zh, en, slots in lexicon.table("templates"):
         specs = dict(slot.split("=") for slot in slots.split())
         assert set(re.findall(r"\{(\w)", zh + en)) == set(specs), zh

@@ -54,7 +54,7 @@ def english_fault(en: str) -> str:
 
 
 def chinese_fault(zh: str) -> str:
-    """What is wrong with the Chinese side: too little of it, or kana, which Chinese does not write."""
+    """What is wrong with the Chinese side: control characters, or too few ideographs among words of other scripts."""
     if CONTROL.search(zh):
         return "control characters"
     han, words = chinese_units(zh)
@@ -64,7 +64,7 @@ def chinese_fault(zh: str) -> str:
 
 
 def chinese_units(zh: str) -> tuple[int, int]:
-    """Ideographs, and words of other scripts; a letter of another script that joins no ideograph counts in a word."""
+    """Numbers of ideographs and of words of other scripts."""
     return len(HAN.findall(zh)), len(WORD.findall(HAN.sub(" ", zh)))
 
 

@@ -62,9 +62,10 @@ def clean(
     """
     seen_zh = {pair.zh: "also in dev" for pair in dev}
     seen_en = {comparison_key(pair.en): "also in dev" for pair in dev}
-    index = NearIndex(2.0 if near is None else near)
-    for english in seen_en:
-        index.add(english)
+    index = None if near is None else NearIndex(near)
+    if index:
+        for english in seen_en:
+            index.add(english)
     pairs: list[Pair] = []
     rejects: list[Row] = []
     for row in rows:
@@ -82,7 +83,7 @@ def clean(
             or seen_en.get(english)
             or ("Chinese over the window" if zh_length(zh) > window else "")
             or ("English over the window" if en_length(en) > window else "")
-            or ("" if index.add(english) else "near duplicate")
+            or ("near duplicate" if index and not index.add(english) else "")
         )
         if fault:
             rejects.append(replace(row, fault=fault))

@@ -18,7 +18,7 @@ from zhclip.prompt import normalise
 from ..base.device import default_device
 from ..base.files import hold, read_json, write_text
 from ..base.recipe import CacheSettings, Recipe, SettingsError, TrainSettings
-from ..base.settings import corpus_name, parse_recipe, public_settings, require
+from ..base.settings import corpus_name, parse_recipe, public_name, public_settings, require
 from ..base.stage_settings import EvaluateSettings, TranslateSettings
 from ..cache.builder import CacheBuilder
 from ..cache.shards import Cache
@@ -120,8 +120,9 @@ def evaluate_artifact(settings: EvaluateSettings, progress: Listener | None = No
 def translate(
     model: str | None, rows: Iterable[Row], pairs: list[Pair], teacher: Teacher, student: Student
 ) -> tuple[Translations | None, dict[str, Any]]:
-    """A translator's English of the pairs' Chinese as the rows have it, and the report's `translator`: its name, and
-    the median milliseconds that one prompt takes, translated and encoded by the teacher, and encoded by the student.
+    """A translator's English of the pairs' Chinese as the rows have it, since normalising folds the punctuation that a
+    translator reads; and the report's `translator`: its name, and the median milliseconds that one prompt takes,
+    translated and encoded by the teacher, and encoded by the student.
 
     Nothing without a model. A prompt that is too long for the translator has no words. Raises ModelError.
     """
@@ -130,19 +131,21 @@ def translate(
     from ..translate.stage import open_model
     from ..translate.translator import Translator
 
-    folder, _ = open_model(model, "translator")
-    translator = Translator(folder, TranslateSettings(), default_device(), "translator", ("zh", "en"))
+    translator = Translator(
+        open_model(model, "translator"), TranslateSettings(), default_device(), "translator", ("zh", "en")
+    )
 
     def english(texts: list[str]) -> list[str]:
         return [translation.text for translation in translator.translate(texts)]
 
-    written = {normalise(row.zh): row.zh for row in rows}
-    texts = [written[pair.zh] for pair in pairs]
+    original = {pair.zh: pair.zh for pair in pairs}  # for pairs that the source has lost since
+    original |= {zh: row.zh for row in rows if (zh := normalise(row.zh)) in original}
+    texts = [original[pair.zh] for pair in pairs]
     times = {
         "translator": milliseconds(lambda text: teacher.encode(english([text]))[0].cpu(), texts[:TIMED]),
         "aligned": milliseconds(lambda text: student.encode([text]).cpu(), texts[:TIMED]),
     }
-    return Translations(english(texts), teacher), {"translator": {"model": Path(model).name, **times}}
+    return Translations(english(texts), teacher), {"translator": {"model": public_name(model), **times}}
 
 
 def milliseconds(encode: Callable[[str], object], texts: list[str]) -> float:

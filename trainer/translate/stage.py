@@ -53,9 +53,9 @@ def run(settings: TranslateSettings, progress: Listener | None = None) -> None:
     parts = Path(f"{out}.parts")
     with hold(parts, "--translate.out"):
         rows = read_captions(source, settings.limit)
-        model, digest = open_model(settings.model)
+        model = open_model(settings.model)
         shared = {name: getattr(settings, name) for name in SHARD_SETTINGS}
-        shared |= {"source sha256": source_sha256(source), "model sha256": digest}
+        shared |= {"source sha256": source_sha256(source), "model sha256": model_sha256(model)}
         check_settings(parts, shared, "--translate.out")
         write_pairs(out, rows, translate_shards(rows, model, settings, parts, progress))
 
@@ -72,12 +72,17 @@ def read_captions(source: Source, limit: int | None) -> list[Row]:
     return rows
 
 
-def open_model(model: str, flag: str = FLAG) -> tuple[Path, str]:
-    """Folder of a model, downloaded if it is a hub id, and the digest of its files. Raises ModelError."""
+def open_model(model: str, flag: str = FLAG) -> Path:
+    """Folder of a model, downloaded if it is a hub id. Raises ModelError."""
     folder = resolve(model, flag, FILES)
     if not list(folder.glob("*.safetensors")):
         resolve(model, flag, OLD_WEIGHTS)
-    return folder, file_sha256(*sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS), named=True)
+    return folder
+
+
+def model_sha256(folder: Path) -> str:
+    """Digest of a model's files."""
+    return file_sha256(*sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS), named=True)
 
 
 def translate_shards(

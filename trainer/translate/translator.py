@@ -26,14 +26,14 @@ CODES = {  # of the models, NLLB's first: its vocabulary has the others as words
 
 @dataclass(frozen=True)
 class Translation:
-    """Chinese text, or the `fault` that left none: "caption too long" or "cut at max_tokens"."""
+    """A translated text. `fault`: "caption too long" for none, "cut at max_tokens" for its beginning."""
 
     text: str
     fault: str = ""
 
 
 class Translator:
-    """A model that is loaded. `prefix` goes before each caption."""
+    """A translation model with its tokenizer. `prefix` goes before each caption."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from .tags import Tags
 
 DEFAULT_ROWS = 20_000  # pairs, where a source asks for no other number
 WRITTEN = Path(prompt.__file__).with_name("pairs.tsv")  # the calibration's, which zhclip/ shares
-SHORTEST, LONGEST, WORDS = 3, 60, 40
+MIN_CHARACTERS, MAX_CHARACTERS, MAX_WORDS = 3, 60, 40  # of a sentence, in Chinese and in English
 
 
 def read_rows(count: int, tags: float = CorpusSettings.tags) -> Iterator[Row]:
@@ -57,7 +57,7 @@ def _generated(tags: float) -> Iterator[tuple[str, str]]:
     """Lists of tags, and sentences with the length of a caption, in a random order."""
     draws, lists = random.Random(44), Tags().pairs()
     pairs = Grammar().pairs()
-    sentences = (p for p in pairs if SHORTEST <= len(p[0]) <= LONGEST and len(p[1].split()) <= WORDS)
+    sentences = (p for p in pairs if MIN_CHARACTERS <= len(p[0]) <= MAX_CHARACTERS and len(p[1].split()) <= MAX_WORDS)
     while True:
         yield next(lists if draws.random() < tags else sentences)
 

@@ -3,7 +3,8 @@
 A slot is `NAME=WHAT:DETAILS`. For a thing WHAT is its kinds and DETAILS are options: one or several of it; plural,
 without a number; counted one by one rather than by vessels; measured, its Chinese always with number and measure word,
 or unmeasured, never with them; no_attributes or two_attributes. `same:A` takes the kind and the options of A. The other
-slots are attributes by their group (`colour:A` fits A), actions (a key of VERBS) of a thing or of two, and its places.
+slots are a colour (`colour:A` fits A), attributes of the whole picture by their groups, words of quality or detail,
+actions (a key of VERBS) of a thing or of two, and its places.
 
 A thing has forms in both languages: `{A}` whole, `{A.bare}` without number or article, `{A.noun}` without attributes
 too; `{V.on}` is an action with its Chinese particle if it can be going on. An English attribute follows its noun only
@@ -21,7 +22,7 @@ from functools import partial
 from typing import TypeVar
 
 from . import lexicon
-from .lexicon import Attribute, Thing, Word
+from .lexicon import CANDIDATES, COMMA, Attribute, Thing, Word
 from .phrase import Form, article, fill, for_several, modified, owned
 
 T = TypeVar("T")
@@ -29,8 +30,7 @@ E = TypeVar("E", bound=Word)
 Options = frozenset[str]
 Slot = tuple[str, str, str]  # its name, what fills it, details
 Values = dict[str, tuple[Form, Form]]  # Chinese and English of each slot
-DE, COMMA, AT, ONE, HAS = "\u7684", "\uff0c", "\u5728", "\u4e00", "\u6709"
-CANDIDATES = 8
+DE, AT, ONE, HAS = "\u7684", "\u5728", "\u4e00", "\u6709"
 # Probabilities.
 WRAPPED = 0.3  # a style around a sentence
 SYNONYM = 0.25  # a synonym for a thing's name
@@ -59,7 +59,7 @@ DENIED = re.compile("(?:not|no|only|nothing|as many|more|close-up|portrait|sketc
 JOINED = re.compile(r"\b(?:and|of|with|in|on|at|from|over|without|wearing|holding)\b")
 VERB = re.compile(r"\b(?:bare|V|is|does|be|bigger|taller|smaller|looks)\b")
 PASSING = {"weather", "state", "mood", "hair"}  # attributes of what has a name of its own
-WORDS = ("quality", "detail")
+WORD_SLOTS = ("quality", "detail")
 # Flags that an action needs.
 VERBS = {"act": "", "now": "ongoing", "free": "placeable", "does": "present", "goes": "present,placeable"}
 
@@ -74,13 +74,15 @@ class Grammar:
     def __init__(self) -> None:
         self.random = random.Random(30)
         self.things = lexicon.things()
-        self.attributes, self.looks = ([a for a in lexicon.attributes() if (a.group in PICTURE) == k] for k in (0, 1))
+        words = lexicon.attributes()
+        self.attributes = [a for a in words if a.group not in PICTURE]
+        self.looks = [a for a in words if a.group in PICTURE]
         self.actions, self.places = lexicon.actions(), lexicon.places()
         self.pools: dict[object, list] = {}
         self.templates: dict[str, list[tuple[str, str, list[Slot]]]] = defaultdict(list)  # by the first slot's kinds
         for weight, zh, en, text in lexicon.table("templates"):
-            pairs = [slot.partition("=")[::2] for slot in text.split()]
-            slots = [(name, *spec.partition(":")[::2]) for name, spec in pairs]
+            specs = (slot.partition("=") for slot in text.split())
+            slots = [(name, *spec.partition(":")[::2]) for name, _, spec in specs]
             first, what, _ = slots[0]
             for kind in ["wrap"] if first == "X" else lexicon.kinds(what):
                 self.templates[kind] += [(zh, en, slots)] * int(weight)
@@ -124,7 +126,7 @@ class Grammar:
         options: dict[str, Options] = {}
         values: Values = {}
         for name, what, details in slots:
-            if what in (*VERBS, *WORDS, "place", "colour") or PICTURE & set(what.split(",")):
+            if what in (*VERBS, *WORD_SLOTS, "place", "colour") or PICTURE & set(what.split(",")):
                 value = self.description(what, details, things, values)
                 if value in values.values():
                     raise Unfit(name)
@@ -144,7 +146,7 @@ class Grammar:
         """Things of these kinds that a slot's options allow."""
         if (what, options) not in self.pools:
             fitting = (t for t in self.things if t.kind in lexicon.kinds(what) and allows(t, options))
-            self.pools[what, options] = [t for t in fitting for _ in range(int(t.weight))]
+            self.pools[what, options] = [t for t in fitting for _ in range(t.weight)]
         return self.pools[what, options]
 
     def fitting(self, what: str, entries: Sequence[E], thing: Thing) -> list[E]:
@@ -170,7 +172,7 @@ class Grammar:
 
     def description(self, what: str, of: str, things: dict[str, Thing], values: Values) -> tuple[Form, Form]:
         """Words of quality, an attribute of a picture, or an attribute, an action or a place of the slot `of`."""
-        if what in WORDS:
+        if what in WORD_SLOTS:
             _, synonyms, en = self.pick([row for row in lexicon.table("words") if row[0] == what])
             return Form(self.pick(synonyms.split("|"))), Form(en)
         if what in VERBS:

@@ -14,6 +14,8 @@ from pathlib import Path
 from .phrase import plural
 
 HERE = Path(__file__).parent
+COMMA = "\uff0c"
+CANDIDATES = 8  # of which the least used is taken
 # Kind of thing for a kind of culture.
 CULTURE = {"food": "dish", "vessel": "tableware", "craft": "artwork", "god": "person", "interior": "furniture"}
 CULTURE |= dict.fromkeys(("pattern", "scene", "festival", "performance"), "picture")
@@ -23,12 +25,12 @@ NAMED = ("person", "figure", "creature", "building", "structure", "landscape", "
 
 @dataclass(eq=False)
 class Word:
-    """A row of a table, and how often it was used: the least used of a few is taken."""
+    """A row of a table, the kinds of things that it fits, and how often it was used."""
 
     zh: str
     en: str
-    kinds: frozenset[str]
-    weight: float = 1.0
+    kinds: frozenset[str] = frozenset()
+    weight: int = 1
     used: int = 0
 
 
@@ -92,7 +94,7 @@ def things() -> list[Thing]:
     out = [_thing(*row) for row in table("things")]
     for zh, _, kind, short, _ in table("culture"):
         kind = CULTURE.get(kind, kind)
-        out.append(Thing(zh, short, frozenset([kind]), 2, many=short, kind=kind, counts="phrase"))
+        out.append(Thing(zh, short, weight=2, many=short, kind=kind, counts="phrase"))
     return out
 
 
@@ -105,8 +107,9 @@ def _thing(zh: str, en: str, kind: str, measures: str, synonyms: str, weight: st
     if not measures:
         counts = "phrase"
     many = many or (plural(one) if counts == "count" else one)
-    of = (frozenset([kind]), float(weight))
-    return Thing(zh, one, *of, 0, many, kind, counts, measures.split(","), [s for s in synonyms.split(",") if s])
+    thing = Thing(zh, one, weight=int(weight), many=many, kind=kind, counts=counts)
+    thing.measures, thing.synonyms = measures.split(","), [name for name in synonyms.split(",") if name]
+    return thing
 
 
 def vessel(thing: Thing, unit: str) -> tuple[list[str], bool]:

@@ -10,13 +10,17 @@ if TYPE_CHECKING:
     from .lexicon import Attribute
 
 VOWEL = re.compile(
-    r"(?!one\b|one-|once|uni(?!n)|us[ei]|ut[ie]|eu|ewe|uk|uy)[aeiou]|hour|honest|heir|herb|[FHLMNRSX]-|8|11|18", re.I
+    r"(?!one\b|one-|once|uni(?!n)|uri|us[ei]|ut[ie]|eu|ewe|uk|uy)[aeiou]|hour|hon(?:est|or)|heir|herb|"
+    r"[FHLMNRSX]-|LCD\b|8|11|18",
+    re.I,
 )
 
 OWNERS = {
-    "her": r"\w*wom[ae]n|\w*girl|lady|\w*mother|grandma|aunt|daughter|sister|wife|bride\w*|nun|witch|queen|\w+ess",
+    "her": r"\w*wom[ae]n|\w*girl|lady|\w*mother|grandma|aunt|daughter|sister|wife|bride\w*|nun|witch|queen|"
+    r"[Pp]rincess|[Ee]mpress|actress|goddess|huntress|priestess|seamstress|stewardess|waitress",
     "his": r"\w*man|\w*men|boy|\w*father|grandpa|uncle|son|brother|husband|groom|monk|king|prince|wizard",
 }
+IRREGULAR = {"leaf": "leaves", "ox": "oxen"}  # of those that actions name; the table of things has its own plurals
 # What each of several has of its own.
 OWN = re.compile(
     r"^(wearing|with|holding|carrying|knitting|wrapped in|leaning on|leading|riding|walking|pulling|pushing|eating)"
@@ -48,6 +52,8 @@ def article(en: str) -> str:
 
 def plural(one: str) -> str:
     """The regular plural of an English noun phrase, by its last word."""
+    if one in IRREGULAR:
+        return IRREGULAR[one]
     if re.search(r"(?:[sxz]|ch|sh)$", one):
         return f"{one}es"
     return f"{one[:-1]}ies" if re.search(r"[^aeiou]y$", one) else f"{one}s"

@@ -11,13 +11,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from .lexicon import table
+from .lexicon import CANDIDATES, COMMA, table
 
-COMMA = "\uff0c"
-CANDIDATES = 8
 # Probabilities of words of quality, of these before the others, of ASCII commas.
 QUALITY, BEFORE, TYPED = 0.4, 0.7, 0.25
-LONGEST, WORDS = 70, 48  # characters and words of a list
+MAX_CHARACTERS, MAX_WORDS = 70, 48  # of a list, in Chinese and in English
 # Groups of a person and of a scene. Those with a question mark are in a share of the lists.
 PERSON = (
     "haircolour hairstyle eyes? person? features? expression? gaze? dress? tops? bottoms? legwear? neckwear? headwear? "
@@ -58,7 +56,7 @@ class Tags:
                 tags = quality + tags if self.random.random() < BEFORE else tags + quality
             tags = list(dict(zip((en for _, en in tags), tags)).values())  # each once
             zh = [self.random.choice(names) for names, _ in tags]
-            while len(COMMA.join(zh)) > LONGEST or len(" ".join(en for _, en in tags).split()) > WORDS:
+            while len(COMMA.join(zh)) > MAX_CHARACTERS or len(" ".join(en for _, en in tags).split()) > MAX_WORDS:
                 at = self.random.randrange(1, len(zh))
                 del zh[at], tags[at]
             yield (", " if self.random.random() < TYPED else COMMA).join(zh), ", ".join(en for _, en in tags)
