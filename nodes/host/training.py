@@ -28,7 +28,7 @@ from .progress import Monitor
 PACK = __name__.rpartition(".nodes.host.")[0]  # the name that ComfyUI gave this pack
 STUDENT = "OFA-Sys/chinese-clip-vit-base-patch16"
 # thoroughness -> pairs of the starter corpus, and passes over all pairs
-THOROUGHNESS = {"quick": (3000, 2.0), "recommended": (20_000, 5.0), "long": (60_000, 5.0)}
+THOROUGHNESS = {"quick": (3000, 2.0), "recommended": (20_000, 6.0), "long": (60_000, 6.0)}
 WORDS = {  # of the trainer's messages -> for a user of the node
     "a mirror (HF_ENDPOINT)": "hf-mirror.com in chinese_clip",
     ", move the cache (--cache.dir FOLDER), or use fewer captions (--corpus.limit N)": ", or choose quick",

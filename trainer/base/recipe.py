@@ -71,7 +71,7 @@ class CorpusSettings:
     """Without dev: share of the English captions held out, chosen by a hash, so that a row never changes sides."""
     limit: int | None = None
     """Use this many clean training pairs at most, from the first sources on."""
-    join: float = 0.3
+    join: float = 0.1
     """Share of the training pairs that are followed by one to four other pairs, as far as the window allows."""
     tags: float = 0.35
     """Share of the starter's generated pairs that are lists of anime tags; more suits an anime checkpoint."""
@@ -126,7 +126,7 @@ class TrainSettings:
     """Split each step's batch into this many passes."""
     steps: int | None = None
     """Optimiser steps. null: from `epochs`."""
-    epochs: float = 5.0
+    epochs: float = 6.0
     """Passes over the training pairs if `steps` is null."""
     pad_positions: int | None = 2
     """Padded positions per caption, drawn at random and weighted so that the loss stays unbiased. null: all."""
