@@ -66,7 +66,7 @@ class ZhCLIPTrain(io.ComfyNode):
                     "thoroughness",
                     options=["quick", "recommended", "long"],
                     tooltip="Number of pairs and passes over them. On two CPU cores with SD1.5: quick 10 to 20 "
-                    "minutes, recommended 75 to 150, long 220 to 440; more cores take less, SDXL takes longer. On a "
+                    "minutes, recommended 80 to 160, long 220 to 440; more cores take less, SDXL takes longer. On a "
                     "GPU minutes, not measured yet.",
                 ),
                 io.Combo.Input(
