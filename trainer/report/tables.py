@@ -92,5 +92,6 @@ def _recalls(by_name: Mapping[str, Mapping]) -> str:
 def _figures(by_name: Mapping[str, Mapping[str, float]]) -> str:
     """A table of figures by predictor and column."""
     labels, columns = LABELS | {"aligned": f"**{LABELS['aligned']}**"}, list(by_name["aligned"])
-    rows = [[labels[name], *(f"{own[column]:.3f}" for column in columns)] for name, own in by_name.items()]
+    cells = {name: [f"{round(own[column], 3) + 0:.3f}" for column in columns] for name, own in by_name.items()}
+    rows = [[labels[name], *row] for name, row in cells.items()]
     return markdown_table(rows, ["", *columns])
